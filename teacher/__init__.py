@@ -1,0 +1,1 @@
+"""The deep contrastive teacher: tasks, networks, losses, learner, evaluation, checkpoints."""

@@ -1,0 +1,136 @@
+"""What a teacher's run is made of; every value is checked when it is set."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    model_validator,
+)
+
+BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
+
+
+def _whole_blocks(depth: int) -> int:
+    if depth % BLOCK_DEPTH:
+        below = max(BLOCK_DEPTH, depth - depth % BLOCK_DEPTH)
+        above = depth + BLOCK_DEPTH - depth % BLOCK_DEPTH
+        raise ValueError(f"must be a multiple of {BLOCK_DEPTH}, for example {below} or {above}")
+    return depth
+
+
+Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Group(BaseModel):
+    """A frozen group of settings; a misspelt field is refused, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TaskConfig(Group):
+    name: str = "fr3_reach"
+    """task to learn; `pipeline tasks` lists them"""
+    engine: str | None = None
+    """simulator to train in; the task's first one if not given"""
+
+
+class NetworkConfig(Group):
+    depth: Depth = 16
+    """hidden layers of actor and encoders, in residual blocks of four"""
+    width: PositiveInt = 64
+    """units in each hidden layer"""
+    actor_depth: Depth | None = None
+    """hidden layers of the actor, if not `depth`"""
+    critic_depth: Depth | None = None
+    """hidden layers of both encoders, if not `depth`"""
+    architecture: Literal["scaled", "published"] = "scaled"
+    """`published` lets the residual stream grow with depth; `scaled` does not"""
+    representation: PositiveInt = 64
+    """size of the space in which the critic measures distance"""
+
+
+class UpdateConfig(Group):
+    actor_rate: Rate = 3e-4
+    """learning rate of the actor (Adam)"""
+    critic_rate: Rate = 3e-4
+    """learning rate of both encoders (Adam)"""
+    entropy_rate: Rate = 3e-4
+    """learning rate of the entropy weight (Adam)"""
+    batch: Annotated[int, Field(ge=2)] = 256
+    """state-actions per update, each the others' negative"""
+    discount: Rate = 0.99
+    """chance that the relabelled goal lies one step further in the future"""
+    penalty: NonNegativeFloat = 0.1
+    """weight of the squared log-partition"""
+    target_entropy: float = -0.5
+    """entropy that the actor keeps, per action"""
+
+
+class CollectConfig(Group):
+    envs: PositiveInt = 256
+    """environments simulated at once"""
+    steps: PositiveInt = 50
+    """control steps per environment and iteration"""
+    updates: PositiveInt = 100
+    """updates per iteration"""
+    replay: PositiveInt = 1000
+    """control steps kept per environment"""
+    prefill: PositiveInt = 100
+    """control steps per environment before the first update"""
+    total_steps: PositiveInt = 1_500_000
+    """control steps of the whole run, over all environments"""
+
+    @property
+    def iterations(self) -> int:
+        return -(-self.total_steps // (self.envs * self.steps))
+
+
+class EvaluateConfig(Group):
+    episodes: PositiveInt = 256
+    """held-out episodes of one evaluation"""
+    every: PositiveInt = 10
+    """iterations between two evaluations"""
+
+
+class CheckpointConfig(Group):
+    interval_s: NonNegativeFloat = 60.0
+    """seconds between two saves; 0 saves after every iteration"""
+    keep: PositiveInt = 2
+    """saves kept"""
+
+
+class TeacherConfig(Group):
+    """Settings of the teacher stage."""
+
+    task: TaskConfig = TaskConfig()
+    network: NetworkConfig = NetworkConfig()
+    update: UpdateConfig = UpdateConfig()
+    collect: CollectConfig = CollectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _buffer_serves_batch(self) -> Self:
+        collect, batch = self.collect, self.update.batch
+        if collect.prefill > collect.replay:
+            raise ValueError(
+                f"collect.prefill is {collect.prefill}, more than collect.replay ({collect.replay}) can hold"
+            )
+        if collect.steps > collect.replay:
+            raise ValueError(
+                f"collect.steps is {collect.steps}, more than collect.replay ({collect.replay}) can hold"
+            )
+        if batch > collect.envs * collect.prefill:
+            raise ValueError(
+                f"update.batch is {batch}, but the buffer holds only collect.envs * collect.prefill = "
+                f"{collect.envs * collect.prefill} state-actions at the first update"
+            )
+        return self
+
+

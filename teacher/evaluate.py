@@ -1,0 +1,89 @@
+"""How good a policy is: per-episode outcomes and their intervals."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.stats
+
+from teacher.simulation import Policy, Simulation, Trajectories
+from teacher.spec import TaskSpec
+from teacher.tasks import Start, goal_distance
+from teacher.tasks.engines import jit_physics
+
+CONFIDENCE = 0.95
+# Evaluation has its own stream, the same for every run: held out from training, and paired.
+EVALUATION_SEED = 2_100_000_001
+
+
+class Outcomes(NamedTuple):
+    """One value per episode, [E]; NumPy arrays."""
+
+    time_at_goal: Any  # share of the episode's steps within the success radius
+    success_final: Any  # whether the last step was
+    success_any: Any  # whether any step was
+    strict_final: Any  # whether the last step was within the stricter radius
+    final_distance: Any  # in the goal's unit
+
+
+def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
+    """Trajectories of L steps and E episodes, goal [E, G]."""
+    distance = np.asarray(goal_distance(spec, np.asarray(trajectories.outcome), np.asarray(goal)))
+    near = distance <= spec.goal.success_radius
+    return Outcomes(
+        time_at_goal=near.mean(0),
+        success_final=near[-1],
+        success_any=near.any(0),
+        strict_final=distance[-1] <= spec.goal.strict_radius,
+        final_distance=distance[-1],
+    )
+
+
+def evaluation_starts(simulation: Simulation, episodes: int) -> Start:
+    """The first `episodes` held-out starts and goals of the task."""
+    return simulation.draw(jax.random.key(EVALUATION_SEED), episodes)
+
+
+def make_evaluate(simulation: Simulation, episodes: int, policy_of: Any) -> Any:
+    """A function of a policy's parameters that runs the held-out episodes on the device.
+
+    `policy_of(params)` is a deterministic `Policy` in JAX; compiled once."""
+    start = evaluation_starts(simulation, episodes)
+    rollout = jit_physics(lambda params: simulation.rollout(policy_of(params), start))
+
+    def evaluate(params: Any) -> Outcomes:
+        return outcomes(simulation.task.spec, rollout(params), start.goal)
+
+    return evaluate
+
+
+def run_episodes(simulation: Simulation, policy: Policy, start: Start) -> tuple[Outcomes, Trajectories]:
+    """Episodes of any policy on any engine, stepped from the host."""
+    trajectories = simulation.host_rollout(policy, start)
+    return outcomes(simulation.task.spec, trajectories, start.goal), trajectories
+
+
+def share_interval(successes: int, episodes: int) -> tuple[float, float]:
+    """Wilson interval of a share."""
+    interval = scipy.stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Percentile bootstrap of the mean of [E] values; the same numbers for the same values."""
+    interval = scipy.stats.bootstrap(
+        (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", n_resamples=2000, rng=0
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def summarise(result: Outcomes) -> dict[str, Any]:
+    """Means over episodes, each `key` with its interval as `key_interval`."""
+    episodes = len(result.final_distance)
+    summary: dict[str, Any] = {"episodes": episodes}
+    for key, values in result._asdict().items():
+        summary[key] = float(np.mean(values))
+        is_share = values.dtype == bool
+        interval = share_interval(int(values.sum()), episodes) if is_share else mean_interval(values)
+        summary[f"{key}_interval"] = list(interval)
+    return summary

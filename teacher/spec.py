@@ -1,0 +1,139 @@
+"""The task specification: written once where the task is defined, carried into the robot.
+
+Checkpoints, students and exported bundles each hold it whole; nothing downstream
+types a number again that stands here.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Floats = tuple[float, ...]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+FORMAT_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ObservationTerm(_Part):
+    """Entries `[start, start + len(entries))` of the observation."""
+
+    name: str
+    start: int = Field(ge=0)
+    entries: Names
+    unit: str
+    frame: str
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.entries)
+
+
+class GoalSpec(_Part):
+    """A goal is a value that some entries of the observation should take."""
+
+    name: str
+    entries: Names
+    unit: str
+    frame: str
+    observation_indices: tuple[int, ...]
+    low: Floats = Field(description="lower edge of the training range, in `unit`")
+    high: Floats = Field(description="upper edge of the training range, in `unit`")
+    success_radius: PositiveFloat
+    strict_radius: PositiveFloat = Field(description="a tighter radius, reported beside success")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        _same_lengths(self, "entries", "observation_indices", "low", "high")
+        return self
+
+
+class ActionSpec(_Part):
+    """command = offset + scale * action, with every action in [-1, 1]."""
+
+    kind: str = Field(description="what a command is, e.g. joint_velocity")
+    joints: Names
+    unit: str
+    scale: Floats
+    offset: Floats
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        _same_lengths(self, "joints", "scale", "offset")
+        return self
+
+
+class JointSpec(_Part):
+    """Joints in the order of the robot's state.
+
+    Near a position limit the commanded velocity is cut so that the joint slows down and
+    stops `margin` before it: -slowdown * (q - lower - margin) <= v <= slowdown * (upper - margin - q).
+    """
+
+    names: Names
+    unit: str
+    default: Floats = Field(description="home pose")
+    lower: Floats
+    upper: Floats
+    velocity: Floats = Field(description="velocity limits of the robot, per second")
+    slowdown: float = Field(ge=0, description="1/s; 0: commands are not cut near limits")
+    margin: float = Field(ge=0, description="in `unit`")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        _same_lengths(self, "names", "default", "lower", "upper", "velocity")
+        return self
+
+
+class TaskSpec(_Part):
+    """Everything that a policy's user has to know about the task it was trained for."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    version: PositiveInt = Field(description="grows when any meaning below changes")
+    observation: tuple[ObservationTerm, ...]
+    goal: GoalSpec
+    action: ActionSpec
+    joints: JointSpec
+    control_dt: PositiveFloat = Field(description="seconds between two actions")
+    episode_length: PositiveInt = Field(description="control steps")
+
+    @property
+    def observation_size(self) -> int:
+        return self.observation[-1].stop
+
+    @property
+    def goal_size(self) -> int:
+        return len(self.goal.entries)
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action.joints)
+
+    @model_validator(mode="after")
+    def _tiles(self) -> Self:
+        if not self.observation:
+            raise ValueError("the observation has no terms")
+        expected = 0
+        for term in self.observation:
+            if term.start != expected:
+                raise ValueError(
+                    f"observation term {term.name!r} starts at {term.start}, expected {expected}: "
+                    "terms must tile the observation in order"
+                )
+            expected = term.stop
+        outside = [i for i in self.goal.observation_indices if not 0 <= i < expected]
+        if outside:
+            raise ValueError(f"goal indices {outside} point outside the observation [0, {expected})")
+        return self
+
+
+def _same_lengths(part: BaseModel, first: str, *others: str) -> None:
+    length = len(getattr(part, first))
+    for other in others:
+        if len(getattr(part, other)) != length:
+            found = len(getattr(part, other))
+            raise ValueError(f"{other} has {found} entries, {first} has {length}")

@@ -1,0 +1,113 @@
+"""The planar two-joint arm of brax's packaged model, without its target body."""
+
+from functools import cached_property
+from importlib.resources import files
+
+import jax
+import jax.numpy as jnp
+import mujoco
+
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
+from teacher.tasks.base import Array, Start, Task
+
+JOINTS = ("joint0", "joint1")
+LINK, FINGERTIP = 0.1, 0.11  # m: length of the first link, fingertip beyond the second joint
+HEIGHT = 0.01  # m
+TIME_STEP = 0.005  # s
+GEAR = 25.0  # N m at full action
+START_SPREAD = 0.1  # rad
+REACH = 0.2  # m: goals lie in the disc that the published task uses
+
+
+class Reacher(Task):
+    """Two joint torques at 50 Hz bring the fingertip to a point in the plane."""
+
+    engines = ("mjx", "brax", "mujoco")
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        return TaskSpec(
+            name="reacher",
+            version=1,
+            observation=(
+                ObservationTerm(
+                    name="joint_direction",
+                    start=0,
+                    entries=("cos_joint0", "cos_joint1", "sin_joint0", "sin_joint1"),
+                    unit="1",
+                    frame="joint",
+                ),
+                ObservationTerm(name="joint_velocity", start=4, entries=JOINTS, unit="rad/s", frame="joint"),
+                ObservationTerm(
+                    name="fingertip_position", start=6, entries=("x", "y"), unit="m", frame="base"
+                ),
+            ),
+            goal=GoalSpec(
+                name="fingertip_position",
+                entries=("x", "y"),
+                unit="m",
+                frame="base",
+                observation_indices=(6, 7),
+                low=(-REACH, -REACH),
+                high=(REACH, REACH),
+                success_radius=0.05,
+                strict_radius=0.02,
+            ),
+            action=ActionSpec(
+                kind="joint_torque", joints=JOINTS, unit="fraction", scale=(1.0, 1.0), offset=(0.0, 0.0)
+            ),
+            joints=JointSpec(
+                names=JOINTS,
+                unit="rad",
+                default=(0.0, 0.0),
+                lower=(-1e6, -3.0),  # the first joint turns freely
+                upper=(1e6, 3.0),
+                velocity=(1e6, 1e6),  # the model limits torque, not velocity
+                slowdown=0.0,
+                margin=0.0,
+            ),
+            control_dt=0.02,
+            episode_length=100,
+        )
+
+    def model(self) -> mujoco.MjModel:
+        spec = mujoco.MjSpec.from_file(str(files("brax") / "envs" / "assets" / "reacher.xml"))
+        spec.delete(spec.body("target"))
+        # For brax: its settings count the target's body and joints, which are gone, and it
+        # knows no body without a joint.
+        spec.delete(spec.numeric("init_qpos"))
+        for name in ("constraint_stiffness", "constraint_vel_damping"):
+            numeric = spec.numeric(name)
+            numeric.data, numeric.size = list(numeric.data)[:2], 2
+        spec.compiler.fusestatic = True
+        # brax's own settings for its spring pipeline; one model for every engine.
+        spec.option.timestep = TIME_STEP
+        for actuator in spec.actuators:
+            actuator.gear = [GEAR, 0, 0, 0, 0, 0]
+        return spec.compile()
+
+    def start(self, key: Array) -> Start:
+        start_key, radius_key, angle_key = jax.random.split(key, 3)
+        qpos = jax.random.uniform(start_key, (2,), minval=-START_SPREAD, maxval=START_SPREAD)
+        radius = REACH * jax.random.uniform(radius_key) ** 0.5
+        angle = jax.random.uniform(angle_key, minval=-jnp.pi, maxval=jnp.pi)
+        return Start(qpos, jnp.zeros(2), radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)]))
+
+    def observe(self, qpos: Array, qvel: Array) -> Array:
+        xp = qpos.__array_namespace__()
+        fingertip = self.skeleton(qpos)[..., -1, :2]
+        return xp.concatenate([xp.cos(qpos), xp.sin(qpos), qvel, fingertip], axis=-1)
+
+    def control(self, qpos: Array, action: Array) -> Array:
+        return action.__array_namespace__().clip(action, -1, 1)
+
+    def skeleton(self, qpos: Array) -> Array:
+        """Base, second joint, fingertip."""
+        xp = qpos.__array_namespace__()
+        first, second = qpos[..., 0], qpos[..., 0] + qpos[..., 1]
+        zero = xp.zeros_like(first)
+        elbow = xp.stack([LINK * xp.cos(first), LINK * xp.sin(first), zero], axis=-1)
+        forearm = xp.stack([FINGERTIP * xp.cos(second), FINGERTIP * xp.sin(second), zero], axis=-1)
+        base = xp.zeros_like(elbow)
+        lift = xp.asarray([0.0, 0.0, HEIGHT], dtype=qpos.dtype)
+        return xp.stack([base, elbow, elbow + forearm], axis=-2) + lift
