@@ -132,5 +132,3 @@ class TeacherConfig(Group):
                 f"{collect.envs * collect.prefill} state-actions at the first update"
             )
         return self
-
-

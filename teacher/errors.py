@@ -7,9 +7,13 @@ from difflib import get_close_matches
 class FathomError(Exception):
     """A failure that the user can act on: what was found, what is allowed, nothing lost."""
 
+    exit_code = 1
+
 
 class UsageError(FathomError):
     """The request itself is wrong (an unknown name, a bad value); nothing was started."""
+
+    exit_code = 2
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:

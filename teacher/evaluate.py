@@ -9,7 +9,6 @@ import scipy.stats
 from teacher.simulation import Policy, Simulation, Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import Start, goal_distance
-from teacher.tasks.engines import jit_physics
 
 CONFIDENCE = 0.95
 # Evaluation has its own stream, the same for every run: held out from training, and paired.
@@ -28,7 +27,7 @@ class Outcomes(NamedTuple):
 
 def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
     """Trajectories of L steps and E episodes, goal [E, G]."""
-    distance = np.asarray(goal_distance(spec, np.asarray(trajectories.outcome), np.asarray(goal)))
+    distance = goal_distance(spec, trajectories.observation[1:], np.asarray(goal))
     near = distance <= spec.goal.success_radius
     return Outcomes(
         time_at_goal=near.mean(0),
@@ -44,22 +43,9 @@ def evaluation_starts(simulation: Simulation, episodes: int) -> Start:
     return simulation.draw(jax.random.key(EVALUATION_SEED), episodes)
 
 
-def make_evaluate(simulation: Simulation, episodes: int, policy_of: Any) -> Any:
-    """A function of a policy's parameters that runs the held-out episodes on the device.
-
-    `policy_of(params)` is a deterministic `Policy` in JAX; compiled once."""
-    start = evaluation_starts(simulation, episodes)
-    rollout = jit_physics(lambda params: simulation.rollout(policy_of(params), start))
-
-    def evaluate(params: Any) -> Outcomes:
-        return outcomes(simulation.task.spec, rollout(params), start.goal)
-
-    return evaluate
-
-
 def run_episodes(simulation: Simulation, policy: Policy, start: Start) -> tuple[Outcomes, Trajectories]:
-    """Episodes of any policy on any engine, stepped from the host."""
-    trajectories = simulation.host_rollout(policy, start)
+    """Episodes of any policy on any engine, and how they went."""
+    trajectories = simulation.rollout(policy, start)
     return outcomes(simulation.task.spec, trajectories, start.goal), trajectories
 
 

@@ -23,7 +23,7 @@ from teacher.networks import (
     make_networks,
 )
 from teacher.replay import Batch, Replay, Rows
-from teacher.simulation import Policy, Simulation
+from teacher.simulation import Policy, simulation_of
 from teacher.tasks import achieved_goal
 from teacher.tasks.engines import jit_physics
 
@@ -54,22 +54,23 @@ class TeacherState(NamedTuple):
 class Learner:
     """The functions of one configuration. Nothing here changes after construction."""
 
-    def __init__(self, config: TeacherConfig, simulation: Simulation | None = None):
+    def __init__(self, config: TeacherConfig):
         self.config = config
-        self.simulation = simulation or Simulation.from_config(config.task)
+        self.simulation = simulation_of(config.task)
         self.spec = self.simulation.task.spec
         self.networks = make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
-        self._collect = jit_physics(self.collect, static_argnums=1, donate_argnums=0)
+        self._collect = jit_physics(self.collect, donate_argnums=0)
         self._update = jax.jit(self.update_many, donate_argnums=0)
+        self._act = jax.jit(self.act)
 
     def init(self, key: Array) -> TeacherState:
-        """A fresh run; its replay holds `collect.prefill` steps of the untrained policy."""
+        """A fresh run, nothing collected yet."""
         init_key, environment_key, run_key = jax.random.split(key, 3)
         sizes = (self.spec.observation_size, self.spec.action_size, self.spec.goal_size)
         params = init_params(self.networks, init_key, sizes)
         collect = self.config.collect
-        state = TeacherState(
+        return TeacherState(
             params=params,
             optimiser=self.optimiser.init(params),
             environments=self._new_environments(environment_key),
@@ -77,7 +78,6 @@ class Learner:
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
         )
-        return state
 
     def _new_environments(self, key: Array) -> Environments:
         start_key, step_key = jax.random.split(key)
@@ -87,30 +87,32 @@ class Learner:
         step = jax.random.randint(step_key, (count,), 0, self.spec.episode_length)
         return Environments(self.simulation.reset(start), start.goal, step, jnp.zeros(count, jnp.int32))
 
-    def policy(self, params: dict) -> Policy:
-        """The deterministic policy of actor parameters: tanh of the mean."""
-        return lambda observation, goal: jnp.tanh(
-            action_distribution(self.networks, params, observation, goal)[0]
-        )
+    def policy(self, params: Params) -> Policy:
+        """The deterministic policy: tanh of the mean; compiled."""
+        return partial(self._act, params.actor)
+
+    def act(self, actor: dict, observation: Array, goal: Array) -> Array:
+        """[B, S], [B, G] -> [B, A]."""
+        return jnp.tanh(action_distribution(self.networks, actor, observation, goal)[0])
 
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Collect, then update; compiled. The given state's buffers are reused."""
-        collect = self.config.collect
-        if int(state.iteration) == 0:
-            state = self._collect(state, collect.prefill)
-        state = self._collect(state, collect.steps)
-        return self._update(state)
+        while int(state.replay.written) < self.config.collect.prefill:
+            state = self._collect(state)
+        return self._update(self._collect(state))
 
-    def collect(self, state: TeacherState, steps: int) -> TeacherState:
-        """`steps` control steps of every environment, written to the replay."""
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 0)
-        # The prefill is collected in the same iteration as the first rows.
-        key = jax.random.fold_in(key, state.replay.written)
+    def collect(self, state: TeacherState) -> TeacherState:
+        """`collect.steps` control steps of every environment, written to the replay."""
+        steps = self.config.collect.steps
+        # Keyed by the rows written: before the first update several pieces are collected.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.replay.written), 0)
         step = partial(self._environment_step, state.params.actor)
         environments, rows = jax.lax.scan(step, state.environments, jax.random.split(key, steps))
         return state._replace(environments=environments, replay=replay.insert(state.replay, rows))
 
-    def _environment_step(self, actor: dict, environments: Environments, key: Array) -> tuple[Environments, Rows]:
+    def _environment_step(
+        self, actor: dict, environments: Environments, key: Array
+    ) -> tuple[Environments, Rows]:
         noise_key, start_key = jax.random.split(key)
         physics, goal, step, episode = environments
         observation = self.simulation.observe(physics)
@@ -125,7 +127,9 @@ class Learner:
         start = self.simulation.draw(start_key, len(goal))
         fresh = self.simulation.reset(start), start.goal
         physics, goal = jax.tree.map(
-            lambda new, old: jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, (physics, goal)
+            lambda new, old: jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), new, old),
+            fresh,
+            (physics, goal),
         )
         return Environments(physics, goal, jnp.where(done, 0, step + 1), episode + done), rows
 

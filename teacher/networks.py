@@ -123,7 +123,9 @@ def init_params(networks: Networks, key: Array, sizes: tuple[int, int, int]) -> 
     )
 
 
-def action_distribution(networks: Networks, params: dict, observation: Array, goal: Array) -> tuple[Array, Array]:
+def action_distribution(
+    networks: Networks, params: dict, observation: Array, goal: Array
+) -> tuple[Array, Array]:
     """[B, S], [B, G] -> mean and log standard deviation [B, A] of the action before tanh."""
     outputs = networks.actor.apply(params, jnp.concatenate([observation, goal], axis=-1))
     mean, spread = jnp.split(outputs, 2, axis=-1)

@@ -1,7 +1,7 @@
 """A task on an engine: batched episodes of any policy."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,28 +16,29 @@ Array = jax.Array
 # (observation [E, N], goal [E, G]) -> action [E, A]
 Policy = Callable[[Any, Any], Any]
 
+# Episodes run in batches of one size, so that a simulator is compiled for it once.
+ROLLOUT_BATCH = 256
+
 
 class Trajectories(NamedTuple):
-    """L steps of E episodes."""
+    """L steps of E episodes; NumPy arrays."""
 
-    qpos: Array  # [L, E, nq] after each action
-    observation: Array  # [L, E, N] before each action
-    action: Array  # [L, E, A]
-    outcome: Array  # [L, E, N] observation after each action
+    qpos: np.ndarray  # [L + 1, E, nq]
+    observation: np.ndarray  # [L + 1, E, N]: the first before, each other after an action
+    action: np.ndarray  # [L, E, A]
 
 
 class Simulation:
     """E environments of one task; states are the engine's own."""
 
-    def __init__(self, task: Task, engine: str | None = None):
-        self.task = task
-        self.engine_name = engine or task.engines[0]
-        self.engine = make_engine(task, self.engine_name)
-        self._jit_step = jit_physics(self.step) if self.engine.compiled else self.step
-
-    @classmethod
-    def from_config(cls, config: TaskConfig) -> "Simulation":
-        return cls(make_task(config.name), config.engine)
+    def __init__(self, task: Task, engine: str):
+        self.task, self.engine_name = task, engine
+        self.engine = make_engine(task, engine)
+        self._begin: Callable[..., Any] = self._first
+        self._advance: Callable[..., Any] = self._next
+        if self.engine.compiled:
+            self._begin = jit_physics(self._first)
+            self._advance = jit_physics(self._next)
 
     def reset(self, start: Start) -> Any:
         return self.engine.init(start.qpos, start.qvel)
@@ -50,30 +51,50 @@ class Simulation:
         return self.engine.step(state, self.task.control(qpos, action))
 
     def draw(self, key: Array, episodes: int) -> Start:
-        """Independent starts, the first n of them whatever `episodes` >= n is."""
+        """Independent starts, the first n of them the same for any `episodes` >= n."""
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
         return jax.vmap(self.task.start)(keys)
 
     def rollout(self, policy: Policy, start: Start) -> Trajectories:
-        """One episode from each start, for policies in JAX; may stand inside jit."""
+        """One episode of any policy from each start, stepped from the host.
 
-        def body(state: Any, _: None) -> tuple[Any, Trajectories]:
-            observation = self.observe(state)
-            action = policy(observation, start.goal)
-            state = self.step(state, action)
-            qpos, _ = self.engine.joints(state)
-            return state, Trajectories(qpos, observation, action, self.observe(state))
-
-        return jax.lax.scan(body, self.reset(start), None, self.task.spec.episode_length)[1]
-
-    def host_rollout(self, policy: Policy, start: Start) -> Trajectories:
-        """The same for any policy and engine, one step at a time from the host, in NumPy."""
+        The policy is asked with NumPy batches of at most ROLLOUT_BATCH rows, the last rows of
+        which may be padding."""
         start = jax.tree.map(np.asarray, start)
-        state, steps = self.reset(start), []
+        episodes = len(start.goal)
+        batch = ROLLOUT_BATCH if self.engine.compiled else episodes
+        parts = []
+        for first in range(0, episodes, batch):
+            rows = np.minimum(np.arange(first, first + batch), episodes - 1)
+            parts.append(self._rollout(policy, jax.tree.map(lambda leaf, rows=rows: leaf[rows], start)))
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+        return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
+
+    def _rollout(self, policy: Policy, start: Start) -> Trajectories:
+        state, qpos, observation = self._begin(start)
+        seen, actions = [(np.asarray(qpos), np.asarray(observation))], []
         for _ in range(self.task.spec.episode_length):
-            observation = np.asarray(self.observe(state))
-            action = np.asarray(policy(observation, start.goal))
-            state = self._jit_step(state, action)
-            qpos, _ = self.engine.joints(state)
-            steps.append(Trajectories(np.asarray(qpos), observation, action, np.asarray(self.observe(state))))
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
+            actions.append(np.asarray(policy(seen[-1][1], start.goal)))
+            state, qpos, observation = self._advance(state, actions[-1])
+            seen.append((np.asarray(qpos), np.asarray(observation)))
+        positions, observations = (np.stack(values) for values in zip(*seen, strict=True))
+        return Trajectories(positions, observations, np.stack(actions))
+
+    def _first(self, start: Start) -> tuple[Any, Any, Any]:
+        state = self.reset(start)
+        return state, self.engine.joints(state)[0], self.observe(state)
+
+    def _next(self, state: Any, action: Any) -> tuple[Any, Any, Any]:
+        state = self.step(state, action)
+        return state, self.engine.joints(state)[0], self.observe(state)
+
+
+@cache
+def simulation(task: str, engine: str | None = None) -> Simulation:
+    """The named task on the named engine, by default its first; one for all stages of a process."""
+    made = make_task(task)
+    return Simulation(made, engine or made.engines[0])
+
+
+def simulation_of(config: TaskConfig) -> Simulation:
+    return simulation(config.name, config.engine)

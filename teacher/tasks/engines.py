@@ -4,6 +4,9 @@
 engine, the other simulator that an exported policy must survive.
 """
 
+import contextlib
+import io
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -58,7 +61,9 @@ class MjxEngine:
     compiled = True
 
     def __init__(self, model: mujoco.MjModel, substeps: int):
-        from mujoco import mjx  # slow to import, and the other engines do without
+        # Slow to import, and the other engines do without; it prints where warp is not installed.
+        with contextlib.redirect_stdout(io.StringIO()):
+            from mujoco import mjx
 
         self._mjx, self._substeps = mjx, substeps
         self._model = mjx.put_model(model)
@@ -89,11 +94,13 @@ class BraxEngine:
     compiled = True
 
     def __init__(self, model: mujoco.MjModel, substeps: int):
-        from brax.io import mjcf
-        from brax.spring import pipeline
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # brax announces at every use that it is not developed further
+            from brax.io import mjcf
+            from brax.spring import pipeline
 
+            self._system = mjcf.load_model(model)
         self._pipeline, self._substeps = pipeline, substeps
-        self._system = mjcf.load_model(model)
 
     def init(self, qpos: Array, qvel: Array) -> Any:
         return jax.vmap(lambda q, qd: self._pipeline.init(self._system, q, qd))(qpos, qvel)

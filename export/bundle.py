@@ -1,0 +1,177 @@
+"""The directory that goes to the robot: graphs, specification, golden vectors, controller, model card."""
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from export import controller
+from export.card import model_card
+from export.graph import Critic, Policy, critic_graph, flat_policy_graph, policy_graph
+from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
+from teacher.errors import FathomError, UsageError
+from teacher.spec import TaskSpec
+
+MIN_OBSERVATIONS = 1000
+GOLDEN_VECTORS = 64
+FLAT_TOLERANCE = 1e-6
+RUNTIMES = ("jax", "jax2onnx", "onnx", "onnxruntime")
+
+
+def write_bundle(
+    directory: Path,
+    spec: TaskSpec,
+    policy: Policy,
+    critic: Critic,
+    observations: np.ndarray,
+    goals: np.ndarray,
+    actions: np.ndarray,
+    *,
+    provenance: Mapping[str, Any],
+    judge: Callable[[controller.Controller], Mapping[str, Any]],
+) -> dict[str, Verification]:
+    """Verifies policy and critic in ONNX Runtime, then writes the bundle; a second export is identical.
+
+    Args:
+      directory: the bundle; replaced if it is one already. Parents are created.
+      policy: (obs [1, N], goal [1, G]) -> actions [1, A], deterministic.
+      critic: (obs [1, N], action [1, A], goal [1, G]) -> distance [1].
+      observations, goals, actions: [K, N], [K, G], [K, A] float32 from real rollouts, K >= 1000; the
+        critic is asked about those actions.
+      provenance: JSON values, written as they are; `seed` and `checkpoint_sha256` enter the certificates.
+      judge: is given the controller with the verified graphs, before anything is written, and answers
+        how good it is: facts for the model card, by the name to print.
+    Returns: by graph (`policy`, `policy_flat`, `critic`), its error and its latency on this machine.
+    Raises FathomError, and writes nothing, if the arrays do not fit, if ONNX Runtime and JAX disagree, or if
+    `directory` holds something else than a bundle."""
+    _check_replaceable(directory)
+    inputs = {"obs": observations, "goal": goals, "action": actions}
+    _check_inputs(spec, inputs)
+    expected = reference(policy, (observations, goals))
+    graphs, verifications = _verified_graphs(spec, policy, critic, inputs, expected)
+    # Nothing below is measured on a clock: the bytes depend on what is exported alone.
+    for graph in graphs:
+        _annotate(graph, spec, provenance, verifications[graph.graph.name])
+    files = {f"{graph.graph.name}.onnx": graph.SerializeToString(deterministic=True) for graph in graphs}
+    files["golden.npz"] = _golden(observations, goals, expected)
+    files["controller.py"] = Path(controller.__file__).read_bytes()
+    record = {
+        "format_version": controller.FORMAT_VERSION,
+        "task": spec.model_dump(mode="json"),
+        "provenance": dict(provenance),
+    }
+    facts = judge(controller.Controller(record, files["policy.onnx"], files["critic.onnx"]))
+    files["README.md"] = model_card(spec, provenance, facts).encode()
+    record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    files["spec.json"] = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+    _write(directory, files)
+    return verifications
+
+
+def _verified_graphs(
+    spec: TaskSpec, policy: Policy, critic: Critic, inputs: Mapping[str, np.ndarray], expected: np.ndarray
+) -> tuple[list[onnx.ModelProto], dict[str, Verification]]:
+    """The three graphs, each compared with JAX on every observation, and what was found."""
+    obs, goal, action = inputs["obs"], inputs["goal"], inputs["action"]
+    two_inputs, flat = policy_graph(policy, spec), flat_policy_graph(policy, spec)
+    distance = critic_graph(critic, spec)
+    answers, of_policy = verify(two_inputs, {"obs": obs, "goal": goal}, expected, ACTION_TOLERANCE)
+    both = {"obs": np.concatenate([obs, goal], axis=1)}
+    flat_answers, of_flat = verify(flat, both, expected, ACTION_TOLERANCE)
+    difference = np.abs(answers - flat_answers).max(axis=1)
+    worst = int(np.argmax(difference))
+    if not difference[worst] <= FLAT_TOLERANCE:
+        raise FathomError(
+            f"policy_flat differs from policy by {difference[worst]:g} at observation {worst} of {len(obs)}, "
+            f"allowed {FLAT_TOLERANCE:g}"
+        )
+    distances = reference(critic, (obs, action, goal))
+    _, of_critic = verify(
+        distance, {"obs": obs, "action": action, "goal": goal}, distances, DISTANCE_TOLERANCE
+    )
+    return [two_inputs, flat, distance], {"policy": of_policy, "policy_flat": of_flat, "critic": of_critic}
+
+
+def _check_inputs(spec: TaskSpec, inputs: Mapping[str, np.ndarray]) -> None:
+    sizes = {"obs": spec.observation_size, "goal": spec.goal_size, "action": spec.action_size}
+    count = len(inputs["obs"])
+    if count < MIN_OBSERVATIONS:
+        raise FathomError(f"{count} observations to verify with, at least {MIN_OBSERVATIONS} are needed")
+    for name, values in inputs.items():
+        if values.shape != (count, sizes[name]) or values.dtype != np.float32:
+            raise FathomError(
+                f"{name} to verify with: {values.dtype}{list(values.shape)}, "
+                f"the task needs float32{[count, sizes[name]]}"
+            )
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise FathomError(f"{name} to verify with: row {row} is not finite: {values[row]}")
+
+
+def _annotate(
+    graph: onnx.ModelProto, spec: TaskSpec, provenance: Mapping[str, Any], verification: Verification
+) -> None:
+    """Writes into the graph what it is and how it was proved; all JSON, as some readers assume."""
+    absolute, relative = DISTANCE_TOLERANCE if graph.graph.name == "critic" else ACTION_TOLERANCE
+    certificate = {
+        "max_abs_error": verification.max_abs_error,
+        "tolerance": {"absolute": absolute, "relative": relative},
+        "observations": verification.observations,
+        "versions": {name: version(name) for name in RUNTIMES},
+        **{key: provenance[key] for key in ("seed", "checkpoint_sha256") if key in provenance},
+    }
+    properties = {
+        "fathom.format_version": json.dumps(controller.FORMAT_VERSION),
+        "fathom.spec": spec.model_dump_json(),
+        "fathom.certificate": json.dumps(certificate, allow_nan=False),
+    }
+    onnx.helper.set_model_props(graph, properties)
+
+
+def _golden(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> bytes:
+    rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
+    target = io.BytesIO()
+    np.savez(target, obs=observations[rows], goal=goals[rows], actions=actions[rows])
+    return target.getvalue()
+
+
+def _check_replaceable(directory: Path) -> None:
+    if not directory.exists() or (directory / "spec.json").exists():
+        return
+    if not directory.is_dir() or any(directory.iterdir()):
+        raise UsageError(
+            f"{directory} exists and is no bundle (it has no spec.json); choose another directory"
+        )
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Writes next to `directory`, opens the result as the robot will, then gives it its name."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    replaced = directory.with_name(f".{directory.name}.replaced")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        controller.load(partial)
+        if directory.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            directory.rename(replaced)
+        try:
+            partial.rename(directory)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(directory)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, controller.ControllerError) as error:
+        raise FathomError(f"{directory}: the bundle was not written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""The model card: what a robotics engineer has to know before the policy moves anything."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from teacher.spec import TaskSpec
+
+_USE = """\
+## Use
+
+```python
+import numpy as np
+from controller import load
+
+controller = load(".")
+action = controller.step(obs, goal)  # float32 arrays, every {dt} s
+offset, scale = (np.array(controller.spec["action"][key]) for key in ("offset", "scale"))
+command = offset + scale * action
+```
+
+`python controller.py` checks this directory and measures a step on your computer; Python 3.8 or later,
+numpy and onnxruntime are enough. `policy.onnx` takes `obs` and `goal`; `policy_flat.onnx` takes the two as
+one input, `obs` = [obs; goal], and answers the same. `critic.onnx` tells how far a goal is. `golden.npz`
+holds recorded inputs and actions for any other runtime to be tested with.
+"""
+
+
+def model_card(spec: TaskSpec, provenance: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The card as Markdown.
+
+    Args:
+      provenance: where the policy is from; nested values stay in spec.json, the others are listed.
+      facts: how good it is, by the name to print, e.g. {"success": 0.99}."""
+    flat = {key: value for key, value in provenance.items() if not isinstance(value, (Mapping, list, tuple))}
+    sections = [
+        f"# Policy for the task {spec.name}, version {spec.version}\n",
+        _USE.format(dt=_number(spec.control_dt)),
+        _list("Trained on", {"task": f"{spec.name}, episodes of {spec.episode_length} steps", **flat}),
+        _list("How good it is", facts) if facts else "",
+        _inputs(spec),
+        _actions(spec),
+        _limits(spec),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _inputs(spec: TaskSpec) -> str:
+    goal = spec.goal
+    lines = [f"## Inputs\n\n`obs` [{spec.observation_size}]:\n", "| entries | term | unit | frame | names |"]
+    lines.append("|---|---|---|---|---|")
+    for term in spec.observation:
+        names = ", ".join(term.entries)
+        lines.append(f"| {term.start}:{term.stop} | {term.name} | {term.unit} | {term.frame} | {names} |")
+    lines.append(f"\n`goal` [{spec.goal_size}], {goal.name} in {goal.unit}, {goal.frame} frame:\n")
+    lines.append("| entry | name | trained from | to |\n|---|---|---|---|")
+    for i, (entry, low, high) in enumerate(zip(goal.entries, goal.low, goal.high, strict=True)):
+        lines.append(f"| {i} | {entry} | {_number(low)} | {_number(high)} |")
+    lines.append(f"\nA goal counts as reached within {_number(goal.success_radius)} {goal.unit}.\n")
+    return "\n".join(lines)
+
+
+def _actions(spec: TaskSpec) -> str:
+    action, joints = spec.action, spec.joints
+    lines = [
+        f"## Output\n\n`actions` [{spec.action_size}] in [-1, 1]; {action.kind} in {action.unit} = "
+        "offset + scale * action:\n",
+        "| entry | joint | scale | offset |\n|---|---|---|---|",
+    ]
+    for i, (joint, scale, offset) in enumerate(zip(action.joints, action.scale, action.offset, strict=True)):
+        lines.append(f"| {i} | {joint} | {_number(scale)} | {_number(offset)} |")
+    if joints.slowdown > 0:
+        k, margin = _number(joints.slowdown), _number(joints.margin)
+        lines.append(
+            "\nIn training the commanded velocity v was cut near the position limits, and the robot must do "
+            f"the same: -{k} * (q - lower - {margin}) <= v <= {k} * (upper - {margin} - q), "
+            f"with q, lower and upper in {joints.unit}; the limits stand in `spec.json`."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _limits(spec: TaskSpec) -> str:
+    goal = spec.goal
+    return (
+        "## What it must not be asked\n\n"
+        f"- Goals outside the training range above, or in another frame than {goal.frame}.\n"
+        f"- Another control period than {_number(spec.control_dt)} s, another joint order, other units.\n"
+        f"- To come closer than it was judged: success is {_number(goal.success_radius)} {goal.unit}, "
+        f"the strict radius {_number(goal.strict_radius)} {goal.unit}.\n"
+        "- To avoid anything that the task does not contain. It learned in simulation and limits neither "
+        "force nor rate: the robot's own safety functions stay on.\n"
+    )
+
+
+def _list(title: str, values: Mapping[str, Any]) -> str:
+    lines = [f"- {key.replace('_', ' ')}: {_number(value)}" for key, value in values.items()]
+    return f"## {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _number(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

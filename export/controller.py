@@ -1,0 +1,279 @@
+"""Runs an exported policy on a robot, after proving that it is the policy that was exported.
+
+    controller = load("path/to/bundle")
+    action = controller.step(obs, goal)     # float32 arrays [N], [G] -> [A]
+
+`python controller.py [bundle]` checks a bundle and prints what it expects. Needs Python 3.8 or later,
+numpy and onnxruntime, nothing else. A controller belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import time
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+FORMAT_VERSION = 1
+GOLDEN_TOLERANCE = 1e-5
+NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz")
+
+
+class ControllerError(Exception):
+    """The bundle or an input cannot be trusted: what was found, what is allowed."""
+
+
+def load(path: str | PathLike[str]) -> Controller:
+    """A controller whose files, shapes and answers have been checked.
+
+    Raises ControllerError if a file is missing or altered, if graph and specification differ, or if the
+    policy does not reproduce the actions that were recorded when it was exported."""
+    directory = Path(path)
+    try:
+        record = json.loads(_read(directory, "spec.json"))
+        if record["format_version"] != FORMAT_VERSION:
+            raise ControllerError(
+                f"spec.json: bundle format {record['format_version']}, this controller reads format "
+                f"{FORMAT_VERSION}; use the controller.py that lies in the bundle"
+            )
+        contents = _read_checked(directory, record["files"])
+        controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ControllerError(f"spec.json: not a description of a bundle: {error!r}") from error
+    # Also the warm-up: the first runs of a session allocate.
+    controller.check(contents["golden.npz"])
+    return controller
+
+
+def open_session(graph: bytes) -> onnxruntime.InferenceSession:
+    """ONNX Runtime as a control loop wants it: on its own thread alone, none of them spinning."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+class _Vector:
+    """One input: the buffer that ONNX Runtime reads and the names of its entries."""
+
+    def __init__(self, name: str, entries: list[str], unit: list[str]) -> None:
+        self.name = name
+        self.entries = entries
+        self.unit = unit
+        self.batch = np.zeros((1, len(entries)), np.float32)
+        self._row = self.batch[0]
+        self._finite = np.empty(len(entries), np.bool_)
+
+    def fill(self, value: np.ndarray) -> None:
+        if not isinstance(value, np.ndarray):
+            raise ControllerError(
+                f"{self.name}: {type(value).__name__}, allowed: a float32 array {self._allowed}"
+            )
+        if value.dtype != np.float32:
+            raise ControllerError(f"{self.name}: dtype {value.dtype}, allowed: float32")
+        if value.shape != self._row.shape:
+            raise ControllerError(f"{self.name}: shape {list(value.shape)}, allowed: {self._allowed}")
+        np.isfinite(value, out=self._finite)
+        if not self._finite.all():
+            raise ControllerError(f"{self.name}: {self._describe(value)}; allowed: finite numbers")
+        self._row[:] = value
+
+    @property
+    def _allowed(self) -> str:
+        return f"[{len(self.entries)}]"
+
+    def _describe(self, value: np.ndarray) -> str:
+        wrong = np.flatnonzero(~self._finite)
+        named = [f"{self.entries[i]} = {value[i]} (entry {i}, {self.unit[i]})" for i in wrong[:4]]
+        return ", ".join(named) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+
+
+class Controller:
+    """A policy, checked. `spec` is the task specification, `provenance` says where the policy is from."""
+
+    def __init__(self, record: dict[str, Any], policy: bytes, critic: bytes) -> None:
+        self.spec: dict[str, Any] = record["task"]
+        self.provenance: dict[str, Any] = record["provenance"]
+        self.max_golden_error = 0.0
+        terms, goal, action = self.spec["observation"], self.spec["goal"], self.spec["action"]
+        self._obs = _Vector(
+            "obs",
+            [f"{term['name']}.{entry}" for term in terms for entry in term["entries"]],
+            [f"{term['unit']}, {term['frame']} frame" for term in terms for _ in term["entries"]],
+        )
+        self._goal = _Vector(
+            "goal",
+            [f"{goal['name']}.{entry}" for entry in goal["entries"]],
+            [f"{goal['unit']}, {goal['frame']} frame"] * len(goal["entries"]),
+        )
+        size = len(action["joints"])
+        self._asked = _Vector(
+            "action", [f"action.{joint}" for joint in action["joints"]], ["in [-1, 1]"] * size
+        )
+        self._answer = np.zeros((1, size), np.float32)
+        self._action: np.ndarray = self._answer[0]
+        self._finite = np.empty(size, np.bool_)
+        self._session = self._open("policy.onnx", policy, (self._obs, self._goal), ("actions", [1, size]))
+        self._binding = self._bind()
+        self._critic_graph = critic
+        self._critic: onnxruntime.InferenceSession | None = None
+
+    def step(self, obs: np.ndarray, goal: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The action for one control period.
+
+        Args:
+          obs: [N] float32, entries and units as `spec["observation"]` lists them.
+          goal: [G] float32, as `spec["goal"]`; trained between its `low` and `high`.
+          out: [A] float32 to write the action to, for loops that must not allocate.
+        Returns: [A] float32 in [-1, 1]; the command is offset + scale * action, see `spec["action"]`.
+          `out` if it was given, else a new array: everything in between lives in fixed buffers.
+        Raises ControllerError for a wrong shape or type, NaN or infinity; the last action stands."""
+        self._obs.fill(obs)
+        self._goal.fill(goal)
+        self._session.run_with_iobinding(self._binding)
+        np.isfinite(self._action, out=self._finite)
+        if not self._finite.all():
+            raise ControllerError(
+                f"actions: {self._action} are not finite; the observation is far from any trained"
+            )
+        if out is None:
+            return self._action.copy()
+        out[:] = self._action
+        return out
+
+    def distance(self, obs: np.ndarray, action: np.ndarray, goal: np.ndarray) -> float:
+        """The critic's distance from acting so, here, to the goal: smaller is nearer, no unit.
+
+        Args: obs [N], action [A], goal [G], float32. Raises ControllerError as `step` does."""
+        if self._critic is None:
+            vectors = (self._obs, self._asked, self._goal)
+            self._critic = self._open("critic.onnx", self._critic_graph, vectors, ("distance", [1]))
+        self._obs.fill(obs)
+        self._asked.fill(action)
+        self._goal.fill(goal)
+        feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}
+        return float(self._critic.run(["distance"], feed)[0][0])
+
+    def check(self, golden: bytes) -> None:
+        """Replays the recorded observations (an .npz); raises ControllerError if an action differs."""
+        with np.load(io.BytesIO(golden)) as arrays:
+            obs, goal, actions = arrays["obs"], arrays["goal"], arrays["actions"]
+        for i in range(len(obs)):
+            error = float(np.abs(self.step(obs[i], goal[i]) - actions[i]).max())
+            if not error <= GOLDEN_TOLERANCE:
+                raise ControllerError(
+                    f"golden.npz: vector {i} of {len(obs)} is not reproduced: expected {actions[i]}, found "
+                    f"{self._action}, allowed difference {GOLDEN_TOLERANCE:g}"
+                )
+            self.max_golden_error = max(self.max_golden_error, error)
+
+    def _open(
+        self, file: str, graph: bytes, vectors: tuple[_Vector, ...], output: tuple[str, list[int]]
+    ) -> onnxruntime.InferenceSession:
+        try:
+            session = open_session(graph)
+        except Exception as error:  # ONNX Runtime's own exceptions share no other base
+            raise ControllerError(
+                f"{file}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
+            ) from error
+        found = [(part.name, part.shape, part.type) for part in session.get_inputs() + session.get_outputs()]
+        expected = [(vector.name, list(vector.batch.shape), "tensor(float)") for vector in vectors]
+        expected.append((*output, "tensor(float)"))
+        if found != expected:
+            raise ControllerError(f"{file}: inputs and outputs are {found}, spec.json says {expected}")
+        # spec.json lists no hash of its own; the copy inside the graph, whose hash it lists, guards it.
+        inside = session.get_modelmeta().custom_metadata_map.get("fathom.spec", "null")
+        if json.loads(inside) != self.spec:
+            raise ControllerError(f"{file}: was exported for another task specification than spec.json holds")
+        return session
+
+    def _bind(self) -> Any:
+        """Binds fixed buffers: a step then allocates none, and is a third faster than `run`."""
+        binding = self._session.io_binding()
+        for vector in (self._obs, self._goal):
+            array = vector.batch
+            binding.bind_input(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        answer = self._answer
+        binding.bind_output("actions", "cpu", 0, np.float32, answer.shape, answer.ctypes.data)
+        return binding
+
+
+def _read(directory: Path, name: str) -> bytes:
+    try:
+        return (directory / name).read_bytes()
+    except OSError as error:
+        raise ControllerError(
+            f"{name}: cannot be read from the bundle {directory}: {error.strerror}"
+        ) from error
+
+
+def _read_checked(directory: Path, hashes: dict[str, str]) -> dict[str, bytes]:
+    """Every listed file; what is run later are these bytes, not the file as it may be by then."""
+    unlisted = [name for name in NEEDED_FILES if name not in hashes]
+    if unlisted:
+        raise ControllerError(f"spec.json: lists no SHA-256 of {', '.join(unlisted)}")
+    contents = {name: _read(directory, name) for name in hashes}
+    for name, content in contents.items():
+        found = hashlib.sha256(content).hexdigest()
+        if found != hashes[name]:
+            raise ControllerError(
+                f"{name}: SHA-256 is {found}, spec.json lists {hashes[name]}: the file was altered"
+            )
+    return contents
+
+
+def describe(controller: Controller, steps: int = 2000) -> str:
+    """What the policy expects, and how long a step takes on this machine."""
+    spec = controller.spec
+    goal, action = spec["goal"], spec["action"]
+    size = sum(len(term["entries"]) for term in spec["observation"])
+    lines = [
+        f"{spec['name']} version {spec['version']}, one step every {spec['control_dt']} s",
+        f"obs [{size}]",
+    ]
+    for term in spec["observation"]:
+        span = f"{term['start']}:{term['start'] + len(term['entries'])}"
+        names = ", ".join(term["entries"])
+        lines.append(f"  {span:>7} {term['name']} [{term['unit']}, {term['frame']} frame]: {names}")
+    lines.append(f"goal [{len(goal['entries'])}] {goal['name']} [{goal['unit']}, {goal['frame']} frame]")
+    for i, entry in enumerate(goal["entries"]):
+        lines.append(f"  {entry} trained in [{goal['low'][i]}, {goal['high'][i]}]")
+    lines.append(
+        f"actions [{len(action['joints'])}] {action['kind']} [{action['unit']}] = offset + scale * action"
+    )
+    for i, joint in enumerate(action["joints"]):
+        lines.append(f"  {joint} scale {action['scale'][i]} offset {action['offset'][i]}")
+    obs = controller._obs.batch[0].copy()
+    wanted = controller._goal.batch[0].copy()
+    seconds = np.empty(steps)
+    for i in range(steps):
+        start = time.perf_counter()
+        controller.step(obs, wanted)
+        seconds[i] = time.perf_counter() - start
+    p50, p99, worst = np.percentile(seconds, [50, 99, 100]) * 1e6
+    lines.append(f"golden vectors reproduced, largest error {controller.max_golden_error:.1e}")
+    lines.append(f"step p50 {p50:.1f} us, p99 {p99:.1f} us, longest {worst:.1f} us of {steps}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        print(describe(load(arguments[0] if arguments else Path(__file__).parent)))
+    except ControllerError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""Policies and critics written in JAX become ONNX graphs that old runtimes load as well.
+
+Opset 13 with IR 7 is read by every ONNX Runtime since 1.6, hence by every robot's computer seen so far.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import onnx
+from jax2onnx import to_onnx
+
+from teacher.errors import FathomError
+from teacher.spec import TaskSpec
+
+OPSET = 13
+IR_VERSION = 7
+RANDOM_OPERATORS = ("Random", "Bernoulli", "Multinomial")
+
+Policy = Callable[[jax.Array, jax.Array], jax.Array]
+"""(obs [1, N], goal [1, G]) -> actions [1, A] in [-1, 1]."""
+
+Critic = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(obs [1, N], action [1, A], goal [1, G]) -> distance [1]."""
+
+
+def policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
+    """Inputs `obs` [1, N] and `goal` [1, G], output `actions` [1, A]; float32.
+
+    Raises FathomError if the policy's answer has another shape or type, or no ONNX form."""
+    inputs = {"obs": spec.observation_size, "goal": spec.goal_size}
+    return _convert(policy, "policy", inputs, "actions", (1, spec.action_size))
+
+
+def flat_policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
+    """The same policy for controllers that can feed one tensor only.
+
+    Input `obs` [1, N + G], the observation followed by the goal; output `actions` [1, A]; float32.
+    Raises FathomError as `policy_graph` does."""
+    size = spec.observation_size
+
+    def flat_policy(both: jax.Array) -> jax.Array:
+        return policy(both[:, :size], both[:, size:])
+
+    return _convert(
+        flat_policy, "policy_flat", {"obs": size + spec.goal_size}, "actions", (1, spec.action_size)
+    )
+
+
+def critic_graph(critic: Critic, spec: TaskSpec) -> onnx.ModelProto:
+    """Inputs `obs` [1, N], `action` [1, A] and `goal` [1, G], output `distance` [1]; float32.
+
+    Raises FathomError as `policy_graph` does."""
+    inputs = {"obs": spec.observation_size, "action": spec.action_size, "goal": spec.goal_size}
+    return _convert(critic, "critic", inputs, "distance", (1,))
+
+
+def _convert(
+    function: Callable[..., jax.Array], name: str, inputs: dict[str, int], output: str, shape: tuple[int, ...]
+) -> onnx.ModelProto:
+    arguments = [np.zeros((1, size), np.float32) for size in inputs.values()]
+    _check_answer(function, name, arguments, output, shape)
+    # Without jit nothing is nested: jax2onnx 0.17 cannot convert a nested jit under JAX 0.12, and a scan
+    # over stacked layers becomes its layers instead of a Loop node.
+    with jax.disable_jit():
+        model: onnx.ModelProto = to_onnx(
+            function, arguments, model_name=name, opset=OPSET, input_names=list(inputs), output_names=[output]
+        )
+    model.ir_version = IR_VERSION
+    _scrub(model)
+    _check_graph(model, name)
+    return model
+
+
+def _check_answer(
+    function: Callable[..., jax.Array],
+    name: str,
+    arguments: Sequence[np.ndarray],
+    output: str,
+    shape: tuple[int, ...],
+) -> None:
+    answer = jax.eval_shape(function, *arguments)
+    if answer.shape != shape or answer.dtype != np.float32:
+        raise FathomError(
+            f"{name}: {output} would be {answer.dtype}{list(answer.shape)}, "
+            f"the task needs float32{list(shape)}"
+        )
+
+
+def _scrub(model: onnx.ModelProto) -> None:
+    """Drops what may vary between two exports of one function: stack traces and descriptions."""
+    model.ClearField("metadata_props")
+    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        part.ClearField("doc_string")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+
+
+def _check_graph(model: onnx.ModelProto, name: str) -> None:
+    used = {(opset.domain, opset.version) for opset in model.opset_import}
+    if used != {("", OPSET)} or model.functions:
+        raise FathomError(
+            f"{name}: the graph uses operators {sorted(used)}, allowed: ONNX opset {OPSET} alone"
+        )
+    drawn = {node.op_type for node in model.graph.node if node.op_type.startswith(RANDOM_OPERATORS)}
+    if drawn:
+        raise FathomError(
+            f"{name}: draws random numbers ({', '.join(sorted(drawn))}); export its mode instead"
+        )
+    external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
+    if external:
+        raise FathomError(f"{name}: weights {external} would lie outside the file")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise FathomError(f"{name}: not a valid graph at opset {OPSET}: {error}") from error

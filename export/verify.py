@@ -1,0 +1,97 @@
+"""ONNX Runtime against JAX: the same observations, one at a time, as the robot will ask."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import onnx
+
+from export.controller import open_session
+from teacher.errors import FathomError
+
+ACTION_TOLERANCE = (1e-5, 0.0)
+"""Absolute, relative."""
+
+DISTANCE_TOLERANCE = (1e-5, 1e-5)
+"""Absolute, relative: a distance has no bound."""
+
+WARM_UP = 100
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How close ONNX Runtime came to JAX on one graph, and how fast it was on this machine."""
+
+    graph: str
+    observations: int
+    max_abs_error: float
+    latency_p50_us: float
+    latency_p99_us: float
+
+
+def reference(function: Callable[..., jax.Array], inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """What JAX answers, [K, ...], for inputs of [K, size] each; `function` is asked with batches of one.
+
+    Matrix products run at `highest` precision, otherwise an accelerator would round them."""
+
+    def single(row: tuple[jax.Array, ...]) -> jax.Array:
+        return function(*(value[None] for value in row))[0]
+
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jax.jit(lambda rows: jax.lax.map(single, rows))(tuple(inputs)))
+
+
+def verify(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, np.ndarray],
+    expected: np.ndarray,
+    tolerance: tuple[float, float],
+) -> tuple[np.ndarray, Verification]:
+    """Runs the graph on every observation and compares.
+
+    Args:
+      inputs: by input name, [K, size] float32 each.
+      expected: [K, ...], the answers of `reference`.
+      tolerance: absolute and relative; |found - expected| <= absolute + relative * |expected|.
+    Returns: what ONNX Runtime answered, shaped as `expected`; the verification.
+    Raises FathomError with the graph, the worst observation, its values, expected and found."""
+    found, seconds = _run(model, inputs)
+    found = found.reshape(expected.shape)
+    errors = np.abs(found.astype(np.float64) - expected)
+    absolute, relative = tolerance
+    # The largest entry that is left over; NaN compares with nothing and so counts as infinitely wrong.
+    excess = np.nan_to_num(errors - relative * np.abs(expected), nan=np.inf)
+    excess = excess.reshape(len(expected), -1).max(axis=1)
+    worst = int(np.argmax(excess))
+    if not excess[worst] <= absolute:
+        values = ", ".join(f"{name} {_short(value[worst])}" for name, value in inputs.items())
+        raise FathomError(
+            f"{model.graph.name}: ONNX Runtime and JAX disagree, worst at observation {worst} of "
+            f"{len(expected)}: expected {_short(expected[worst])}, found {_short(found[worst])}, "
+            f"allowed difference {absolute:g} + {relative:g} * |expected|; {values}"
+        )
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e6
+    return found, Verification(model.graph.name, len(expected), float(errors.max()), float(p50), float(p99))
+
+
+def _run(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Answers [K, ...] and the seconds that each took [K]."""
+    session = open_session(model.SerializeToString(deterministic=True))
+    names = [output.name for output in session.get_outputs()]
+    count = len(next(iter(inputs.values())))
+    feeds = [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(count)]
+    for i in range(WARM_UP):
+        session.run(names, feeds[i % count])
+    answers, seconds = [], np.empty(count)
+    for i, feed in enumerate(feeds):
+        start = time.perf_counter()
+        answer = session.run(names, feed)[0]
+        seconds[i] = time.perf_counter() - start
+        answers.append(answer)
+    return np.concatenate(answers), seconds
+
+
+def _short(values: np.ndarray) -> str:
+    return np.array2string(values, precision=6, threshold=8, edgeitems=3, max_line_width=1000)

@@ -1,0 +1,1 @@
+"""From the command line to artifacts: run directories, stages, progress, report."""

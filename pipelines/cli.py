@@ -1,0 +1,297 @@
+"""The command line: one call into the stages each, results on standard output.
+
+Nothing heavy is imported before a command runs, so that --help answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.rundir import Run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Trains a deep goal-conditioned teacher without rewards, distils it into students of a few "
+    "layers, and exports an ONNX policy that a robot controller loads.",
+    epilog="Start with: pipeline run --preset quickstart",
+)
+
+Preset = Annotated[
+    str | None, typer.Option(help="named settings; `pipeline presets` lists them. Default: quickstart")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="GROUP.FIELD=VALUE", help="change one setting; may be repeated"),
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="of all randomness. Default: 0")]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run", metavar="DIR", help="run directory, or a name under runs/. Default: the preset's name"
+    ),
+]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="run directory or name; not needed if there is only one")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+
+
+@app.command()
+def run(
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    run: RunOption = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Everything in order: teacher, students, export, control, report."""
+    with _reported(debug):
+        from pipelines import stages, tables
+
+        target = _target(run, preset, set_, seed, resume)
+        with target.locked():
+            summary = stages.run_all(target, _display(), resume=resume)
+        _print(summary, as_json, tables.summary)
+
+
+@app.command()
+def teacher(
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    run: RunOption = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the deep teacher; the first stage of a new run."""
+    with _reported(debug):
+        from pipelines import stages, tables
+
+        target = _target(run, preset, set_, seed, resume)
+        with target.locked():
+            summary = stages.teach(target, _display(), resume=resume)
+        _print(summary, as_json, tables.score)
+
+
+@app.command()
+def distill(
+    run: RunArgument = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    run_option: RunOption = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit small students to a run's teacher: its policy and its critic."""
+    with _reported(debug):
+        from pipelines import stages, tables
+
+        target = _existing(run, run_option, preset, set_)
+        with target.locked():
+            students = stages.distil(target, _display(), resume=resume, seed=seed)
+        _print(students, as_json, tables.students)
+
+
+@app.command()
+def export(
+    run: RunArgument = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    run_option: RunOption = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
+    with _reported(debug):
+        from pipelines import stages, tables
+
+        target = _existing(run, run_option, preset, set_)
+        with target.locked():
+            summary = stages.export(target, _display(), resume=resume, seed=seed)
+        _print(summary, as_json, tables.summary)
+
+
+@app.command()
+def control(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="simulator that stands in for the robot")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="held-out episodes")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run an exported policy's controller in closed loop in the MuJoCo C engine."""
+    with _reported(debug):
+        from pipelines import stages, tables
+        from pipelines.config import ControlConfig
+
+        folder, config = Path(bundle or "."), ControlConfig()
+        if bundle is None or not (folder / "spec.json").is_file():
+            target = _existing(bundle, None, None, None)
+            folder, config = stages.selected_bundle(target), target.config.control
+        figures = stages.control(
+            folder, _display(), engine=engine or config.engine, episodes=episodes or config.episodes
+        )
+        _print(figures, as_json, tables.score)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument = None,
+    engine: Annotated[str | None, typer.Option(help="simulator; default: the one it was trained in")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="held-out episodes")] = None,
+    run_option: RunOption = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a run's teacher on held-out starts and goals."""
+    with _reported(debug):
+        from pipelines import stages, tables
+
+        figures = stages.evaluate(_existing(run, run_option, None, None), engine=engine, episodes=episodes)
+        _print(figures, as_json, tables.score)
+
+
+@app.command()
+def report(
+    run: RunArgument = None, run_option: RunOption = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Write a run's report, one page that opens in any browser."""
+    with _reported(debug):
+        from pipelines.report import write_report
+
+        page = write_report(_existing(run, run_option, None, None))
+        print(json.dumps({"report": str(page)}) if as_json else page)
+
+
+@app.command()
+def tasks(as_json: Json = False, debug: Debug = False) -> None:
+    """List the tasks and what they ask for."""
+    with _reported(debug):
+        from pipelines import tables
+        from teacher.tasks import TASKS, make_task
+
+        _print({name: tables.describe_task(make_task(name)) for name in TASKS}, as_json, tables.tasks)
+
+
+@app.command()
+def presets(as_json: Json = False, debug: Debug = False) -> None:
+    """List the presets and their settings."""
+    with _reported(debug):
+        from pipelines import tables
+        from pipelines.presets import PRESETS
+
+        listed = {
+            name: {"description": text, "config": config.model_dump(mode="json")}
+            for name, (text, config) in PRESETS.items()
+        }
+        _print(listed, as_json, tables.presets)
+
+
+def _display() -> Any:
+    from pipelines.progress import Display
+
+    return Display()
+
+
+def _print(figures: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
+    if as_json:
+        print(json.dumps(figures))
+        return
+    from rich.console import Console
+
+    Console().print(table(figures))
+
+
+def _target(
+    name: str | None, preset: str | None, assignments: list[str] | None, seed: int | None, resume: bool
+) -> "Run":
+    """The run that a first stage works in: new, or with --resume the one that is there."""
+    from pipelines import stages
+    from pipelines.presets import DEFAULT
+    from pipelines.presets import preset as settings_of
+    from pipelines.config import with_values
+    from pipelines.rundir import create_run, open_run, run_path
+    from teacher.errors import UsageError
+
+    chosen = preset or DEFAULT
+    path = run_path(name or (f"{chosen}-seed{seed}" if seed else chosen))
+    if resume and path.exists():
+        target = open_run(str(path))
+        if preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
+            raise UsageError(
+                f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "
+                "resume without --preset and --seed, or name another --run"
+            )
+        if assignments and with_values(target.config, assignments) != target.config:
+            raise UsageError(
+                f"{path} was begun with other settings; resume without --set, or name another --run"
+            )
+        return target
+    config = with_values(settings_of(chosen), assignments or [])
+    stages.check(config)
+    return create_run(path, config, chosen, seed or 0)
+
+
+def _existing(
+    argument: str | None, option: str | None, preset: str | None, assignments: list[str] | None
+) -> "Run":
+    """The run that a later stage works in, its settings after the teacher changed as asked."""
+    from pipelines import stages
+    from pipelines.config import TEACHER_GROUPS, with_values
+    from pipelines.presets import preset as settings_of
+    from pipelines.rundir import open_run
+    from teacher.errors import UsageError
+
+    if argument is not None and option is not None and argument != option:
+        raise UsageError(f"two runs are named: {argument} and --run {option}")
+    target = open_run(argument if argument is not None else option)
+    config = target.config
+    if preset is not None:
+        config = settings_of(preset).model_copy(update={"teacher": config.teacher})
+    for assignment in assignments or []:
+        if assignment.partition(".")[0].strip() in TEACHER_GROUPS:
+            raise UsageError(f"--set {assignment}: the teacher is trained; only later groups can be changed")
+    config = with_values(config, assignments or [])
+    stages.check(config)
+    return target if config == target.config else target.with_config(config)
+
+
+@contextmanager
+def _reported(debug: bool) -> Iterator[None]:
+    """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
+    from teacher.errors import FathomError, UsageError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except FathomError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+def main() -> None:
+    app()

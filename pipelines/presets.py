@@ -1,0 +1,65 @@
+"""Named settings for whole runs."""
+
+from pipelines.config import Config, ControlConfig, ExportConfig
+from student.config import StudentConfig
+from teacher.config import (
+    CollectConfig,
+    EvaluateConfig,
+    NetworkConfig,
+    TaskConfig,
+    TeacherConfig,
+    UpdateConfig,
+)
+from teacher.errors import unknown_name
+
+DEFAULT = "quickstart"
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "quickstart": (
+        "a Franka arm reaches points: depth 16, minutes on two cores",
+        Config(
+            teacher=TeacherConfig(
+                task=TaskConfig(name="fr3_reach"),
+                network=NetworkConfig(depth=16, width=64),
+                collect=CollectConfig(total_steps=1_280_000),
+            ),
+            student=StudentConfig(sizes=("2x64", "3x64")),
+        ),
+    ),
+    "debug": (
+        "the whole pipeline in seconds; it learns nothing",
+        Config(
+            teacher=TeacherConfig(
+                network=NetworkConfig(depth=4, width=16, representation=8),
+                update=UpdateConfig(batch=32),
+                collect=CollectConfig(
+                    envs=16, steps=20, updates=5, replay=200, prefill=20, total_steps=1_280
+                ),
+                evaluate=EvaluateConfig(episodes=16, every=2),
+            ),
+            student=StudentConfig(
+                sizes=("2x16", "3x16"), envs=16, rounds=3, teacher_rounds=1, updates=10, batch=64, episodes=16
+            ),
+            export=ExportConfig(observations=1000),
+            control=ControlConfig(episodes=8),
+        ),
+    ),
+    "reacher": (
+        "the planar two-joint arm in brax's spring simulator, a minute or two",
+        Config(
+            teacher=TeacherConfig(
+                task=TaskConfig(name="reacher", engine="brax"),
+                network=NetworkConfig(depth=8, width=64),
+                collect=CollectConfig(total_steps=768_000),
+            ),
+            student=StudentConfig(sizes=("2x32", "2x64")),
+        ),
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """The settings of that name; UsageError with the nearest name if there are none."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name][1]

@@ -1,0 +1,199 @@
+"""A run is a directory: where its artifacts lie, and how they are written so that nothing is lost.
+
+config.json      settings, seed and preset, there before the first step
+versions.json    of the packages that compute
+summary.json     the figures of every finished stage
+teacher/         checkpoints/, metrics.jsonl
+students/        checkpoints/, metrics.jsonl, SIZE/
+export/SIZE/     bundles
+control/SIZE/    recorded episodes
+report.html
+"""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import Config, validated
+from teacher.errors import FathomError, UsageError
+
+RUNS = Path("runs")
+PACKAGES = (
+    "fathom-rl",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "mujoco",
+    "mujoco-mjx",
+    "brax",
+    "numpy",
+    "jax2onnx",
+    "onnx",
+    "onnxruntime",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An existing run directory."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "teacher" / "checkpoints"
+
+    @property
+    def students(self) -> Path:
+        return self.path / "students"
+
+    @property
+    def bundles(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`seed`, `preset` and `config` as they were written."""
+        return read_json(self.path / "config.json")
+
+    @property
+    def config(self) -> Config:
+        return validated(self.settings["config"])
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        file = self.path / "summary.json"
+        return read_json(file) if file.exists() else {}
+
+    def update_summary(self, values: dict[str, Any]) -> None:
+        """Merges `values` into summary.json, inner objects key by key."""
+        write_json(self.path / "summary.json", _merged(self.summary, values))
+
+    def with_config(self, config: Config) -> "Run":
+        """The same run with other settings for the stages that are still to come, written down."""
+        write_json(self.path / "config.json", {**self.settings, "config": config.model_dump(mode="json")})
+        return self
+
+    def metrics(self, stage: str) -> list[dict[str, Any]]:
+        """Lines of the stage's metrics.jsonl."""
+        file = self.path / stage / "metrics.jsonl"
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+    def append_metrics(self, stage: str, line: dict[str, Any]) -> None:
+        with (self.path / stage / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def rewind_metrics(self, stage: str, count: int) -> None:
+        """Keeps the first `count` lines: those of the state that a resumed stage goes on from."""
+        lines = [json.dumps(line) + "\n" for line in self.metrics(stage)[:count]]
+        write_text(self.path / stage / "metrics.jsonl", "".join(lines))
+
+    def begin_stage(self, stage: str, source: str | None) -> None:
+        """Writes the stage's config, versions and the hash of what it is made from."""
+        folder = self.path / stage
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "config.json", {**self.settings, "source_sha256": source})
+        write_json(folder / "versions.json", versions())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; FathomError if another one works in it."""
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                raise FathomError(f"{self.path} is in use by {stream.read() or 'another process'}") from None
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {platform.node()}")
+            stream.flush()
+            yield
+
+
+def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
+    """A new run directory with its settings; UsageError if the path exists already."""
+    if path.exists():
+        raise UsageError(f"{path} exists and is never overwritten: add --resume, or name another --run")
+    try:
+        path.mkdir(parents=True)
+        settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
+        write_json(path / "config.json", settings)
+        write_json(path / "versions.json", versions())
+    except OSError as error:
+        raise FathomError(f"cannot create run {path}: {error.strerror}") from error
+    return Run(path)
+
+
+def open_run(name: str | None) -> Run:
+    """The run of that path or name under runs/; without one, the only run there is.
+
+    Raises: UsageError if there is no such run, or a choice between several."""
+    known = sorted(p.parent for p in RUNS.glob("*/config.json"))
+    if name is None:
+        if len(known) == 1:
+            return Run(known[0])
+        listed = "".join(f"\n  {path}" for path in known)
+        raise UsageError(
+            f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
+        )
+    path = run_path(name)
+    if not (path / "config.json").is_file():
+        listed = ", ".join(p.name for p in known) or "none"
+        raise UsageError(f"{path} is no run: it has no config.json (runs here: {listed})")
+    return Run(path)
+
+
+def run_path(name: str) -> Path:
+    """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands."""
+    path = Path(name)
+    return path if len(path.parts) > 1 or path.is_absolute() or path.exists() else RUNS / name
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    return found | {package: version(package) for package in PACKAGES}
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise FathomError(f"{file} cannot be read: {error}") from error
+
+
+def write_json(file: Path, value: Any) -> None:
+    write_text(file, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replaces the file in one step, so that no reader ever finds half of it."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise FathomError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    result = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result

@@ -1,0 +1,1 @@
+"""Distillation of a teacher's policy and critic into students of a few layers."""

@@ -1,0 +1,54 @@
+"""Settings of the distillation stage."""
+
+import re
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
+
+from teacher.config import Group, Rate
+
+
+class Size(NamedTuple):
+    """Hidden layers and units in each."""
+
+    layers: int
+    width: int
+
+
+def parse_size(name: str) -> Size:
+    """`2x64` -> two hidden layers of 64 units."""
+    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d{0,3})", name)
+    if match is None:
+        raise ValueError(f"{name!r} is no size; write LAYERSxWIDTH, for example 2x64")
+    return Size(int(match[1]), int(match[2]))
+
+
+def _sizes(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        parse_size(name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"a size stands twice in {', '.join(names)}")
+    return names
+
+
+class StudentConfig(Group):
+    sizes: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_sizes)] = ("2x64", "3x64")
+    """students trained at once, each LAYERSxWIDTH"""
+    envs: PositiveInt = 256
+    """environments per round"""
+    rounds: PositiveInt = 12
+    """rounds of one episode per environment, followed by updates"""
+    teacher_rounds: PositiveInt = 2
+    """first rounds, in which the teacher acts with noise; then the students act"""
+    noise: NonNegativeFloat = 0.3
+    """standard deviation of the noise on the teacher's actions"""
+    updates: PositiveInt = 300
+    """updates per round"""
+    batch: Annotated[int, Field(ge=2)] = 512
+    """labelled states per update"""
+    rate: Rate = 2e-3
+    """learning rate (Adam), lowered to a hundredth over the run"""
+    episodes: PositiveInt = 512
+    """held-out episodes in which each exported student is compared with its teacher"""
+    retention: Annotated[float, Field(ge=0, le=2)] = 0.98
+    """the smallest student whose retention's lower bound reaches this is selected"""

@@ -1,0 +1,114 @@
+"""Students: plain networks without LayerNorm, so that the exported graph has none."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from student.config import Size
+from teacher.losses import distance
+
+Array = jax.Array
+
+
+class Normaliser(NamedTuple):
+    """Mean and standard deviation of what the students read; frozen once measured."""
+
+    observation: tuple[Array, Array]
+    action: tuple[Array, Array]
+    goal: tuple[Array, Array]
+
+
+class Student(NamedTuple):
+    """Parameters of one student: its policy and its critic's two encoders."""
+
+    policy: dict
+    state_action: dict
+    goal: dict
+
+
+class Perceptron(nn.Module):
+    """[B, inputs] -> [B, outputs] through `size.layers` hidden layers of swish."""
+
+    size: Size
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(self.size.layers):
+            x = nn.swish(nn.Dense(self.size.width)(x))
+        return nn.Dense(self.outputs)(x)
+
+
+def init_student(key: Array, size: Size, sizes: tuple[int, int, int], representation: int) -> Student:
+    """Fresh parameters; `sizes` are those of observation, action and goal."""
+    observation, action, goal = sizes
+    keys = jax.random.split(key, 3)
+    return Student(
+        policy=Perceptron(size, action).init(keys[0], jnp.zeros((1, observation + goal))),
+        state_action=Perceptron(size, representation).init(keys[1], jnp.zeros((1, observation + action))),
+        goal=Perceptron(size, representation).init(keys[2], jnp.zeros((1, goal))),
+    )
+
+
+def act(student: Student, observation: Array, goal: Array) -> Array:
+    """[B, S], [B, G] -> action [B, A] in (-1, 1)."""
+    return jnp.tanh(_apply(student.policy, jnp.concatenate([observation, goal], axis=-1)))
+
+
+def embed_state_action(student: Student, observation: Array, action: Array) -> Array:
+    """[B, S], [B, A] -> [B, R], in the space of the teacher's encoder."""
+    return _apply(student.state_action, jnp.concatenate([observation, action], axis=-1))
+
+
+def embed_goal(student: Student, goal: Array) -> Array:
+    """[B, G] -> [B, R]."""
+    return _apply(student.goal, goal)
+
+
+def critic_distance(student: Student, observation: Array, action: Array, goal: Array) -> Array:
+    """[B, S], [B, A], [B, G] -> distance [B] to the goal; smaller is sooner."""
+    return distance(embed_state_action(student, observation, action), embed_goal(student, goal))
+
+
+def normalise(value: Array, statistics: tuple[Array, Array]) -> Array:
+    mean, std = statistics
+    return (value - mean) / std
+
+
+def fold(student: Student, normaliser: Normaliser) -> Student:
+    """The same student for raw inputs: W (x - mean) / std + b as one layer, exactly.
+
+    Training works on the unfolded parameters, whose inputs have unit scale."""
+    observation, action, goal = normaliser
+    return Student(
+        policy=_fold_first(student.policy, _join(observation, goal)),
+        state_action=_fold_first(student.state_action, _join(observation, action)),
+        goal=_fold_first(student.goal, goal),
+    )
+
+
+def parameter_count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _apply(params: dict, x: Array) -> Array:
+    """The layers that the parameters themselves describe."""
+    *hidden, _ = params["params"].values()
+    kernel = params["params"]["Dense_0"]["kernel"]
+    outputs = params["params"][f"Dense_{len(hidden)}"]["bias"]
+    return Perceptron(Size(len(hidden), kernel.shape[1]), outputs.shape[0]).apply(params, x)
+
+
+def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
+    mean, std = (jnp.concatenate(values) for values in zip(*parts, strict=True))
+    return mean, std
+
+
+def _fold_first(params: dict, normaliser: tuple[Array, Array]) -> dict:
+    mean, std = normaliser
+    layers = dict(params["params"])
+    kernel = layers["Dense_0"]["kernel"] / std[:, None]
+    layers["Dense_0"] = {"kernel": kernel, "bias": layers["Dense_0"]["bias"] - mean @ kernel}
+    return {"params": layers}

@@ -1,0 +1,87 @@
+"""What of a distillation is saved: its state while it runs, each student when it is done."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from student.config import Size, parse_size
+from student.distill import Distiller, DistillState
+from student.networks import Student, fold, init_student
+from teacher import checkpoint
+from teacher.errors import FathomError
+from teacher.spec import TaskSpec
+
+
+class TrainedStudent(NamedTuple):
+    """One student; its parameters take raw observations and goals."""
+
+    name: str
+    params: Student
+    spec: TaskSpec
+    teacher_source: str  # SHA-256 of the checkpoint it was distilled from
+    source: str  # SHA-256 of its own
+
+
+def save_state(directory: Path, distiller: Distiller, state: DistillState) -> None:
+    """Saves everything after a finished round."""
+    checkpoint.save(
+        directory,
+        int(state.round),
+        state._replace(labels=None),
+        ring=checkpoint.Ring(state.labels, int(state.round) * distiller.spec.episode_length),
+        record=_record(distiller),
+        keep=distiller.teacher.config.checkpoint.keep,
+    )
+
+
+def restore_state(directory: Path, distiller: Distiller) -> DistillState:
+    """The newest saved state; FathomError if it belongs to another teacher or configuration."""
+    saved = checkpoint.load(directory)
+    what = f"checkpoint {directory / str(saved.step)}"
+    if saved.record != _record(distiller):
+        changed = [key for key, value in _record(distiller).items() if saved.record.get(key) != value]
+        raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
+    template = jax.eval_shape(distiller.init, jax.random.key(0))
+    state = checkpoint.fill(template._replace(labels=None), saved.leaves, what)
+    return state._replace(labels=checkpoint.fill(template.labels, saved.rows, f"{what}, labels"))
+
+
+def _record(distiller: Distiller) -> dict[str, Any]:
+    return {
+        "student": distiller.config.model_dump(mode="json", include=_TRAINING_FIELDS),
+        "teacher": distiller.teacher.source,
+    }
+
+
+# The other fields only judge the students, and may change between two runs.
+_TRAINING_FIELDS = {"sizes", "envs", "rounds", "teacher_rounds", "noise", "updates", "batch", "rate"}
+
+
+def save_students(directory: Path, distiller: Distiller, state: DistillState) -> None:
+    """Writes each student to `directory`/SIZE, normalisation folded in."""
+    for name, student in zip(distiller.config.sizes, state.students, strict=True):
+        checkpoint.save(
+            directory / name,
+            int(state.round),
+            fold(student, state.normaliser),
+            record={
+                "spec": distiller.spec.model_dump(mode="json"),
+                "representation": distiller.teacher.config.network.representation,
+                "teacher": distiller.teacher.source,
+            },
+        )
+
+
+def load_student(directory: Path) -> TrainedStudent:
+    """Reads `students/SIZE`; FathomError if it is missing or damaged."""
+    saved = checkpoint.load(directory)
+    spec = TaskSpec.model_validate(saved.record["spec"])
+    size: Size = parse_size(directory.name)
+    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    template = jax.eval_shape(
+        lambda: init_student(jax.random.key(0), size, sizes, saved.record["representation"])
+    )
+    params = checkpoint.fill(template, saved.leaves, f"student {directory}")
+    source = checkpoint.sha256(directory / str(saved.step) / checkpoint.MANIFEST)
+    return TrainedStudent(directory.name, params, spec, saved.record["teacher"], source)

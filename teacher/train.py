@@ -1,0 +1,88 @@
+"""The teacher's run: a generator of (state, metrics), and what of it is saved."""
+
+from collections.abc import Iterator
+from math import isfinite, log
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from teacher import checkpoint
+from teacher.errors import FathomError
+from teacher.learner import Learner, TeacherState
+from teacher.replay import Replay
+
+DIVERGED = 10.0  # times the critic loss of blind guessing
+
+
+class Diverged(FathomError):
+    """A quantity left the numbers; the last save is from before."""
+
+
+def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState, dict[str, float]]]:
+    """Iterates from `state` to the configured end.
+
+    Yields: the state after an iteration and that iteration's metrics. The yielded state is used
+    up by the next iteration: save or copy it before. Raises: Diverged, naming the quantity."""
+    batch, penalty = learner.config.update.batch, learner.config.update.penalty
+    worst_critic_loss = DIVERGED * (log(batch) + penalty * log(batch) ** 2)
+    while int(state.iteration) < learner.config.collect.iterations:
+        state, device_metrics = learner.iterate(state)
+        metrics = {key: float(value) for key, value in device_metrics.items()}
+        iteration = int(state.iteration)
+        require_finite(metrics, f"iteration {iteration}")
+        if metrics["critic_loss"] > worst_critic_loss:
+            raise Diverged(
+                f"critic_loss reached {metrics['critic_loss']:.3g} in iteration {iteration}, "
+                f"{DIVERGED:g} times that of blind guessing"
+            )
+        yield state, metrics
+
+
+def require_finite(metrics: dict[str, float], when: str) -> None:
+    """Raises Diverged naming the first metric that is no number any more."""
+    for key, value in metrics.items():
+        if not isfinite(value):
+            raise Diverged(f"{key} became {value} in {when}")
+
+
+def save_state(
+    directory: Path, learner: Learner, state: TeacherState, evaluation: dict[str, Any] | None
+) -> None:
+    """Saves everything; `evaluation` is that of exactly these parameters, if there is one."""
+    record = {
+        "config": learner.config.model_dump(mode="json"),
+        "spec": learner.spec.model_dump(mode="json"),
+        "evaluation": evaluation,
+    }
+    checkpoint.save(
+        directory,
+        int(state.iteration),
+        _without_rows(state),
+        ring=checkpoint.Ring(state.replay.rows, int(state.replay.written)),
+        record=record,
+        keep=learner.config.checkpoint.keep,
+    )
+
+
+def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict[str, Any] | None]:
+    """The newest saved state and its evaluation, if it has one.
+
+    Raises: FathomError if it belongs to another task or configuration."""
+    saved = checkpoint.load(directory)
+    what = f"checkpoint {directory / str(saved.step)}"
+    if saved.record.get("spec") != learner.spec.model_dump(mode="json"):
+        found = saved.record.get("spec") or {}
+        raise FathomError(
+            f"{what} is of task {found.get('name')!r} version {found.get('version')}, "
+            f"this run is of {learner.spec.name!r} version {learner.spec.version}"
+        )
+    template = jax.eval_shape(learner.init, jax.random.key(0))
+    state = checkpoint.fill(_without_rows(template), saved.leaves, what)
+    rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
+    return state._replace(replay=state.replay._replace(rows=rows)), saved.record["evaluation"]
+
+
+def _without_rows(state: TeacherState) -> TeacherState:
+    rest: Replay = state.replay._replace(rows=None)
+    return state._replace(replay=rest)
