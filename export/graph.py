@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import onnx
 from jax2onnx import to_onnx
+from jax2onnx.plugins.plugin_system import import_all_plugins
 
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
@@ -60,6 +61,7 @@ def _convert(
 ) -> onnx.ModelProto:
     arguments = [np.zeros((1, size), np.float32) for size in inputs.values()]
     _check_answer(function, name, arguments, output, shape)
+    _load_converters()
     # Without jit nothing is nested: jax2onnx 0.17 cannot convert a nested jit under JAX 0.12, and a scan
     # over stacked layers becomes its layers instead of a Loop node.
     with jax.disable_jit():
@@ -70,6 +72,17 @@ def _convert(
     _scrub(model)
     _check_graph(model, name)
     return model
+
+
+def _load_converters() -> None:
+    """Lets jax2onnx import its converters, which it does once, compiling examples as it goes.
+
+    Done by itself inside `disable_jit` this takes three times as long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        import_all_plugins()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _check_answer(

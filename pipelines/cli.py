@@ -227,9 +227,9 @@ def _target(
 ) -> "Run":
     """The run that a first stage works in: new, or with --resume the one that is there."""
     from pipelines import stages
+    from pipelines.config import with_values
     from pipelines.presets import DEFAULT
     from pipelines.presets import preset as settings_of
-    from pipelines.config import with_values
     from pipelines.rundir import create_run, open_run, run_path
     from teacher.errors import UsageError
 
@@ -279,7 +279,7 @@ def _existing(
 @contextmanager
 def _reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
-    from teacher.errors import FathomError, UsageError
+    from teacher.errors import FathomError
 
     try:
         yield

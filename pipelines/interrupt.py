@@ -31,7 +31,7 @@ def deferred_interrupt() -> Iterator[Interruption]:
 
     def request(number: int, _: FrameType | None) -> None:
         interruption.requested = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in signals:
         signal.signal(number, request)

@@ -21,6 +21,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             teacher=TeacherConfig(
                 task=TaskConfig(name="fr3_reach"),
                 network=NetworkConfig(depth=16, width=64),
+                update=UpdateConfig(actor_rate=6e-4, critic_rate=6e-4),
                 collect=CollectConfig(total_steps=1_280_000),
             ),
             student=StudentConfig(sizes=("2x64", "3x64")),

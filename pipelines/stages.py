@@ -34,7 +34,6 @@ from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 
 JSON = dict[str, Any]
 AGREEMENT_STATES = 256
-EXPERIENCE_EPISODES = 64  # that the observations for verification come from, at the least
 
 
 def check(config: Config) -> None:
@@ -202,7 +201,7 @@ def _export_student(run: Run, judging: _Judging, student: TrainedStudent, seed: 
         student.spec,
         lambda observation, goal: act(params, observation, goal),
         lambda observation, action, goal: critic_distance(params, observation, action, goal),
-        *_own_experience(judging.simulation, student, seed, run.config.export.observations),
+        *_own_experience(judging.simulation, student, seed, run.config),
         provenance=_provenance(student, teacher, seed),
         judge=judge,
     )
@@ -235,11 +234,11 @@ def _is_exported(run: Run, student: TrainedStudent) -> bool:
 
 
 def _own_experience(
-    simulation: Simulation, student: TrainedStudent, seed: int, count: int
+    simulation: Simulation, student: TrainedStudent, seed: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Observations [K, N], goals [K, G] and actions [K, A] of the student's own episodes."""
-    length = simulation.task.spec.episode_length
-    episodes = max(EXPERIENCE_EPISODES, -(-count // length))
+    length, count = simulation.task.spec.episode_length, config.export.observations
+    episodes = max(config.student.envs, -(-count // length))
     starts = simulation.draw(jax.random.fold_in(jax.random.key(seed), 2), episodes)
     policy = jax.jit(lambda observation, goal: act(student.params, observation, goal))
     lived = simulation.rollout(policy, starts)
@@ -286,9 +285,10 @@ def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
 
 
 def _card_facts(teacher: Teacher, judged: JSON) -> JSON:
-    success = "within {:g} {} at the end".format(teacher.spec.goal.success_radius, teacher.spec.goal.unit)
+    goal = teacher.spec.goal
+    success = f"within {goal.success_radius:g} {goal.unit} at the end"
     facts = {"held-out episodes": judged["episodes"], success: judged["success_final"]}
-    facts[f"mean distance at the end ({teacher.spec.goal.unit})"] = judged["final_distance"]
+    facts[f"mean distance at the end ({goal.unit})"] = judged["final_distance"]
     if "retention" in judged:
         facts["time at goal, relative to its teacher"] = judged["retention"]
     return facts

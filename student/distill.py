@@ -67,12 +67,13 @@ class Distiller:
         self.spec = teacher.spec
         decay = optax.cosine_decay_schedule(config.rate, config.rounds * config.updates, alpha=0.01)
         self.optimiser = optax.adam(decay)
+        self.init = jax.jit(self._init)
         self._act_as_teacher = jax.jit(self.teacher_action)
         self._act_as_students = jax.jit(self.students_action)
         self._label = jax.jit(self.label, donate_argnums=0)
         self._update = jax.jit(self.update_many, donate_argnums=0)
 
-    def init(self, key: Array) -> DistillState:
+    def _init(self, key: Array) -> DistillState:
         spec, config = self.spec, self.config
         representation = self.teacher.config.network.representation
         student_key, run_key = jax.random.split(key)
@@ -83,21 +84,21 @@ class Distiller:
         )
         observation, action, goal = ((jnp.zeros(n), jnp.ones(n)) for n in sizes)
         steps = (config.rounds * spec.episode_length, config.envs)
-        shapes = Labels(
-            observation=(spec.observation_size,),
-            goal=(spec.goal_size,),
-            outcome=(spec.goal_size,),
-            action=(spec.action_size,),
-            tried=(2, spec.action_size),
-            tried_features=(2, representation),
-            goal_features=(representation,),
-            outcome_features=(representation,),
+        labels = Labels(
+            observation=jnp.zeros((*steps, spec.observation_size)),
+            goal=jnp.zeros((*steps, spec.goal_size)),
+            outcome=jnp.zeros((*steps, spec.goal_size)),
+            action=jnp.zeros((*steps, spec.action_size)),
+            tried=jnp.zeros((*steps, 2, spec.action_size)),
+            tried_features=jnp.zeros((*steps, 2, representation)),
+            goal_features=jnp.zeros((*steps, representation)),
+            outcome_features=jnp.zeros((*steps, representation)),
         )
         return DistillState(
             students=students,
             optimiser=self.optimiser.init(students),
             normaliser=Normaliser(observation, action, goal),
-            labels=Labels(*(jnp.zeros((*steps, *shape)) for shape in shapes)),
+            labels=labels,
             key=run_key,
             round=jnp.zeros((), jnp.int32),
         )
@@ -149,7 +150,7 @@ class Distiller:
         key = self._round_key(state, 1)
         arbitrary = jax.random.uniform(key, action.shape, minval=-1, maxval=1)
         new = jax.lax.map(
-            lambda step: self._labels(params, *step, goal),
+            lambda step: self._labels(params, step, goal),
             (observation[:-1], observation[1:], jnp.stack([action, arbitrary], axis=2)),
         )
         length = self.spec.episode_length
@@ -161,8 +162,9 @@ class Distiller:
             normaliser=jax.tree.map(partial(jnp.where, state.round == 0), measured, state.normaliser),
         )
 
-    def _labels(self, params: Params, before: Array, after: Array, tried: Array, goal: Array) -> Labels:
-        """One step of every environment: [E, S], [E, S], [E, 2, A], [E, G]."""
+    def _labels(self, params: Params, step: tuple[Array, Array, Array], goal: Array) -> Labels:
+        """One step of every environment: before [E, S], after [E, S], tried [E, 2, A]; goal [E, G]."""
+        before, after, tried = step
         teacher, outcome = self.teacher, achieved_goal(self.spec, after)
         embed = jax.vmap(partial(teacher.embed_state_action, params), in_axes=(None, 1), out_axes=1)
         return Labels(
@@ -203,7 +205,8 @@ class Distiller:
         self, students: tuple[Student, ...], normaliser: Normaliser, batch: Labels
     ) -> tuple[Array, dict[str, Array]]:
         """All students' losses added up: they share nothing, so each has its own gradient."""
-        total, metrics = jnp.zeros(()), {}
+        total = jnp.zeros(())
+        metrics: dict[str, Array] = {}
         for name, student in zip(self.config.sizes, students, strict=True):
             policy, critic = student_losses(student, normaliser, batch)
             total = total + policy + critic

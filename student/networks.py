@@ -1,6 +1,6 @@
 """Students: plain networks without LayerNorm, so that the exported graph has none."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -23,9 +23,9 @@ class Normaliser(NamedTuple):
 class Student(NamedTuple):
     """Parameters of one student: its policy and its critic's two encoders."""
 
-    policy: dict
-    state_action: dict
-    goal: dict
+    policy: Any
+    state_action: Any
+    goal: Any
 
 
 class Perceptron(nn.Module):
@@ -93,12 +93,13 @@ def parameter_count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _apply(params: dict, x: Array) -> Array:
+def _apply(params: Any, x: Array) -> Array:
     """The layers that the parameters themselves describe."""
     *hidden, _ = params["params"].values()
     kernel = params["params"]["Dense_0"]["kernel"]
     outputs = params["params"][f"Dense_{len(hidden)}"]["bias"]
-    return Perceptron(Size(len(hidden), kernel.shape[1]), outputs.shape[0]).apply(params, x)
+    network = Perceptron(Size(len(hidden), kernel.shape[1]), outputs.shape[0])
+    return cast(Array, network.apply(params, x))
 
 
 def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -106,7 +107,7 @@ def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
     return mean, std
 
 
-def _fold_first(params: dict, normaliser: tuple[Array, Array]) -> dict:
+def _fold_first(params: Any, normaliser: tuple[Array, Array]) -> Any:
     mean, std = normaliser
     layers = dict(params["params"])
     kernel = layers["Dense_0"]["kernel"] / std[:, None]

@@ -28,7 +28,7 @@ def save_state(directory: Path, distiller: Distiller, state: DistillState) -> No
     checkpoint.save(
         directory,
         int(state.round),
-        state._replace(labels=None),
+        state._replace(labels=_NOTHING),
         ring=checkpoint.Ring(state.labels, int(state.round) * distiller.spec.episode_length),
         record=_record(distiller),
         keep=distiller.teacher.config.checkpoint.keep,
@@ -43,7 +43,7 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
         changed = [key for key, value in _record(distiller).items() if saved.record.get(key) != value]
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
     template = jax.eval_shape(distiller.init, jax.random.key(0))
-    state = checkpoint.fill(template._replace(labels=None), saved.leaves, what)
+    state = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
     return state._replace(labels=checkpoint.fill(template.labels, saved.rows, f"{what}, labels"))
 
 
@@ -54,6 +54,7 @@ def _record(distiller: Distiller) -> dict[str, Any]:
     }
 
 
+_NOTHING: Any = None  # in place of what is saved as rows
 # The other fields only judge the students, and may change between two runs.
 _TRAINING_FIELDS = {"sizes", "envs", "rounds", "teacher_rounds", "noise", "updates", "batch", "rate"}
 

@@ -196,7 +196,8 @@ def _write_segment(directory: Path, rows: dict[str, Any], start: int, stop: int)
     partial = file.with_suffix(".partial")
     slots = {path: np.arange(start, stop) % len(leaf) for path, leaf in rows.items()}
     with _removed_on_failure(partial), partial.open("wb") as stream:
-        np.savez(stream, **{path: np.asarray(leaf[slots[path]]) for path, leaf in rows.items()})
+        arrays: dict[str, Any] = {path: np.asarray(leaf[slots[path]]) for path, leaf in rows.items()}
+        np.savez(stream, **arrays)
     partial.rename(file)
     return {"file": file.name, "start": start, "stop": stop, "sha256": sha256(file)}
 

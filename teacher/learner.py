@@ -60,11 +60,12 @@ class Learner:
         self.spec = self.simulation.task.spec
         self.networks = make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
+        self.init = jax.jit(self._init)
         self._collect = jit_physics(self.collect, donate_argnums=0)
         self._update = jax.jit(self.update_many, donate_argnums=0)
         self._act = jax.jit(self.act)
 
-    def init(self, key: Array) -> TeacherState:
+    def _init(self, key: Array) -> TeacherState:
         """A fresh run, nothing collected yet."""
         init_key, environment_key, run_key = jax.random.split(key, 3)
         sizes = (self.spec.observation_size, self.spec.action_size, self.spec.goal_size)
@@ -166,14 +167,12 @@ class Learner:
 def make_optimiser(config: TeacherConfig) -> optax.GradientTransformation:
     """Adam with one rate each for actor, encoders and entropy weight."""
     rates = config.update
-    return optax.multi_transform(
-        {
-            "actor": optax.adam(rates.actor_rate),
-            "critic": optax.adam(rates.critic_rate),
-            "entropy": optax.adam(rates.entropy_rate),
-        },
-        Params("actor", "critic", "critic", "entropy"),
-    )
+    adam = {
+        "actor": optax.adam(rates.actor_rate),
+        "critic": optax.adam(rates.critic_rate),
+        "entropy": optax.adam(rates.entropy_rate),
+    }
+    return optax.multi_transform(adam, Params._make(("actor", "critic", "critic", "entropy")))
 
 
 def joint_loss(

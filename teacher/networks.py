@@ -4,7 +4,7 @@ Depth counts the hidden Dense layers in residual blocks of four (Dense, LayerNor
 between one input and one output layer (arXiv:2503.14858, section 4 and appendix).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from teacher.config import BLOCK_DEPTH, NetworkConfig
 
 Array = jax.Array
+Tree = Any  # nested arrays
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 NORM_EPSILON = 1e-6
@@ -92,9 +93,9 @@ class Networks(NamedTuple):
 class Params(NamedTuple):
     """Everything that is learned; `log_entropy_weight` is a scalar."""
 
-    actor: dict
-    state_action: dict
-    goal: dict
+    actor: Tree
+    state_action: Tree
+    goal: Tree
     log_entropy_weight: Array
 
 
@@ -124,20 +125,25 @@ def init_params(networks: Networks, key: Array, sizes: tuple[int, int, int]) -> 
 
 
 def action_distribution(
-    networks: Networks, params: dict, observation: Array, goal: Array
+    networks: Networks, params: Tree, observation: Array, goal: Array
 ) -> tuple[Array, Array]:
     """[B, S], [B, G] -> mean and log standard deviation [B, A] of the action before tanh."""
-    outputs = networks.actor.apply(params, jnp.concatenate([observation, goal], axis=-1))
+    outputs = _forward(networks.actor, params, jnp.concatenate([observation, goal], axis=-1))
     mean, spread = jnp.split(outputs, 2, axis=-1)
     log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (jnp.tanh(spread) + 1)
     return mean, log_std
 
 
-def embed_state_action(networks: Networks, params: dict, observation: Array, action: Array) -> Array:
+def embed_state_action(networks: Networks, params: Tree, observation: Array, action: Array) -> Array:
     """[B, S], [B, A] -> [B, R]."""
-    return networks.state_action.apply(params, jnp.concatenate([observation, action], axis=-1))
+    return _forward(networks.state_action, params, jnp.concatenate([observation, action], axis=-1))
 
 
-def embed_goal(networks: Networks, params: dict, goal: Array) -> Array:
+def embed_goal(networks: Networks, params: Tree, goal: Array) -> Array:
     """[B, G] -> [B, R]."""
-    return networks.goal.apply(params, goal)
+    return _forward(networks.goal, params, goal)
+
+
+def _forward(network: ResidualNetwork, params: Tree, x: Array) -> Array:
+    # flax's type also covers networks with mutable state, which these have not.
+    return cast(Array, network.apply(params, x))

@@ -16,8 +16,8 @@ Array = jax.Array
 # (observation [E, N], goal [E, G]) -> action [E, A]
 Policy = Callable[[Any, Any], Any]
 
-# Episodes run in batches of one size, so that a simulator is compiled for it once.
-ROLLOUT_BATCH = 256
+# Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
+ROLLOUT_BATCHES = (64, 256)
 
 
 class Trajectories(NamedTuple):
@@ -52,17 +52,16 @@ class Simulation:
 
     def draw(self, key: Array, episodes: int) -> Start:
         """Independent starts, the first n of them the same for any `episodes` >= n."""
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
-        return jax.vmap(self.task.start)(keys)
+        return _draw(self.task, key, episodes)
 
     def rollout(self, policy: Policy, start: Start) -> Trajectories:
         """One episode of any policy from each start, stepped from the host.
 
-        The policy is asked with NumPy batches of at most ROLLOUT_BATCH rows, the last rows of
-        which may be padding."""
+        The policy is asked with NumPy batches, whose last rows may be padding."""
         start = jax.tree.map(np.asarray, start)
         episodes = len(start.goal)
-        batch = ROLLOUT_BATCH if self.engine.compiled else episodes
+        fitting = [size for size in ROLLOUT_BATCHES if size >= episodes] or ROLLOUT_BATCHES[-1:]
+        batch = fitting[0] if self.engine.compiled else episodes
         parts = []
         for first in range(0, episodes, batch):
             rows = np.minimum(np.arange(first, first + batch), episodes - 1)
@@ -87,6 +86,12 @@ class Simulation:
     def _next(self, state: Any, action: Any) -> tuple[Any, Any, Any]:
         state = self.step(state, action)
         return state, self.engine.joints(state)[0], self.observe(state)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _draw(task: Task, key: Array, episodes: int) -> Start:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
+    return jax.vmap(task.start)(keys)
 
 
 @cache

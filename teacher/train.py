@@ -10,7 +10,6 @@ import jax
 from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.learner import Learner, TeacherState
-from teacher.replay import Replay
 
 DIVERGED = 10.0  # times the critic loss of blind guessing
 
@@ -84,5 +83,5 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
 
 
 def _without_rows(state: TeacherState) -> TeacherState:
-    rest: Replay = state.replay._replace(rows=None)
-    return state._replace(replay=rest)
+    nothing: Any = None
+    return state._replace(replay=state.replay._replace(rows=nothing))

@@ -71,7 +71,8 @@ def load_teacher(directory: Path) -> Teacher:
     known = make_task(spec.name).spec
     if known.version != spec.version:
         raise FathomError(
-            f"{what} is of task {spec.name!r} version {spec.version}, this program has version {known.version}"
+            f"{what} is of task {spec.name!r} version {spec.version}, "
+            f"this program has version {known.version}"
         )
     networks = make_networks(config.network, spec.action_size)
     sizes = (spec.observation_size, spec.action_size, spec.goal_size)

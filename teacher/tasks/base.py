@@ -1,14 +1,13 @@
 """What a task is: a MuJoCo model, a specification, and how they meet."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import mujoco
 
 from teacher.spec import TaskSpec
 
-Array = jax.Array
+Array = Any  # NumPy or JAX
 
 
 class Start(NamedTuple):
