@@ -92,10 +92,10 @@ class Run:
         file = self.path / stage / "metrics.jsonl"
         if not file.exists():
             return []
-        return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
 
     def append_metrics(self, stage: str, line: dict[str, Any]) -> None:
-        with (self.path / stage / "metrics.jsonl").open("a") as stream:
+        with (self.path / stage / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def rewind_metrics(self, stage: str, count: int) -> None:
@@ -171,7 +171,7 @@ def versions() -> dict[str, str]:
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise FathomError(f"{file} cannot be read: {error}") from error
 
@@ -184,7 +184,7 @@ def write_text(file: Path, text: str) -> None:
     """Replaces the file in one step, so that no reader ever finds half of it."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8")
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -88,7 +88,7 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
         "depth": config.network.depth,
         "width": config.network.width,
         "env_steps": _env_steps(config.collect, done),
-        "wall_s": clock.read(),
+        "wall_s": run.metrics("teacher")[-1]["wall_s"],
         **(evaluation or {}),
     }
     engine = learner.simulation.engine_name
@@ -138,8 +138,9 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
             if interruption.requested and done < config.rounds:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
     save_students(run.students, distiller, state)
+    wall_s = run.metrics("students")[-1]["wall_s"]
     students = {
-        name: {"parameters": parameter_count(student.policy), "wall_s": clock.read()}
+        name: {"parameters": parameter_count(student.policy), "wall_s": wall_s}
         for name, student in zip(config.sizes, state.students, strict=True)
     }
     run.update_summary({"students": students})

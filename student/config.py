@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveInt
 
 from teacher.config import Group, Rate
 
@@ -23,6 +23,11 @@ def parse_size(name: str) -> Size:
     return Size(int(match[1]), int(match[2]))
 
 
+def _listed(value: object) -> object:
+    """`2x32,2x64`, as it is written on a command line."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
 def _sizes(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         parse_size(name)
@@ -32,7 +37,9 @@ def _sizes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class StudentConfig(Group):
-    sizes: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_sizes)] = ("2x64", "3x64")
+    sizes: Annotated[
+        tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_sizes)
+    ] = ("2x64", "3x64")
     """students trained at once, each LAYERSxWIDTH"""
     envs: PositiveInt = 256
     """environments per round"""

@@ -1,0 +1,72 @@
+"""What a run has found so far: everything that the page is made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.rundir import Run, read_json
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Contents of a run directory; a part that does not exist yet is empty or None."""
+
+    name: str
+    settings: JSON
+    versions: JSON
+    summary: JSON
+    teacher_metrics: list[JSON]
+    student_metrics: list[JSON]
+    bundles: dict[str, JSON]
+    """spec.json of each exported student, by size"""
+    recording: JSON | None
+    """episodes of the controller of size `controlled`: points in metres, distance in the goal's unit"""
+
+    @property
+    def sizes(self) -> list[str]:
+        """Students that exist, in the order in which they were configured."""
+        return list(self.summary.get("students", {}))
+
+    @property
+    def selected(self) -> str | None:
+        """The student that export marked."""
+        return self.summary.get("selected")
+
+    @property
+    def controlled(self) -> str | None:
+        return _controlled(self.summary)
+
+    @property
+    def goal(self) -> JSON | None:
+        """The goal's part of the task specification."""
+        bundle = self.bundles.get(self.selected or "") or next(iter(self.bundles.values()), None)
+        return bundle["task"]["goal"] if bundle else None
+
+    @property
+    def unit(self) -> str | None:
+        """In which distances to the goal are measured."""
+        return self.goal["unit"] if self.goal else None
+
+
+def read_findings(run: Run) -> Findings:
+    summary = run.summary
+    bundles = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
+    recording = run.path / "control" / (_controlled(summary) or "") / "episodes.json"
+    return Findings(
+        name=run.path.resolve().name,
+        settings=run.settings,
+        versions=read_json(run.path / "versions.json"),
+        summary=summary,
+        teacher_metrics=run.metrics("teacher"),
+        student_metrics=run.metrics("students"),
+        bundles={size: read_json(file) for size, file in bundles.items() if file.exists()},
+        recording=read_json(recording) if recording.exists() else None,
+    )
+
+
+def _controlled(summary: JSON) -> str | None:
+    """The student whose controller is shown: the selected one, if it was run, else the first that was."""
+    runs = summary.get("control", {})
+    selected = summary.get("selected")
+    return selected if selected in runs else next(iter(runs), None)

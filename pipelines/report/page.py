@@ -1,0 +1,68 @@
+"""The whole page, of one piece."""
+
+from importlib.resources import files
+
+from pipelines.report import sections
+from pipelines.report.findings import Findings
+from pipelines.report.markup import Html, element, joined
+from pipelines.report.plots import distances, retention_against_latency, student_curves, teacher_curves
+from pipelines.report.verdict import verdict
+from pipelines.report.viewer import viewer
+
+
+def page(findings: Findings) -> str:
+    """The run as a HTML document that refers to nothing outside itself."""
+    summary = findings.summary
+    task = summary.get("task") or findings.settings["config"]["teacher"]["task"]["name"]
+    trained = f", trained in {summary['engine']}" if "engine" in summary else ""
+    scene = viewer(findings)
+    body = joined(
+        element("h1", findings.name),
+        element("p", f"Task {task}{trained}, seed {findings.settings['seed']}", class_="about"),
+        element("p", verdict(findings), class_="verdict"),
+        sections.funnel(findings),
+        _section("Learning", _side_by_side(teacher_curves(findings))),
+        _section(
+            "Students",
+            sections.students(findings),
+            _side_by_side([*retention_against_latency(findings), *student_curves(findings)]),
+        ),
+        _section("File", sections.parity(findings)),
+        _section("Control", _control_note(findings), scene, _side_by_side(distances(findings))),
+        _section("Origin", sections.origin(findings)),
+        element("script", _asset("viewer.js")) if scene else None,
+    )
+    head = element(
+        "head",
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        element("title", f"{findings.name}: {task}"),
+        element("style", _asset("style.css")),
+    )
+    return f'<!DOCTYPE html>\n<html lang="en">{head}{element("body", element("main", body))}</html>\n'
+
+
+def _section(title: str, *content: Html | None) -> Html | None:
+    """A heading and what is below it; nothing if there is nothing."""
+    if not any(content):
+        return None
+    return element("section", element("h2", title), *content)
+
+
+def _side_by_side(plots: list[Html]) -> Html | None:
+    return element("div", *plots, class_="plots") if plots else None
+
+
+def _control_note(findings: Findings) -> Html | None:
+    size = findings.controlled
+    if size is None:
+        return None
+    found = findings.summary["control"][size]
+    recorded = len(findings.recording["episodes"]) if findings.recording else 0
+    shown = f"; the first {recorded} are recorded" if recorded else ""
+    ran = f"The exported {size} controller ran {found['episodes']} held-out episodes in {found['engine']}"
+    return element("p", f"{ran}{shown}.")
+
+
+def _asset(name: str) -> Html:
+    """A file of this package, as it stands."""
+    return Html((files("pipelines.report") / name).read_text(encoding="utf-8"))

@@ -1,0 +1,199 @@
+"""The page's tables: from the teacher to the robot, the students, the files, the settings."""
+
+import json
+
+from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
+from pipelines.report import wording
+from pipelines.report.findings import JSON, Findings
+from pipelines.report.markup import Html, details, element, joined, table
+from pipelines.report.reproduce import commands
+from pipelines.report.verdict import missing, radius
+from teacher.errors import UsageError
+
+
+def funnel(findings: Findings) -> Html:
+    """One row a stage that has finished; the others are named below the table."""
+    summary, size = findings.summary, findings.selected
+    goal = findings.goal
+    near = radius(findings)
+    strict = wording.length(goal["strict_radius"], goal["unit"]) if goal else None
+    head = [
+        "",
+        "what",
+        f"ends within {near}" if near else "success",
+        f"within {strict}" if strict else "strict",
+    ]
+    head += ["time at goal", "final distance"]
+    rows: list[list[object]] = []
+    if teacher := summary.get("teacher"):
+        rows.append([_stage("Teacher"), _teacher_facts(teacher), *_scores(teacher, findings)])
+    if summary.get("students"):
+        student = summary["students"].get(size, {})
+        what = _student_facts(size, student) if size else f"{', '.join(findings.sizes)}, not judged yet"
+        rows.append([_stage("Student"), what, *_scores(student, findings)])
+    if exported := summary.get("export", {}).get(size):
+        rows.append([_stage("File"), _file_facts(exported), *[_same()] * 4])
+    if controlled := summary.get("control", {}).get(findings.controlled):
+        what = _control_facts(controlled, findings)
+        rows.append([_stage("Control"), what, *_scores(controlled, findings)])
+    left = [
+        element("li", f"{stage}: {state}. ", element("code", command))
+        for stage, state, command in missing(findings)
+    ]
+    return joined(
+        table(f"From the teacher to the robot. In small print: {wording.INTERVALS}", head, rows)
+        if rows
+        else None,
+        element("ul", *left, class_="missing") if left else None,
+    )
+
+
+def students(findings: Findings) -> Html | None:
+    """Every student beside its teacher, and how alike their critics are."""
+    if not findings.sizes:
+        return None
+    head = ["size", "parameters", "retention", "success", "p50", "p99", "rank", "top-1", "gradient"]
+    rows = []
+    for size, student in findings.summary["students"].items():
+        exported, critic = findings.summary.get("export", {}).get(size, {}), student.get("critic", {})
+        kept = wording.percent(student.get("retention"))
+        rows.append(
+            [
+                joined(size, element("small", "selected") if size == findings.selected else None),
+                wording.count(student.get("parameters")),
+                _figure(kept, wording.retention_interval(student)),
+                _share(student, "success_final"),
+                wording.latency(exported.get("latency_us_p50")),
+                wording.latency(exported.get("latency_us_p99")),
+                *(
+                    wording.decimal(critic.get(key))
+                    for key in ("spearman_actions", "top1", "gradient_cosine")
+                ),
+            ]
+        )
+    note = (
+        "Retention: time at goal of the exported file over that of the teacher, on the same starts and "
+        "goals. p50 and p99: latency of the file alone. The critics are compared by rank correlation of "
+        "distances over actions, by agreement on the nearest goal (top-1), and by the cosine of gradients."
+    )
+    return joined(table("Students beside their teacher", head, rows), element("p", note, class_="note"))
+
+
+def parity(findings: Findings) -> Html | None:
+    """How near each file comes to JAX, beside what is allowed."""
+    exported = findings.summary.get("export")
+    if not exported:
+        return None
+    allowed, (absolute, relative) = ACTION_TOLERANCE[0], DISTANCE_TOLERANCE
+    head = [
+        "size",
+        "observations",
+        "actions: largest error",
+        "allowed",
+        "distance: largest error",
+        "allowed at distance d",
+    ]
+    rows = [
+        [
+            size,
+            wording.count(file.get("observations")),
+            wording.error(file.get("parity_max_error")),
+            f"{allowed:g}",
+            wording.error(file.get("distance_max_error")),
+            f"{absolute:g} + {relative:g} · d",
+        ]
+        for size, file in exported.items()
+    ]
+    return table("ONNX Runtime against JAX, on observations of the students' own episodes", head, rows)
+
+
+def origin(findings: Findings) -> Html:
+    """Settings, versions, hashes, and how to make the run again."""
+    settings = findings.settings
+    try:
+        again = element("pre", element("code", *map(_command, commands(findings))))
+    except UsageError as error:
+        again = element("p", f"The settings are not of this version of the program: {error}", class_="note")
+    versions = [[name, value] for name, value in findings.versions.items()]
+    return joined(
+        element("p", f"Preset {settings['preset']}, seed {settings['seed']}. To make the run again:"),
+        again,
+        details("Settings", element("pre", json.dumps(settings, indent=2, ensure_ascii=False))),
+        details("Versions", table("Installed when the run began", ["package", "version"], versions)),
+        *(_hashes(size, bundle) for size, bundle in findings.bundles.items()),
+    )
+
+
+def _command(line: str) -> Html:
+    """A line that is broken between words only, not after the first hyphen of an option."""
+    words = [element("span", word, class_="word") for word in line.split(" ")]
+    return joined(*(Html(f"{word} ") for word in words[:-1]), words[-1], "\n")
+
+
+def _hashes(size: str, bundle: JSON) -> Html:
+    rows = [[name, element("code", value)] for name, value in bundle.get("files", {}).items()]
+    return details(
+        f"Bundle {size}",
+        table("SHA-256 of the files", ["file", "SHA-256"], rows),
+        element("pre", json.dumps(bundle.get("provenance", {}), indent=2, ensure_ascii=False)),
+    )
+
+
+def _stage(name: str) -> Html:
+    return element("strong", name)
+
+
+def _same() -> Html:
+    return element("span", "as above", class_="same")
+
+
+def _teacher_facts(teacher: JSON) -> Html | None:
+    steps, time = wording.count(teacher.get("env_steps")), wording.duration(teacher.get("wall_s"))
+    shape = f"depth {teacher['depth']}, width {teacher['width']}" if "depth" in teacher else None
+    episodes = f"{teacher['episodes']} episodes" if "episodes" in teacher else None
+    effort = ", ".join(part for part in (f"{steps} steps" if steps else None, time, episodes) if part)
+    return _figure(shape, effort)
+
+
+def _student_facts(size: str, student: JSON) -> Html | None:
+    parameters, kept = wording.count(student.get("parameters")), wording.percent(student.get("retention"))
+    episodes = f"{student['episodes']} episodes" if "episodes" in student else None
+    facts = (f"{parameters} parameters" if parameters else None, f"keeps {kept}" if kept else None, episodes)
+    return _figure(size, ", ".join(fact for fact in facts if fact))
+
+
+def _file_facts(exported: JSON) -> Html | None:
+    typical, slow = (wording.latency(exported.get(f"latency_us_p{rank}")) for rank in (50, 99))
+    error = wording.error(exported.get("parity_max_error"))
+    return _figure(f"{typical}, p99 {slow}" if typical else None, f"error at most {error}" if error else None)
+
+
+def _control_facts(controlled: JSON, findings: Findings) -> Html | None:
+    size = f"{findings.controlled}: " if findings.controlled != findings.selected else ""
+    typical, slow = (wording.latency(controlled.get(f"latency_us_p{rank}")) for rank in (50, 99))
+    late = f"{controlled['missed_deadlines']:,} of {controlled['steps']:,} late"
+    return _figure(
+        f"{size}{controlled['engine']}, {controlled['episodes']} episodes", f"{typical}, p99 {slow}; {late}"
+    )
+
+
+def _scores(figures: JSON, findings: Findings) -> list[Html | None]:
+    unit = findings.unit
+    distance = wording.length(figures.get("final_distance"), unit)
+    return [
+        *(_share(figures, key) for key in ("success_final", "strict_final", "time_at_goal")),
+        _figure(distance, wording.length_interval(figures.get("final_distance_interval"), unit)),
+    ]
+
+
+def _share(figures: JSON, key: str) -> Html | None:
+    return _figure(
+        wording.percent(figures.get(key)), wording.percent_interval(figures.get(f"{key}_interval"))
+    )
+
+
+def _figure(value: str | None, detail: str | None) -> Html | None:
+    """A figure with its interval, or whatever else belongs to it, in small print below."""
+    if value is None:
+        return None
+    return joined(value, element("small", detail) if detail else None)

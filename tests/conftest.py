@@ -1,0 +1,49 @@
+"""Shared between test files: the command line, and one debug run made through it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# Before JAX is imported, here and in every process started from here: what one process has
+# compiled, the next one reads. Nothing else about a process changes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="fathom-compiled-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+PIPELINE = (sys.executable, "-c", "from pipelines.cli import main; main()")
+
+
+class DebugRun(NamedTuple):
+    path: Path
+    printed: dict
+    errors: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs the command line in a process of its own."""
+
+    def run(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
+        command = [*PIPELINE, *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def debug_run(tmp_path_factory, pipeline) -> DebugRun:
+    """`pipeline run --preset debug`, as a user types it. Tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("debug")
+    begun = time.monotonic()
+    done = pipeline("run", "--preset", "debug", "--json", cwd=folder)
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0, done.stderr
+    return DebugRun(folder / "runs" / "debug", json.loads(done.stdout), done.stderr, seconds)

@@ -1,0 +1,201 @@
+"""Whatever is wrong is said in one message with the right exit code, and nothing is lost."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.config import GROUPS, Config, groups, with_values
+from pipelines.presets import PRESETS, preset
+from pipelines.rundir import create_run, open_run
+from teacher.config import TeacherConfig
+from teacher.errors import FathomError, UsageError
+
+
+def assert_refused(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_survives_its_own_json(name):
+    config = preset(name)
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    assert len(PRESETS[name][0]) > 10
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("network.depth=18", ["network.depth", "18", "multiple of 4", "16 or 20"]),
+        ("network.depth=two", ["network.depth", "'two'", "integer"]),
+        ("network.depth=0", ["network.depth", "0", "greater than or equal to 4"]),
+        ("network.architecture=deep", ["network.architecture", "'deep'", "'scaled' or 'published'"]),
+        ("network.dept=16", ["'dept'", "did you mean 'depth'?"]),
+        ("netwrk.depth=16", ["'netwrk'", "did you mean 'network'?"]),
+        ("network=16", ["group.field=value"]),
+        ("network.depth", ["group.field=value"]),
+        ("update.actor_rate=-1", ["update.actor_rate", "-1", "greater than 0"]),
+        ("update.discount=1.0", ["update.discount", "1.0", "less than 1"]),
+        ("update.penalty=NaN", ["update.penalty", "nan", "finite"]),
+        ("update.batch=100000", ["update.batch", "100000", "collect.envs * collect.prefill", "25600"]),
+        ("collect.prefill=2000", ["collect.prefill", "2000", "collect.replay"]),
+        ("student.sizes=2x64,big", ["student.sizes", "'big'", "LAYERSxWIDTH"]),
+        ("student.sizes=2x64,2x64", ["student.sizes", "twice"]),
+        ("export.observations=10", ["export.observations", "10", "1000"]),
+    ],
+)
+def test_a_bad_value_is_refused_naming_field_value_and_what_is_allowed(assignment, words):
+    with pytest.raises(UsageError) as refusal:
+        with_values(preset("quickstart"), [assignment])
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_values_reach_their_fields():
+    config = with_values(
+        preset("debug"),
+        [
+            "network.depth=8",
+            "update.actor_rate=1e-3",
+            "student.sizes=2x8,4x8",
+            "task.engine=mjx",
+            "network.actor_depth=none",
+        ],
+    )
+    assert config.teacher.network.depth == 8
+    assert config.teacher.update.actor_rate == 1e-3
+    assert config.student.sizes == ("2x8", "4x8")
+    assert config.teacher.task.engine == "mjx"
+    assert config.teacher.network.actor_depth is None
+
+
+def test_every_field_of_every_group_says_what_it_is():
+    assert set(GROUPS) >= {"task", "network", "update", "collect", "evaluate"}
+    for name, group in groups(Config()).items():
+        for field, info in type(group).model_fields.items():
+            assert info.description, f"{name}.{field}"
+
+
+def test_a_configuration_cannot_be_changed_after_it_was_checked():
+    with pytest.raises(ValueError, match="frozen"):
+        TeacherConfig().network.depth = 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["teacher", "--preset", "quikstart"], ["'quikstart'", "did you mean 'quickstart'?"]),
+        (["run", "--set", "task.name=fr3_reech"], ["'fr3_reech'", "did you mean 'fr3_reach'?"]),
+        (["teacher", "--set", "task.engine=brax"], ["task.engine", "'brax'", "mjx, mujoco"]),
+        (["teacher", "--set", "network.depth=7"], ["network.depth", "7"]),
+        (["distill"], ["there is no run yet"]),
+        (["export", "nothing"], ["runs/nothing is no run"]),
+        (["control", "nothing"], ["runs/nothing is no run"]),
+        (["evaluate", "nothing"], ["runs/nothing is no run"]),
+        (["report", "nothing"], ["runs/nothing is no run"]),
+        (["teacher", "--seed", "-1"], ["--seed"]),
+        (["teach"], ["teach"]),
+    ],
+)
+def test_a_wrong_request_exits_with_2_and_starts_nothing(tmp_path, pipeline, arguments, words):
+    done = pipeline(*arguments, cwd=tmp_path)
+    assert_refused(done, 2, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_exists_is_never_overwritten(tmp_path, pipeline):
+    create_run(tmp_path / "runs" / "debug", preset("debug"), "debug", 0)
+    done = pipeline("teacher", "--preset", "debug", cwd=tmp_path)
+    assert_refused(done, 2, "runs/debug exists", "--resume")
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, pipeline):
+    create_run(tmp_path / "runs" / "debug", preset("debug"), "debug", 0)
+    done = pipeline("teacher", "--preset", "debug", "--resume", "--set", "network.width=8", cwd=tmp_path)
+    assert_refused(done, 2, "other settings")
+    done = pipeline("teacher", "--run", "debug", "--resume", "--seed", "3", cwd=tmp_path)
+    assert_refused(done, 2, "seed 0")
+
+
+def test_without_a_name_the_only_run_is_meant_and_several_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_run(tmp_path / "runs" / "one", preset("debug"), "debug", 0)
+    assert open_run(None).path.name == "one"
+    create_run(tmp_path / "runs" / "two", preset("debug"), "debug", 0)
+    with pytest.raises(UsageError, match=r"name a run:\n  runs/one\n  runs/two"):
+        open_run(None)
+
+
+def test_a_run_in_use_is_refused_naming_its_user(tmp_path):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    with run.locked():
+        code = (
+            "import sys; from pathlib import Path; from pipelines.rundir import Run\n"
+            "with Run(Path(sys.argv[1])).locked(): pass"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, run.path], capture_output=True, text=True, check=False
+        )
+    assert "is in use by process" in done.stderr
+    with run.locked():
+        pass
+
+
+def test_students_need_a_finished_teacher(tmp_path, pipeline):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    done = pipeline("distill", str(run.path), cwd=tmp_path)
+    assert_refused(done, 1, "no checkpoint in")
+
+
+def test_later_stages_cannot_change_the_teacher(debug_run, tmp_path, pipeline):
+    done = pipeline("export", str(debug_run.path), "--set", "network.depth=8", cwd=tmp_path)
+    assert_refused(done, 2, "network.depth", "the teacher is trained")
+
+
+def test_students_are_not_overwritten(debug_run, tmp_path, pipeline):
+    done = pipeline("distill", str(debug_run.path), cwd=tmp_path)
+    assert_refused(done, 2, "holds students already")
+
+
+def test_a_checkpoint_of_another_network_is_refused_naming_the_leaf(debug_run, tmp_path, pipeline):
+    run = create_run(tmp_path / "run", with_values(preset("debug"), ["network.width=8"]), "debug", 0)
+    shutil.copytree(debug_run.path / "teacher" / "checkpoints", run.checkpoints)
+    done = pipeline("teacher", "--run", str(run.path), "--resume", cwd=tmp_path)
+    assert_refused(done, 1, ".params.actor", "this configuration needs")
+
+
+def test_a_damaged_checkpoint_is_refused_naming_the_file(debug_run, tmp_path, pipeline):
+    shutil.copytree(debug_run.path, tmp_path / "run")
+    for manifest in (tmp_path / "run" / "teacher" / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text(manifest.read_text()[:100])
+    done = pipeline("evaluate", str(tmp_path / "run"), cwd=tmp_path)
+    assert_refused(done, 1, "manifest.json cannot be read")
+
+
+def test_a_bundle_whose_file_was_swapped_is_refused_naming_the_file(debug_run, tmp_path, pipeline):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(debug_run.path / "export" / "2x16", bundle)
+    shutil.copy(debug_run.path / "export" / "3x16" / "policy.onnx", bundle / "policy.onnx")
+    done = pipeline("control", str(bundle), cwd=tmp_path)
+    assert_refused(done, 1, "policy.onnx")
+
+
+def test_a_full_disk_keeps_the_last_save_and_says_so(tmp_path):
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+    arguments = ["teacher", "--preset", "debug", "--set", "checkpoint.interval_s=0"]
+    code = f"{limited} import sys; from pipelines.cli import main; sys.argv[1:] = {arguments}; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert_refused(done, 1, "cannot save checkpoint")
+
+
+def test_an_unwritable_directory_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FathomError, match="cannot create run"):
+        create_run(tmp_path / "file" / "run", preset("debug"), "debug", 0)

@@ -1,0 +1,200 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+from teacher import losses
+from teacher.config import NetworkConfig, TeacherConfig
+from teacher.learner import joint_loss
+from teacher.networks import action_distribution, embed_goal, embed_state_action, init_params, make_networks
+from teacher.replay import Batch
+
+
+@pytest.fixture
+def no_rank_promotion():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
+
+def test_infonce_by_hand(no_rank_promotion):
+    logits = jnp.array([[0.0, jnp.log(3.0)], [jnp.log(2.0), 0.0]])
+    # partitions: 1 + 3 and 2 + 1; the diagonal scores nothing
+    plain = np.log([4.0, 3.0])
+    np.testing.assert_allclose(losses.infonce(logits, penalty=0.0), plain, rtol=1e-6)
+    np.testing.assert_allclose(losses.infonce(logits, penalty=0.5), plain + 0.5 * plain**2, rtol=1e-6)
+
+
+def test_infonce_contrasts_each_state_action_with_all_goals():
+    own, other = 2.0, -1.0
+    logits = jnp.array([[own, other], [5.0, own]])  # column 0 is scored high by row 1 alone
+    expected = np.log(np.exp(own) + np.exp(other)) - own
+    np.testing.assert_allclose(losses.infonce(logits, penalty=0.0)[0], expected, rtol=1e-6)
+
+
+def test_infonce_does_not_depend_on_batch_order(no_rank_promotion):
+    logits, order = jax.random.normal(jax.random.key(0), (8, 8)), np.roll(np.arange(8), 3)
+    shuffled = losses.infonce(logits[order][:, order], penalty=0.1)
+    np.testing.assert_allclose(shuffled, losses.infonce(logits, penalty=0.1)[order], rtol=1e-6)
+
+
+def test_infonce_refuses_logits_that_are_not_square():
+    with pytest.raises(AssertionError):
+        losses.infonce(jnp.zeros((3, 4)), penalty=0.1)
+
+
+def test_infonce_of_far_pairs_is_finite():
+    far = -1e4 * jnp.ones((4, 4))
+    np.testing.assert_allclose(losses.infonce(far, penalty=0.0), np.log(4.0), rtol=1e-3)
+    assert jnp.isfinite(jax.grad(lambda x: losses.infonce(x, 0.1).sum())(far)).all()
+
+
+def test_pairwise_distance_equals_brute_force(no_rank_promotion):
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32)
+    b = b[:3]
+    expected = [[np.sqrt(((x - y) ** 2).sum()) for y in b] for x in a]
+    np.testing.assert_allclose(losses.pairwise_distance(a, b), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.distance(a[:3], b), np.diagonal(expected), rtol=1e-5)
+
+
+def test_distances_have_a_finite_slope_at_zero(no_rank_promotion):
+    a = jax.random.normal(jax.random.key(1), (4, 6))
+    pairwise = jax.grad(lambda a, b: losses.pairwise_distance(a, b).sum(), argnums=(0, 1))(a, a)
+    single = jax.grad(lambda a, b: losses.distance(a, b).sum(), argnums=(0, 1))(a, a)
+    assert all(jnp.isfinite(gradient).all() for gradient in pairwise)
+    np.testing.assert_array_equal(single, jnp.zeros((2, 4, 6)))
+    assert (losses.distance(a, a) <= 1e-3).all()
+
+
+def test_retrieval_accuracy_by_hand(no_rank_promotion):
+    logits = jnp.array([[3.0, 1.0, 2.0], [4.0, 1.0, 2.0], [0.0, 0.0, 1.0], [9.0, 9.0, 9.0]])
+    assert float(losses.retrieval_accuracy(logits[:3])) == pytest.approx(2 / 3)
+    assert float(losses.retrieval_accuracy(jnp.eye(4))) == 1.0
+    assert float(losses.retrieval_accuracy(jnp.roll(jnp.eye(4), 1, axis=1))) == 0.0
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.3)])
+def test_the_density_of_actions_integrates_to_one(mean, log_std, no_rank_promotion):
+    noise = jnp.linspace(-6.0, 6.0, 20_001)[:, None]
+    action, log_probability = losses.sample_squashed(
+        jnp.full_like(noise, mean), jnp.full_like(noise, log_std), noise
+    )
+    density, action = np.exp(np.asarray(log_probability, float)), np.asarray(action[:, 0], float)
+    assert np.trapezoid(density, action) == pytest.approx(1.0, abs=1e-4)
+    below = np.trapezoid(density[: len(density) // 2], action[: len(density) // 2])
+    assert below == pytest.approx(0.5, abs=1e-3)  # half of the mass below the median, tanh(mean)
+
+
+def test_log_probability_equals_the_change_of_variables_by_autodiff():
+    keys = jax.random.split(jax.random.key(2), 3)
+    mean, log_std, noise = (jax.random.normal(key, (5, 3)) for key in keys)
+    action, log_probability = losses.sample_squashed(mean, log_std, noise)
+    before = mean + jnp.exp(log_std) * noise
+    slope = jax.vmap(jax.vmap(jax.grad(jnp.tanh)))(before)
+    expected = (norm.logpdf(before, mean, jnp.exp(log_std)) - jnp.log(slope)).sum(-1)
+    np.testing.assert_allclose(log_probability, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(action, jnp.tanh(before), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [20.0, -20.0])
+@pytest.mark.parametrize("log_std", [2.0, -5.0])
+def test_saturated_actions_have_a_finite_log_probability_and_slope(mean, log_std, no_rank_promotion):
+    noise = jnp.array([[0.5], [-0.5], [3.0]])
+
+    def total(mean, log_std):
+        return losses.sample_squashed(mean, log_std, noise)[1].sum()
+
+    mean, log_std = jnp.full((3, 1), mean), jnp.full((3, 1), log_std)
+    _, log_probability = losses.sample_squashed(mean, log_std, noise)
+    # log(1 - tanh(x)^2) is log 4 - 2|x| far out
+    before = np.asarray(mean + np.exp(log_std) * noise, np.float64)
+    far = np.abs(before) > 10
+    expected = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - (np.log(4) - 2 * np.abs(before))
+    np.testing.assert_allclose(log_probability[far[:, 0]], expected[far], rtol=1e-5)
+    gradients = jax.grad(total, argnums=(0, 1))(mean, log_std)
+    np.testing.assert_allclose(gradients[0], 2 * np.tanh(before), atol=1e-4)
+    assert jnp.isfinite(log_probability).all()
+    assert jnp.isfinite(gradients[1]).all()
+
+
+def test_actor_loss_weighs_nearness_and_entropy(no_rank_promotion):
+    loss = losses.actor_loss(jnp.array([2.0, 3.0]), jnp.array([-1.0, 0.5]), jnp.full(2, 0.1))
+    np.testing.assert_allclose(loss, [1.9, 3.05], rtol=1e-6)
+
+
+def test_entropy_weight_grows_where_entropy_is_below_its_target(no_rank_promotion):
+    def slope(entropy):
+        log_probability = jnp.full(4, -entropy)
+        return float(jax.grad(losses.entropy_weight_loss)(jnp.zeros(()), log_probability, -1.0))
+
+    assert slope(-3.0) == pytest.approx(-2.0)
+    assert slope(-1.0) == pytest.approx(0.0)
+    assert slope(2.0) == pytest.approx(3.0)
+
+
+@pytest.fixture(scope="module")
+def joint():
+    """A small case of the joint loss: what it is given, and its gradients."""
+    config = TeacherConfig(network=NetworkConfig(depth=4, width=8, representation=5))
+    sizes = observation, action, goal = 6, 2, 3
+    networks = make_networks(config.network, action)
+    params = init_params(networks, jax.random.key(0), sizes)._replace(log_entropy_weight=jnp.array(-0.7))
+    keys = jax.random.split(jax.random.key(1), 4)
+    batch = Batch(
+        jax.random.normal(keys[0], (7, observation)),
+        jnp.tanh(jax.random.normal(keys[1], (7, action))),
+        jax.random.normal(keys[2], (7, goal)),
+    )
+    gradients, metrics = jax.grad(joint_loss, has_aux=True)(
+        params, networks=networks, batch=batch, config=config, key=keys[3]
+    )
+    return config, networks, params, batch, keys[3], gradients, metrics
+
+
+def same_gradient(found, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected)) > 1e-3
+
+
+def test_encoders_get_the_gradient_of_the_critic_loss_alone(joint):
+    config, networks, params, batch, _, gradients, metrics = joint
+
+    def critic_loss(state_action, goal):
+        a = embed_state_action(networks, state_action, batch.observation, batch.action)
+        b = embed_goal(networks, goal, batch.goal)
+        logits = -jnp.sqrt(((a[:, None] - b[None]) ** 2).sum(-1) + 1e-8)
+        partition = jnp.log(jnp.exp(logits).sum(1))
+        return (partition - jnp.diagonal(logits) + config.update.penalty * partition**2).mean()
+
+    value, expected = jax.value_and_grad(critic_loss, argnums=(0, 1))(params.state_action, params.goal)
+    same_gradient((gradients.state_action, gradients.goal), expected)
+    assert float(metrics["critic_loss"]) == pytest.approx(float(value), rel=1e-5)
+
+
+def test_the_actor_gets_the_gradient_of_its_own_loss_alone(joint):
+    _, networks, params, batch, key, gradients, metrics = joint
+
+    def actor_loss(actor):
+        mean, log_std = action_distribution(networks, actor, batch.observation, batch.goal)
+        before = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+        action = jnp.tanh(before)
+        log_probability = (norm.logpdf(before, mean, jnp.exp(log_std)) - jnp.log(1 - action**2)).sum(-1)
+        a = embed_state_action(networks, params.state_action, batch.observation, action)
+        b = embed_goal(networks, params.goal, batch.goal)
+        distance = jnp.sqrt(((a - b) ** 2).sum(-1))
+        return (distance + jnp.exp(params.log_entropy_weight) * log_probability).mean()
+
+    value, expected = jax.value_and_grad(actor_loss)(params.actor)
+    same_gradient(gradients.actor, expected)
+    assert float(metrics["actor_loss"]) == pytest.approx(float(value), rel=1e-4)
+
+
+def test_the_entropy_weight_gets_the_gradient_of_its_own_loss_alone(joint):
+    config, _, params, batch, _, gradients, metrics = joint
+    target = config.update.target_entropy * batch.action.shape[-1]
+    expected = jnp.exp(params.log_entropy_weight) * (metrics["entropy"] - target)
+    np.testing.assert_allclose(gradients.log_entropy_weight, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy_weight"], jnp.exp(-0.7), rtol=1e-6)

@@ -1,0 +1,157 @@
+"""The whole pipeline through the real command line, in the debug preset."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from export.controller import load
+from pipelines.presets import preset
+from teacher import checkpoint
+from teacher.tasks import make_task
+from teacher.trained import load_teacher
+
+SIZES = preset("debug").student.sizes
+
+
+def test_one_command_prints_one_json_object_equal_to_the_summary(debug_run):
+    assert debug_run.printed == json.loads((debug_run.path / "summary.json").read_text())
+
+
+def test_summary_has_its_documented_keys(debug_run):
+    summary = debug_run.printed
+    assert {
+        "task",
+        "engine",
+        "seed",
+        "wall_s",
+        "teacher",
+        "selected",
+        "students",
+        "export",
+        "control",
+    } <= set(summary)
+    teacher = "depth width env_steps wall_s episodes success_final success_any time_at_goal final_distance"
+    assert set(teacher.split()) <= set(summary["teacher"])
+    assert summary["selected"] in SIZES
+    for size in SIZES:
+        assert {"parameters", "episodes", "success_final", "time_at_goal"} <= set(summary["students"][size])
+        assert set(summary["students"][size]["critic"]) == {"spearman_actions", "top1", "gradient_cosine"}
+        exported = "bundle parity_max_error observations latency_us_p50 latency_us_p99"
+        assert set(exported.split()) <= set(summary["export"][size])
+        control = "engine episodes success_final final_distance missed_deadlines"
+        assert set(control.split()) <= set(summary["control"][size])
+
+
+def test_nothing_of_the_dependencies_reaches_the_user(debug_run):
+    assert "warp" not in debug_run.errors
+    assert "Warning" not in debug_run.errors
+
+
+def test_every_artifact_says_what_it_was_made_with(debug_run):
+    teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
+    sources = {"teacher": None, "students": teacher.source, "export": teacher.source}
+    for stage, source in sources.items():
+        config = json.loads((debug_run.path / stage / "config.json").read_text())
+        assert config["preset"] == "debug"
+        assert config["seed"] == 0
+        assert config["source_sha256"] == source
+        assert "jax" in json.loads((debug_run.path / stage / "versions.json").read_text())
+    assert len((debug_run.path / "teacher" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bundles_load_and_hold_the_specification(debug_run, size):
+    controller = load(debug_run.path / debug_run.printed["export"][size]["bundle"])
+    spec = make_task("fr3_reach").spec
+    assert controller.spec == spec.model_dump(mode="json")
+    obs, goal = np.zeros(spec.observation_size, np.float32), np.zeros(spec.goal_size, np.float32)
+    assert controller.step(obs, goal).shape == (spec.action_size,)
+
+
+def test_onnx_agrees_with_jax_on_real_observations(debug_run):
+    for figures in debug_run.printed["export"].values():
+        assert figures["observations"] >= 1000
+        assert 0 < figures["parity_max_error"] <= 1e-5
+
+
+def test_report_is_written(debug_run):
+    assert "<html" in (debug_run.path / "report.html").read_text()
+
+
+def test_each_command_reports_in_json(debug_run, pipeline):
+    folder = debug_run.path.parent.parent
+    for command in (
+        ["evaluate", "debug", "--episodes", "4", "--engine", "mujoco"],
+        ["control", str(debug_run.path / "export" / "2x16"), "--episodes", "2"],
+        ["tasks"],
+        ["presets"],
+    ):
+        done = pipeline(*command, "--json", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_a_finished_run_resumes_to_the_same_artifacts(debug_run, pipeline, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
+    done = pipeline("run", "--run", str(copy), "--resume", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    for stage in ("task", "teacher", "selected", "students", "export"):
+        assert again[stage] == debug_run.printed[stage]
+
+
+def test_exporting_again_gives_the_same_bytes(debug_run, pipeline, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
+    before = {file.name: file.read_bytes() for file in (copy / "export" / "2x16").iterdir()}
+    done = pipeline("export", str(copy), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {file.name: file.read_bytes() for file in (copy / "export" / "2x16").iterdir()} == before
+
+
+def run_and_kill(arguments: list[str], folder, lines: int) -> None:
+    """Starts the command line and kills it once metrics.jsonl holds `lines` lines."""
+    metrics = folder / "killed" / arguments.pop(0) / "metrics.jsonl"
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None:
+            if metrics.exists() and len(metrics.read_text().splitlines()) >= lines:
+                process.kill()
+        assert process.returncode == -9
+
+
+def leaves(directory) -> dict[str, np.ndarray]:
+    saved = checkpoint.load(directory)
+    return saved.leaves | {f"rows{path}": value for path, value in saved.rows.items()}
+
+
+@pytest.mark.parametrize("stage", ["teacher", "students"])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(debug_run, pipeline, tmp_path, stage):
+    begin = ["teacher", "--preset", "debug"]
+    if stage == "students":
+        subprocess.run(["cp", "-r", debug_run.path, tmp_path / "killed"], check=True)
+        subprocess.run(["rm", "-r", tmp_path / "killed" / "students"], check=True)
+        begin = ["distill"]
+    frequent = [] if stage == "students" else ["--set", "checkpoint.interval_s=0"]
+    run_and_kill([stage, *begin, "--run", str(tmp_path / "killed"), *frequent], tmp_path, 2)
+    done = pipeline(begin[0], "--run", str(tmp_path / "killed"), "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    resumed = leaves(tmp_path / "killed" / stage / "checkpoints")
+    expected = leaves(debug_run.path / stage / "checkpoints")
+    assert resumed.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(resumed[path], value, err_msg=path)
+    numbers = [
+        json.loads(line) for line in (tmp_path / "killed" / stage / "metrics.jsonl").read_text().splitlines()
+    ]
+    uninterrupted = (debug_run.path / stage / "metrics.jsonl").read_text().splitlines()
+    for found, line in zip(numbers, map(json.loads, uninterrupted), strict=True):
+        assert {k: v for k, v in found.items() if k != "wall_s"} == {
+            k: v for k, v in line.items() if k != "wall_s"
+        }

@@ -1,0 +1,326 @@
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from pipelines.config import with_values
+from pipelines.presets import preset
+from pipelines.report import write_report
+from pipelines.report.drawing import MAX_POINTS, thinned
+from pipelines.report.reproduce import assignments
+from pipelines.report.viewer import MAX_FRAMES
+from pipelines.rundir import create_run, write_json
+from teacher.errors import FathomError
+
+SIZES = ("2x16", "3x16")
+EVIL = "<script>alert('&')</script>"
+GOAL = {"unit": "m", "success_radius": 0.05, "strict_radius": 0.02}
+
+
+class Page(HTMLParser):
+    """Visible text of a page, the tables' rows, and every attribute that loads something."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.words, self.rows, self.loaded, self.tags, self.hidden = [], [], [], [], 0
+        self.feed(source)
+        self.text = re.sub(r"\s+", " ", "".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.hidden += tag in ("script", "style")
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "srcset")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if self.hidden:
+            return
+        self.words.append(data + " ")
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data + " "
+
+    def row(self, name):
+        return next(row for row in self.rows if row and row[0].split()[:1] == [name])
+
+
+def score(success, at_goal=0.857, episodes=256):
+    """A score whose intervals are two percent wide on each side."""
+    values = {"success_final": success, "strict_final": success * 0.9, "time_at_goal": at_goal}
+    intervals = {f"{key}_interval": [value - 0.02, value + 0.02] for key, value in values.items()}
+    return {
+        "episodes": episodes,
+        **values,
+        **intervals,
+        "final_distance": 0.0213,
+        "final_distance_interval": [0.0192, 0.0239],
+    }
+
+
+def new_run(tmp_path, name="arm", values=()):
+    return create_run(tmp_path / name, with_values(preset("debug"), values), "debug", 7)
+
+
+def add_teacher(run, iterations=4, *, finished=True, success=0.984):
+    """A teacher's part of a run; drawing its curves takes most of the time, 0 iterations have none."""
+    run.begin_stage("teacher", None)
+    for i in range(1, iterations + 1):
+        line = {"iteration": i, "env_steps": 320 * i, "wall_s": i, "critic_loss": 5 / i}
+        line |= {"critic_accuracy": 0.1 * i, "actor_loss": 3.0 - i}
+        run.append_metrics("teacher", line | ({"evaluation": score(success)} if i % 2 == 0 else {}))
+    if finished:
+        teacher = {"depth": 4, "width": 16, "env_steps": 1280, "wall_s": 9.1, **score(success)}
+        run.update_summary({"task": "fr3_reach", "engine": "mjx", "seed": 7, "teacher": teacher})
+
+
+def add_students(run, rounds=3):
+    run.begin_stage("students", "ab" * 32)
+    for i in range(1, rounds + 1):
+        losses = {f"{size}/{kind}_loss": 1 / i for size in SIZES for kind in ("policy", "critic")}
+        run.append_metrics("students", {"round": i, "labels": 1600 * i, "wall_s": i, **losses})
+    run.update_summary({"students": {size: {"parameters": 727, "wall_s": 3.0} for size in SIZES}})
+
+
+def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
+    for size in sizes:
+        judged = {
+            **score(0.975),
+            "critic": {"spearman_actions": 0.931, "top1": 0.712, "gradient_cosine": 0.953},
+        }
+        if retention is not None:
+            judged |= {"retention": retention, "retention_low": 0.991, "retention_high": 1.004}
+        file = {"bundle": f"export/{size}", "student_sha256": "cd" * 32, "parity_max_error": 3.6e-7}
+        file |= {
+            "distance_max_error": 4.3e-6,
+            "observations": 1000,
+            "latency_us_p50": 6.8,
+            "latency_us_p99": 11.2,
+        }
+        run.update_summary({"students": {size: judged}, "export": {size: file}})
+        (run.bundles / size).mkdir(parents=True)
+        spec = {"task": {"goal": GOAL}, "provenance": {"seed": 7}, "files": {"policy.onnx": "0f" * 32}}
+        write_json(run.bundles / size / "spec.json", spec)
+    if sizes == SIZES:
+        run.update_summary({"selected": SIZES[0], "selected_passes": passes})
+
+
+def add_control(run, *, success=0.984, late=0, steps=5, goal=(0.3, 0.1, 0.4)):
+    episode = {
+        "goal": list(goal),
+        "points": [[[0, 0, 0], [0, 0, 0.3], [0.05 * i, 0, 0.4]] for i in range(steps)],
+        "distance": [0.3 / (i + 1) for i in range(steps)],
+    }
+    folder = run.path / "control" / SIZES[0]
+    folder.mkdir(parents=True)
+    write_json(
+        folder / "episodes.json", {"control_dt": 0.05, "success_radius": 0.05, "episodes": [episode] * 2}
+    )
+    clock = {"latency_us_p50": 7.1, "latency_us_p99": 12.9, "latency_us_max": 341.0}
+    figures = {"engine": "mujoco", **score(success), **clock, "steps": 25600, "missed_deadlines": late}
+    run.update_summary({"control": {SIZES[0]: figures}, "wall_s": 60.0})
+
+
+def full_run(folder):
+    run = new_run(folder)
+    add_teacher(run)
+    add_students(run)
+    add_files(run)
+    add_control(run)
+    return run
+
+
+@pytest.fixture
+def full(tmp_path):
+    return full_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def full_report(tmp_path_factory):
+    """The written page of a full run, for tests that only look at it."""
+    return write_report(full_run(tmp_path_factory.mktemp("full")))
+
+
+def read(run):
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_empty_run_says_that_nothing_has_run(tmp_path):
+    page = read(new_run(tmp_path))
+    assert "Nothing has been found yet" in page.text
+    for stage in ("teacher", "students", "file", "control"):
+        assert f"{stage}: not run yet" in page.text
+    assert "svg" not in page.tags and "canvas" not in page.tags
+    assert "Learning" not in page.text
+
+
+def test_unfinished_teacher_is_shown_as_far_as_it_came(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 3, finished=False)
+    page = read(run)
+    assert "teacher: not complete, iteration 3 of 4" in page.text
+    assert "pipeline teacher --run arm --resume" in page.text
+    assert (
+        "960 environment steps so far; at its last evaluation it reached 98.4 % (96.4 to 100.4)" in page.text
+    )
+    assert page.tags.count("figure") == 4
+
+
+def test_teacher_alone_names_the_stages_that_follow(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run)
+    page = read(run)
+    assert "The depth-4 teacher reaches 98.4 % (96.4 to 100.4) of 256 goals after 1,280" in page.text
+    assert "teacher: not" not in page.text
+    assert "pipeline distill arm" in page.text and "pipeline export arm" in page.text
+
+
+def test_half_an_export_is_not_called_complete(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 0)
+    add_students(run, 0)
+    add_files(run, sizes=SIZES[:1])
+    page = read(run)
+    assert "file: not complete, 1 of 2" in page.text
+    assert "pipeline export arm --resume" in page.text
+
+
+def test_full_run_states_the_figures_of_the_summary(full_report):
+    page = Page(full_report.read_text(encoding="utf-8"))
+    assert (
+        "The 2x16 student keeps 99.8 % (99.1 to 100.4) of its depth-4 teacher's time at goal, "
+        "answers in 7.1 µs, and reaches 98.4 % (96.4 to 100.4) of 256 goals within 5 cm "
+        "in the MuJoCo C engine." in page.text
+    )
+    assert "not run yet" not in page.text
+    control = " ".join(page.row("Control"))
+    for figure in (
+        "98.4",
+        "88.6",
+        "85.7",
+        "83.7 to 87.7",
+        "2.13",
+        "1.92 to 2.39",
+        "12.9",
+        "0 of 25,600 late",
+    ):
+        assert figure in control
+    student = " ".join(page.row("2x16"))
+    for figure in ("727", "99.8", "99.1 to 100.4", "97.5", "6.8", "11.2", "0.931", "0.712", "0.953"):
+        assert figure in student
+    assert "0f" * 32 in page.text and "3.6e-07" in page.text
+
+
+def test_a_figure_that_was_not_computed_is_absent(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 0, success=0.0)
+    add_students(run, 0)
+    add_files(run, retention=None, passes=False)
+    page = read(run)
+    assert "The depth-4 teacher never was at a goal" in page.text
+    assert page.row("2x16")[2].strip() == "\N{EN DASH}"
+    assert "The exported controller has not been run yet" in page.text
+
+
+def test_no_student_passes_is_said(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 0)
+    add_students(run, 0)
+    add_files(run, retention=0.93, passes=False)
+    add_control(run, success=0.7, late=12)
+    text = read(run).text
+    assert "No student surely keeps 98.0 %" in text and "the nearest, 2x16, keeps 93.0 %" in text
+    assert "surely reaches fewer goals than its teacher" in text
+    assert "12 of 25,600 answers came after the control period" in text
+
+
+def test_weak_teacher_is_not_hidden_behind_a_faithful_student(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 0, success=0.03)
+    add_students(run, 0)
+    add_files(run)
+    assert "The teacher itself has not mastered the task: it reaches 3.0 %" in read(run).text
+
+
+def test_page_refers_to_nothing_outside(full_report):
+    source = full_report.read_text(encoding="utf-8")
+    page = Page(source)
+    assert all(value.startswith("#") for value in page.loaded)
+    assert not {"link", "img", "iframe", "object", "base"} & set(page.tags)
+    assert not re.search(r"https?://|url\((?!#)|@import", source)
+    assert len(source) < 5e6
+
+
+def test_same_run_gives_the_same_bytes(full, full_report):
+    assert write_report(full).read_bytes() == full_report.read_bytes()
+
+
+def test_text_of_the_run_is_escaped(full):
+    control = full.summary["control"][SIZES[0]]
+    full.update_summary({"task": EVIL, "control": {SIZES[0]: {**control, "engine": EVIL}}})
+    write_json(full.path / "config.json", {**full.settings, "preset": EVIL})
+    spec = full.bundles / SIZES[0] / "spec.json"
+    write_json(spec, json.loads(spec.read_text()) | {"task": {"goal": {**GOAL, "unit": EVIL}}})
+    page = read(full)
+    assert page.text.count(EVIL) >= 3
+    assert page.tags.count("script") == 2  # the recording and its viewer
+
+
+def test_commands_carry_what_differs_from_the_preset(tmp_path):
+    values = ['student.sizes=["2x16"]', "task.engine=mujoco", "update.batch=64", "network.actor_depth=8"]
+    run = new_run(tmp_path, values=values)
+    found = assignments(preset("debug"), run.config)
+    assert with_values(preset("debug"), found) == run.config
+    assert len(found) == len(values)
+    text = read(run).text.replace("  ", " ")
+    assert "pipeline run --preset debug --seed 7 --run arm-again --set" in text
+
+
+def test_settings_of_another_version_leave_a_page_without_commands(tmp_path):
+    run = new_run(tmp_path)
+    settings = run.settings
+    settings["config"]["export"]["gone"] = 1
+    write_json(run.path / "config.json", settings)
+    assert "The settings are not of this version of the program" in read(run).text
+
+
+def test_long_recordings_and_curves_are_thinned_and_keep_their_end(full):
+    shutil.rmtree(full.path / "control")
+    add_control(full, steps=1001, goal=(0.3, 0.1))
+    source = write_report(full).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="recording">(.*?)</script>', source)[1])
+    steps = data["episodes"][0]["steps"]
+    assert len(steps) <= MAX_FRAMES and steps[-1] == 1001
+    assert len(data["episodes"][0]["points"]) == len(steps)
+    lines = [{"iteration": i} for i in range(5000)]
+    assert len(thinned(lines)) <= MAX_POINTS and thinned(lines)[-1] == lines[-1]
+    assert thinned([]) == []
+
+
+def test_broken_file_is_named(full):
+    (full.path / "summary.json").write_text("{")
+    with pytest.raises(FathomError, match=r"summary\.json"):
+        write_report(full)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no browser here")
+def test_page_opens_without_a_console_error(full_report, tmp_path):
+    page = full_report.resolve().as_uri()
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={tmp_path / 'browser'}",
+        "--dump-dom",
+        page,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "CONSOLE" not in result.stderr
+    assert re.search(r'id="readout">0?\d\.\d\d s', result.stdout)  # the viewer has drawn a frame
