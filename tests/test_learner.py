@@ -1,0 +1,219 @@
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
+from teacher.learner import Learner, TeacherState
+from teacher.replay import Batch
+from teacher.train import Diverged, train
+
+ENVS, STEPS, ITERATIONS = 6, 60, 3
+PREFILL = 90  # no multiple of STEPS: two pieces
+
+
+@pytest.fixture(scope="module")
+def learner():
+    """Everything as small as it goes; episodes of 100 steps end in the middle of an iteration."""
+    return Learner(
+        TeacherConfig(
+            task=TaskConfig(name="reacher", engine="mjx"),
+            network=NetworkConfig(depth=4, width=8, representation=4),
+            update=UpdateConfig(actor_rate=1e-3, critic_rate=2e-3, entropy_rate=5e-3, batch=16),
+            collect=CollectConfig(
+                envs=ENVS,
+                steps=STEPS,
+                updates=5,
+                replay=400,
+                prefill=PREFILL,
+                total_steps=ITERATIONS * ENVS * STEPS,
+            ),
+        )
+    )
+
+
+class Run(NamedTuple):
+    states: list[TeacherState]  # before, and after each iteration; NumPy arrays
+    metrics: list[dict[str, float]]
+
+
+def snapshot(state):
+    return jax.tree.map(np.array, state._replace(key=jax.random.key_data(state.key)))
+
+
+def whole_run(learner, seed):
+    fresh = learner.init(jax.random.key(seed))
+    run = Run([snapshot(fresh)], [])
+    for state, metrics in train(learner, fresh):
+        run.states.append(snapshot(state))
+        run.metrics.append(metrics)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(learner):
+    return whole_run(learner, seed=0)
+
+
+def test_a_run_has_its_length_and_stays_finite(run):
+    assert [int(state.iteration) for state in run.states] == [0, 1, 2, 3]
+    written = [int(state.replay.written) for state in run.states]
+    assert written == [0, 3 * STEPS, 4 * STEPS, 5 * STEPS]  # two pieces of prefill first
+    for state in run.states:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert all(np.isfinite(value) for metrics in run.metrics for value in metrics.values())
+
+
+def test_metrics_mean_what_they_say(run):
+    for metrics in run.metrics:
+        assert 0 <= metrics["critic_accuracy"] <= 1
+        assert 0 <= metrics["saturation"] <= 1
+        assert metrics["actor_gradient_norm"] > 0
+        assert metrics["critic_gradient_norm"] > 0
+    weight = np.exp(run.states[-1].params.log_entropy_weight)
+    assert run.metrics[-1]["entropy_weight"] == pytest.approx(weight, abs=0.1)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(learner, run):
+    again, other = whole_run(learner, seed=0), whole_run(learner, seed=1)
+    jax.tree.map(np.testing.assert_array_equal, again.states[-1], run.states[-1])
+    assert again.metrics == run.metrics
+    assert other.metrics[-1] != run.metrics[-1]
+    changed = jax.tree.map(
+        lambda a, b: (a != b).any(), other.states[-1].replay.rows, run.states[-1].replay.rows
+    )
+    assert changed.observation
+    assert changed.action
+
+
+def test_a_state_goes_on_as_if_it_had_never_stopped(learner, run):
+    middle = run.states[2]
+    key = jax.random.wrap_key_data(jnp.array(middle.key))
+    state = jax.tree.map(jnp.array, middle._replace(key=None))._replace(key=key)
+    ((state, metrics),) = train(learner, state)
+    jax.tree.map(np.testing.assert_array_equal, snapshot(state), run.states[3])
+    assert metrics == run.metrics[2]
+
+
+def test_one_update_moves_every_group_by_its_own_rate(learner):
+    state = learner.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    sizes = learner.spec.observation_size, learner.spec.action_size, learner.spec.goal_size
+    batch = Batch(*(rng.uniform(-1, 1, (16, size)).astype(np.float32) for size in sizes))
+    learned = state.params, state.optimiser
+    (after, _), metrics = jax.jit(learner.update)(learned, batch, jax.random.key(1))
+    assert all(np.isfinite(value) for value in metrics.values())
+
+    rates = learner.config.update
+    expected = [rates.actor_rate, rates.critic_rate, rates.critic_rate, rates.entropy_rate]
+    for before, now, rate in zip(state.params, after, expected, strict=True):
+        steps = [np.abs(b - a).max() for a, b in zip(*map(jax.tree.leaves, (before, now)), strict=True)]
+        np.testing.assert_allclose(steps, rate, rtol=0.01)  # Adam's first step is its rate
+
+
+def test_an_update_leaves_its_inputs_and_everything_but_parameters_alone(run):
+    for before, after in zip(run.states[1:], run.states[2:], strict=False):
+        held = slice(0, int(before.replay.written))
+        for old, new in zip(before.replay.rows, after.replay.rows, strict=True):
+            np.testing.assert_array_equal(new[held], old[held])
+        np.testing.assert_array_equal(before.key, after.key)
+
+
+def ends(episode):
+    """[T, N] episode counters -> for each environment the rows after which an episode ended."""
+    return [np.flatnonzero(np.diff(column)) for column in episode.T]
+
+
+@pytest.fixture(scope="module")
+def rows(run):
+    replay = run.states[-1].replay
+    return jax.tree.map(lambda leaf: leaf[: int(replay.written)], replay.rows)
+
+
+def test_episodes_last_as_long_as_the_spec_says_and_end_at_different_times(learner, rows):
+    ended = ends(rows.episode)
+    assert set(np.unique(np.diff(rows.episode, axis=0))) == {0, 1}
+    for column in ended:
+        assert len(column) >= 2
+        assert column[0] < learner.spec.episode_length
+        np.testing.assert_array_equal(np.diff(column), learner.spec.episode_length)
+    assert len({column[0] for column in ended}) >= ENVS - 1
+    np.testing.assert_array_equal(rows.episode[0], 0)
+
+
+def test_an_episode_begins_with_a_fresh_start(learner, rows):
+    starts = []
+    for n, ended in enumerate(ends(rows.episode)):
+        begins = np.concatenate([[0], ended + 1])
+        np.testing.assert_array_equal(rows.observation[begins, n, 4:6], 0.0)  # at rest
+        assert (
+            np.abs(rows.observation[begins, n, 2:4]) <= np.sin(0.1) + 1e-6
+        ).all()  # near the pose of starts
+        starts.extend(rows.observation[begins, n, :4])
+        inside = np.setdiff1d(np.arange(len(rows.episode)), begins)
+        assert (np.abs(rows.observation[inside, n, 4:6]).max(-1) > 0).all()
+    assert len(np.unique(starts, axis=0)) == len(starts)
+
+
+def test_an_outcome_is_what_the_next_row_of_its_episode_observes(learner, rows):
+    reached = rows.observation[1:][..., list(learner.spec.goal.observation_indices)]
+    goes_on = np.diff(rows.episode, axis=0) == 0
+    np.testing.assert_allclose(rows.outcome[:-1][goes_on], reached[goes_on], atol=1e-6)
+    assert (np.abs(rows.outcome[:-1] - reached)[~goes_on].max(-1) > 1e-3).all()  # not the next start's
+
+
+def test_a_goal_stays_for_an_episode_and_changes_with_it(run):
+    goals = [run.states[0].environments.goal]
+    for before, after in zip(run.states, run.states[1:], strict=False):
+        same = before.environments.episode == after.environments.episode
+        assert not same.all()
+        np.testing.assert_array_equal(before.environments.goal[same], after.environments.goal[same])
+        assert (before.environments.goal[~same] != after.environments.goal[~same]).all()
+        goals.append(after.environments.goal[~same])
+    goals = np.concatenate(goals)
+    assert len(np.unique(goals, axis=0)) == len(goals)
+    assert (np.linalg.norm(goals, axis=-1) <= 0.2 + 1e-6).all()
+
+
+def test_actions_are_drawn_anew_for_each_step_and_environment(rows):
+    actions = rows.action.reshape(-1, rows.action.shape[-1])
+    assert len(np.unique(actions, axis=0)) == len(actions)
+    assert (np.abs(actions) <= 1).all()
+    assert (actions.std(0) > 0.2).all()
+
+
+def test_the_policy_is_the_squashed_mean(learner):
+    params = learner.init(jax.random.key(0)).params
+    zero = jax.tree.map(jnp.zeros_like, params.actor)
+    bias = zero["params"]["output"]["bias"]
+    zero["params"]["output"]["bias"] = bias.at[:2].set(jnp.array([0.5, -1.0]))
+    policy = learner.policy(params._replace(actor=zero))
+    action = policy(np.ones((3, learner.spec.observation_size)), np.ones((3, learner.spec.goal_size)))
+    np.testing.assert_allclose(action, np.tile(np.tanh([0.5, -1.0]), (3, 1)), rtol=1e-6)
+
+
+def with_changed(learner, group, change):
+    """A fresh state in which `change` was applied to the leaves of one group of parameters."""
+    state = learner.init(jax.random.key(0))
+    changed = jax.tree.map(lambda leaf: jnp.array(change(np.array(leaf))), getattr(state.params, group))
+    return state._replace(params=state.params._replace(**{group: changed}))
+
+
+def one_nan(leaf):
+    leaf.flat[0] = np.nan
+    return leaf
+
+
+@pytest.mark.parametrize("group", ["goal", "log_entropy_weight"])
+def test_a_nan_in_the_parameters_stops_the_run_naming_a_quantity(learner, run, group):
+    with pytest.raises(Diverged, match="became nan in iteration 1") as error:
+        next(train(learner, with_changed(learner, group, one_nan)))
+    assert re.match(r"\w+", str(error.value)).group() in run.metrics[0]
+
+
+def test_a_critic_far_worse_than_guessing_stops_the_run(learner):
+    with pytest.raises(Diverged, match=r"critic_loss reached .* in iteration 1"):
+        next(train(learner, with_changed(learner, "goal", lambda leaf: 1e4 * leaf)))

@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teacher.replay import Rows, empty, future_offset, insert, sample
+
+ENVIRONMENTS, DRAWS = 3, 20_000
+
+# One trace each for the shapes used below.
+jit_insert = jax.jit(insert)
+jit_sample = jax.jit(sample, static_argnums=(2, 3))
+
+
+def episode_numbers(rng, rows, shortest, longest):
+    """[rows, ENVIRONMENTS]: episodes of random lengths, of every environment its own."""
+    columns = []
+    for _ in range(ENVIRONMENTS):
+        lengths = rng.integers(shortest, longest + 1, size=rows)
+        columns.append(np.repeat(np.arange(rows), lengths)[:rows])
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def labelled_rows(episode):
+    """Rows whose values say where they were written: (environment, episode, row number)."""
+    rows, environments = episode.shape
+    number = np.broadcast_to(np.arange(rows)[:, None], episode.shape)
+    environment = np.broadcast_to(np.arange(environments), episode.shape)
+    label = np.stack([environment, episode, number], axis=-1).astype(np.float32)
+    return Rows(label, label[..., 2:] + 0.5, label, episode)
+
+
+def filled(rows, capacity, pieces):
+    """A replay of that capacity after the rows came in pieces of those lengths."""
+    replay, start = empty(capacity, rows.episode.shape[1], 3, 1, 3), 0
+    for piece in pieces:
+        replay = jit_insert(replay, jax.tree.map(lambda leaf, s=start, p=piece: leaf[s : s + p], rows))
+        start += piece
+    assert start == len(rows.episode)
+    return replay
+
+
+@pytest.mark.parametrize(
+    ("capacity", "pieces", "shortest", "longest"),
+    [
+        (16, (5, 5), 1, 6),  # not yet full
+        (16, (5,) * 8, 1, 6),  # wraps, in pieces that do not divide the ring
+        (16, (16, 16, 3), 2, 9),  # whole rings at once
+        (7, (5,) * 8, 20, 30),  # episodes longer than the ring
+        (7, (5,) * 8, 1, 1),  # every row an episode: their numbers wrap too
+        (7, (5,) * 8, 6, 8),  # about as long as the ring
+    ],
+)
+def test_goals_come_from_later_held_rows_of_the_same_episode(capacity, pieces, shortest, longest):
+    total = sum(pieces)
+    episode = episode_numbers(np.random.default_rng(0), total, shortest, longest)
+    replay = filled(labelled_rows(episode), capacity, pieces)
+    oldest = max(0, total - capacity)
+    assert int(replay.written) == total
+
+    batch = jit_sample(replay, jax.random.key(1), DRAWS, 0.8)
+    environment, own_episode, row = np.asarray(batch.observation).astype(int).T
+    goal_environment, goal_episode, goal_row = np.asarray(batch.goal).astype(int).T
+    np.testing.assert_array_equal(np.asarray(batch.action)[:, 0], row + 0.5)
+    np.testing.assert_array_equal(goal_environment, environment)
+    np.testing.assert_array_equal(goal_episode, own_episode)
+    np.testing.assert_array_equal(own_episode, episode[row, environment])
+    assert (row >= oldest).all()
+    assert (goal_row >= row).all()
+    assert (goal_row < total).all()
+
+    # every row is drawn, and from each every later row of its episode that is not too far ahead
+    drawn = set(zip(environment, row, goal_row, strict=True))
+    for n in range(ENVIRONMENTS):
+        for i in range(oldest, total):
+            last = max(j for j in range(i, total) if episode[j, n] == episode[i, n])
+            assert {(n, i, j) for j in range(i, min(last, i + 3) + 1)} <= drawn
+
+
+def test_rows_are_drawn_evenly():
+    capacity = 8
+    replay = filled(labelled_rows(np.zeros((13, ENVIRONMENTS), np.int32)), capacity, (5, 8))
+    batch = jit_sample(replay, jax.random.key(2), 120_000, 0.9)
+    environment, _, row = np.asarray(batch.observation).astype(int).T
+    counts = np.bincount((row - 5) * ENVIRONMENTS + environment, minlength=capacity * ENVIRONMENTS)
+    expected = 120_000 / (capacity * ENVIRONMENTS)
+    assert len(counts) == capacity * ENVIRONMENTS
+    assert np.abs(counts - expected).max() < 5 * expected**0.5
+
+
+def test_sampled_goals_follow_the_truncated_geometric():
+    length, discount, draws = 5, 0.7, 200_000
+    replay = filled(labelled_rows(np.zeros((length, 1), np.int32)), 8, (length,))
+    batch = jit_sample(replay, jax.random.key(3), draws, discount)
+    row, goal_row = (np.asarray(part)[:, 2].astype(int) for part in (batch.observation, batch.goal))
+    for i in range(length):
+        ahead = np.bincount(goal_row[row == i] - i)
+        weights = discount ** np.arange(length - i)
+        expected = weights / weights.sum()
+        assert len(ahead) == length - i
+        spread = (expected * (1 - expected) / ahead.sum()) ** 0.5
+        assert (np.abs(ahead / ahead.sum() - expected) <= 5 * spread).all()
+
+
+def test_the_episode_the_row_and_the_offset_are_drawn_independently():
+    replay = filled(labelled_rows(np.zeros((64, ENVIRONMENTS), np.int32)), 64, (64,))
+    batch = jit_sample(replay, jax.random.key(4), DRAWS, 0.5)
+    environment, _, row = np.asarray(batch.observation).T
+    ahead = np.asarray(batch.goal)[:, 2] - row
+    away = row < 50  # from the end, where offsets are cut
+    correlations = np.corrcoef(np.stack([environment, row, ahead])[:, away])
+    assert np.abs(correlations[~np.eye(3, dtype=bool)]).max() < 5 / away.sum() ** 0.5
+
+
+@pytest.mark.parametrize("discount", [0.3, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("remaining", [0, 1, 7, 400])
+def test_offsets_invert_the_truncated_geometric_distribution(discount, remaining):
+    count = 100_000
+    uniform = (np.arange(count) + 0.5) / count
+    offset = future_offset(uniform.astype(np.float32), jnp.full(count, remaining), discount)
+    weights = discount ** np.arange(remaining + 1)
+    found = np.bincount(offset, minlength=remaining + 1) / count
+    assert offset.dtype == jnp.int32
+    assert len(found) == remaining + 1
+    np.testing.assert_allclose(np.cumsum(found), np.cumsum(weights) / weights.sum(), atol=2e-4)
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.99, 0.9999])
+def test_offsets_stay_in_range_at_the_edges_of_the_uniform(discount):
+    edges = jnp.array([0.0, 1e-38, 0.5, np.nextafter(np.float32(1), np.float32(0))])
+    np.testing.assert_array_equal(future_offset(edges, jnp.zeros(4, jnp.int32), discount), 0)
+    for remaining in (1, 99, 999):
+        offset = future_offset(edges, jnp.full(4, remaining), discount)
+        assert (offset[:2] == 0).all()
+        assert ((offset >= 0) & (offset <= remaining)).all()
+    assert int(future_offset(edges[3:], jnp.array([1]), discount)[0]) == 1
+
+
+def test_different_keys_draw_different_batches_and_the_same_key_the_same():
+    replay = filled(labelled_rows(np.zeros((64, ENVIRONMENTS), np.int32)), 64, (64,))
+    first, again, other = (jit_sample(replay, jax.random.key(seed), DRAWS, 0.5) for seed in (4, 4, 5))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert (np.asarray(first.observation) != np.asarray(other.observation)).any(-1).mean() > 0.9
