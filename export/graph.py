@@ -3,6 +3,7 @@
 Opset 13 with IR 7 is read by every ONNX Runtime since 1.6, hence by every robot's computer seen so far.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 
 import jax
@@ -14,6 +15,7 @@ from jax2onnx.plugins.plugin_system import import_all_plugins
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
 
+_LOADING = threading.Lock()
 OPSET = 13
 IR_VERSION = 7
 RANDOM_OPERATORS = ("Random", "Bernoulli", "Multinomial")
@@ -61,7 +63,7 @@ def _convert(
 ) -> onnx.ModelProto:
     arguments = [np.zeros((1, size), np.float32) for size in inputs.values()]
     _check_answer(function, name, arguments, output, shape)
-    _load_converters()
+    load_converters()
     # Without jit nothing is nested: jax2onnx 0.17 cannot convert a nested jit under JAX 0.12, and a scan
     # over stacked layers becomes its layers instead of a Loop node.
     with jax.disable_jit():
@@ -74,15 +76,12 @@ def _convert(
     return model
 
 
-def _load_converters() -> None:
-    """Lets jax2onnx import its converters, which it does once, compiling examples as it goes.
+def load_converters() -> None:
+    """Lets jax2onnx import its converters, once, which takes seconds; may run beside other work.
 
-    Done by itself inside `disable_jit` this takes three times as long."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
+    Left to itself it does so inside `disable_jit` below, which takes twice as long."""
+    with _LOADING:
         import_all_plugins()
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _check_answer(

@@ -135,7 +135,7 @@ def control(
         typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="simulator that stands in for the robot")] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="held-out episodes")] = None,
+    episodes: Annotated[int | None, typer.Option(min=2, help="held-out episodes")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -158,7 +158,7 @@ def control(
 def evaluate(
     run: RunArgument = None,
     engine: Annotated[str | None, typer.Option(help="simulator; default: the one it was trained in")] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="held-out episodes")] = None,
+    episodes: Annotated[int | None, typer.Option(min=2, help="held-out episodes")] = None,
     run_option: RunOption = None,
     as_json: Json = False,
     debug: Debug = False,

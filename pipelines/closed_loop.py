@@ -30,7 +30,7 @@ def control(controller: Controller, engine: str, episodes: int) -> tuple[dict[st
     A deadline is missed when an answer takes longer than the control period.
     Returns: figures for the summary; the first episodes as a recording (see `record`)."""
     robot = simulation(controller.spec["name"], engine)
-    starts = jax.tree.map(np.asarray, evaluation_starts(robot, episodes))
+    starts = evaluation_starts(robot, episodes)
     seconds: list[float] = []
 
     def timed(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:

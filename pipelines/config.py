@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, ValidationError
 
 from student.config import StudentConfig
-from teacher.config import Group, TeacherConfig
+from teacher.config import Episodes, Group, TeacherConfig
 from teacher.errors import UsageError, unknown_name
 
 
@@ -19,7 +19,7 @@ class ExportConfig(Group):
 class ControlConfig(Group):
     engine: str = "mujoco"
     """simulator that stands in for the robot"""
-    episodes: PositiveInt = 256
+    episodes: Episodes = 256
     """held-out episodes that the exported controller runs"""
 
 

@@ -28,9 +28,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "debug": (
-        "the whole pipeline in seconds; it learns nothing",
+        "the whole pipeline in seconds, on the planar arm; it learns nothing",
         Config(
             teacher=TeacherConfig(
+                task=TaskConfig(name="reacher"),
                 network=NetworkConfig(depth=4, width=16, representation=8),
                 update=UpdateConfig(batch=32),
                 collect=CollectConfig(

@@ -1,16 +1,20 @@
 """The stages: a run directory in, an artifact out. Each reads what the one before wrote."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from export.bundle import write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
+from export.graph import load_converters
 from pipelines import closed_loop
 from pipelines.config import Config
 from pipelines.interrupt import Interrupted, SaveTimer, deferred_interrupt
@@ -23,17 +27,19 @@ from student.saved import TrainedStudent, load_student, save_students
 from student.saved import restore_state as restore_distillation
 from student.saved import save_state as save_distillation
 from teacher import checkpoint
-from teacher.config import CollectConfig
+from teacher.compilation import jit_once
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import Outcomes, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner
-from teacher.simulation import Simulation, Trajectories, simulation_of
+from teacher.simulation import Simulation, simulation_of
 from teacher.tasks import Start, make_task
 from teacher.train import require_finite, restore_state, save_state, train
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 
 JSON = dict[str, Any]
+_BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 AGREEMENT_STATES = 256
+AGREEMENT_ACTIONS = 32  # at each of them
 
 
 def check(config: Config) -> None:
@@ -58,6 +64,8 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
     else:
         start, evaluation = learner.init(jax.random.key(run.seed)), None
     held_out = evaluation_starts(learner.simulation, config.evaluate.episodes)
+    # Compiled beside the learner's own functions, which leave other cores idle.
+    ready = _BACKGROUND.submit(learner.simulation.prepare, config.evaluate.episodes)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
     run.rewind_metrics("teacher", done)
@@ -71,10 +79,11 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
             done = int(state.iteration)
             evaluation = None
             if done % config.evaluate.every == 0 or done == total:
+                ready.result()
                 evaluation = summarise(
                     run_episodes(learner.simulation, learner.policy(state.params), held_out)[0]
                 )
-            env_steps = _env_steps(config.collect, done)
+            env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             run.append_metrics("teacher", line | ({"evaluation": evaluation} if evaluation else {}))
             shown = {key: metrics[key] for key in ("critic_accuracy", "actor_loss", "saturation")}
@@ -84,20 +93,17 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
                     save_state(run.checkpoints, learner, state, evaluation)
             if interruption.requested and done < total:
                 raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
+    last = run.metrics("teacher")[-1]
     summary = {
         "depth": config.network.depth,
         "width": config.network.width,
-        "env_steps": _env_steps(config.collect, done),
-        "wall_s": run.metrics("teacher")[-1]["wall_s"],
+        "env_steps": last["env_steps"],
+        "wall_s": last["wall_s"],
         **(evaluation or {}),
     }
     engine = learner.simulation.engine_name
     run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
     return summary
-
-
-def _env_steps(collect: CollectConfig, iterations: int) -> int:
-    return collect.envs * (collect.prefill + iterations * collect.steps)
 
 
 def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
@@ -154,7 +160,8 @@ class _Judging(NamedTuple):
     simulation: Simulation
     starts: Start
     outcomes: Outcomes  # the teacher's
-    trajectories: Trajectories  # the teacher's
+    asked: tuple[Array, ...]  # of every critic: see assess.critic_answers
+    answers: assess.CriticAnswers  # the teacher's
 
 
 def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
@@ -162,9 +169,7 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     config = run.config
     teacher = load_teacher(run.checkpoints)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
-    simulation = simulation_of(teacher.config.task)
-    starts = evaluation_starts(simulation, config.student.episodes)
-    judging = _Judging(teacher, simulation, starts, *run_episodes(simulation, teacher.policy(), starts))
+    judging = _judging(run, teacher)
     run.begin_stage("export", teacher.source)
     for student in students:
         if resume and _is_exported(run, student):
@@ -206,13 +211,14 @@ def _export_student(run: Run, judging: _Judging, student: TrainedStudent, seed: 
         provenance=_provenance(student, teacher, seed),
         judge=judge,
     )
-    judged["critic"] = _critic_agreement(student, judging)
-    policy, flat, critic = (verification[name] for name in ("policy", "policy_flat", "critic"))
+    critic = assess.Critic(partial(embed_state_action, params), partial(embed_goal, params))
+    judged["critic"] = assess.critic_agreement(_answers(critic, judging.asked), judging.answers)
+    policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     exported = {
         "bundle": str((run.bundles / student.name).relative_to(run.path)),
         "student_sha256": student.source,
         "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
-        "distance_max_error": critic.max_abs_error,
+        "distance_max_error": distance.max_abs_error,
         "observations": policy.observations,
         "latency_us_p50": policy.latency_p50_us,
         "latency_us_p99": policy.latency_p99_us,
@@ -240,37 +246,40 @@ def _own_experience(
     """Observations [K, N], goals [K, G] and actions [K, A] of the student's own episodes."""
     length, count = simulation.task.spec.episode_length, config.export.observations
     episodes = max(config.student.envs, -(-count // length))
-    starts = simulation.draw(jax.random.fold_in(jax.random.key(seed), 2), episodes)
+    starts = simulation.starts(jax.random.fold_in(jax.random.key(seed), 2), episodes)
     policy = jax.jit(lambda observation, goal: act(student.params, observation, goal))
     lived = simulation.rollout(policy, starts)
-    goal = np.broadcast_to(np.asarray(starts.goal), (length, *starts.goal.shape))
+    goal = np.broadcast_to(starts.goal, (length, *starts.goal.shape))
     rows = np.linspace(0, length * episodes - 1, count).round().astype(int)
     values = (lived.observation[:-1], goal, lived.action)
     observation, goal, action = (v.reshape(-1, v.shape[-1])[rows].astype(np.float32) for v in values)
     return observation, goal, action
 
 
-def _critic_agreement(student: TrainedStudent, judging: _Judging) -> dict[str, float]:
-    """Agreement on states that the teacher visits from held-out starts."""
-    teacher, lived, params = judging.teacher, judging.trajectories, student.params
-    length, episodes = lived.action.shape[:2]
+def _judging(run: Run, teacher: Teacher) -> _Judging:
+    """The teacher's held-out episodes, and what its critic says about states in them."""
+    simulation = simulation_of(teacher.config.task)
+    starts = evaluation_starts(simulation, run.config.student.episodes)
+    found, lived = run_episodes(simulation, teacher.policy(), starts)
+    length, episodes, size = lived.action.shape
     count = min(AGREEMENT_STATES, episodes)
     # One state an episode, so that no two share a goal, at times spread over its length.
     step, episode = np.arange(count) * length // count, np.arange(count)
-    return assess.critic_agreement(
-        assess.Critic(
-            lambda o, a: embed_state_action(params, o, a),
-            lambda g: embed_goal(params, g),
-        ),
-        assess.Critic(
-            lambda o, a: teacher.embed_state_action(teacher.params, o, a),
-            lambda g: teacher.embed_goal(teacher.params, g),
-        ),
+    further = jax.random.uniform(jax.random.key(0), (AGREEMENT_ACTIONS, count, size), minval=-1, maxval=1)
+    asked = (
         jnp.asarray(lived.observation[step, episode]),
         jnp.asarray(lived.action[step, episode]),
-        jnp.asarray(judging.starts.goal[episode]),
-        jax.random.key(0),
+        jnp.asarray(starts.goal[episode]),
+        further,
     )
+    critic = assess.Critic(
+        partial(teacher.embed_state_action, teacher.params), partial(teacher.embed_goal, teacher.params)
+    )
+    return _Judging(teacher, simulation, starts, found, asked, _answers(critic, asked))
+
+
+def _answers(critic: assess.Critic, asked: tuple[Array, ...]) -> assess.CriticAnswers:
+    return jit_once(partial(assess.critic_answers, critic))(*asked)
 
 
 def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
@@ -339,6 +348,7 @@ def evaluate(run: Run, *, engine: str | None, episodes: int | None) -> JSON:
 def run_all(run: Run, display: Display, *, resume: bool) -> JSON:
     """Every stage that is not done yet, in order; returns the summary."""
     begun, before = time.monotonic(), run.summary.get("wall_s", 0.0)
+    _BACKGROUND.submit(load_converters)
     teach(run, display, resume=resume)
     distil(run, display, resume=resume)
     export(run, display, resume=resume)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
@@ -12,7 +11,6 @@ from teacher.evaluate import CONFIDENCE, Outcomes
 from teacher.losses import distance, pairwise_distance
 
 Array = jax.Array
-ACTIONS_PER_STATE = 32
 
 
 class Critic(NamedTuple):
@@ -21,9 +19,13 @@ class Critic(NamedTuple):
     state_action: Callable[[Array, Array], Array]  # [B, S], [B, A] -> [B, R]
     goal: Callable[[Array], Array]  # [B, G] -> [B, R]
 
-    def distance(self, observation: Array, action: Array, goal: Array) -> Array:
-        """[B, S], [B, A], [B, G] -> [B]."""
-        return distance(self.state_action(observation, action), self.goal(goal))
+
+class CriticAnswers(NamedTuple):
+    """What a critic says about B states, their actions and goals, and K more actions at each."""
+
+    over_actions: Array  # [K, B]: distance to the state's own goal after each further action
+    nearest: Array  # [B]: which of the B goals is nearest after the state's own action
+    gradient: Array  # [B, A]: of the distance to the state's own goal, with respect to its action
 
 
 def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
@@ -51,36 +53,37 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
     }
 
 
-def critic_agreement(
-    student: Critic, teacher: Critic, observation: Array, action: Array, goal: Array, key: Array
-) -> dict[str, float]:
-    """How alike two critics are on B visited states [B, S], actions [B, A] and goals [B, G].
+def critic_answers(
+    critic: Critic, observation: Array, action: Array, goal: Array, further: Array
+) -> CriticAnswers:
+    """[B, S], [B, A], [B, G] and further actions [K, B, A]; pure."""
+
+    def to_goal(a: Array) -> Array:
+        return distance(critic.state_action(observation, a), critic.goal(goal))
+
+    everywhere = pairwise_distance(critic.state_action(observation, action), critic.goal(goal))
+    return CriticAnswers(
+        over_actions=jax.lax.map(to_goal, further),
+        nearest=everywhere.argmin(axis=1),
+        gradient=jax.grad(lambda a: to_goal(a).sum())(action),
+    )
+
+
+def critic_agreement(student: CriticAnswers, teacher: CriticAnswers) -> dict[str, float]:
+    """How alike two critics answered.
 
     Returns:
-      spearman_actions: mean rank correlation of the distances over 32 uniform actions at one state.
-      top1: share of the state-actions for which both find the same of the B goals nearest.
-      gradient_cosine: mean cosine of the distances' gradients with respect to the action.
-    """
-    count, size = action.shape
-    actions = jax.random.uniform(key, (ACTIONS_PER_STATE, count, size), minval=-1, maxval=1)
-
-    def over_actions(critic: Critic) -> np.ndarray:
-        return np.asarray(jax.vmap(critic.distance, (None, 0, None))(observation, actions, goal))
-
-    def nearest(critic: Critic) -> Array:
-        return pairwise_distance(critic.state_action(observation, action), critic.goal(goal)).argmin(axis=1)
-
-    def gradient(critic: Critic) -> Array:
-        return jax.grad(lambda a: critic.distance(observation, a, goal).sum())(action)
-
-    ranks = [scipy.stats.rankdata(over_actions(c), axis=0) for c in (student, teacher)]
-    centred = [r - r.mean(0) for r in ranks]
-    spearman = (centred[0] * centred[1]).sum(0) / np.sqrt((centred[0] ** 2).sum(0) * (centred[1] ** 2).sum(0))
-    a, b = gradient(student), gradient(teacher)
-    cosine = (a * b).sum(-1) / (jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1) + 1e-12)
+      spearman_actions: mean rank correlation of the distances over the actions at one state.
+      top1: share of the state-actions for which both find the same goal nearest.
+      gradient_cosine: mean cosine of the gradients with respect to the action."""
+    ranks = [scipy.stats.rankdata(np.asarray(a.over_actions), axis=0) for a in (student, teacher)]
+    a, b = (rank - rank.mean(0) for rank in ranks)
+    spearman = (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    g, h = np.asarray(student.gradient), np.asarray(teacher.gradient)
+    cosine = (g * h).sum(-1) / (np.linalg.norm(g, axis=-1) * np.linalg.norm(h, axis=-1) + 1e-12)
     return {
         "spearman_actions": float(np.mean(spearman)),
-        "top1": float((nearest(student) == nearest(teacher)).mean()),
+        "top1": float(np.mean(np.asarray(student.nearest) == np.asarray(teacher.nearest))),
         "gradient_cosine": float(cosine.mean()),
     }
 

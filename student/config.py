@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveInt
 
-from teacher.config import Group, Rate
+from teacher.config import Episodes, Group, Rate
 
 
 class Size(NamedTuple):
@@ -55,7 +55,7 @@ class StudentConfig(Group):
     """labelled states per update"""
     rate: Rate = 2e-3
     """learning rate (Adam), lowered to a hundredth over the run"""
-    episodes: PositiveInt = 512
+    episodes: Episodes = 512
     """held-out episodes in which each exported student is compared with its teacher"""
     retention: Annotated[float, Field(ge=0, le=2)] = 0.98
     """the smallest student whose retention's lower bound reaches this is selected"""

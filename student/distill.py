@@ -25,6 +25,7 @@ from student.networks import (
     init_student,
     normalise,
 )
+from teacher.compilation import jit_once
 from teacher.networks import Params
 from teacher.simulation import Trajectories, simulation_of
 from teacher.tasks import achieved_goal
@@ -67,7 +68,7 @@ class Distiller:
         self.spec = teacher.spec
         decay = optax.cosine_decay_schedule(config.rate, config.rounds * config.updates, alpha=0.01)
         self.optimiser = optax.adam(decay)
-        self.init = jax.jit(self._init)
+        self.init = jit_once(self._init)
         self._act_as_teacher = jax.jit(self.teacher_action)
         self._act_as_students = jax.jit(self.students_action)
         self._label = jax.jit(self.label, donate_argnums=0)
@@ -112,7 +113,7 @@ class Distiller:
     def _visit(self, state: DistillState) -> tuple[Trajectories, np.ndarray]:
         """One episode in every environment, and the goals [E, G] that were asked for."""
         start_key, noise_key = jax.random.split(self._round_key(state, 0))
-        start = self.simulation.draw(start_key, self.config.envs)
+        start = self.simulation.starts(start_key, self.config.envs)
         calls = itertools.count()
 
         def policy(observation: np.ndarray, goal: np.ndarray) -> Array:
@@ -121,7 +122,7 @@ class Distiller:
                 return self._act_as_teacher(self.teacher.params, observation, goal, key)
             return self._act_as_students(state.students, state.normaliser, observation, goal, key)
 
-        return self.simulation.rollout(policy, start), np.asarray(start.goal)
+        return self.simulation.rollout(policy, start), start.goal
 
     def teacher_action(self, params: Params, observation: Array, goal: Array, key: Array) -> Array:
         """The teacher's action [E, A] with noise, so that labels show the way back."""

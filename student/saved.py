@@ -19,8 +19,8 @@ class TrainedStudent(NamedTuple):
     name: str
     params: Student
     spec: TaskSpec
-    teacher_source: str  # SHA-256 of the checkpoint it was distilled from
-    source: str  # SHA-256 of its own
+    teacher_source: str  # fingerprint of the checkpoint it was distilled from
+    source: str  # fingerprint of its own
 
 
 def save_state(directory: Path, distiller: Distiller, state: DistillState) -> None:
@@ -84,5 +84,4 @@ def load_student(directory: Path) -> TrainedStudent:
         lambda: init_student(jax.random.key(0), size, sizes, saved.record["representation"])
     )
     params = checkpoint.fill(template, saved.leaves, f"student {directory}")
-    source = checkpoint.sha256(directory / str(saved.step) / checkpoint.MANIFEST)
-    return TrainedStudent(directory.name, params, spec, saved.record["teacher"], source)
+    return TrainedStudent(directory.name, params, spec, saved.record["teacher"], saved.fingerprint)

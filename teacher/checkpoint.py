@@ -45,6 +45,15 @@ class Saved(NamedTuple):
     rows: dict[str, np.ndarray]
     record: dict[str, Any]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the leaves: equal for equal contents, whenever and however often they were saved."""
+        digest = hashlib.sha256()
+        for path, leaf in sorted(self.leaves.items()):
+            digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
+
 
 def save(
     directory: Path,

@@ -24,6 +24,7 @@ def _whole_blocks(depth: int) -> int:
 
 
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
+Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -82,9 +83,9 @@ class CollectConfig(Group):
     replay: PositiveInt = 1000
     """control steps kept per environment"""
     prefill: PositiveInt = 100
-    """control steps per environment before the first update"""
+    """control steps per environment, at least, before the first update"""
     total_steps: PositiveInt = 1_500_000
-    """control steps of the whole run, over all environments"""
+    """control steps with updates, over all environments; the prefill comes on top"""
 
     @property
     def iterations(self) -> int:
@@ -92,7 +93,7 @@ class CollectConfig(Group):
 
 
 class EvaluateConfig(Group):
-    episodes: PositiveInt = 256
+    episodes: Episodes = 256
     """held-out episodes of one evaluation"""
     every: PositiveInt = 10
     """iterations between two evaluations"""

@@ -27,7 +27,7 @@ class Outcomes(NamedTuple):
 
 def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
     """Trajectories of L steps and E episodes, goal [E, G]."""
-    distance = goal_distance(spec, trajectories.observation[1:], np.asarray(goal))
+    distance = goal_distance(spec, trajectories.observation[1:], goal)
     near = distance <= spec.goal.success_radius
     return Outcomes(
         time_at_goal=near.mean(0),
@@ -40,7 +40,7 @@ def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
 
 def evaluation_starts(simulation: Simulation, episodes: int) -> Start:
     """The first `episodes` held-out starts and goals of the task."""
-    return simulation.draw(jax.random.key(EVALUATION_SEED), episodes)
+    return simulation.starts(jax.random.key(EVALUATION_SEED), episodes)
 
 
 def run_episodes(simulation: Simulation, policy: Policy, start: Start) -> tuple[Outcomes, Trajectories]:

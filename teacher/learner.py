@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from teacher import losses, replay
+from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
 from teacher.networks import (
     Networks,
@@ -25,7 +26,6 @@ from teacher.networks import (
 from teacher.replay import Batch, Replay, Rows
 from teacher.simulation import Policy, simulation_of
 from teacher.tasks import achieved_goal
-from teacher.tasks.engines import jit_physics
 
 Array = jax.Array
 SATURATED = 0.99  # an action beyond this is at its limit
@@ -60,7 +60,7 @@ class Learner:
         self.spec = self.simulation.task.spec
         self.networks = make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
-        self.init = jax.jit(self._init)
+        self.init = jit_once(self._init)
         self._collect = jit_physics(self.collect, donate_argnums=0)
         self._update = jax.jit(self.update_many, donate_argnums=0)
         self._act = jax.jit(self.act)
@@ -98,7 +98,8 @@ class Learner:
 
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Collect, then update; compiled. The given state's buffers are reused."""
-        while int(state.replay.written) < self.config.collect.prefill:
+        collect = self.config.collect
+        while int(state.replay.written) + collect.steps < collect.prefill:
             state = self._collect(state)
         return self._update(self._collect(state))
 

@@ -44,7 +44,7 @@ def sample_squashed(mean: Array, log_std: Array, noise: Array) -> tuple[Array, A
     """A tanh-Gaussian sample and its log-probability.
 
     Args: [B, A] each; `noise` is standard normal.
-    Returns: action [B, A] in (-1, 1) and log-probability [B]. The Jacobian of tanh is taken in
+    Returns: action [B, A] in [-1, 1] and log-probability [B]. The Jacobian of tanh is taken in
     its softplus form, 2 (log 2 - x - softplus(-2x)), which does not lose saturated actions."""
     before = mean + jnp.exp(log_std) * noise
     normal = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig
 from teacher.tasks import Start, Task, make_task
-from teacher.tasks.engines import jit_physics, make_engine
+from teacher.tasks.engines import make_engine
 
 Array = jax.Array
 # (observation [E, N], goal [E, G]) -> action [E, A]
@@ -29,11 +30,12 @@ class Trajectories(NamedTuple):
 
 
 class Simulation:
-    """E environments of one task; states are the engine's own."""
+    """E environments of one task; states are the engine's own, and the C engine changes them in place."""
 
     def __init__(self, task: Task, engine: str):
         self.task, self.engine_name = task, engine
         self.engine = make_engine(task, engine)
+        self._draw = jit_once(self.draw, static_argnums=1)
         self._begin: Callable[..., Any] = self._first
         self._advance: Callable[..., Any] = self._next
         if self.engine.compiled:
@@ -44,30 +46,45 @@ class Simulation:
         return self.engine.init(start.qpos, start.qvel)
 
     def observe(self, state: Any) -> Any:
-        return self.task.observe(*self.engine.joints(state))
+        with jax.default_matmul_precision("highest"):  # TF32 would move a flange by a millimetre
+            return self.task.observe(*self.engine.joints(state))
 
     def step(self, state: Any, action: Any) -> Any:
         qpos, _ = self.engine.joints(state)
         return self.engine.step(state, self.task.control(qpos, action))
 
     def draw(self, key: Array, episodes: int) -> Start:
-        """Independent starts, the first n of them the same for any `episodes` >= n."""
-        return _draw(self.task, key, episodes)
+        """Independent starts, the first n of them the same for any `episodes` >= n; pure."""
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
+        with jax.default_matmul_precision("highest"):
+            return jax.vmap(self.task.start)(keys)
+
+    def starts(self, key: Array, episodes: int) -> Start:
+        """What `draw` gives, compiled, in NumPy."""
+        return jax.tree.map(np.asarray, self._draw(key, episodes))
+
+    def prepare(self, episodes: int) -> None:
+        """Compiles what a rollout of so many episodes needs; may run beside other work."""
+        start = self.starts(jax.random.key(0), self._batch(episodes))
+        state, _, _ = self._begin(start)
+        self._advance(state, np.zeros((len(start.goal), self.task.spec.action_size), np.float32))
 
     def rollout(self, policy: Policy, start: Start) -> Trajectories:
-        """One episode of any policy from each start, stepped from the host.
+        """One episode of any policy from each start (NumPy), stepped from the host.
 
         The policy is asked with NumPy batches, whose last rows may be padding."""
-        start = jax.tree.map(np.asarray, start)
         episodes = len(start.goal)
-        fitting = [size for size in ROLLOUT_BATCHES if size >= episodes] or ROLLOUT_BATCHES[-1:]
-        batch = fitting[0] if self.engine.compiled else episodes
+        batch = self._batch(episodes)
         parts = []
         for first in range(0, episodes, batch):
             rows = np.minimum(np.arange(first, first + batch), episodes - 1)
             parts.append(self._rollout(policy, jax.tree.map(lambda leaf, rows=rows: leaf[rows], start)))
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
+
+    def _batch(self, episodes: int) -> int:
+        fitting = [size for size in ROLLOUT_BATCHES if size >= episodes] or ROLLOUT_BATCHES[-1:]
+        return fitting[0] if self.engine.compiled else episodes
 
     def _rollout(self, policy: Policy, start: Start) -> Trajectories:
         state, qpos, observation = self._begin(start)
@@ -86,12 +103,6 @@ class Simulation:
     def _next(self, state: Any, action: Any) -> tuple[Any, Any, Any]:
         state = self.step(state, action)
         return state, self.engine.joints(state)[0], self.observe(state)
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def _draw(task: Task, key: Array, episodes: int) -> Start:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
-    return jax.vmap(task.start)(keys)
 
 
 @cache

@@ -39,7 +39,7 @@ class Teacher(NamedTuple):
     networks: Networks
     params: Params
     evaluation: dict[str, Any] | None  # of exactly these parameters
-    source: str  # SHA-256 of the manifest that names every file of the checkpoint
+    source: str  # fingerprint of the checkpoint
 
     def act(self, params: Params, observation: Array, goal: Array) -> Array:
         """[B, S], [B, G] -> deterministic action [B, A]."""
@@ -82,8 +82,7 @@ def load_teacher(directory: Path) -> Teacher:
         path.removeprefix(prefix): leaf for path, leaf in saved.leaves.items() if path.startswith(prefix)
     }
     params = checkpoint.fill(template, leaves, what)
-    source = checkpoint.sha256(directory / str(saved.step) / checkpoint.MANIFEST)
-    return Teacher(config, spec, networks, params, saved.record["evaluation"], source)
+    return Teacher(config, spec, networks, params, saved.record["evaluation"], saved.fingerprint)
 
 
 def reevaluate(teacher: Teacher, episodes: int | None = None, engine: str | None = None) -> dict[str, Any]:

@@ -105,12 +105,12 @@ def test_log_probability_equals_the_change_of_variables_by_autodiff():
 @pytest.mark.parametrize("mean", [20.0, -20.0])
 @pytest.mark.parametrize("log_std", [2.0, -5.0])
 def test_saturated_actions_have_a_finite_log_probability_and_slope(mean, log_std, no_rank_promotion):
-    noise = jnp.array([[0.5], [-0.5], [3.0]])
+    noise = jnp.array([[0.5], [-0.5], [4.0], [-4.0]])
 
     def total(mean, log_std):
         return losses.sample_squashed(mean, log_std, noise)[1].sum()
 
-    mean, log_std = jnp.full((3, 1), mean), jnp.full((3, 1), log_std)
+    mean, log_std = jnp.full((4, 1), mean), jnp.full((4, 1), log_std)
     _, log_probability = losses.sample_squashed(mean, log_std, noise)
     # log(1 - tanh(x)^2) is log 4 - 2|x| far out
     before = np.asarray(mean + np.exp(log_std) * noise, np.float64)

@@ -5,7 +5,7 @@ import pytest
 
 from teacher.replay import Rows, empty, future_offset, insert, sample
 
-ENVIRONMENTS, DRAWS = 3, 20_000
+ENVIRONMENTS, DRAWS = 4, 20_000
 
 # One trace each for the shapes used below.
 jit_insert = jax.jit(insert)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from student.assess import Critic, critic_agreement, retention, select
+from student.assess import Critic, critic_agreement, critic_answers, retention, select
 from student.config import Size, parse_size
 from student.networks import Normaliser, act, critic_distance, fold, init_student, normalise, parameter_count
 from teacher.errors import FathomError
@@ -78,13 +78,15 @@ def test_a_critic_agrees_with_itself_and_not_with_its_opposite(student):
             lambda o, a: 1000 + sign * a.sum(-1, keepdims=True) + 0 * o[:, :1], lambda g: 0 * g[:, :1]
         )
 
-    same = critic_agreement(critic(1), critic(1), observation, action, goal, jax.random.key(1))
+    further = jax.random.uniform(jax.random.key(1), (8, *action.shape))
+    up, down = (critic_answers(critic(sign), observation, action, goal, further) for sign in (1, -1))
+    same = critic_agreement(up, up)
     assert same == {
         "spearman_actions": pytest.approx(1),
         "top1": 1.0,
         "gradient_cosine": pytest.approx(1, abs=1e-5),
     }
-    opposite = critic_agreement(critic(1), critic(-1), observation, action, goal, jax.random.key(1))
+    opposite = critic_agreement(up, down)
     assert opposite["spearman_actions"] == pytest.approx(-1)
     assert opposite["gradient_cosine"] == pytest.approx(-1, abs=1e-5)
 

@@ -40,7 +40,7 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request):
     on_engine = simulation(*request.param)
-    start = on_engine.draw(jax.random.key(3), EPISODES)
+    start = on_engine.starts(jax.random.key(3), EPISODES)
     return Case(on_engine, start, on_engine.rollout(random_actions(on_engine.task.spec), start))
 
 
@@ -102,9 +102,9 @@ def test_an_episode_does_not_depend_on_its_companions(case):
 
 
 def test_starts_are_a_prefix_of_more_starts(case):
-    more = case.simulation.draw(jax.random.key(3), 2 * EPISODES)
+    more = case.simulation.starts(jax.random.key(3), 2 * EPISODES)
     jax.tree.map(lambda few, many: np.testing.assert_array_equal(few, many[:EPISODES]), case.start, more)
-    other = case.simulation.draw(jax.random.key(4), EPISODES)
+    other = case.simulation.starts(jax.random.key(4), EPISODES)
     assert (np.asarray(other.goal) != np.asarray(case.start.goal)).all()
     assert len(np.unique(np.asarray(more.goal), axis=0)) == 2 * EPISODES
 
@@ -205,7 +205,7 @@ def test_actions_are_scaled_as_the_spec_says_and_clipped(task):
 
 @pytest.mark.parametrize("name", [name for name in TASKS if {"mjx", "mujoco"} <= {*make_task(name).engines}])
 def test_mjx_and_the_c_engine_integrate_alike(name):
-    start = simulation(name, "mujoco").draw(jax.random.key(3), EPISODES)
+    start = simulation(name, "mujoco").starts(jax.random.key(3), EPISODES)
     compiled, exact = (
         simulation(name, engine).rollout(random_actions(make_task(name).spec), start).qpos
         for engine in ("mjx", "mujoco")
@@ -217,7 +217,7 @@ def test_mjx_and_the_c_engine_integrate_alike(name):
 def test_more_episodes_than_one_batch_are_joined_in_order(monkeypatch):
     monkeypatch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (64,))
     on_mjx = simulation("reacher", "mjx")
-    start = on_mjx.draw(jax.random.key(5), 66)
+    start = on_mjx.starts(jax.random.key(5), 66)
 
     def towards_goal(observation, goal):
         return goal / 0.2
@@ -345,7 +345,7 @@ def test_fr3_slows_down_before_its_limits_and_never_crosses_them(fr3):
     joints = fr3.spec.joints
     corners = np.random.default_rng(5).choice([-1.0, 1.0], (8, 7))
     drive = np.concatenate([np.eye(7), -np.eye(7), np.ones((1, 7)), -np.ones((1, 7)), corners])
-    start = simulation("fr3_reach", "mujoco").draw(jax.random.key(0), len(drive))
+    start = simulation("fr3_reach", "mujoco").starts(jax.random.key(0), len(drive))
     trajectories = simulation("fr3_reach", "mujoco").rollout(lambda observation, goal: drive, start)
     qpos, qvel = trajectories.qpos, trajectories.observation[..., 7:14]
     lower, upper = np.array(joints.lower), np.array(joints.upper)

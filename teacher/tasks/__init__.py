@@ -1,6 +1,7 @@
 """Tasks by name."""
 
 from collections.abc import Callable
+from functools import cache
 
 from teacher.errors import unknown_name
 from teacher.tasks.base import Start, Task, achieved_goal, goal_distance
@@ -12,6 +13,7 @@ TASKS: dict[str, Callable[[], Task]] = {"fr3_reach": Fr3Reach, "reacher": Reache
 __all__ = ["TASKS", "Start", "Task", "achieved_goal", "goal_distance", "make_task"]
 
 
+@cache
 def make_task(name: str) -> Task:
     """The task of that name; UsageError with the nearest name if there is none."""
     if name not in TASKS:

@@ -12,24 +12,17 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import mujoco
 import numpy as np
 
 from teacher.errors import FathomError, unknown_name
 from teacher.tasks.base import Array, Task
 
-
-def jit_physics(function: Callable, **options: Any) -> Callable:
-    """`jax.jit` for functions that step a simulator.
-
-    With jaxlib before 0.11 XLA's CPU fusion duplicates work along a kinematic chain, some
-    700 times; those versions need it off, later ones neither need nor know the option.
-    """
-    version = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
-    if version < (0, 11) and jax.default_backend() == "cpu":
-        options["compiler_options"] = {"xla_cpu_use_fusion_emitters": False}
-    return jax.jit(function, **options)
+UNSTABLE = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
 
 
 class Engine(Protocol):
@@ -103,7 +96,8 @@ class BraxEngine:
         self._pipeline, self._substeps = pipeline, substeps
 
     def init(self, qpos: Array, qvel: Array) -> Any:
-        return jax.vmap(lambda q, qd: self._pipeline.init(self._system, q, qd))(qpos, qvel)
+        with jax.default_matmul_precision("highest"):
+            return jax.vmap(lambda q, qd: self._pipeline.init(self._system, q, qd))(qpos, qvel)
 
     def step(self, state: Any, control: Array) -> Any:
         with jax.default_matmul_precision("highest"):
@@ -133,10 +127,18 @@ class MujocoEngine:
         return state
 
     def step(self, state: list[mujoco.MjData], control: np.ndarray) -> list[mujoco.MjData]:
-        """Advances the given simulations in place."""
+        """Advances the given simulations in place.
+
+        Raises: FathomError where MuJoCo would go on as if nothing were wrong: for controls that are
+        not finite, and for a simulation that became unstable."""
+        if not np.isfinite(control).all():
+            raise FathomError(f"controls are not finite: {control[~np.isfinite(control).all(-1)][0]}")
         for data, command in zip(state, control, strict=True):
             data.ctrl = command
             mujoco.mj_step(self._model, data, self._substeps)
+            for warning in UNSTABLE:
+                if data.warning[warning].number:
+                    raise FathomError(f"the simulation became unstable at {data.time:.3f} s ({warning.name})")
         return state
 
     def joints(self, state: list[mujoco.MjData]) -> tuple[np.ndarray, np.ndarray]:

@@ -48,6 +48,8 @@ SERVO_GAIN = (200.0, 200.0, 150.0, 150.0, 60.0, 60.0, 40.0)
 
 TIME_STEP = 0.01  # s
 GOAL_SPREAD = 0.8  # rad around home from which goals are drawn
+# Bounding box of the flange over all those configurations, rounded outwards to the millimetre (m).
+GOAL_LOW, GOAL_HIGH = (-0.597, -0.614, 0.139), (0.615, 0.614, 1.057)
 START_SPREAD = 0.1  # rad around home at which episodes begin
 LIMIT_MARGIN = 0.05  # rad
 
@@ -89,7 +91,6 @@ class Fr3Reach(Task):
     @cached_property
     def spec(self) -> TaskSpec:
         axes = ("x", "y", "z")
-        low, high = _goal_range()
         return TaskSpec(
             name="fr3_reach",
             version=1,
@@ -104,8 +105,8 @@ class Fr3Reach(Task):
                 unit="m",
                 frame="base",
                 observation_indices=(14, 15, 16),
-                low=low,
-                high=high,
+                low=GOAL_LOW,
+                high=GOAL_HIGH,
                 success_radius=0.05,
                 strict_radius=0.02,
             ),
@@ -211,11 +212,3 @@ def _around_home(spread: float) -> tuple[np.ndarray, np.ndarray]:
     low = np.maximum(np.array(HOME) - spread, np.array(LOWER) + LIMIT_MARGIN)
     high = np.minimum(np.array(HOME) + spread, np.array(UPPER) - LIMIT_MARGIN)
     return low.astype(np.float32), high.astype(np.float32)
-
-
-def _goal_range() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Bounding box of the goals, to the millimetre, from a fixed sample of configurations."""
-    low, high = _around_home(GOAL_SPREAD)
-    points = flange_position(np.random.default_rng(0).uniform(low, high, (100_000, 7)))
-    floor, ceiling = np.floor(points.min(0) * 1000) / 1000, np.ceil(points.max(0) * 1000) / 1000
-    return tuple(floor.tolist()), tuple(ceiling.tolist())

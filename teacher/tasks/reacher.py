@@ -1,7 +1,7 @@
 """The planar two-joint arm of brax's packaged model, without its target body."""
 
 from functools import cached_property
-from importlib.resources import files
+from importlib.metadata import distribution
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,8 @@ class Reacher(Task):
         )
 
     def model(self) -> mujoco.MjModel:
-        spec = mujoco.MjSpec.from_file(str(files("brax") / "envs" / "assets" / "reacher.xml"))
+        # Found, not imported: importing brax takes a second and prints.
+        spec = mujoco.MjSpec.from_file(str(distribution("brax").locate_file("brax/envs/assets/reacher.xml")))
         spec.delete(spec.body("target"))
         # For brax: its settings count the target's body and joints, which are gone, and it
         # knows no body without a joint.
