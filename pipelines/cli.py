@@ -42,6 +42,11 @@ RunArgument = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="run directory or name; not needed if there is only one")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
+Engine = Annotated[str | None, typer.Option(help="simulator; default: the run's own")]
+Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes")]
+HeldOutSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="other held-out episodes than every run's")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
@@ -134,22 +139,30 @@ def control(
         str | None,
         typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="simulator that stands in for the robot")] = None,
-    episodes: Annotated[int | None, typer.Option(min=2, help="held-out episodes")] = None,
+    set_: Set = None,
+    seed: HeldOutSeed = None,
+    run_option: RunOption = None,
+    engine: Engine = None,
+    episodes: Episodes = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run an exported policy's controller in closed loop in the MuJoCo C engine."""
+    """Run an exported policy's controller in closed loop, by default in the MuJoCo C engine."""
     with _reported(debug):
         from pipelines import stages, tables
-        from pipelines.config import ControlConfig
+        from pipelines.config import Config, with_values
 
-        folder, config = Path(bundle or "."), ControlConfig()
+        folder, config = Path(bundle or "."), Config()
         if bundle is None or not (folder / "spec.json").is_file():
-            target = _existing(bundle, None, None, None)
-            folder, config = stages.selected_bundle(target), target.config.control
+            target = _existing(bundle, run_option, None, None)
+            folder, config = stages.selected_bundle(target), target.config
+        settings = with_values(config, set_ or []).control
         figures = stages.control(
-            folder, _display(), engine=engine or config.engine, episodes=episodes or config.episodes
+            folder,
+            _display(),
+            engine=engine or settings.engine,
+            episodes=episodes or settings.episodes,
+            seed=seed,
         )
         _print(figures, as_json, tables.score)
 
@@ -157,8 +170,9 @@ def control(
 @app.command()
 def evaluate(
     run: RunArgument = None,
-    engine: Annotated[str | None, typer.Option(help="simulator; default: the one it was trained in")] = None,
-    episodes: Annotated[int | None, typer.Option(min=2, help="held-out episodes")] = None,
+    engine: Engine = None,
+    episodes: Episodes = None,
+    seed: HeldOutSeed = None,
     run_option: RunOption = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -167,7 +181,8 @@ def evaluate(
     with _reported(debug):
         from pipelines import stages, tables
 
-        figures = stages.evaluate(_existing(run, run_option, None, None), engine=engine, episodes=episodes)
+        target = _existing(run, run_option, None, None)
+        figures = stages.evaluate(target, engine=engine, episodes=episodes, seed=seed)
         _print(figures, as_json, tables.score)
 
 
@@ -286,11 +301,11 @@ def _reported(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
-    except FathomError as error:
+    except (FathomError, OSError) as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
+        raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 
 def main() -> None:

@@ -24,13 +24,15 @@ def batched(controller: Controller) -> Policy:
     return policy
 
 
-def control(controller: Controller, engine: str, episodes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def control(
+    controller: Controller, engine: str, episodes: int, seed: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Held-out episodes of the controller, one robot at a time, every step timed.
 
     A deadline is missed when an answer takes longer than the control period.
     Returns: figures for the summary; the first episodes as a recording (see `record`)."""
     robot = simulation(controller.spec["name"], engine)
-    starts = evaluation_starts(robot, episodes)
+    starts = evaluation_starts(robot, episodes, seed)
     seconds: list[float] = []
 
     def timed(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:

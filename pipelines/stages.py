@@ -1,15 +1,12 @@
 """The stages: a run directory in, an artifact out. Each reads what the one before wrote."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import Array
 
 from export.bundle import write_bundle
 from export.controller import Controller, ControllerError
@@ -18,28 +15,26 @@ from export.graph import load_converters
 from pipelines import closed_loop
 from pipelines.config import Config
 from pipelines.interrupt import Interrupted, SaveTimer, deferred_interrupt
+from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
 from pipelines.rundir import Run, write_json
 from student import assess
 from student.distill import Distiller
-from student.networks import act, critic_distance, embed_goal, embed_state_action, parameter_count
+from student.networks import act, critic_distance, parameter_count
 from student.saved import TrainedStudent, load_student, save_students
 from student.saved import restore_state as restore_distillation
 from student.saved import save_state as save_distillation
 from teacher import checkpoint
-from teacher.compilation import jit_once
 from teacher.errors import FathomError, UsageError, unknown_name
-from teacher.evaluate import Outcomes, evaluation_starts, run_episodes, summarise
+from teacher.evaluate import evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner
-from teacher.simulation import Simulation, simulation_of
-from teacher.tasks import Start, make_task
-from teacher.train import require_finite, restore_state, save_state, train
+from teacher.spec import TaskSpec
+from teacher.tasks import make_task
+from teacher.train import Diverged, require_finite, restore_state, save_state, train
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 
 JSON = dict[str, Any]
 _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
-AGREEMENT_STATES = 256
-AGREEMENT_ACTIONS = 32  # at each of them
 
 
 def check(config: Config) -> None:
@@ -75,7 +70,7 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
         deferred_interrupt() as interruption,
         display.bar("teacher", total * per_iteration, done * per_iteration) as bar,
     ):
-        for state, metrics in train(learner, start):
+        for state, metrics in _with_last_save(train(learner, start), run):
             done = int(state.iteration)
             evaluation = None
             if done % config.evaluate.every == 0 or done == total:
@@ -104,6 +99,16 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
     engine = learner.simulation.engine_name
     run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
     return summary
+
+
+def _with_last_save(epochs: Iterator[Any], run: Run) -> Iterator[Any]:
+    """Adds to a divergence where the run can be taken up again."""
+    try:
+        yield from epochs
+    except Diverged as error:
+        saved = checkpoint.saves(run.checkpoints)
+        last = f"the last good save is of iteration {saved[0]}" if saved else "nothing was saved before"
+        raise Diverged(f"training diverged: {error}; {last}") from error
 
 
 def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
@@ -153,29 +158,18 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     return students
 
 
-class _Judging(NamedTuple):
-    """What every student of a run is compared with."""
-
-    teacher: Teacher
-    simulation: Simulation
-    starts: Start
-    outcomes: Outcomes  # the teacher's
-    asked: tuple[Array, ...]  # of every critic: see assess.critic_answers
-    answers: assess.CriticAnswers  # the teacher's
-
-
 def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
     """Exports every student, judges the files in closed loop beside the teacher, selects one."""
     config = run.config
     teacher = load_teacher(run.checkpoints)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
-    judging = _judging(run, teacher)
+    measure = Yardstick.of(teacher, config.student.episodes)
     run.begin_stage("export", teacher.source)
     for student in students:
         if resume and _is_exported(run, student):
             display.say(f"kept {run.bundles / student.name}")
             continue
-        figures = _export_student(run, judging, student, run.seed if seed is None else seed)
+        figures = _export_student(run, measure, student, run.seed if seed is None else seed)
         run.update_summary(figures)
         parity = figures["export"][student.name]["parity_max_error"]
         display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
@@ -191,28 +185,24 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     return {key: run.summary[key] for key in ("students", "export", "selected", "selected_passes")}
 
 
-def _export_student(run: Run, judging: _Judging, student: TrainedStudent, seed: int) -> JSON:
+def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed: int) -> JSON:
     """Writes one bundle; returns what it adds to the summary."""
-    teacher, params = judging.teacher, student.params
-    judged: JSON = {}
+    params, config = student.params, run.config
+    judged = {"critic": measure.critic(params)}
 
     def judge(controller: Controller) -> JSON:
-        """Closed loop of the very file that is about to be written, paired with the teacher."""
-        found, _ = run_episodes(judging.simulation, closed_loop.batched(controller), judging.starts)
-        judged.update(summarise(found) | assess.retention(found, judging.outcomes))
-        return _card_facts(teacher, judged)
+        judged.update(measure.closed_loop(controller))
+        return _card_facts(student.spec, judged)
 
     verification = write_bundle(
         run.bundles / student.name,
         student.spec,
         lambda observation, goal: act(params, observation, goal),
         lambda observation, action, goal: critic_distance(params, observation, action, goal),
-        *_own_experience(judging.simulation, student, seed, run.config),
-        provenance=_provenance(student, teacher, seed),
+        *own_experience(measure.simulation, params, seed, config.student.envs, config.export.observations),
+        provenance=_provenance(student, measure.teacher, seed),
         judge=judge,
     )
-    critic = assess.Critic(partial(embed_state_action, params), partial(embed_goal, params))
-    judged["critic"] = assess.critic_agreement(_answers(critic, judging.asked), judging.answers)
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     exported = {
         "bundle": str((run.bundles / student.name).relative_to(run.path)),
@@ -240,48 +230,6 @@ def _is_exported(run: Run, student: TrainedStudent) -> bool:
     return (run.bundles / student.name).exists() and figures.get("student_sha256") == student.source
 
 
-def _own_experience(
-    simulation: Simulation, student: TrainedStudent, seed: int, config: Config
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations [K, N], goals [K, G] and actions [K, A] of the student's own episodes."""
-    length, count = simulation.task.spec.episode_length, config.export.observations
-    episodes = max(config.student.envs, -(-count // length))
-    starts = simulation.starts(jax.random.fold_in(jax.random.key(seed), 2), episodes)
-    policy = jax.jit(lambda observation, goal: act(student.params, observation, goal))
-    lived = simulation.rollout(policy, starts)
-    goal = np.broadcast_to(starts.goal, (length, *starts.goal.shape))
-    rows = np.linspace(0, length * episodes - 1, count).round().astype(int)
-    values = (lived.observation[:-1], goal, lived.action)
-    observation, goal, action = (v.reshape(-1, v.shape[-1])[rows].astype(np.float32) for v in values)
-    return observation, goal, action
-
-
-def _judging(run: Run, teacher: Teacher) -> _Judging:
-    """The teacher's held-out episodes, and what its critic says about states in them."""
-    simulation = simulation_of(teacher.config.task)
-    starts = evaluation_starts(simulation, run.config.student.episodes)
-    found, lived = run_episodes(simulation, teacher.policy(), starts)
-    length, episodes, size = lived.action.shape
-    count = min(AGREEMENT_STATES, episodes)
-    # One state an episode, so that no two share a goal, at times spread over its length.
-    step, episode = np.arange(count) * length // count, np.arange(count)
-    further = jax.random.uniform(jax.random.key(0), (AGREEMENT_ACTIONS, count, size), minval=-1, maxval=1)
-    asked = (
-        jnp.asarray(lived.observation[step, episode]),
-        jnp.asarray(lived.action[step, episode]),
-        jnp.asarray(starts.goal[episode]),
-        further,
-    )
-    critic = assess.Critic(
-        partial(teacher.embed_state_action, teacher.params), partial(teacher.embed_goal, teacher.params)
-    )
-    return _Judging(teacher, simulation, starts, found, asked, _answers(critic, asked))
-
-
-def _answers(critic: assess.Critic, asked: tuple[Array, ...]) -> assess.CriticAnswers:
-    return jit_once(partial(assess.critic_answers, critic))(*asked)
-
-
 def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
     network = teacher.config.network
     return {
@@ -294,8 +242,8 @@ def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
     }
 
 
-def _card_facts(teacher: Teacher, judged: JSON) -> JSON:
-    goal = teacher.spec.goal
+def _card_facts(spec: TaskSpec, judged: JSON) -> JSON:
+    goal = spec.goal
     success = f"within {goal.success_radius:g} {goal.unit} at the end"
     facts = {"held-out episodes": judged["episodes"], success: judged["success_final"]}
     facts[f"mean distance at the end ({goal.unit})"] = judged["final_distance"]
@@ -304,7 +252,7 @@ def _card_facts(teacher: Teacher, judged: JSON) -> JSON:
     return facts
 
 
-def control(bundle: Path, display: Display, *, engine: str, episodes: int) -> JSON:
+def control(bundle: Path, display: Display, *, engine: str, episodes: int, seed: int | None = None) -> JSON:
     """Runs a bundle's controller in closed loop; returns its figures.
 
     A bundle that lies in a run leaves its figures and a recording of its first episodes there."""
@@ -315,7 +263,7 @@ def control(bundle: Path, display: Display, *, engine: str, episodes: int) -> JS
     if engine not in task.engines:
         raise unknown_name(f"engine for task {task.spec.name!r}", engine, task.engines)
     display.say(f"{episodes} episodes of {bundle} in {engine}")
-    figures, recording = closed_loop.control(controller, engine, episodes)
+    figures, recording = closed_loop.control(controller, engine, episodes, seed)
     run = Run(bundle.parent.parent)
     if bundle.parent.name == "export" and (run.path / "config.json").is_file():
         folder = run.path / "control" / bundle.name
@@ -340,9 +288,9 @@ def _load_controller(bundle: Path) -> Controller:
         raise FathomError(str(error)) from error
 
 
-def evaluate(run: Run, *, engine: str | None, episodes: int | None) -> JSON:
+def evaluate(run: Run, *, engine: str | None, episodes: int | None, seed: int | None) -> JSON:
     """The teacher's score on held-out starts and goals, without touching the run."""
-    return reevaluate(load_teacher(run.checkpoints), episodes, engine)
+    return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)
 
 
 def run_all(run: Run, display: Display, *, resume: bool) -> JSON:

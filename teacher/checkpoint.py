@@ -110,14 +110,15 @@ def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: 
     _drop_old(directory, keep)
 
 
-def load(directory: Path) -> Saved:
+def load(directory: Path, *, rows: bool = True) -> Saved:
     """The newest save that is whole; a damaged one is passed over with a warning in the log.
 
+    Args: rows: whether to read the rows too, which may be gigabytes.
     Raises: FathomError if there is none, naming what is wrong with the newest."""
     problems = []
     for step in saves(directory):
         try:
-            saved = _load(directory, step)
+            saved = _load(directory, step, rows)
         except FathomError as error:
             problems.append(str(error))
             continue
@@ -134,7 +135,7 @@ def saves(directory: Path) -> list[int]:
     return sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit()), reverse=True)
 
 
-def _load(directory: Path, step: int) -> Saved:
+def _load(directory: Path, step: int, rows: bool) -> Saved:
     folder = directory / str(step)
     manifest = _read_manifest(folder)
     for name, expected in manifest["files"].items():
@@ -144,7 +145,7 @@ def _load(directory: Path, step: int) -> Saved:
             leaves = checkpointer.restore(folder.absolute() / "state")
     except (OSError, ValueError, KeyError) as error:
         raise FathomError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
-    return Saved(step, leaves, _load_rows(directory, manifest["rows"]), manifest["record"])
+    return Saved(step, leaves, _load_rows(directory, manifest["rows"]) if rows else {}, manifest["record"])
 
 
 def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -38,9 +38,9 @@ def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
     )
 
 
-def evaluation_starts(simulation: Simulation, episodes: int) -> Start:
-    """The first `episodes` held-out starts and goals of the task."""
-    return simulation.starts(jax.random.key(EVALUATION_SEED), episodes)
+def evaluation_starts(simulation: Simulation, episodes: int, seed: int | None = None) -> Start:
+    """The first `episodes` held-out starts and goals of the task; others with a seed."""
+    return simulation.starts(jax.random.key(EVALUATION_SEED if seed is None else seed), episodes)
 
 
 def run_episodes(simulation: Simulation, policy: Policy, start: Start) -> tuple[Outcomes, Trajectories]:

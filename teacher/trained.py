@@ -64,7 +64,7 @@ def load_teacher(directory: Path) -> Teacher:
     """Reads the newest checkpoint in `directory`.
 
     Raises: FathomError if there is none, it is damaged, or its task is not the one known here."""
-    saved = checkpoint.load(directory)
+    saved = checkpoint.load(directory, rows=False)
     what = f"checkpoint {directory / str(saved.step)}"
     config = TeacherConfig.model_validate(saved.record["config"])
     spec = TaskSpec.model_validate(saved.record["spec"])
@@ -85,11 +85,13 @@ def load_teacher(directory: Path) -> Teacher:
     return Teacher(config, spec, networks, params, saved.record["evaluation"], saved.fingerprint)
 
 
-def reevaluate(teacher: Teacher, episodes: int | None = None, engine: str | None = None) -> dict[str, Any]:
-    """The teacher's score on the first held-out episodes, by default as its own run measured it."""
+def reevaluate(
+    teacher: Teacher, episodes: int | None = None, engine: str | None = None, seed: int | None = None
+) -> dict[str, Any]:
+    """The teacher's score on held-out episodes, by default those on which its own run measured it."""
     task = teacher.config.task
     where = simulation(task.name, engine or task.engine)
-    starts = evaluation_starts(where, episodes or teacher.config.evaluate.episodes)
+    starts = evaluation_starts(where, episodes or teacher.config.evaluate.episodes, seed)
     return summarise(run_episodes(where, teacher.policy(), starts)[0])
 
 

@@ -1,11 +1,14 @@
 """The whole pipeline through the real command line, in the debug preset."""
 
 import json
+import re
+import signal
 import subprocess
-import sys
+import time
 
 import numpy as np
 import pytest
+from conftest import PIPELINE
 
 from export.controller import load
 from pipelines.presets import preset
@@ -116,7 +119,7 @@ def test_exporting_again_gives_the_same_bytes(debug_run, pipeline, tmp_path):
 def run_and_kill(arguments: list[str], folder, lines: int) -> None:
     """Starts the command line and kills it once metrics.jsonl holds `lines` lines."""
     metrics = folder / "killed" / arguments.pop(0) / "metrics.jsonl"
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
+    command = [*PIPELINE, *arguments]
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -155,3 +158,17 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(debug_run, pipeline
         assert {k: v for k, v in found.items() if k != "wall_s"} == {
             k: v for k, v in line.items() if k != "wall_s"
         }
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    metrics = tmp_path / "stopped" / "teacher" / "metrics.jsonl"
+    endless = ["--set", "collect.total_steps=1000000", "--set", "evaluate.every=100000"]
+    command = [*PIPELINE, "teacher", "--preset", "debug", "--run", str(tmp_path / "stopped"), *endless]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert process.returncode == 130
+    done = int(re.search(r"stopped and saved after iteration (\d+); go on with --resume", errors)[1])
+    assert checkpoint.saves(tmp_path / "stopped" / "teacher" / "checkpoints") == [done]
