@@ -45,7 +45,8 @@ def write_bundle(
       critic: (obs [1, N], action [1, A], goal [1, G]) -> distance [1].
       observations, goals, actions: [K, N], [K, G], [K, A] float32 from real rollouts, K >= 1000; the
         critic is asked about those actions.
-      provenance: JSON values, written as they are; `seed` and `checkpoint_sha256` enter the certificates.
+      provenance: JSON values, written as they are; `observation_seed` and `checkpoint_sha256` enter the
+        certificates.
       judge: is given the controller with the verified graphs, before anything is written, and answers
         how good it is: facts for the model card, by the name to print.
     Returns: by graph (`policy`, `policy_flat`, `critic`), its error and its latency on this machine.
@@ -125,7 +126,7 @@ def _annotate(
         "tolerance": {"absolute": absolute, "relative": relative},
         "observations": verification.observations,
         "versions": {name: version(name) for name in RUNTIMES},
-        **{key: provenance[key] for key in ("seed", "checkpoint_sha256") if key in provenance},
+        **{key: provenance[key] for key in ("observation_seed", "checkpoint_sha256") if key in provenance},
     }
     properties = {
         "fathom.format_version": json.dumps(controller.FORMAT_VERSION),

@@ -35,15 +35,27 @@ Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="of all ran
 RunOption = Annotated[
     str | None,
     typer.Option(
-        "--run", metavar="DIR", help="run directory, or a name under runs/. Default: the preset's name"
+        "--run",
+        metavar="DIR",
+        help="run directory, or a name under runs/. Default: the preset's name and the seed",
     ),
 ]
 RunArgument = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="run directory or name; not needed if there is only one")
 ]
+LaterPreset = Annotated[
+    str | None, typer.Option("--preset", help="take this preset's settings for the stages after the teacher")
+]
+LaterSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="of this stage. Default: the run's")
+]
+LaterRun = Annotated[
+    str | None,
+    typer.Option("--run", metavar="DIR", help="the same as [RUN]"),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
-Engine = Annotated[str | None, typer.Option(help="simulator; default: the run's own")]
-Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes")]
+Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
+Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes; default: as the run sets it")]
 HeldOutSeed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="other held-out episodes than every run's")
 ]
@@ -94,10 +106,10 @@ def teacher(
 @app.command()
 def distill(
     run: RunArgument = None,
-    preset: Preset = None,
+    preset: LaterPreset = None,
     set_: Set = None,
-    seed: Seed = None,
-    run_option: RunOption = None,
+    seed: LaterSeed = None,
+    run_option: LaterRun = None,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -106,7 +118,7 @@ def distill(
     with _reported(debug):
         from pipelines import stages, tables
 
-        target = _existing(run, run_option, preset, set_)
+        target = _changed(_existing(run, run_option), preset, set_)
         with target.locked():
             students = stages.distil(target, _display(), resume=resume, seed=seed)
         _print(students, as_json, tables.students)
@@ -115,10 +127,10 @@ def distill(
 @app.command()
 def export(
     run: RunArgument = None,
-    preset: Preset = None,
+    preset: LaterPreset = None,
     set_: Set = None,
-    seed: Seed = None,
-    run_option: RunOption = None,
+    seed: LaterSeed = None,
+    run_option: LaterRun = None,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -127,7 +139,7 @@ def export(
     with _reported(debug):
         from pipelines import stages, tables
 
-        target = _existing(run, run_option, preset, set_)
+        target = _changed(_existing(run, run_option), preset, set_)
         with target.locked():
             summary = stages.export(target, _display(), resume=resume, seed=seed)
         _print(summary, as_json, tables.summary)
@@ -139,31 +151,24 @@ def control(
         str | None,
         typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
     ] = None,
-    set_: Set = None,
-    seed: HeldOutSeed = None,
-    run_option: RunOption = None,
+    run_option: LaterRun = None,
     engine: Engine = None,
     episodes: Episodes = None,
+    seed: HeldOutSeed = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run an exported policy's controller in closed loop, by default in the MuJoCo C engine."""
     with _reported(debug):
         from pipelines import stages, tables
-        from pipelines.config import Config, with_values
+        from teacher.errors import UsageError
 
-        folder, config = Path(bundle or "."), Config()
+        folder = Path(bundle or "")
         if bundle is None or not (folder / "spec.json").is_file():
-            target = _existing(bundle, run_option, None, None)
-            folder, config = stages.selected_bundle(target), target.config
-        settings = with_values(config, set_ or []).control
-        figures = stages.control(
-            folder,
-            _display(),
-            engine=engine or settings.engine,
-            episodes=episodes or settings.episodes,
-            seed=seed,
-        )
+            folder = stages.selected_bundle(_existing(bundle, run_option))
+        elif run_option is not None:
+            raise UsageError(f"a bundle and a run are named: {bundle} and --run {run_option}")
+        figures = stages.control(folder, _display(), engine=engine, episodes=episodes, seed=seed)
         _print(figures, as_json, tables.score)
 
 
@@ -173,7 +178,7 @@ def evaluate(
     engine: Engine = None,
     episodes: Episodes = None,
     seed: HeldOutSeed = None,
-    run_option: RunOption = None,
+    run_option: LaterRun = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -181,20 +186,20 @@ def evaluate(
     with _reported(debug):
         from pipelines import stages, tables
 
-        target = _existing(run, run_option, None, None)
+        target = _existing(run, run_option)
         figures = stages.evaluate(target, engine=engine, episodes=episodes, seed=seed)
         _print(figures, as_json, tables.score)
 
 
 @app.command()
 def report(
-    run: RunArgument = None, run_option: RunOption = None, as_json: Json = False, debug: Debug = False
+    run: RunArgument = None, run_option: LaterRun = None, as_json: Json = False, debug: Debug = False
 ) -> None:
     """Write a run's report, one page that opens in any browser."""
     with _reported(debug):
         from pipelines.report import write_report
 
-        page = write_report(_existing(run, run_option, None, None))
+        page = write_report(_existing(run, run_option))
         print(json.dumps({"report": str(page)}) if as_json else page)
 
 
@@ -250,7 +255,7 @@ def _target(
 
     chosen = preset or DEFAULT
     path = run_path(name or (f"{chosen}-seed{seed}" if seed else chosen))
-    if resume and path.exists():
+    if resume:
         target = open_run(str(path))
         if preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
             raise UsageError(
@@ -267,28 +272,41 @@ def _target(
     return create_run(path, config, chosen, seed or 0)
 
 
-def _existing(
-    argument: str | None, option: str | None, preset: str | None, assignments: list[str] | None
-) -> "Run":
-    """The run that a later stage works in, its settings after the teacher changed as asked."""
-    from pipelines import stages
-    from pipelines.config import TEACHER_GROUPS, with_values
-    from pipelines.presets import preset as settings_of
+def _existing(argument: str | None, option: str | None) -> "Run":
+    """The run that a later stage works in."""
     from pipelines.rundir import open_run
     from teacher.errors import UsageError
 
     if argument is not None and option is not None and argument != option:
         raise UsageError(f"two runs are named: {argument} and --run {option}")
-    target = open_run(argument if argument is not None else option)
-    config = target.config
+    return open_run(argument if argument is not None else option)
+
+
+def _changed(target: "Run", preset: str | None, assignments: list[str] | None) -> "Run":
+    """The run with other settings for the stages after the teacher; nothing is written yet."""
+    from pipelines import stages
+    from pipelines.config import TEACHER_GROUPS, with_values
+    from pipelines.presets import preset as settings_of
+    from pipelines.rundir import Run
+    from student.config import TRAINING_FIELDS
+    from teacher.errors import UsageError
+
+    before = target.config
+    config = before
     if preset is not None:
-        config = settings_of(preset).model_copy(update={"teacher": config.teacher})
+        config = settings_of(preset).model_copy(update={"teacher": before.teacher})
     for assignment in assignments or []:
         if assignment.partition(".")[0].strip() in TEACHER_GROUPS:
             raise UsageError(f"--set {assignment}: the teacher is trained; only later groups can be changed")
     config = with_values(config, assignments or [])
     stages.check(config)
-    return target if config == target.config else target.with_config(config)
+    if config == before:
+        return target
+    changed = [f for f in sorted(TRAINING_FIELDS) if getattr(config.student, f) != getattr(before.student, f)]
+    if changed and (target.students / "checkpoints").exists():
+        names = ", ".join(f"student.{field}" for field in changed)
+        raise UsageError(f"{names}: {target.path} holds students already, made with other values")
+    return Run(target.path, config)
 
 
 @contextmanager

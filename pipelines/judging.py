@@ -56,7 +56,8 @@ class Yardstick(NamedTuple):
     def closed_loop(self, controller: Controller) -> dict[str, Any]:
         """The controller's score on the same episodes, and its retention."""
         found, _ = run_episodes(self.simulation, closed_loop.batched(controller), self.starts)
-        return summarise(found) | assess.retention(found, self.outcomes)
+        of_teacher = {"teacher_time_at_goal": float(self.outcomes.time_at_goal.mean())}
+        return summarise(found) | of_teacher | assess.retention(found, self.outcomes)
 
     def critic(self, student: Student) -> dict[str, float]:
         """How far the student's critic agrees with the teacher's."""
@@ -70,12 +71,12 @@ def _answers(critic: assess.Critic, asked: tuple[Array, ...]) -> assess.CriticAn
 
 
 def own_experience(
-    simulation: Simulation, student: Student, seed: int, episodes: int, count: int
+    simulation: Simulation, student: Student, key: Array, episodes: int, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Observations [K, N], goals [K, G] and actions [K, A] from the student's own episodes, K = count."""
     length = simulation.task.spec.episode_length
     episodes = max(episodes, -(-count // length))
-    starts = simulation.starts(jax.random.fold_in(jax.random.key(seed), 2), episodes)
+    starts = simulation.starts(key, episodes)
     lived = simulation.rollout(partial(jax.jit(act), student), starts)
     goal = np.broadcast_to(starts.goal, (length, *starts.goal.shape))
     rows = np.linspace(0, length * episodes - 1, count).round().astype(int)

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,9 +45,12 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Run:
-    """An existing run directory."""
+    """An existing run directory.
+
+    `changed` holds other settings for stages still to come; a stage that takes them on writes them."""
 
     path: Path
+    changed: Config | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -62,12 +66,20 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`seed`, `preset` and `config` as they were written."""
-        return read_json(self.path / "config.json")
+        """`seed`, `preset` and `config` as they were written; FathomError if this is no run's file."""
+        found = read_json(self.path / "config.json")
+        if not isinstance(found, dict) or found.keys() != {"preset", "seed", "config"}:
+            raise FathomError(f"{self.path} is no run: its config.json does not hold preset, seed and config")
+        return found
 
     @property
     def config(self) -> Config:
-        return validated(self.settings["config"])
+        if self.changed is not None:
+            return self.changed
+        try:
+            return validated(self.settings["config"])
+        except UsageError as error:
+            raise FathomError(f"{self.path / 'config.json'}: {error}") from error
 
     @property
     def seed(self) -> int:
@@ -82,33 +94,57 @@ class Run:
         """Merges `values` into summary.json, inner objects key by key."""
         write_json(self.path / "summary.json", _merged(self.summary, values))
 
-    def with_config(self, config: Config) -> "Run":
-        """The same run with other settings for the stages that are still to come, written down."""
-        write_json(self.path / "config.json", {**self.settings, "config": config.model_dump(mode="json")})
-        return self
-
     def metrics(self, stage: str) -> list[dict[str, Any]]:
-        """Lines of the stage's metrics.jsonl."""
+        """Lines of the stage's metrics.jsonl; one that a killed run left unfinished is not among them."""
         file = self.path / stage / "metrics.jsonl"
         if not file.exists():
             return []
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.endswith("}")]
+        *whole, _ = file.read_text("utf-8").split("\n")
+        try:
+            return [json.loads(line) for line in whole]
+        except ValueError as error:
+            raise FathomError(f"{file} is damaged: {error}") from error
+
+    def last_metrics(self, stage: str) -> dict[str, Any]:
+        lines = self.metrics(stage)
+        if not lines:
+            raise FathomError(f"{self.path / stage / 'metrics.jsonl'} is missing or empty")
+        return lines[-1]
 
     def append_metrics(self, stage: str, line: dict[str, Any]) -> None:
-        with (self.path / stage / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        file = self.path / stage / "metrics.jsonl"
+        try:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise FathomError(f"cannot write {file}: {error.strerror}; the last save is intact") from error
 
     def rewind_metrics(self, stage: str, count: int) -> None:
         """Keeps the first `count` lines: those of the state that a resumed stage goes on from."""
         lines = [json.dumps(line) + "\n" for line in self.metrics(stage)[:count]]
         write_text(self.path / stage / "metrics.jsonl", "".join(lines))
 
-    def begin_stage(self, stage: str, source: str | None) -> None:
-        """Writes the stage's config, versions and the hash of what it is made from."""
+    def begin_stage(self, stage: str, source: str | None, seed: int) -> None:
+        """Writes the stage's settings, seed, versions and the hash of what it is made from."""
+        if self.changed is not None:
+            settings = {**self.settings, "config": self.changed.model_dump(mode="json")}
+            write_json(self.path / "config.json", settings)
         folder = self.path / stage
         folder.mkdir(exist_ok=True)
-        write_json(folder / "config.json", {**self.settings, "source_sha256": source})
+        write_json(folder / "config.json", {**self.settings, "seed": seed, "source_sha256": source})
         write_json(folder / "versions.json", versions())
+
+    def begun_with(self, stage: str) -> dict[str, Any] | None:
+        """What `begin_stage` wrote, if the stage has begun."""
+        file = self.path / stage / "config.json"
+        return read_json(file) if file.exists() else None
+
+    def other_versions(self, stage: str) -> str:
+        """Packages that the stage began with in other versions than today's, for people; may be empty."""
+        before, now = read_json(self.path / stage / "versions.json"), versions()
+        return ", ".join(
+            f"{name} {before.get(name)} -> {v}" for name, v in now.items() if before.get(name) != v
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -129,11 +165,14 @@ def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
     """A new run directory with its settings; UsageError if the path exists already."""
     if path.exists():
         raise UsageError(f"{path} exists and is never overwritten: add --resume, or name another --run")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
-        write_json(path / "config.json", settings)
-        write_json(path / "versions.json", versions())
+        write_json(partial / "config.json", settings)
+        write_json(partial / "versions.json", versions())
+        partial.rename(path)
     except OSError as error:
         raise FathomError(f"cannot create run {path}: {error.strerror}") from error
     return Run(path)
@@ -152,9 +191,11 @@ def open_run(name: str | None) -> Run:
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
         )
     path = run_path(name)
-    if not (path / "config.json").is_file():
+    is_stage = (path.parent / "config.json").is_file()
+    if is_stage or not (path / "config.json").is_file():
         listed = ", ".join(p.name for p in known) or "none"
-        raise UsageError(f"{path} is no run: it has no config.json (runs here: {listed})")
+        why = f"it is part of {path.parent}" if is_stage else "it has no config.json"
+        raise UsageError(f"{path} is no run: {why} (runs here: {listed})")
     return Run(path)
 
 

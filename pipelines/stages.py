@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.graph import load_converters
 from pipelines import closed_loop
-from pipelines.config import Config
-from pipelines.interrupt import Interrupted, SaveTimer, deferred_interrupt
+from pipelines.config import Config, ControlConfig
+from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
 from pipelines.rundir import Run, write_json
+from pipelines.schedule import SaveTimer
 from student import assess
 from student.distill import Distiller
 from student.networks import act, critic_distance, parameter_count
@@ -30,33 +32,39 @@ from teacher.evaluate import evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
+from teacher.tasks.engines import ENGINES
 from teacher.train import Diverged, require_finite, restore_state, save_state, train
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 
 JSON = dict[str, Any]
+# Each stage draws from its own stream of a run's seed; the teacher's is the seed's own.
+STAGE_NUMBER = {"students": 1, "export": 2}
 _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
 def check(config: Config) -> None:
     """Refuses names that no task or engine has, before anything is created."""
     task = make_task(config.teacher.task.name)
-    for field, engine in (
-        ("task.engine", config.teacher.task.engine),
-        ("control.engine", config.control.engine),
-    ):
-        if engine is not None and engine not in task.engines:
-            raise unknown_name(f"{field} for task {task.spec.name!r}", engine, task.engines)
+    trains_in = [name for name in task.engines if ENGINES[name].compiled]
+    asked = (
+        ("task.engine", config.teacher.task.engine, trains_in),
+        ("control.engine", config.control.engine, task.engines),
+    )
+    for field, engine, allowed in asked:
+        if engine is not None and engine not in allowed:
+            raise unknown_name(f"{field} for task {task.spec.name!r}", engine, allowed)
 
 
 def teach(run: Run, display: Display, *, resume: bool) -> JSON:
     """Trains the teacher, or goes on with it; returns its summary."""
     config = run.config.teacher
     learner = Learner(config)
-    run.begin_stage("teacher", None)
     if resume and checkpoint.saves(run.checkpoints):
         start, evaluation = restore_state(run.checkpoints, learner)
-        display.say(f"going on from iteration {int(start.iteration)} of {config.collect.iterations}")
+        display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
+        _warn_of_versions(run, "teacher", display)
     else:
+        run.begin_stage("teacher", None, run.seed)
         start, evaluation = learner.init(jax.random.key(run.seed)), None
     held_out = evaluation_starts(learner.simulation, config.evaluate.episodes)
     # Compiled beside the learner's own functions, which leave other cores idle.
@@ -86,11 +94,12 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
             if done == total or timer.due() or interruption.requested:
                 with timer.saving():
                     save_state(run.checkpoints, learner, state, evaluation)
-            if interruption.requested and done < total:
+            if interruption.requested:
                 raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
-    last = run.metrics("teacher")[-1]
+    last = run.last_metrics("teacher")
     summary = {
-        "depth": config.network.depth,
+        "depth": config.network.actor_depth or config.network.depth,
+        "critic_depth": config.network.critic_depth or config.network.depth,
         "width": config.network.width,
         "env_steps": last["env_steps"],
         "wall_s": last["wall_s"],
@@ -114,19 +123,23 @@ def _with_last_save(epochs: Iterator[Any], run: Run) -> Iterator[Any]:
 def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
     """Fits the students to the run's teacher; returns their part of the summary."""
     config = run.config.student
-    teacher = load_teacher(run.checkpoints)
-    folder = run.students / "checkpoints"
+    folder, begun = run.students / "checkpoints", run.begun_with("students")
     if not resume and folder.exists():
         raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")
+    if begun and resume and seed not in (None, begun["seed"]):
+        raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
+    teacher = _teacher_of(run)
     score = confirm(teacher)
     display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
     distiller = Distiller(config, teacher)
-    run.begin_stage("students", teacher.source)
     if resume and checkpoint.saves(folder):
         state = restore_distillation(folder, distiller)
-        display.say(f"going on from round {int(state.round)} of {config.rounds}")
+        display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
+        _warn_of_versions(run, "students", display)
     else:
-        state = distiller.init(jax.random.key(run.seed if seed is None else seed))
+        chosen = seed if seed is not None else begun["seed"] if begun and resume else run.seed
+        run.begin_stage("students", teacher.source, chosen)
+        state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STAGE_NUMBER["students"]))
     per_round = config.envs * teacher.spec.episode_length
     run.rewind_metrics("students", int(state.round))
     clock = _Clock(run.metrics("students"))
@@ -146,10 +159,10 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
             if done == config.rounds or timer.due() or interruption.requested:
                 with timer.saving():
                     save_distillation(folder, distiller, state)
-            if interruption.requested and done < config.rounds:
+            if interruption.requested:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
     save_students(run.students, distiller, state)
-    wall_s = run.metrics("students")[-1]["wall_s"]
+    wall_s = run.last_metrics("students")["wall_s"]
     students = {
         name: {"parameters": parameter_count(student.policy), "wall_s": wall_s}
         for name, student in zip(config.sizes, state.students, strict=True)
@@ -160,19 +173,20 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
 
 def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
     """Exports every student, judges the files in closed loop beside the teacher, selects one."""
-    config = run.config
-    teacher = load_teacher(run.checkpoints)
+    config, chosen = run.config, run.seed if seed is None else seed
+    teacher = _teacher_of(run)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
-    measure = Yardstick.of(teacher, config.student.episodes)
-    run.begin_stage("export", teacher.source)
-    for student in students:
-        if resume and _is_exported(run, student):
-            display.say(f"kept {run.bundles / student.name}")
-            continue
-        figures = _export_student(run, measure, student, run.seed if seed is None else seed)
-        run.update_summary(figures)
-        parity = figures["export"][student.name]["parity_max_error"]
-        display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
+    kept = [student for student in students if resume and _is_exported(run, student)]
+    for student in kept:
+        display.say(f"kept {run.bundles / student.name}")
+    if len(kept) < len(students):
+        run.begin_stage("export", teacher.source, chosen)
+        measure = Yardstick.of(teacher, config.student.episodes)
+        for student in (student for student in students if student not in kept):
+            figures = _export_student(run, measure, student, chosen)
+            run.update_summary(figures)
+            parity = figures["export"][student.name]["parity_max_error"]
+            display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
     threshold = config.student.retention
     assessments = {student.name: run.summary["students"][student.name] for student in students}
     selected, passes = assess.select(assessments, threshold)
@@ -189,9 +203,11 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
     """Writes one bundle; returns what it adds to the summary."""
     params, config = student.params, run.config
     judged = {"critic": measure.critic(params)}
+    key = jax.random.fold_in(jax.random.key(seed), STAGE_NUMBER["export"])
 
     def judge(controller: Controller) -> JSON:
-        judged.update(measure.closed_loop(controller))
+        with _controller_errors():
+            judged.update(measure.closed_loop(controller))
         return _card_facts(student.spec, judged)
 
     verification = write_bundle(
@@ -199,7 +215,7 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         student.spec,
         lambda observation, goal: act(params, observation, goal),
         lambda observation, action, goal: critic_distance(params, observation, action, goal),
-        *own_experience(measure.simulation, params, seed, config.student.envs, config.export.observations),
+        *own_experience(measure.simulation, params, key, config.student.envs, config.export.observations),
         provenance=_provenance(student, measure.teacher, seed),
         judge=judge,
     )
@@ -216,7 +232,17 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
     return {"students": {student.name: judged}, "export": {student.name: exported}}
 
 
+def _teacher_of(run: Run) -> Teacher:
+    if not checkpoint.saves(run.checkpoints):
+        raise FathomError(
+            f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"
+        )
+    return load_teacher(run.checkpoints)
+
+
 def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
+    if not checkpoint.saves(run.students / name):
+        raise FathomError(f"no student in {run.students / name}: first comes pipeline distill {run.path}")
     student = load_student(run.students / name)
     if student.teacher_source != teacher.source:
         raise FathomError(
@@ -226,8 +252,16 @@ def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
 
 
 def _is_exported(run: Run, student: TrainedStudent) -> bool:
-    figures = run.summary.get("export", {}).get(student.name, {})
-    return (run.bundles / student.name).exists() and figures.get("student_sha256") == student.source
+    """Whether the bundle is there, of this very student, and judged by today's settings."""
+    figures, config = run.summary, run.config
+    exported = figures.get("export", {}).get(student.name, {})
+    judged = figures.get("students", {}).get(student.name, {})
+    return (
+        (run.bundles / student.name).exists()
+        and exported.get("student_sha256") == student.source
+        and exported.get("observations") == config.export.observations
+        and judged.get("episodes") == config.student.episodes
+    )
 
 
 def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
@@ -235,10 +269,10 @@ def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
     return {
         "student": student.name,
         "checkpoint_sha256": student.source,
-        "teacher_depth": network.depth,
+        "teacher_depth": network.actor_depth or network.depth,
         "teacher_width": network.width,
         "teacher_sha256": teacher.source,
-        "seed": seed,
+        "observation_seed": seed,
     }
 
 
@@ -252,20 +286,36 @@ def _card_facts(spec: TaskSpec, judged: JSON) -> JSON:
     return facts
 
 
-def control(bundle: Path, display: Display, *, engine: str, episodes: int, seed: int | None = None) -> JSON:
+def control(
+    bundle: Path,
+    display: Display,
+    *,
+    engine: str | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+) -> JSON:
     """Runs a bundle's controller in closed loop; returns its figures.
 
-    A bundle that lies in a run leaves its figures and a recording of its first episodes there."""
-    controller = _load_controller(bundle)
-    task = make_task(controller.spec["name"])
-    if controller.spec != task.spec.model_dump(mode="json"):
-        raise FathomError(f"{bundle} is for another version of task {task.spec.name!r} than this program's")
-    if engine not in task.engines:
-        raise unknown_name(f"engine for task {task.spec.name!r}", engine, task.engines)
-    display.say(f"{episodes} episodes of {bundle} in {engine}")
-    figures, recording = closed_loop.control(controller, engine, episodes, seed)
+    As the run of the bundle sets it, if it lies in one and nothing else is asked for; figures and a
+    recording of the first episodes are then kept there."""
+    bundle = bundle.resolve()
     run = Run(bundle.parent.parent)
-    if bundle.parent.name == "export" and (run.path / "config.json").is_file():
+    in_run = bundle.parent.name == "export" and (run.path / "config.json").is_file()
+    settings = run.config.control if in_run else ControlConfig()
+    asked = (engine or settings.engine, episodes or settings.episodes, seed)
+    with _controller_errors():
+        controller = load_controller(bundle)
+        task = make_task(controller.spec["name"])
+        if controller.spec != task.spec.model_dump(mode="json"):
+            raise FathomError(
+                f"{bundle} is for another version of task {task.spec.name!r} than this program's"
+            )
+        if asked[0] not in task.engines:
+            raise unknown_name(f"engine for task {task.spec.name!r}", asked[0], task.engines)
+        display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
+        figures, recording = closed_loop.control(controller, *asked)
+    figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
+    if in_run and asked == (settings.engine, settings.episodes, None):
         folder = run.path / "control" / bundle.name
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "episodes.json", recording)
@@ -277,13 +327,14 @@ def selected_bundle(run: Run) -> Path:
     """The bundle of the student that export marked; UsageError if nothing is exported yet."""
     selected = run.summary.get("selected")
     if selected is None:
-        raise UsageError(f"{run.path} holds no exported student yet: pipeline export {run.path}")
+        raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
     return run.bundles / selected
 
 
-def _load_controller(bundle: Path) -> Controller:
+@contextmanager
+def _controller_errors() -> Iterator[None]:
     try:
-        return load_controller(bundle)
+        yield
     except ControllerError as error:
         raise FathomError(str(error)) from error
 
@@ -297,18 +348,32 @@ def run_all(run: Run, display: Display, *, resume: bool) -> JSON:
     """Every stage that is not done yet, in order; returns the summary."""
     begun, before = time.monotonic(), run.summary.get("wall_s", 0.0)
     _BACKGROUND.submit(load_converters)
-    teach(run, display, resume=resume)
-    distil(run, display, resume=resume)
-    export(run, display, resume=resume)
-    config = run.config.control
-    for name in run.config.student.sizes:
-        control(run.bundles / name, display, engine=config.engine, episodes=config.episodes)
-    run.update_summary({"wall_s": before + time.monotonic() - begun})
+    try:
+        teach(run, display, resume=resume)
+        distil(run, display, resume=resume)
+        export(run, display, resume=resume)
+        for name in run.config.student.sizes:
+            if not (resume and _is_controlled(run, name)):
+                control(run.bundles / name, display)
+    finally:
+        run.update_summary({"wall_s": before + time.monotonic() - begun})
     from pipelines.report import write_report  # matplotlib, which no other stage needs
 
     page = write_report(run)
     display.say(f"report: {page}")
     return run.summary
+
+
+def _is_controlled(run: Run, name: str) -> bool:
+    figures, config = run.summary.get("control", {}).get(name, {}), run.config.control
+    exported = run.summary["export"][name]["student_sha256"]
+    found = (figures.get("student_sha256"), figures.get("engine"), figures.get("episodes"))
+    return found == (exported, config.engine, config.episodes)
+
+
+def _warn_of_versions(run: Run, stage: str, display: Display) -> None:
+    if changed := run.other_versions(stage):
+        display.say(f"[yellow]other versions than at the start ({changed}): bits may differ[/yellow]")
 
 
 class _Clock:

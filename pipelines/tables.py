@@ -29,9 +29,8 @@ def summary(figures: JSON) -> Group:
             _share(robot, "success_final"),
             f"{robot['missed_deadlines']} of {robot['steps']:,}" if robot else "",
         )
-    return Group(
-        table, f"* selected; {figures['wall_s']:.0f} s in all" if "wall_s" in figures else "* selected"
-    )
+    mark = "* selected" if figures.get("selected_passes", True) else "* nearest; none keeps enough"
+    return Group(table, f"{mark}; {figures['wall_s']:.0f} s in all" if "wall_s" in figures else mark)
 
 
 def students(figures: JSON) -> Table:

@@ -32,13 +32,13 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
     """Time at goal of the student over that of the teacher, on the same starts and goals.
 
     Returns: `retention` with its bootstrap interval over pairs of episodes, `retention_low` and
-    `retention_high`; nothing if the teacher never was at a goal, for then there is no ratio."""
+    `retention_high`; nothing if the teacher was at a goal so rarely that the ratio has no interval."""
     kept, of = np.asarray(student.time_at_goal), np.asarray(teacher.time_at_goal)
     if of.sum() == 0:
         return {}
     interval = scipy.stats.bootstrap(
         (kept, of),
-        lambda a, b, axis: a.sum(axis) / np.maximum(b.sum(axis), 1e-12),
+        _ratio,
         paired=True,
         vectorized=True,
         confidence_level=CONFIDENCE,
@@ -46,11 +46,18 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
         n_resamples=2000,
         rng=0,
     ).confidence_interval
+    if not np.isfinite([interval.low, interval.high]).all():
+        return {}
     return {
         "retention": float(kept.sum() / of.sum()),
         "retention_low": float(interval.low),
         "retention_high": float(interval.high),
     }
+
+
+def _ratio(kept: np.ndarray, of: np.ndarray, axis: int) -> np.ndarray:
+    total = of.sum(axis)
+    return np.where(total > 0, kept.sum(axis) / np.where(total > 0, total, 1), np.nan)
 
 
 def critic_answers(
@@ -73,12 +80,14 @@ def critic_agreement(student: CriticAnswers, teacher: CriticAnswers) -> dict[str
     """How alike two critics answered.
 
     Returns:
-      spearman_actions: mean rank correlation of the distances over the actions at one state.
+      spearman_actions: mean rank correlation of the distances over the actions at one state; 0 where
+        one critic does not tell them apart.
       top1: share of the state-actions for which both find the same goal nearest.
       gradient_cosine: mean cosine of the gradients with respect to the action."""
     ranks = [scipy.stats.rankdata(np.asarray(a.over_actions), axis=0) for a in (student, teacher)]
     a, b = (rank - rank.mean(0) for rank in ranks)
-    spearman = (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    scale = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    spearman = np.where(scale > 0, (a * b).sum(0) / np.where(scale > 0, scale, 1), 0)
     g, h = np.asarray(student.gradient), np.asarray(teacher.gradient)
     cosine = (g * h).sum(-1) / (np.linalg.norm(g, axis=-1) * np.linalg.norm(h, axis=-1) + 1e-12)
     return {

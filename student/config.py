@@ -1,9 +1,9 @@
 """Settings of the distillation stage."""
 
 import re
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from teacher.config import Episodes, Group, Rate
 
@@ -37,6 +37,8 @@ def _sizes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class StudentConfig(Group):
+    """Settings of the distillation stage."""
+
     sizes: Annotated[
         tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_sizes)
     ] = ("2x64", "3x64")
@@ -59,3 +61,15 @@ class StudentConfig(Group):
     """held-out episodes in which each exported student is compared with its teacher"""
     retention: Annotated[float, Field(ge=0, le=2)] = 0.98
     """the smallest student whose retention's lower bound reaches this is selected"""
+
+    @model_validator(mode="after")
+    def _students_act(self) -> Self:
+        if self.teacher_rounds > self.rounds:
+            raise ValueError(
+                f"student.teacher_rounds is {self.teacher_rounds}, more than student.rounds ({self.rounds})"
+            )
+        return self
+
+
+# What decides the students; the other fields only judge them, and may change between two runs.
+TRAINING_FIELDS = {"sizes", "envs", "rounds", "teacher_rounds", "noise", "updates", "batch", "rate"}

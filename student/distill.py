@@ -115,10 +115,11 @@ class Distiller:
         start_key, noise_key = jax.random.split(self._round_key(state, 0))
         start = self.simulation.starts(start_key, self.config.envs)
         calls = itertools.count()
+        teacher_acts = int(state.round) < self.config.teacher_rounds
 
         def policy(observation: np.ndarray, goal: np.ndarray) -> Array:
             key = jax.random.fold_in(noise_key, next(calls))
-            if int(state.round) < self.config.teacher_rounds:
+            if teacher_acts:
                 return self._act_as_teacher(self.teacher.params, observation, goal, key)
             return self._act_as_students(state.students, state.normaliser, observation, goal, key)
 

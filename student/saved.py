@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from student.config import Size, parse_size
+from student.config import TRAINING_FIELDS, Size, parse_size
 from student.distill import Distiller, DistillState
 from student.networks import Student, fold, init_student
 from teacher import checkpoint
@@ -44,19 +44,19 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
     template = jax.eval_shape(distiller.init, jax.random.key(0))
     state = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
-    return state._replace(labels=checkpoint.fill(template.labels, saved.rows, f"{what}, labels"))
+    labels = checkpoint.fill(template.labels, saved.rows, f"{what}, labels")
+    checkpoint.rewind(directory, saved.step)
+    return state._replace(labels=labels)
 
 
 def _record(distiller: Distiller) -> dict[str, Any]:
     return {
-        "student": distiller.config.model_dump(mode="json", include=_TRAINING_FIELDS),
+        "student": distiller.config.model_dump(mode="json", include=TRAINING_FIELDS),
         "teacher": distiller.teacher.source,
     }
 
 
 _NOTHING: Any = None  # in place of what is saved as rows
-# The other fields only judge the students, and may change between two runs.
-_TRAINING_FIELDS = {"sizes", "envs", "rounds", "teacher_rounds", "noise", "updates", "batch", "rate"}
 
 
 def save_students(directory: Path, distiller: Distiller, state: DistillState) -> None:
@@ -77,11 +77,13 @@ def save_students(directory: Path, distiller: Distiller, state: DistillState) ->
 def load_student(directory: Path) -> TrainedStudent:
     """Reads `students/SIZE`; FathomError if it is missing or damaged."""
     saved = checkpoint.load(directory)
-    spec = TaskSpec.model_validate(saved.record["spec"])
-    size: Size = parse_size(directory.name)
+    try:
+        spec = TaskSpec.model_validate(saved.record["spec"])
+        representation, teacher = saved.record["representation"], saved.record["teacher"]
+        size: Size = parse_size(directory.name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FathomError(f"{directory} holds no student that this program knows: {error}") from error
     sizes = (spec.observation_size, spec.action_size, spec.goal_size)
-    template = jax.eval_shape(
-        lambda: init_student(jax.random.key(0), size, sizes, saved.record["representation"])
-    )
+    template = jax.eval_shape(lambda: init_student(jax.random.key(0), size, sizes, representation))
     params = checkpoint.fill(template, saved.leaves, f"student {directory}")
-    return TrainedStudent(directory.name, params, spec, saved.record["teacher"], saved.fingerprint)
+    return TrainedStudent(directory.name, params, spec, teacher, saved.fingerprint)

@@ -102,10 +102,7 @@ def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: 
             },
         }
         (partial / MANIFEST).write_text(json.dumps(manifest))
-        # Saves from here on are of a future that this run has left: it went on from an older one.
-        for stale in saves(directory):
-            if stale >= step:
-                shutil.rmtree(directory / str(stale))
+        _remove(directory / str(step))
         partial.rename(directory / str(step))
     _drop_old(directory, keep)
 
@@ -128,6 +125,13 @@ def load(directory: Path, *, rows: bool = True) -> Saved:
     raise FathomError(problems[0] if problems else f"no checkpoint in {directory}")
 
 
+def rewind(directory: Path, step: int) -> None:
+    """Removes the saves after `step`: a run that goes on from it must not build on what is damaged."""
+    for later in saves(directory):
+        if later > step:
+            _remove(directory / str(later))
+
+
 def saves(directory: Path) -> list[int]:
     """Numbers of the finished saves, newest first."""
     if not directory.is_dir():
@@ -138,14 +142,15 @@ def saves(directory: Path) -> list[int]:
 def _load(directory: Path, step: int, rows: bool) -> Saved:
     folder = directory / str(step)
     manifest = _read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        _check_file(folder / name, expected)
     try:
+        for name, expected in manifest["files"].items():
+            _check_file(folder / name, expected)
         with ocp.PyTreeCheckpointer() as checkpointer:
             leaves = checkpointer.restore(folder.absolute() / "state")
-    except (OSError, ValueError, KeyError) as error:
+        kept = _load_rows(directory, manifest["rows"]) if rows else {}
+        return Saved(step, leaves, kept, manifest["record"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FathomError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
-    return Saved(step, leaves, _load_rows(directory, manifest["rows"]) if rows else {}, manifest["record"])
 
 
 def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -224,15 +229,16 @@ def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
 def _drop_old(directory: Path, keep: int) -> None:
     """Removes saves beyond `keep`, rows that no kept save names, and leftovers of killed runs."""
     kept = saves(directory)[:keep]
-    needed = {
-        segment["file"]
-        for step in kept
-        for segment in _read_manifest(directory / str(step))["rows"]["segments"]
-    }
-    for path in directory.iterdir():
-        if path.name != ROWS and path.name not in {str(step) for step in kept}:
-            shutil.rmtree(path)
-    for file in _files(directory / ROWS):
+    needed = set()
+    for step in kept:
+        with contextlib.suppress(FathomError):
+            segments = _read_manifest(directory / str(step))["rows"]["segments"]
+            needed |= {segment["file"] for segment in segments}
+    for step in saves(directory)[keep:]:
+        _remove(directory / str(step))
+    for leftover in [*directory.glob("*.partial"), *(directory / ROWS).glob("*.partial")]:
+        _remove(leftover)
+    for file in (directory / ROWS).glob("*.npz"):
         if file.name not in needed:
             file.unlink()
 

@@ -85,7 +85,7 @@ class CollectConfig(Group):
     prefill: PositiveInt = 100
     """control steps per environment, at least, before the first update"""
     total_steps: PositiveInt = 1_500_000
-    """control steps with updates, over all environments; the prefill comes on top"""
+    """control steps with updates, over all environments, in whole iterations; the prefill comes on top"""
 
     @property
     def iterations(self) -> int:

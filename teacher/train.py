@@ -79,6 +79,7 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     template = jax.eval_shape(learner.init, jax.random.key(0))
     state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
+    checkpoint.rewind(directory, saved.step)
     return state._replace(replay=state.replay._replace(rows=rows)), saved.record["evaluation"]
 
 

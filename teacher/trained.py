@@ -38,6 +38,7 @@ class Teacher(NamedTuple):
     spec: TaskSpec
     networks: Networks
     params: Params
+    iteration: int
     evaluation: dict[str, Any] | None  # of exactly these parameters
     source: str  # fingerprint of the checkpoint
 
@@ -66,8 +67,12 @@ def load_teacher(directory: Path) -> Teacher:
     Raises: FathomError if there is none, it is damaged, or its task is not the one known here."""
     saved = checkpoint.load(directory, rows=False)
     what = f"checkpoint {directory / str(saved.step)}"
-    config = TeacherConfig.model_validate(saved.record["config"])
-    spec = TaskSpec.model_validate(saved.record["spec"])
+    try:
+        config = TeacherConfig.model_validate(saved.record["config"])
+        spec = TaskSpec.model_validate(saved.record["spec"])
+        evaluation = saved.record["evaluation"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FathomError(f"{what} holds no teacher that this program knows: {error}") from error
     known = make_task(spec.name).spec
     if known.version != spec.version:
         raise FathomError(
@@ -82,7 +87,7 @@ def load_teacher(directory: Path) -> Teacher:
         path.removeprefix(prefix): leaf for path, leaf in saved.leaves.items() if path.startswith(prefix)
     }
     params = checkpoint.fill(template, leaves, what)
-    return Teacher(config, spec, networks, params, saved.record["evaluation"], saved.fingerprint)
+    return Teacher(config, spec, networks, params, saved.step, evaluation, saved.fingerprint)
 
 
 def reevaluate(
@@ -100,8 +105,12 @@ def confirm(teacher: Teacher) -> dict[str, Any]:
 
     Raises: FathomError if its run is unfinished, or if the score is not the one stored with it."""
     stored = teacher.evaluation
-    if stored is None:
-        raise FathomError("the teacher's run is not finished: go on with it first (--resume)")
+    iterations = teacher.config.collect.iterations
+    if stored is None or teacher.iteration < iterations:
+        raise FathomError(
+            f"the teacher's run is not finished ({teacher.iteration} of {iterations} iterations): "
+            "go on with it first (--resume)"
+        )
     score = reevaluate(teacher)
     low, high = stored["time_at_goal_interval"]
     if not low - SCORE_SLACK <= score["time_at_goal"] <= high + SCORE_SLACK:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,6 @@ class DebugRun(NamedTuple):
     path: Path
     printed: dict
     errors: str
-    seconds: float
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +40,6 @@ def pipeline() -> Callable[..., subprocess.CompletedProcess]:
 def debug_run(tmp_path_factory, pipeline) -> DebugRun:
     """`pipeline run --preset debug`, as a user types it. Tests read it and leave it as it is."""
     folder = tmp_path_factory.mktemp("debug")
-    begun = time.monotonic()
     done = pipeline("run", "--preset", "debug", "--json", cwd=folder)
-    seconds = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
-    return DebugRun(folder / "runs" / "debug", json.loads(done.stdout), done.stderr, seconds)
+    return DebugRun(folder / "runs" / "debug", json.loads(done.stdout), done.stderr)

@@ -91,7 +91,9 @@ def test_a_configuration_cannot_be_changed_after_it_was_checked():
     [
         (["teacher", "--preset", "quikstart"], ["'quikstart'", "did you mean 'quickstart'?"]),
         (["run", "--set", "task.name=fr3_reech"], ["'fr3_reech'", "did you mean 'fr3_reach'?"]),
-        (["teacher", "--set", "task.engine=brax"], ["task.engine", "'brax'", "mjx, mujoco"]),
+        (["teacher", "--set", "task.engine=brax"], ["task.engine", "'brax'", "known: mjx"]),
+        (["teacher", "--set", "task.engine=mujoco"], ["task.engine", "'mujoco'", "known: mjx"]),
+        (["teacher", "--resume"], ["runs/quickstart is no run"]),
         (["teacher", "--set", "network.depth=7"], ["network.depth", "7"]),
         (["distill"], ["there is no run yet"]),
         (["export", "nothing"], ["runs/nothing is no run"]),
@@ -149,7 +151,9 @@ def test_a_run_in_use_is_refused_naming_its_user(tmp_path):
 def test_students_need_a_finished_teacher(tmp_path, pipeline):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
     done = pipeline("distill", str(run.path), cwd=tmp_path)
-    assert_refused(done, 1, "no checkpoint in")
+    assert_refused(done, 1, "no checkpoint in", "pipeline teacher")
+    done = pipeline("export", str(run.path), cwd=tmp_path)
+    assert_refused(done, 1, "no checkpoint in", "pipeline teacher")
 
 
 def test_later_stages_cannot_change_the_teacher(debug_run, tmp_path, pipeline):
@@ -157,9 +161,24 @@ def test_later_stages_cannot_change_the_teacher(debug_run, tmp_path, pipeline):
     assert_refused(done, 2, "network.depth", "the teacher is trained")
 
 
-def test_students_are_not_overwritten(debug_run, tmp_path, pipeline):
+def test_students_are_not_overwritten_and_their_settings_stay(debug_run, tmp_path, pipeline):
+    before = (debug_run.path / "config.json").read_text()
     done = pipeline("distill", str(debug_run.path), cwd=tmp_path)
     assert_refused(done, 2, "holds students already")
+    for command in ("distill", "export"):
+        done = pipeline(command, str(debug_run.path), "--set", "student.rounds=9", cwd=tmp_path)
+        assert_refused(done, 2, "student.rounds", "holds students already")
+    assert (debug_run.path / "config.json").read_text() == before
+
+
+def test_a_directory_that_is_no_run_is_refused(debug_run, tmp_path, pipeline):
+    done = pipeline("distill", str(debug_run.path / "teacher"), cwd=tmp_path)
+    assert_refused(done, 2, "is part of")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+    done = pipeline("report", str(foreign), cwd=tmp_path)
+    assert_refused(done, 1, "foreign is no run")
 
 
 def test_a_checkpoint_of_another_network_is_refused_naming_the_leaf(debug_run, tmp_path, pipeline):

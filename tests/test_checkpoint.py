@@ -105,8 +105,29 @@ def test_a_damaged_save_is_passed_over_and_said_so(tmp_path, caplog, harm):
         assert checkpoint.load(tmp_path).step == 1
     assert str(harmed) in caplog.text
     assert "going on from save 1" in caplog.text
+    checkpoint.rewind(tmp_path, 1)
+    save(tmp_path, 3, 6)
+    assert checkpoint.load(tmp_path).step == 3
+
+
+def test_a_run_that_goes_on_from_an_older_save_does_not_build_on_damaged_rows(tmp_path):
+    save(tmp_path, 1, 2)
     save(tmp_path, 2, 4)
-    assert checkpoint.load(tmp_path).step == 2
+    damage(max((tmp_path / "rows").iterdir()))
+    checkpoint.rewind(tmp_path, checkpoint.load(tmp_path).step)
+    save(tmp_path, 3, 5)
+    saved = checkpoint.load(tmp_path)
+    assert saved.step == 3
+    np.testing.assert_array_equal(saved.rows["['value']"], ring(5).rows["value"])
+
+
+def test_what_others_put_beside_saves_is_left_alone(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / ".DS_Store").touch()
+    for step in (1, 2, 3):
+        save(tmp_path, step, step)
+    assert (tmp_path / "best").is_dir()
+    assert (tmp_path / ".DS_Store").is_file()
 
 
 def test_damaged_rows_are_named(tmp_path):

@@ -19,7 +19,7 @@ from teacher.tasks import make_task
 
 SPEC = make_task("fr3_reach").spec
 N, G, A = SPEC.observation_size, SPEC.goal_size, SPEC.action_size
-PROVENANCE = {"seed": 3, "teacher": {"depth": 16}}
+PROVENANCE = {"observation_seed": 3, "teacher": {"depth": 16}}
 
 WITHOUT_THE_PROJECT = """
 import sys

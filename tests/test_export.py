@@ -77,7 +77,7 @@ def exported(tmp_path_factory, rollouts):
 
 
 def export(directory, rollouts, policy=policy, critic=critic):
-    provenance = {"seed": 3, "checkpoint_sha256": "ab" * 32, "teacher": {"depth": 16}}
+    provenance = {"observation_seed": 3, "checkpoint_sha256": "ab" * 32, "teacher": {"depth": 16}}
     facts = {"success": 0.9917}
     return write_bundle(
         directory, SPEC, policy, critic, *rollouts, provenance=provenance, judge=lambda _: facts
@@ -198,7 +198,7 @@ def test_certificate_inside_each_graph_says_what_was_proved(exported):
         certificate = properties["fathom.certificate"]
         assert certificate["max_abs_error"] == verification.max_abs_error
         assert certificate["observations"] == verification.observations == COUNT
-        assert certificate["seed"] == 3
+        assert certificate["observation_seed"] == 3
         assert certificate["checkpoint_sha256"] == "ab" * 32
         assert certificate["versions"].keys() == {"jax", "jax2onnx", "onnx", "onnxruntime"}
 

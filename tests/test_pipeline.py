@@ -88,13 +88,15 @@ def test_each_command_reports_in_json(debug_run, pipeline):
     folder = debug_run.path.parent.parent
     for command in (
         ["evaluate", "debug", "--episodes", "4", "--engine", "mujoco"],
-        ["control", str(debug_run.path / "export" / "2x16"), "--episodes", "2"],
+        ["control", str(debug_run.path / "export" / "2x16"), "--episodes", "2", "--engine", "mjx"],
         ["tasks"],
         ["presets"],
     ):
         done = pipeline(*command, "--json", cwd=folder)
         assert done.returncode == 0, done.stderr
         assert isinstance(json.loads(done.stdout), dict)
+    # Neither evaluation nor a control that asks for something else changes what the run says.
+    assert json.loads((debug_run.path / "summary.json").read_text()) == debug_run.printed
 
 
 def test_a_finished_run_resumes_to_the_same_artifacts(debug_run, pipeline, tmp_path):
@@ -103,7 +105,7 @@ def test_a_finished_run_resumes_to_the_same_artifacts(debug_run, pipeline, tmp_p
     done = pipeline("run", "--run", str(copy), "--resume", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
-    for stage in ("task", "teacher", "selected", "students", "export"):
+    for stage in ("task", "teacher", "selected", "students", "export", "control"):
         assert again[stage] == debug_run.printed[stage]
 
 

@@ -67,6 +67,8 @@ def test_retention_is_a_ratio_of_paired_times():
 
 def test_retention_of_a_teacher_that_never_arrives_is_absent():
     assert retention(outcomes([0.1, 0.0]), outcomes([0.0, 0.0])) == {}
+    rarely = outcomes([0.1] + [0.0] * 15)
+    assert retention(rarely, rarely) == {}
 
 
 def test_a_critic_agrees_with_itself_and_not_with_its_opposite(student):
@@ -115,6 +117,8 @@ def test_a_teacher_that_scores_otherwise_than_stored_is_refused(debug_run):
         confirm(other)
     with pytest.raises(FathomError, match="not finished"):
         confirm(teacher._replace(evaluation=None))
+    with pytest.raises(FathomError, match=r"not finished \(2 of 4 iterations\)"):
+        confirm(teacher._replace(iteration=2))
 
 
 def test_students_learn_what_they_are_shown(debug_run):

@@ -7,7 +7,6 @@ engine, the other simulator that an exported policy must survive.
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -145,7 +144,7 @@ class MujocoEngine:
         return np.stack([d.qpos for d in state]), np.stack([d.qvel for d in state])
 
 
-ENGINES: dict[str, Callable[[mujoco.MjModel, int], Engine]] = {
+ENGINES: dict[str, type[MjxEngine | BraxEngine | MujocoEngine]] = {
     "mjx": MjxEngine,
     "brax": BraxEngine,
     "mujoco": MujocoEngine,
