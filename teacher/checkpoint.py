@@ -87,7 +87,7 @@ def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: 
         partial.mkdir(parents=True)
         if start < ring.written:
             segments.append(_write_segment(directory, rows, start, ring.written))
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(partial.absolute() / "state", leaves)
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -265,6 +265,18 @@ def _check_file(file: Path, expected: str) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Its threads log tracebacks of errors that it raises in ours as well."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager

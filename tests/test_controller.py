@@ -250,7 +250,7 @@ def test_controller_prints_what_the_policy_expects(bundle):
         "fr3_reach version 1",
         "obs [17]",
         "flange_position [m, base frame]",
-        "0.603",
+        "0.615",
         "golden",
         "p99",
     ):

@@ -223,7 +223,7 @@ def test_card_carries_facts_ranges_units_and_warnings(exported):
     card = (exported[0] / "README.md").read_text()
     for text in (
         "success: 0.9917",
-        "0.603",
+        "0.615",
         "rad/s",
         "must not be asked",
         'load(".")',

@@ -189,7 +189,7 @@ def test_actions_are_drawn_anew_for_each_step_environment_and_piece(learner):
     blind = with_changed(learner, "actor", np.zeros_like)  # its actions are noise alone
     state, _ = learner.iterate(blind)
     actions = np.asarray(state.replay.rows.action[: int(state.replay.written)])
-    assert len(actions) == 3 * STEPS
+    assert len(actions) == 2 * STEPS
     assert len(np.unique(actions)) > 0.99 * actions.size
     assert np.abs(actions).max() <= 1
     np.testing.assert_allclose(actions.mean(), 0, atol=0.05)

@@ -71,7 +71,7 @@ def new_run(tmp_path, name="arm", values=()):
 
 def add_teacher(run, iterations=4, *, finished=True, success=0.984):
     """A teacher's part of a run; drawing its curves takes most of the time, 0 iterations have none."""
-    run.begin_stage("teacher", None)
+    run.begin_stage("teacher", None, 0)
     for i in range(1, iterations + 1):
         line = {"iteration": i, "env_steps": 320 * i, "wall_s": i, "critic_loss": 5 / i}
         line |= {"critic_accuracy": 0.1 * i, "actor_loss": 3.0 - i}
@@ -82,7 +82,7 @@ def add_teacher(run, iterations=4, *, finished=True, success=0.984):
 
 
 def add_students(run, rounds=3):
-    run.begin_stage("students", "ab" * 32)
+    run.begin_stage("students", "ab" * 32, 0)
     for i in range(1, rounds + 1):
         losses = {f"{size}/{kind}_loss": 1 / i for size in SIZES for kind in ("policy", "critic")}
         run.append_metrics("students", {"round": i, "labels": 1600 * i, "wall_s": i, **losses})
