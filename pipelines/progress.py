@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_INTERVAL_S = 10.0
 
@@ -58,12 +59,15 @@ class Display:
             return
         columns = (
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(table_column=Column(min_width=4, no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
+            # What does not fit is cut off here, and nowhere else.
+            TextColumn(
+                "{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
         )
-        with Progress(*columns, console=self.console) as live:
+        with Progress(*columns, console=self.console, expand=True) as live:
             yield Bar(self.console, stage, total, done, unit, live)
 
 

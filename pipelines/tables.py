@@ -12,25 +12,28 @@ JSON = dict[str, Any]
 
 def summary(figures: JSON) -> Group:
     """summary.json, or a part of it: the way from teacher to robot, one row a policy."""
-    table = Table("policy", "parameters", "success", "at goal", "retention", "latency", "robot", "missed")
+    table = Table("policy", "size", "success", "at goal", "retention", "robot")
     if teacher := figures.get("teacher"):
-        depth = f"teacher, depth {teacher['depth']}"
-        table.add_row(depth, "", _share(teacher, "success_final"), f"{teacher['time_at_goal']:.3f}")
+        score = _share(teacher, "success_final"), _share(teacher, "time_at_goal")
+        table.add_row("teacher", f"depth {teacher['depth']}", *score)
+    late = 0
     for name, student in figures.get("students", {}).items():
         exported = figures.get("export", {}).get(name, {})
         robot = figures.get("control", {}).get(name, {})
+        late += robot.get("missed_deadlines", 0)
         table.add_row(
             f"{name} *" if name == figures.get("selected") else name,
-            f"{student['parameters']:,}",
+            f"{student['parameters']:,}" + (f"\n{exported['latency_us_p50']:.1f} µs" if exported else ""),
             _share(student, "success_final"),
-            _number(student, "time_at_goal"),
+            _share(student, "time_at_goal"),
             _retention(student),
-            f"{exported['latency_us_p50']:.1f} µs" if exported else "",
             _share(robot, "success_final"),
-            f"{robot['missed_deadlines']} of {robot['steps']:,}" if robot else "",
         )
     mark = "* selected" if figures.get("selected_passes", True) else "* nearest; none keeps enough"
-    return Group(table, f"{mark}; {figures['wall_s']:.0f} s in all" if "wall_s" in figures else mark)
+    notes = [mark, "95 % intervals below each figure"]
+    notes += [f"{late:,} deadlines missed on the robot"] if figures.get("control") else []
+    notes += [f"{figures['wall_s']:.0f} s in all"] if "wall_s" in figures else []
+    return Group(table, "; ".join(notes))
 
 
 def students(figures: JSON) -> Table:
@@ -105,18 +108,15 @@ def presets(figures: JSON) -> Table:
     return table
 
 
-def _number(figures: JSON, key: str) -> str:
-    return f"{figures[key]:.3f}" if key in figures else ""
-
-
 def _share(figures: JSON, key: str) -> str:
-    if key not in figures:
-        return ""
-    low, high = figures[f"{key}_interval"]
-    return f"{figures[key]:.3f} ({low:.3f} to {high:.3f})"
+    return _with_interval(figures[key], *figures[f"{key}_interval"]) if key in figures else ""
 
 
 def _retention(student: JSON) -> str:
     if "retention" not in student:
         return "undefined"
-    return f"{student['retention']:.3f} ({student['retention_low']:.3f} to {student['retention_high']:.3f})"
+    return _with_interval(student["retention"], student["retention_low"], student["retention_high"])
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]"
