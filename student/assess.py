@@ -1,5 +1,6 @@
 """How much of its teacher a student keeps: in closed loop, and in its critic."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,16 +37,18 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
     kept, of = np.asarray(student.time_at_goal), np.asarray(teacher.time_at_goal)
     if of.sum() == 0:
         return {}
-    interval = scipy.stats.bootstrap(
-        (kept, of),
-        _ratio,
-        paired=True,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        n_resamples=2000,
-        rng=0,
-    ).confidence_interval
+    with warnings.catch_warnings():  # an interval that does not exist comes as NaN, which is asked for below
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        interval = scipy.stats.bootstrap(
+            (kept, of),
+            _ratio,
+            paired=True,
+            vectorized=True,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            n_resamples=2000,
+            rng=0,
+        ).confidence_interval
     if not np.isfinite([interval.low, interval.high]).all():
         return {}
     return {
