@@ -22,7 +22,7 @@ from export.graph import policy_graph
 from student.config import parse_size
 from student.networks import act, init_student
 from teacher.config import BLOCK_DEPTH, NetworkConfig
-from teacher.networks import NORM_EPSILON, Networks, Params, action_distribution, init_params, make_networks
+from teacher.networks import NORM_EPSILON, Networks, Params, deterministic_action, init_params, make_networks
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
 
@@ -92,7 +92,7 @@ def policies(spec: TaskSpec, students: list[str], depths: list[int], width: int)
         params = init_params(networks, jax.random.key(0), sizes)
 
         def teacher(obs, goal, networks=networks, params=params):
-            return jax.numpy.tanh(action_distribution(networks, params.actor, obs, goal)[0])
+            return deterministic_action(networks, params.actor, obs, goal)
 
         made[f"teacher {depth}x{width}"] = teacher_graph(spec, networks, params), teacher
     return made

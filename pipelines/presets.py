@@ -43,7 +43,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 sizes=("2x16", "3x16"), envs=16, rounds=3, teacher_rounds=1, updates=10, batch=64, episodes=16
             ),
             export=ExportConfig(observations=1000),
-            control=ControlConfig(episodes=8),
+            control=ControlConfig(episodes=16),
         ),
     ),
     "reacher": (

@@ -68,7 +68,7 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
         start, evaluation = learner.init(jax.random.key(run.seed)), None
     held_out = evaluation_starts(learner.simulation, config.evaluate.episodes)
     # Compiled beside the learner's own functions, which leave other cores idle.
-    ready = _BACKGROUND.submit(learner.simulation.prepare, config.evaluate.episodes)
+    ready = _BACKGROUND.submit(learner.simulation.prepare, held_out)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
     run.rewind_metrics("teacher", done)

@@ -18,6 +18,7 @@ from teacher.networks import (
     Networks,
     Params,
     action_distribution,
+    deterministic_action,
     embed_goal,
     embed_state_action,
     init_params,
@@ -63,7 +64,7 @@ class Learner:
         self.init = jit_once(self._init)
         self._collect = jit_physics(self.collect, donate_argnums=0)
         self._update = jax.jit(self.update_many, donate_argnums=0)
-        self._act = jax.jit(self.act)
+        self._act = jax.jit(partial(deterministic_action, self.networks))
 
     def _init(self, key: Array) -> TeacherState:
         """A fresh run, nothing collected yet."""
@@ -91,10 +92,6 @@ class Learner:
     def policy(self, params: Params) -> Policy:
         """The deterministic policy: tanh of the mean; compiled."""
         return partial(self._act, params.actor)
-
-    def act(self, actor: dict, observation: Array, goal: Array) -> Array:
-        """[B, S], [B, G] -> [B, A]."""
-        return jnp.tanh(action_distribution(self.networks, actor, observation, goal)[0])
 
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Collect, then update; compiled. The given state's buffers are reused."""

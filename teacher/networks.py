@@ -134,6 +134,11 @@ def action_distribution(
     return mean, log_std
 
 
+def deterministic_action(networks: Networks, params: Tree, observation: Array, goal: Array) -> Array:
+    """[B, S], [B, G] -> tanh of the mean [B, A]."""
+    return jnp.tanh(action_distribution(networks, params, observation, goal)[0])
+
+
 def embed_state_action(networks: Networks, params: Tree, observation: Array, action: Array) -> Array:
     """[B, S], [B, A] -> [B, R]."""
     return _forward(networks.state_action, params, jnp.concatenate([observation, action], axis=-1))

@@ -35,7 +35,6 @@ class Simulation:
     def __init__(self, task: Task, engine: str):
         self.task, self.engine_name = task, engine
         self.engine = make_engine(task, engine)
-        self._draw = jit_once(self.draw, static_argnums=1)
         self._begin: Callable[..., Any] = self._first
         self._advance: Callable[..., Any] = self._next
         if self.engine.compiled:
@@ -55,19 +54,17 @@ class Simulation:
 
     def draw(self, key: Array, episodes: int) -> Start:
         """Independent starts, the first n of them the same for any `episodes` >= n; pure."""
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(self.task.start)(keys)
+        return _draw(self.task, key, episodes)
 
     def starts(self, key: Array, episodes: int) -> Start:
         """What `draw` gives, compiled, in NumPy."""
-        return jax.tree.map(np.asarray, self._draw(key, episodes))
+        return jax.tree.map(np.asarray, _compiled_draw(self.task, key, episodes))
 
-    def prepare(self, episodes: int) -> None:
-        """Compiles what a rollout of so many episodes needs; may run beside other work."""
-        start = self.starts(jax.random.key(0), self._batch(episodes))
-        state, _, _ = self._begin(start)
-        self._advance(state, np.zeros((len(start.goal), self.task.spec.action_size), np.float32))
+    def prepare(self, start: Start) -> None:
+        """Compiles what a rollout from these starts needs; may run beside other work."""
+        batch = self._batch(len(start.goal))
+        state, _, _ = self._begin(_rows(start, 0, batch))
+        self._advance(state, np.zeros((batch, self.task.spec.action_size), np.float32))
 
     def rollout(self, policy: Policy, start: Start) -> Trajectories:
         """One episode of any policy from each start (NumPy), stepped from the host.
@@ -77,8 +74,7 @@ class Simulation:
         batch = self._batch(episodes)
         parts = []
         for first in range(0, episodes, batch):
-            rows = np.minimum(np.arange(first, first + batch), episodes - 1)
-            parts.append(self._rollout(policy, jax.tree.map(lambda leaf, rows=rows: leaf[rows], start)))
+            parts.append(self._rollout(policy, _rows(start, first, batch)))
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
@@ -103,6 +99,21 @@ class Simulation:
     def _next(self, state: Any, action: Any) -> tuple[Any, Any, Any]:
         state = self.step(state, action)
         return state, self.engine.joints(state)[0], self.observe(state)
+
+
+def _rows(start: Start, first: int, count: int) -> Start:
+    """`count` starts from number `first` on, the last one repeated where there are no more."""
+    rows = np.minimum(np.arange(first, first + count), len(start.goal) - 1)
+    return jax.tree.map(lambda leaf: leaf[rows], start)
+
+
+def _draw(task: Task, key: Array, episodes: int) -> Start:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(task.start)(keys)
+
+
+_compiled_draw = jit_once(_draw, static_argnums=(0, 2))  # one for all engines of a task
 
 
 @cache

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from teacher import checkpoint
 from teacher.config import TeacherConfig
@@ -15,7 +14,7 @@ from teacher.losses import distance
 from teacher.networks import (
     Networks,
     Params,
-    action_distribution,
+    deterministic_action,
     embed_goal,
     embed_state_action,
     init_params,
@@ -44,7 +43,7 @@ class Teacher(NamedTuple):
 
     def act(self, params: Params, observation: Array, goal: Array) -> Array:
         """[B, S], [B, G] -> deterministic action [B, A]."""
-        return jnp.tanh(action_distribution(self.networks, params.actor, observation, goal)[0])
+        return deterministic_action(self.networks, params.actor, observation, goal)
 
     def policy(self) -> Policy:
         """The deterministic policy, compiled."""
