@@ -26,6 +26,7 @@ def _whole_blocks(depth: int) -> int:
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 
 
 class Group(BaseModel):
@@ -52,6 +53,8 @@ class NetworkConfig(Group):
     """hidden layers of both encoders, if not `depth`"""
     architecture: Literal["scaled", "published"] = "scaled"
     """`published` lets the residual stream grow with depth; `scaled` does not"""
+    precision: Precision = "tensorfloat32"
+    """operands of the hidden layers' products; `tensorfloat32` is float32 where the hardware lacks it"""
     representation: PositiveInt = 64
     """size of the space in which the critic measures distance"""
 

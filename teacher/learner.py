@@ -17,10 +17,10 @@ from teacher.config import TeacherConfig
 from teacher.networks import (
     Networks,
     Params,
+    act_and_embed_goal,
     action_distribution,
     deterministic_action,
-    embed_goal,
-    embed_state_action,
+    embed_both_actions,
     init_params,
     make_networks,
 )
@@ -181,15 +181,13 @@ def joint_loss(
     Goals are embedded once for both. The actor's loss sees the critic's parameters and goal
     embeddings as constants, so that each network has the gradient of its own loss alone."""
     update = config.update
-    goal_features = embed_goal(networks, params.goal, batch.goal)
-    data_features = embed_state_action(networks, params.state_action, batch.observation, batch.action)
+    mean, log_std, goal_features = act_and_embed_goal(networks, params, batch.observation, batch.goal)
+    action, log_probability = losses.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
+    data_features, policy_features = embed_both_actions(
+        networks, params.state_action, batch.observation, batch.action, action
+    )
     logits = -losses.pairwise_distance(data_features, goal_features)
     critic = losses.infonce(logits, update.penalty).mean()
-
-    mean, log_std = action_distribution(networks, params.actor, batch.observation, batch.goal)
-    action, log_probability = losses.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
-    fixed = jax.lax.stop_gradient(params.state_action)
-    policy_features = embed_state_action(networks, fixed, batch.observation, action)
     distance = losses.distance(policy_features, jax.lax.stop_gradient(goal_features))
     weight = jnp.exp(jax.lax.stop_gradient(params.log_entropy_weight))
     actor = losses.actor_loss(distance, log_probability, weight).mean()

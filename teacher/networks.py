@@ -10,48 +10,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from teacher.config import BLOCK_DEPTH, NetworkConfig
+from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision
+from teacher.residual import NORM_EPSILON, Blocks, Settings, residual_stacks
 
 Array = jax.Array
 Tree = Any  # nested arrays
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
-NORM_EPSILON = 1e-6
+# The first and the last layer cost nothing beside the hidden ones and lose nothing either.
+_EXACT = jax.lax.Precision.HIGHEST
 
 # The published initialisation: uniform, variance 1 / (3 fan_in).
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _stacked_kernel_init = nn.initializers.variance_scaling(
     1 / 3, "fan_in", "uniform", in_axis=-2, out_axis=-1, batch_axis=(0, 1)
 )
-
-
-class Blocks(NamedTuple):
-    """Parameters of all residual blocks: K blocks of four layers, width W."""
-
-    kernel: Array  # [K, 4, W, W]
-    bias: Array  # [K, 4, W]
-    norm_scale: Array  # [K, 4, W]
-    norm_bias: Array  # [K, 4, W]
-
-
-def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
-    """[..., W] normalised over its last axis."""
-    centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + NORM_EPSILON) * scale + bias
-
-
-def residual_block(x: Array, block: Blocks, branch_scale: float) -> Array:
-    """One block [B, W] -> [B, W]; `block` holds one slice [4, ...] of the stacked parameters."""
-    branch = x
-    for layer in range(BLOCK_DEPTH):
-        branch = branch @ block.kernel[layer] + block.bias[layer]
-        branch = nn.swish(layer_norm(branch, block.norm_scale[layer], block.norm_bias[layer]))
-    return x + branch_scale * branch
-
-
-def residual_stack(x: Array, blocks: Blocks, branch_scale: float) -> Array:
-    """All blocks in turn, [B, W] -> [B, W]; compile time does not grow with their number."""
-    return jax.lax.scan(lambda h, block: (residual_block(h, block, branch_scale), None), x, blocks)[0]
 
 
 class ResidualNetwork(nn.Module):
@@ -65,21 +38,35 @@ class ResidualNetwork(nn.Module):
     width: int
     outputs: int
     architecture: str
+    precision: Precision
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        count = self.depth // BLOCK_DEPTH
-        shape = (count, BLOCK_DEPTH, self.width)
-        blocks = Blocks(
+    def setup(self) -> None:
+        shape = (self.depth // BLOCK_DEPTH, BLOCK_DEPTH, self.width)
+        self.blocks = Blocks(
             self.param("kernel", _stacked_kernel_init, (*shape, self.width)),
             self.param("bias", nn.initializers.zeros, shape),
             self.param("norm_scale", nn.initializers.ones, shape),
             self.param("norm_bias", nn.initializers.zeros, shape),
         )
-        x = nn.Dense(self.width, kernel_init=_kernel_init, name="input")(x)
-        x = nn.swish(nn.LayerNorm(epsilon=NORM_EPSILON, name="input_norm")(x))
-        x = residual_stack(x, blocks, 1 / count if self.architecture == "scaled" else 1.0)
-        return nn.Dense(self.outputs, kernel_init=_kernel_init, name="output")(x)
+        self.input = nn.Dense(self.width, kernel_init=_kernel_init, precision=_EXACT)
+        self.input_norm = nn.LayerNorm(epsilon=NORM_EPSILON)
+        self.output = nn.Dense(self.outputs, kernel_init=_kernel_init, precision=_EXACT)
+
+    @property
+    def settings(self) -> Settings:
+        blocks = self.depth // BLOCK_DEPTH
+        return Settings(1 / blocks if self.architecture == "scaled" else 1.0, self.precision)
+
+    def __call__(self, x: Array) -> Array:
+        return self.leave(residual_stacks((self.enter(x),), (self.blocks,), self.settings)[0])
+
+    def enter(self, x: Array) -> Array:
+        """[B, inputs] -> [B, W]: what the first block is given."""
+        return nn.swish(self.input_norm(self.input(x)))
+
+    def leave(self, x: Array) -> Array:
+        """[B, W] -> [B, outputs]: from what the last block gave."""
+        return self.output(x)
 
 
 class Networks(NamedTuple):
@@ -101,7 +88,7 @@ class Params(NamedTuple):
 
 def make_networks(config: NetworkConfig, action_size: int) -> Networks:
     def network(depth: int, outputs: int) -> ResidualNetwork:
-        return ResidualNetwork(depth, config.width, outputs, config.architecture)
+        return ResidualNetwork(depth, config.width, outputs, config.architecture, config.precision)
 
     actor_depth = config.actor_depth or config.depth
     critic_depth = config.critic_depth or config.depth
@@ -128,10 +115,7 @@ def action_distribution(
     networks: Networks, params: Tree, observation: Array, goal: Array
 ) -> tuple[Array, Array]:
     """[B, S], [B, G] -> mean and log standard deviation [B, A] of the action before tanh."""
-    outputs = _forward(networks.actor, params, jnp.concatenate([observation, goal], axis=-1))
-    mean, spread = jnp.split(outputs, 2, axis=-1)
-    log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (jnp.tanh(spread) + 1)
-    return mean, log_std
+    return _mean_and_log_std(_apply(networks.actor, params, _pair(observation, goal)))
 
 
 def deterministic_action(networks: Networks, params: Tree, observation: Array, goal: Array) -> Array:
@@ -141,14 +125,69 @@ def deterministic_action(networks: Networks, params: Tree, observation: Array, g
 
 def embed_state_action(networks: Networks, params: Tree, observation: Array, action: Array) -> Array:
     """[B, S], [B, A] -> [B, R]."""
-    return _forward(networks.state_action, params, jnp.concatenate([observation, action], axis=-1))
+    return _apply(networks.state_action, params, _pair(observation, action))
 
 
 def embed_goal(networks: Networks, params: Tree, goal: Array) -> Array:
     """[B, G] -> [B, R]."""
-    return _forward(networks.goal, params, goal)
+    return _apply(networks.goal, params, goal)
 
 
-def _forward(network: ResidualNetwork, params: Tree, x: Array) -> Array:
+def act_and_embed_goal(
+    networks: Networks, params: Params, observation: Array, goal: Array
+) -> tuple[Array, Array, Array]:
+    """`action_distribution` and `embed_goal` in one walk, where both networks are equally deep.
+
+    Args: [B, S], [B, G]. Returns: mean [B, A], log standard deviation [B, A], embedding [B, R]."""
+    if networks.actor.depth != networks.goal.depth:
+        mean, log_std = action_distribution(networks, params.actor, observation, goal)
+        return mean, log_std, embed_goal(networks, params.goal, goal)
+    members = (networks.actor, params.actor), (networks.goal, params.goal)
+    entered = tuple(
+        _apply(network, tree, x, "enter")
+        for (network, tree), x in zip(members, (_pair(observation, goal), goal), strict=True)
+    )
+    walked = residual_stacks(entered, tuple(_blocks(tree) for _, tree in members), networks.actor.settings)
+    outputs, embedding = (
+        _apply(network, tree, x, "leave") for (network, tree), x in zip(members, walked, strict=True)
+    )
+    return *_mean_and_log_std(outputs), embedding
+
+
+def embed_both_actions(
+    networks: Networks, params: Tree, observation: Array, data: Array, policy: Array
+) -> tuple[Array, Array]:
+    """`embed_state_action` of two actions of each state in one walk over the weights.
+
+    Args: [B, S], [B, A], [B, A]; the parameters learn from `data` alone and are constants for
+    `policy`, whose derivative is that of the action.
+    Returns: [B, R] each."""
+    network, fixed, count = networks.state_action, jax.lax.stop_gradient(params), len(data)
+    entered = (
+        _apply(network, params, _pair(observation, data), "enter"),
+        _apply(network, fixed, _pair(observation, policy), "enter"),
+    )
+    settings = network.settings._replace(taught_rows=count)
+    (walked,) = residual_stacks((jnp.concatenate(entered),), (_blocks(params),), settings)
+    return (
+        _apply(network, params, walked[:count], "leave"),
+        _apply(network, fixed, walked[count:], "leave"),
+    )
+
+
+def _mean_and_log_std(outputs: Array) -> tuple[Array, Array]:
+    mean, spread = jnp.split(outputs, 2, axis=-1)
+    return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (jnp.tanh(spread) + 1)
+
+
+def _pair(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b], axis=-1)
+
+
+def _blocks(params: Tree) -> Blocks:
+    return Blocks(*(params["params"][name] for name in Blocks._fields))
+
+
+def _apply(network: ResidualNetwork, params: Tree, x: Array, method: str = "__call__") -> Array:
     # flax's type also covers networks with mutable state, which these have not.
-    return cast(Array, network.apply(params, x))
+    return cast(Array, network.apply(params, x, method=method))

@@ -1,23 +1,23 @@
+from functools import cache
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.learner import Learner
 from teacher.networks import (
-    BLOCK_DEPTH,
     LOG_STD_MAX,
     LOG_STD_MIN,
-    Blocks,
     action_distribution,
     embed_goal,
     embed_state_action,
     init_params,
-    layer_norm,
     make_networks,
-    residual_stack,
 )
 from teacher.replay import Batch
 
@@ -38,64 +38,6 @@ def shapes(**config):
 def inputs(batch):
     rng = np.random.default_rng(1)
     return [rng.normal(size=(batch, size)).astype(np.float32) for size in SIZES]
-
-
-def random_blocks(count, width):
-    rng = np.random.default_rng(2)
-    shape = (count, BLOCK_DEPTH, width)
-    return Blocks(
-        *(
-            jnp.asarray(offset + rng.normal(scale=scale, size=size), jnp.float32)
-            for offset, scale, size in [
-                (0, width**-0.5, (*shape, width)),
-                (0, 0.1, shape),
-                (1, 0.1, shape),
-                (0, 0.1, shape),
-            ]
-        )
-    )
-
-
-def looped_stack(x, blocks, branch_scale):
-    """The same residual network, one block and one layer at a time."""
-    for block in range(len(blocks.kernel)):
-        branch = x
-        for layer in range(4):
-            branch = branch @ blocks.kernel[block, layer] + blocks.bias[block, layer]
-            mean = branch.mean(-1, keepdims=True)
-            spread = jnp.sqrt(branch.var(-1, keepdims=True) + 1e-6)
-            branch = (branch - mean) / spread * blocks.norm_scale[block, layer] + blocks.norm_bias[
-                block, layer
-            ]
-            branch = branch * jax.nn.sigmoid(branch)
-        x = x + branch_scale * branch
-    return x
-
-
-def test_the_scan_over_blocks_equals_a_loop():
-    blocks = random_blocks(count=3, width=6)
-    x, direction = np.random.default_rng(3).normal(size=(2, 4, 6)).astype(np.float32)
-
-    def value_and_gradients(stack):
-        def value(x, blocks):
-            out = stack(x, blocks, 0.3)
-            return (out * direction).sum(), out
-
-        (_, out), gradients = jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(x, blocks)
-        return out, gradients
-
-    scanned, looped = value_and_gradients(residual_stack), value_and_gradients(looped_stack)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), scanned, looped)
-    for gradient in scanned[1][1]:  # no layer is left out
-        assert (np.abs(gradient).reshape(3, BLOCK_DEPTH, -1).max(-1) > 1e-4).all()
-
-
-def test_layer_norm_centres_and_scales_each_row():
-    x = jnp.array([[1.0, 3.0], [10.0, 10.0]])
-    expected = [[-1.0 * 2 + 5, 1.0 * 3 + 6], [5.0, 6.0]]
-    np.testing.assert_allclose(
-        layer_norm(x, jnp.array([2.0, 3.0]), jnp.array([5.0, 6.0])), expected, rtol=1e-5
-    )
 
 
 @pytest.mark.parametrize("depth", [4, 12, 64])
@@ -150,33 +92,54 @@ def test_fresh_kernels_are_uniform_with_a_third_of_the_fan_in_as_variance(fresh)
     assert len(np.unique(flat, axis=0)) == 16  # no two layers start alike
 
 
-def pre_tanh_scale_and_cosine(depth, architecture):
-    """How a fresh network starts: rms of the actor's mean, cosine between different inputs' features."""
-    networks = make_networks(NetworkConfig(depth=depth, width=64, architecture=architecture), ACTION)
-    observation, action, goal = inputs(batch=64)
+class Start(NamedTuple):
+    """How a fresh network of some depth begins."""
 
-    @jax.jit
+    scale: float  # root mean square of the actor's mean before tanh
+    saturated: float  # share of its actions beyond 0.99
+    cosine: float  # mean, between features of different observations
+    gradient_norm: float  # of the distance between features and origin, to the observations
+
+
+@cache
+def start_of(depth, width, architecture="scaled"):
+    networks = make_networks(NetworkConfig(depth=depth, width=width, architecture=architecture), ACTION)
+    observation, action, goal = inputs(batch=32)
+
+    @jit_once
     def outputs(key):
-        params = init_params(networks, key, SIZES)
-        mean, _ = action_distribution(networks, params.actor, observation, goal)
-        features = embed_state_action(networks, params.state_action, observation, action)
-        return mean, features - params.state_action["params"]["output"]["bias"]
+        actor = networks.actor.init(key, jnp.zeros((1, OBSERVATION + GOAL)))
+        encoder = networks.state_action.init(key, jnp.zeros((1, OBSERVATION + ACTION)))
+        mean, _ = action_distribution(networks, actor, observation, goal)
+        features, pull = jax.vjp(lambda o: embed_state_action(networks, encoder, o, action), observation)
+        (gradient,) = pull(features / jnp.linalg.norm(features, axis=1, keepdims=True))
+        return mean, features - encoder["params"]["output"]["bias"], gradient
 
-    mean, features = outputs(jax.random.key(0))
-    features /= jnp.linalg.norm(features, axis=1, keepdims=True)
-    cosine = (features @ features.T)[~np.eye(64, dtype=bool)].mean()
-    return float(jnp.sqrt((mean**2).mean())), float(cosine)
-
-
-def test_a_scaled_network_starts_alike_at_any_depth_and_a_published_one_does_not():
-    (shallow_scale, shallow_cosine), (deep_scale, deep_cosine) = (
-        pre_tanh_scale_and_cosine(depth, "scaled") for depth in (4, 256)
+    mean, features, gradient = map(np.asarray, outputs(jax.random.key(0)))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return Start(
+        scale=np.sqrt((mean**2).mean()),
+        saturated=(np.abs(np.tanh(mean)) > 0.99).mean(),
+        cosine=(unit @ unit.T)[~np.eye(32, dtype=bool)].mean(),
+        gradient_norm=np.linalg.norm(gradient, axis=1).mean(),
     )
-    assert 0.5 * shallow_scale < deep_scale < 1.2 * shallow_scale
-    assert deep_cosine < shallow_cosine + 0.15
-    published_scale, published_cosine = pre_tanh_scale_and_cosine(256, "published")
-    assert published_scale > 6 * shallow_scale
-    assert published_cosine > 0.97
+
+
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("depth", [4, 16, 64, 256, 1024])
+def test_a_fresh_network_starts_alike_at_any_depth_and_sees_its_input(depth, width):
+    shallow, deep = start_of(4, width), start_of(depth, width)
+    assert 0.4 * shallow.scale < deep.scale < 1.2 * shallow.scale
+    assert 0.4 * shallow.gradient_norm < deep.gradient_norm < 1.2 * shallow.gradient_norm
+    assert deep.saturated < 0.01
+    assert deep.cosine <= 0.5
+
+
+def test_a_published_network_does_not():
+    shallow, deep = start_of(4, 64, "published"), start_of(256, 64, "published")
+    assert deep.scale > 6 * shallow.scale
+    assert deep.saturated > 0.3
+    assert deep.cosine > 0.97
 
 
 def test_what_the_update_compiles_does_not_grow_with_depth():

@@ -1,0 +1,242 @@
+"""The residual stack, where nearly all of an update's time goes: a scan over stacked blocks.
+
+Its derivative is written by hand. The walk forward keeps each block's input and each layer's
+pre-activation; the walk back recomputes normalisation and swish from them, so that nothing else
+is stored. How the walks are laid out over a device is `Execution`: it never changes a result by
+more than rounding.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from teacher.config import BLOCK_DEPTH, Precision
+
+Array = jax.Array
+
+NORM_EPSILON = 1e-6
+
+
+class Blocks(NamedTuple):
+    """Parameters of all residual blocks: K blocks of four layers, width W."""
+
+    kernel: Array  # [K, 4, W, W]
+    bias: Array  # [K, 4, W]
+    norm_scale: Array  # [K, 4, W]
+    norm_bias: Array  # [K, 4, W]
+
+
+class Execution(NamedTuple):
+    """How stacks are computed on a device."""
+
+    batched: bool
+    """several networks' products as one batched product; else each network's in turn"""
+    deferred: bool
+    """all weight gradients as one batched product after the walk back; else block by block in it"""
+
+
+def execution() -> Execution:
+    """The layout for the default device.
+
+    A GPU waits for the number of kernels, so there they are merged; on a CPU a batched product is
+    slower than its parts, and a block's gradients are cheapest while its activations are at hand."""
+    parallel = jax.default_backend() != "cpu"
+    return Execution(batched=parallel, deferred=parallel)
+
+
+class Settings(NamedTuple):
+    """What is computed, beside the parameters."""
+
+    branch_scale: float
+    precision: Precision
+    taught_rows: int | None = None
+    """weights learn from this many first rows; the others' derivative is that of their input alone"""
+
+
+def matmul(a: Array, b: Array, precision: Precision) -> Array:
+    """[..., M, K] @ [..., K, N] -> float32 [..., M, N], with operands as `precision` says."""
+    if precision == "bfloat16":
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    exact = precision == "float32"
+    # HIGH is TensorFloat-32 where the hardware has it, and float32 elsewhere.
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH)
+
+
+def normalise(z: Array) -> tuple[Array, Array]:
+    """[..., W] -> the same with mean 0 and variance 1 over its last axis, and what divided it, [..., 1]."""
+    centred = z - z.mean(-1, keepdims=True)
+    rate = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + NORM_EPSILON)
+    return centred * rate, rate
+
+
+def residual_stacks(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, how: Execution | None = None
+) -> tuple[Array, ...]:
+    """Several networks of equal depth and width, side by side; compile time does not grow with depth.
+
+    Args: inputs: [B, W] float32 each; blocks: one per input.
+    Returns: [B, W] float32 each."""
+    return _stacks(inputs, blocks, settings, how or execution())
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _stacks(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, how: Execution
+) -> tuple[Array, ...]:
+    def body(x: Any, block: Any) -> tuple[Any, None]:
+        return _each(partial(_block, settings=settings), how)(x, block)[0], None
+
+    out, _ = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
+    return _parted(out, how)
+
+
+def _stacks_forward(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, how: Execution
+) -> tuple[tuple[Array, ...], Any]:
+    def body(x: Any, block: Any) -> tuple[Any, Any]:
+        out, layers = _each(partial(_block, settings=settings), how)(x, block)
+        return out, (_each(partial(_kept, settings=settings), how)(x), layers)
+
+    out, saved = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
+    return _parted(out, how), (blocks, *saved)
+
+
+def _stacks_backward(
+    settings: Settings, how: Execution, saved: Any, cotangents: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
+    blocks, block_inputs, layers = saved
+    gradients = _each(partial(_block_gradients, settings=settings), how)
+
+    def body(cotangent: Any, of_block: Any) -> tuple[Any, Any]:
+        block, block_input, layers = of_block
+        below, cotangents = _each(partial(_block_backward, settings=settings), how)(cotangent, block, layers)
+        return below, cotangents if how.deferred else gradients(block, block_input, layers, cotangents)
+
+    over = (_joined(_operands(blocks, settings), how, axis=1), block_inputs, layers)
+    below, walked = jax.lax.scan(body, _joined(cotangents, how), over, reverse=True)
+    if how.deferred:
+        walked = jax.vmap(gradients)(*over, walked)
+    return _parted(below, how), tuple(_parted(walked, how, axis=1))
+
+
+_stacks.defvjp(_stacks_forward, _stacks_backward)
+
+
+class Layers(NamedTuple):
+    """What the walk forward keeps of one block's four layers."""
+
+    normalised: Array  # [4, B, W]
+    rate: Array  # [4, B, 1]
+
+
+def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:
+    """[B, W] -> [B, W]."""
+    branch, layers = x, []
+    for layer in range(BLOCK_DEPTH):
+        z = matmul(branch, block.kernel[layer], settings.precision) + block.bias[layer]
+        normalised, rate = normalise(z)
+        layers.append(Layers(_kept(normalised, settings), rate))
+        branch = jax.nn.swish(normalised * block.norm_scale[layer] + block.norm_bias[layer])
+    return x + settings.branch_scale * branch, _stack(layers)
+
+
+def _block_backward(cotangent: Array, block: Blocks, kept: Layers, settings: Settings) -> tuple[Array, Array]:
+    """[B, W] -> [B, W] below the block, and the cotangents [4, B, W] of its layers' outputs."""
+    below, cotangents = settings.branch_scale * cotangent, []
+    for layer in reversed(range(BLOCK_DEPTH)):
+        cotangents.append(_kept(below, settings))
+        _, _, dz = _through_layer(below, *_layer(block, kept, layer))
+        below = matmul(dz, block.kernel[layer].T, settings.precision)
+    return cotangent + below, jnp.stack(cotangents[::-1])
+
+
+def _block_gradients(
+    block: Blocks, block_input: Array, kept: Layers, cotangents: Array, settings: Settings
+) -> Blocks:
+    """Gradients of a block's parameters from what both walks kept; inputs [B, W], cotangents [4, B, W]."""
+    taught = slice(settings.taught_rows)
+    block_input, cotangents = block_input[taught], _full(cotangents[:, taught])
+    kept = jax.tree.map(lambda rows: rows[:, taught], kept)
+    ones = jnp.ones((1, len(block_input)))
+    below, gradients = block_input, []
+    for layer in range(BLOCK_DEPTH):
+        normalised, rate, scale, bias = _layer(block, kept, layer)
+        output, dy, dz = _through_layer(cotangents[layer], normalised, rate, scale, bias)
+        kernel = matmul(below.T, dz, settings.precision)
+        # Sums over rows as products, which a CPU computes faster; a GPU's compiler makes sums of them.
+        bias, norm_scale, norm_bias = (_exact(ones, rows)[0] for rows in (dz, dy * normalised, dy))
+        gradients.append(Blocks(kernel, bias, norm_scale, norm_bias))
+        below = output
+    return _stack(gradients)
+
+
+def _through_layer(
+    cotangent: Array, normalised: Array, rate: Array, scale: Array, bias: Array
+) -> tuple[Array, Array, Array]:
+    """One layer's output [B, W] again, and the cotangents of what swish and LayerNorm were given."""
+    y = normalised * scale + bias
+    gate = jax.nn.sigmoid(y)
+    output = y * gate
+    dy = cotangent * (gate + output * (1 - gate))
+    shift = _exact(dy, scale[:, None]) / len(scale)
+    tilt = _exact(dy * normalised, scale[:, None]) / len(scale)
+    return output, dy, rate * (dy * scale - shift - normalised * tilt)
+
+
+def _layer(block: Blocks, kept: Layers, layer: int) -> tuple[Array, Array, Array, Array]:
+    norm = block.norm_scale[layer], block.norm_bias[layer]
+    return _full(kept.normalised[layer]), kept.rate[layer], *norm
+
+
+def _exact(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _stack(layers: list) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def _operands(blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Blocks, ...]:
+    """Weights rounded once for all layers, not layer by layer."""
+    return tuple(each._replace(kernel=_kept(each.kernel, settings)) for each in blocks)
+
+
+def _kept(x: Array, settings: Settings) -> Array:
+    """As an operand of a product, which is all that is needed of it later."""
+    return x.astype(jnp.bfloat16) if settings.precision == "bfloat16" else x
+
+
+def _full(x: Array) -> Array:
+    return x.astype(jnp.float32)
+
+
+def _each(function: Callable, how: Execution) -> Callable:
+    """`function` on every network of a joined group."""
+    if how.batched:
+        return jax.vmap(function)
+
+    def in_turn(*groups: tuple) -> Any:
+        results = [function(*each) for each in zip(*groups, strict=True)]
+        return tuple(zip(*results, strict=True)) if type(results[0]) is tuple else tuple(results)
+
+    return in_turn
+
+
+def _joined(group: tuple, how: Execution, axis: int = 0) -> Any:
+    """A group of equal pytrees as `_each` takes it: stacked along `axis`, or as it is."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *group) if how.batched else group
+
+
+def _parted(joined: Any, how: Execution, axis: int = 0) -> tuple:
+    if not how.batched:
+        return joined
+    count = jax.tree.leaves(joined)[0].shape[axis]
+    return tuple(jax.tree.map(partial(_part, index=i, axis=axis), joined) for i in range(count))
+
+
+def _part(leaf: Array, index: int, axis: int) -> Array:
+    return jax.lax.index_in_dim(leaf, index, axis, keepdims=False)

@@ -1,0 +1,111 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teacher.compilation import jit_once
+from teacher.config import BLOCK_DEPTH
+from teacher.residual import Blocks, Execution, Settings, normalise, residual_stacks
+
+EXECUTIONS = [Execution(*flags) for flags in itertools.product((False, True), repeat=2)]
+NETWORKS, BLOCKS, ROWS, WIDTH = 2, 2, 6, 8
+
+
+def random_blocks(rng):
+    shape = (BLOCKS, BLOCK_DEPTH, WIDTH)
+    parts = [(0, WIDTH**-0.5, (*shape, WIDTH)), (0, 0.1, shape), (1, 0.1, shape), (0, 0.1, shape)]
+    return Blocks(
+        *(jnp.float32(offset + rng.normal(scale=scale, size=size)) for offset, scale, size in parts)
+    )
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Inputs, parameters and output directions of two networks."""
+    rng = np.random.default_rng(2)
+    x, directions = rng.normal(size=(2, NETWORKS, ROWS, WIDTH)).astype(np.float32)
+    return tuple(x), tuple(random_blocks(rng) for _ in range(NETWORKS)), directions
+
+
+def looped(inputs, blocks, settings):
+    """The same networks, one block and one layer at a time."""
+    outputs = []
+    for x, (kernel, bias, norm_scale, norm_bias) in zip(inputs, blocks, strict=True):
+        for block in range(BLOCKS):
+            branch = x
+            for layer in range(BLOCK_DEPTH):
+                at = block, layer
+                branch = branch @ kernel[at] + bias[at]
+                spread = jnp.sqrt(branch.var(-1, keepdims=True) + 1e-6)
+                branch = (branch - branch.mean(-1, keepdims=True)) / spread * norm_scale[at] + norm_bias[at]
+                branch = branch * jax.nn.sigmoid(branch)
+            x = x + settings.branch_scale * branch
+        outputs.append(x)
+    return tuple(outputs)
+
+
+def value_and_gradients(stacks, case, settings):
+    inputs, blocks, directions = case
+
+    def value(inputs, blocks):
+        out = stacks(inputs, blocks, settings)
+        return sum((y * direction).sum() for y, direction in zip(out, directions, strict=True)), out
+
+    (_, out), gradients = jit_once(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(inputs, blocks)
+    return out, gradients
+
+
+def assert_close(a, b, rtol=1e-4, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("how", EXECUTIONS)
+def test_the_walks_equal_a_loop_and_its_derivative(case, how):
+    settings = Settings(0.3, "float32")
+    walked = value_and_gradients(lambda *a: residual_stacks(*a, how), case, settings)
+    assert_close(walked, value_and_gradients(looped, case, settings))
+    for network in walked[1][1]:  # no layer is left out
+        for gradient in network:
+            assert (np.abs(gradient).reshape(BLOCKS, BLOCK_DEPTH, -1).max(-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("how", EXECUTIONS)
+def test_weights_learn_from_the_taught_rows_alone_and_inputs_from_all(case, how):
+    taught = 2
+    settings = Settings(0.3, "float32", taught_rows=taught)
+    out, (inputs, blocks) = value_and_gradients(lambda *a: residual_stacks(*a, how), case, settings)
+    all_out, (all_inputs, _) = value_and_gradients(looped, case, settings)
+    first = tuple(x[:taught] for x in case[0]), case[1], case[2][:, :taught]
+    _, (_, first_blocks) = value_and_gradients(looped, first, settings)
+    assert_close((out, inputs, blocks), (all_out, all_inputs, first_blocks))
+
+
+@pytest.mark.parametrize("how", EXECUTIONS)
+def test_bfloat16_products_stay_near_float32(case, how):
+    exact, rounded = (
+        value_and_gradients(lambda *a: residual_stacks(*a, how), case, Settings(0.3, precision))
+        for precision in ("float32", "bfloat16")
+    )
+    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
+        assert b.dtype == jnp.float32
+        error = np.linalg.norm(a - b) / np.linalg.norm(a)
+        assert 0 < error < 0.03  # some products of rounding errors of 2**-9
+
+
+def test_the_residual_stream_keeps_float32_increments(case):
+    """One bfloat16 step at 100 is 0.5: branches that small would be rounded away one by one."""
+    inputs, blocks, _ = case
+    far = tuple(x + 100.0 for x in inputs)
+    settings = Settings(0.01, "bfloat16")
+    moved = [np.asarray(y - x) for x, y in zip(far, residual_stacks(far, blocks, settings), strict=True)]
+    expected = [np.asarray(y - x) for x, y in zip(far, looped(far, blocks, settings), strict=True)]
+    for a, b in zip(moved, expected, strict=True):
+        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
+
+
+def test_normalised_rows_have_mean_0_and_variance_1():
+    rows, rate = normalise(jnp.array([[1.0, 3.0], [10.0, 10.0], [-6.0, 2.0]]))
+    np.testing.assert_allclose(rows, [[-1, 1], [0, 0], [-1, 1]], atol=1e-6)
+    np.testing.assert_allclose(rate[:, 0], [1, 1000, 0.25], rtol=1e-5)
