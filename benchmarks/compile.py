@@ -1,6 +1,10 @@
-"""Time to trace and compile one update at several depths, each in a process of its own; prints JSON.
+"""What one update costs at several depths, from tracing to its end, each in a process of its own.
 
-python benchmarks/compile.py --depths 16 1024
+    python benchmarks/compile.py
+    python benchmarks/compile.py --json --depths 16 1024
+
+`peak_mb` is the most host memory that a process held which traced, compiled and ran one update of random
+rows, its state's buffers reused; `device_peak_mb`, where there is a GPU, the most memory on it.
 """
 
 import argparse
@@ -10,48 +14,55 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
+
+import jax
+from measuring import Row, init_learned, learner_of, random_batch, say, show
+
+from teacher.compilation import jit_once
+from teacher.config import NetworkConfig
 
 
-def measure(depth: int, width: int, batch: int) -> dict:
-    """Seconds to trace and to compile one joint update, and the process's peak memory."""
-    import jax
-
-    from teacher.config import CollectConfig, NetworkConfig, TeacherConfig, UpdateConfig
-    from teacher.learner import Learner
-    from teacher.replay import Batch
-
-    config = TeacherConfig(
-        network=NetworkConfig(depth=depth, width=width),
-        update=UpdateConfig(batch=batch),
-        collect=CollectConfig(envs=batch, prefill=50, replay=100),
-    )
-    learner = Learner(config)
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    spec = learner.spec
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
-    rows = Batch(*(jax.ShapeDtypeStruct((batch, size), "float32") for size in sizes))
+def measure(depth: int, width: int, batch: int) -> Row:
+    """Seconds to trace, compile and run one joint update, and the process's peak memory."""
+    rows = random_batch(batch)
+    learner = learner_of(NetworkConfig(depth=depth, width=width), rows)
+    init = partial(init_learned, learner, rows)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(init, key)
     update = jax.jit(learner.update, donate_argnums=0)
     begun = time.perf_counter()
-    lowered = update.lower((state.params, state.optimiser), rows, jax.random.key(0))
+    lowered = update.lower(shapes, rows, key)
     traced = time.perf_counter()
-    lowered.compile()
-    compiled = time.perf_counter()
-    return {
+    compiled = lowered.compile()
+    ready = time.perf_counter()
+    state = jax.block_until_ready(jit_once(init)(key))
+    started = time.perf_counter()
+    state, _ = compiled(state, rows, key)
+    jax.block_until_ready(state)
+    figures = {
         "depth": depth,
         "width": width,
         "batch": batch,
         "trace_s": traced - begun,
-        "compile_s": compiled - traced,
+        "compile_s": ready - traced,
+        "update_s": time.perf_counter() - started,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+    memory = jax.devices()[0].memory_stats()
+    return figures | ({"device_peak_mb": memory["peak_bytes_in_use"] / 2**20} if memory else {})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 1024])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--one", type=int, help="measure this depth in this process")
+    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
+    parser.add_argument("--one", type=int, metavar="DEPTH", help="measure this depth in this process")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.width, arguments.batch)))
@@ -60,11 +71,12 @@ def main() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     rows = []
     for depth in arguments.depths:
+        say(f"depth {depth}")
         sizes = ["--width", str(arguments.width), "--batch", str(arguments.batch)]
-        command = [sys.executable, __file__, "--one", str(depth), *sizes]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        command = [sys.executable, str(Path(__file__)), "--one", str(depth), *sizes]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout))
-    print(json.dumps(rows, indent=2))
+    show(rows, arguments.json, settings=("width", "batch"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from export.bundle import write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.graph import load_converters
-from pipelines import closed_loop
+from pipelines import closed_loop, cluster
 from pipelines.config import Config, ControlConfig
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.judging import Yardstick, own_experience
@@ -56,7 +56,9 @@ def check(config: Config) -> None:
 
 
 def teach(run: Run, display: Display, *, resume: bool) -> JSON:
-    """Trains the teacher, or goes on with it; returns its summary."""
+    """Trains the teacher, or goes on with it; returns its summary.
+
+    Of several processes this is the first; the others `follow`."""
     config = run.config.teacher
     learner = Learner(config)
     if resume and checkpoint.saves(run.checkpoints):
@@ -91,10 +93,12 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
             run.append_metrics("teacher", line | ({"evaluation": evaluation} if evaluation else {}))
             shown = {key: metrics[key] for key in ("critic_accuracy", "actor_loss", "saturation")}
             bar.update(done * per_iteration, shown, evaluation)
-            if done == total or timer.due() or interruption.requested:
+            asked = interruption.requested
+            save, stop = cluster.agreed(done == total or timer.due() or asked, asked)
+            if save:
                 with timer.saving():
                     save_state(run.checkpoints, learner, state, evaluation)
-            if interruption.requested:
+            if stop:
                 raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
     last = run.last_metrics("teacher")
     summary = {
@@ -108,6 +112,22 @@ def teach(run: Run, display: Display, *, resume: bool) -> JSON:
     engine = learner.simulation.engine_name
     run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
     return summary
+
+
+def follow(run: Run, *, resume: bool) -> None:
+    """The part in `teach` of a process that is not the first: computes with it, writes nothing."""
+    learner = Learner(run.config.teacher)
+    if resume and checkpoint.saves(run.checkpoints):
+        start, _ = restore_state(run.checkpoints, learner)
+    else:
+        start = learner.init(jax.random.key(run.seed))
+    with deferred_interrupt():  # one for all: the first process decides when to stop
+        for state, _ in train(learner, start):
+            save, stop = cluster.agreed(False, False)
+            if save:
+                save_state(run.checkpoints, learner, state, None)
+            if stop:
+                raise Interrupted("stopped with the first process")
 
 
 def _with_last_save(epochs: Iterator[Any], run: Run) -> Iterator[Any]:

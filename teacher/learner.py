@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from teacher import losses, replay
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
+from teacher.devices import AXIS, Devices
 from teacher.networks import (
     Networks,
     Params,
@@ -55,43 +57,75 @@ class TeacherState(NamedTuple):
 class Learner:
     """The functions of one configuration. Nothing here changes after construction."""
 
-    def __init__(self, config: TeacherConfig):
+    def __init__(self, config: TeacherConfig, devices: Devices | None = None):
         self.config = config
+        self.devices = devices or Devices()
+        self.devices.require_even(collect__envs=config.collect.envs, update__batch=config.update.batch)
         self.simulation = simulation_of(config.task)
         self.spec = self.simulation.task.spec
         self.networks = make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
-        self.init = jit_once(self._init)
-        self._collect = jit_physics(self.collect, donate_argnums=0)
-        self._update = jax.jit(self.update_many, donate_argnums=0)
+        self.division = self._division()
+        spread, key, whole = self.devices.spread, P(), P()
+        self.init = jit_once(spread(self._init, key, self.division))
+        self._collect = jit_physics(spread(self.collect, (self.division,), self.division), donate_argnums=0)
+        self._update = jax.jit(
+            spread(self.update_many, (self.division,), (self.division, whole)), donate_argnums=0
+        )
         self._act = jax.jit(partial(deterministic_action, self.networks))
+
+    def _division(self) -> Any:
+        """How each array of a state is divided over the devices: partition specs in a state's form."""
+        params = jax.eval_shape(self._init_params, jax.random.key(0))
+        whole: Any = P()
+        environments: Any = P(AXIS)
+        rows: Any = P(None, AXIS)
+        return TeacherState(
+            params=whole,
+            optimiser=jax.tree.map(self.devices.layer_spec, jax.eval_shape(self.optimiser.init, params)),
+            environments=environments,
+            replay=Replay(rows=rows, newest=rows, written=whole),
+            key=whole,
+            iteration=whole,
+        )
+
+    def place(self, state: TeacherState) -> TeacherState:
+        """A whole state of this process, divided over the devices."""
+        return self.devices.place(state, self.division)
+
+    def _init_params(self, key: Array) -> Params:
+        return init_params(self.networks, key, self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        return self.spec.observation_size, self.spec.action_size, self.spec.goal_size
 
     def _init(self, key: Array) -> TeacherState:
         """A fresh run, nothing collected yet."""
         init_key, environment_key, run_key = jax.random.split(key, 3)
-        sizes = (self.spec.observation_size, self.spec.action_size, self.spec.goal_size)
-        params = init_params(self.networks, init_key, sizes)
+        params = self._init_params(init_key)
         collect = self.config.collect
         return TeacherState(
             params=params,
-            optimiser=self.optimiser.init(params),
+            optimiser=self.optimiser.init(self.devices.own_parts(params)),
             environments=self._new_environments(environment_key),
-            replay=replay.empty(collect.replay, collect.envs, *sizes),
+            replay=replay.empty(collect.replay, self.devices.share(collect.envs), *self._sizes),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
         )
 
     def _new_environments(self, key: Array) -> Environments:
         start_key, step_key = jax.random.split(key)
-        count = self.config.collect.envs
-        start = self.simulation.draw(start_key, count)
+        numbers = self.devices.rows(self.config.collect.envs)
+        start = self.simulation.draw(start_key, numbers)
         # Episodes end at different times, so that every batch of rows holds all their phases.
-        step = jax.random.randint(step_key, (count,), 0, self.spec.episode_length)
-        return Environments(self.simulation.reset(start), start.goal, step, jnp.zeros(count, jnp.int32))
+        draw = partial(jax.random.randint, shape=(), minval=0, maxval=self.spec.episode_length)
+        step = jax.vmap(draw)(_keys(step_key, numbers))
+        return Environments(self.simulation.reset(start), start.goal, step, jnp.zeros_like(step))
 
     def policy(self, params: Params) -> Policy:
-        """The deterministic policy: tanh of the mean; compiled."""
-        return partial(self._act, params.actor)
+        """The deterministic policy: tanh of the mean; compiled, on one device."""
+        return partial(self._act, self.devices.local(params.actor))
 
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Collect, then update; compiled. The given state's buffers are reused."""
@@ -101,7 +135,7 @@ class Learner:
         return self._update(self._collect(state))
 
     def collect(self, state: TeacherState) -> TeacherState:
-        """`collect.steps` control steps of every environment, written to the replay."""
+        """`collect.steps` control steps of this device's environments, written to their replay."""
         steps = self.config.collect.steps
         # Keyed by the rows written: before the first update several pieces are collected.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.replay.written), 0)
@@ -113,17 +147,17 @@ class Learner:
         self, actor: dict, environments: Environments, key: Array
     ) -> tuple[Environments, Rows]:
         noise_key, start_key = jax.random.split(key)
+        numbers = self.devices.rows(self.config.collect.envs)
         physics, goal, step, episode = environments
         observation = self.simulation.observe(physics)
         mean, log_std = action_distribution(self.networks, actor, observation, goal)
-        noise = jax.random.normal(noise_key, mean.shape)
-        action, _ = losses.sample_squashed(mean, log_std, noise)
+        action, _ = losses.sample_squashed(mean, log_std, _noise(noise_key, numbers, self.spec.action_size))
         physics = self.simulation.step(physics, action)
         outcome = achieved_goal(self.spec, self.simulation.observe(physics))
         rows = Rows(observation, action, outcome, episode)
 
         done = step + 1 >= self.spec.episode_length
-        start = self.simulation.draw(start_key, len(goal))
+        start = self.simulation.draw(start_key, numbers)
         fresh = self.simulation.reset(start), start.goal
         physics, goal = jax.tree.map(
             lambda new, old: jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), new, old),
@@ -134,15 +168,15 @@ class Learner:
 
     def update_many(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """`collect.updates` updates; metrics are their means."""
-        config = self.config
+        settings, devices = self.config.update, self.devices
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 1)
 
         def body(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], dict[str, Array]]:
             sample_key, update_key = jax.random.split(key)
-            batch = replay.sample(state.replay, sample_key, config.update.batch, config.update.discount)
+            batch = replay.sample(state.replay, sample_key, settings.batch, settings.discount, devices)
             return self.update(carry, batch, update_key)
 
-        keys = jax.random.split(key, config.collect.updates)
+        keys = jax.random.split(key, self.config.collect.updates)
         (params, optimiser), metrics = jax.lax.scan(body, (state.params, state.optimiser), keys)
         state = state._replace(params=params, optimiser=optimiser, iteration=state.iteration + 1)
         return state, jax.tree.map(jnp.mean, metrics)
@@ -150,16 +184,33 @@ class Learner:
     def update(
         self, learned: tuple[Params, Any], batch: Batch, key: Array
     ) -> tuple[tuple[Params, Any], dict[str, Array]]:
-        """One joint update of actor, encoders and entropy weight, all from the same old parameters."""
+        """One joint update of actor, encoders and entropy weight, all from the same old parameters.
+
+        Args: whole parameters, this device's part of the optimiser and of the batch."""
         params, optimiser = learned
+        noise = _noise(key, self.devices.rows(self.config.update.batch), self.spec.action_size)
         loss = partial(joint_loss, networks=self.networks, batch=batch, config=self.config)
-        gradient, metrics = jax.grad(loss, has_aux=True)(params, key=key)
-        metrics |= {
-            "actor_gradient_norm": optax.global_norm(gradient.actor),
-            "critic_gradient_norm": optax.global_norm((gradient.state_action, gradient.goal)),
+        gradient, metrics = jax.grad(loss, has_aux=True)(params, noise=noise, devices=self.devices)
+        gradient = self.devices.mean_parts(gradient)
+        metrics = self.devices.mean(metrics) | {
+            "actor_gradient_norm": self.devices.norm(gradient.actor, params.actor),
+            "critic_gradient_norm": self.devices.norm(
+                (gradient.state_action, gradient.goal), (params.state_action, params.goal)
+            ),
         }
-        change, optimiser = self.optimiser.update(gradient, optimiser, params)
-        return (optax.apply_updates(params, change), optimiser), metrics
+        own = self.devices.own_parts(params)
+        change, optimiser = self.optimiser.update(gradient, optimiser, own)
+        return (self.devices.whole(optax.apply_updates(own, change), params), optimiser), metrics
+
+
+def _keys(key: Array, numbers: Array) -> Array:
+    """One key for each number [N]."""
+    return jax.vmap(partial(jax.random.fold_in, key))(numbers)
+
+
+def _noise(key: Array, numbers: Array, size: int) -> Array:
+    """Standard normal [N, size]; each row depends on its number alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(_keys(key, numbers))
 
 
 def make_optimiser(config: TeacherConfig) -> optax.GradientTransformation:
@@ -174,20 +225,28 @@ def make_optimiser(config: TeacherConfig) -> optax.GradientTransformation:
 
 
 def joint_loss(
-    params: Params, *, networks: Networks, batch: Batch, config: TeacherConfig, key: Array
+    params: Params,
+    *,
+    networks: Networks,
+    batch: Batch,
+    config: TeacherConfig,
+    noise: Array,
+    devices: Devices,
 ) -> tuple[Array, dict[str, Array]]:
-    """Sum of the critic's, the actor's and the entropy weight's loss.
+    """Sum of the critic's, the actor's and the entropy weight's loss, over this device's rows.
 
-    Goals are embedded once for both. The actor's loss sees the critic's parameters and goal
-    embeddings as constants, so that each network has the gradient of its own loss alone."""
+    Goals are embedded once for both, and are the negatives of all devices' state-actions. The
+    actor's loss sees the critic's parameters and goal embeddings as constants, so that each
+    network has the gradient of its own loss alone. noise: [B, A], standard normal."""
     update = config.update
     mean, log_std, goal_features = act_and_embed_goal(networks, params, batch.observation, batch.goal)
-    action, log_probability = losses.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
+    action, log_probability = losses.sample_squashed(mean, log_std, noise)
     data_features, policy_features = embed_both_actions(
         networks, params.state_action, batch.observation, batch.action, action
     )
-    logits = -losses.pairwise_distance(data_features, goal_features)
-    critic = losses.infonce(logits, update.penalty).mean()
+    logits = -losses.pairwise_distance(data_features, devices.gather(goal_features))
+    first = devices.index() * len(logits)
+    critic = losses.infonce(logits, update.penalty, first).mean()
     distance = losses.distance(policy_features, jax.lax.stop_gradient(goal_features))
     weight = jnp.exp(jax.lax.stop_gradient(params.log_entropy_weight))
     actor = losses.actor_loss(distance, log_probability, weight).mean()
@@ -196,7 +255,7 @@ def joint_loss(
 
     metrics = {
         "critic_loss": critic,
-        "critic_accuracy": losses.retrieval_accuracy(logits),
+        "critic_accuracy": losses.retrieval_accuracy(logits, first),
         "actor_loss": actor,
         "entropy": -log_probability.mean(),
         "entropy_weight": weight,

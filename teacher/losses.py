@@ -23,21 +23,27 @@ def distance(a: Array, b: Array) -> Array:
     return jnp.sqrt(((a - b) ** 2).sum(-1) + DISTANCE_EPSILON)
 
 
-def infonce(logits: Array, penalty: float) -> Array:
+def infonce(logits: Array, penalty: float, first: Array | int = 0) -> Array:
     """Contrastive critic loss, one value per state-action.
 
     Args:
-      logits: [B, B]; row i scores state-action i against every goal, its own on the diagonal.
+      logits: [B, C]; row i scores state-action i against every goal, its own in column first + i.
       penalty: weight of the squared log-partition, which keeps the logits from drifting.
+      first: column of the first row's own goal, where the rows are part of a larger batch.
     Returns: [B]. Sources: InfoNCE, arXiv:1807.03748 eq. 4; as a goal critic, arXiv:2206.07568."""
-    chex.assert_shape(logits, (len(logits), len(logits)))
+    chex.assert_is_divisible(logits.shape[1], len(logits))  # one column a row, of one or more devices
     log_partition = jax.nn.logsumexp(logits, axis=1)
-    return log_partition - jnp.diagonal(logits) + penalty * log_partition**2
+    return log_partition - _own(logits, first) + penalty * log_partition**2
 
 
-def retrieval_accuracy(logits: Array) -> Array:
-    """Share of the rows of [B, B] whose own goal scores highest."""
-    return (logits.argmax(axis=1) == jnp.arange(len(logits))).mean()
+def retrieval_accuracy(logits: Array, first: Array | int = 0) -> Array:
+    """Share of the rows of [B, C] whose own goal, in column first + row, scores highest."""
+    return (logits.argmax(axis=1) == first + jnp.arange(len(logits))).mean()
+
+
+def _own(logits: Array, first: Array | int) -> Array:
+    """The diagonal that begins in column `first`."""
+    return jnp.diagonal(jax.lax.dynamic_slice_in_dim(logits, first, len(logits), axis=1))
 
 
 def sample_squashed(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Array]:

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from teacher.devices import Devices
 
 Array = jax.Array
 
@@ -66,20 +69,36 @@ def future_offset(uniform: Array, remaining: Array, discount: float) -> Array:
     return jnp.clip(offset, 0, remaining)
 
 
-def sample(replay: Replay, key: Array, batch: int, discount: float) -> Batch:
-    """State-actions drawn evenly, each with a goal that its own episode reaches later.
+def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Devices) -> Batch:
+    """This device's part of `batch` state-actions, each with a goal that its episode reaches later.
 
+    Element b comes from environment (b N + r) // B, r evenly from 0 to N - 1: over a batch each
+    environment is as likely as any other, and no device needs another's. Its row is drawn evenly.
     The goal of row i is the outcome of row i + k, k >= 0: at the least what the action itself
-    leads to, at the most the episode's newest row. It never comes from another episode."""
-    capacity, environments = replay.newest.shape
-    row_key, environment_key, future_key = jax.random.split(key, 3)
+    leads to, at the most the episode's newest row. It never comes from another episode.
+    What element b is does not depend on the number of devices."""
+    capacity, own_environments = replay.newest.shape
     held = jnp.minimum(replay.written, capacity)
-    row = replay.written - 1 - jax.random.randint(row_key, (batch,), 0, held)
-    environment = jax.random.randint(environment_key, (batch,), 0, environments)
+    elements = devices.rows(batch)
+    environments = own_environments * devices.count
+
+    def draw(element: Array) -> tuple[Array, Array, Array]:
+        row_key, environment_key, future_key = jax.random.split(jax.random.fold_in(key, element), 3)
+        age = jax.random.randint(row_key, (), 0, held)
+        jitter = jax.random.randint(environment_key, (), 0, environments)
+        return age, jitter, jax.random.uniform(future_key, ())
+
+    age, jitter, uniform = jax.vmap(draw)(elements)
+    # In steps that do not overflow: the quotient and the remainder of b N, known beforehand.
+    quotient, remainder = np.divmod(np.arange(batch, dtype=np.int64) * environments, batch)
+    first = jnp.asarray(quotient, jnp.int32)[elements]
+    environment = first + (jnp.asarray(remainder, jnp.int32)[elements] + jitter) // batch
+    environment -= devices.index() * own_environments
+    row = replay.written - 1 - age
     slot = row % capacity
     episode = replay.rows.episode[slot, environment]
     remaining = replay.newest[episode % capacity, environment] - row
-    ahead = future_offset(jax.random.uniform(future_key, (batch,)), remaining, discount)
+    ahead = future_offset(uniform, remaining, discount)
     return Batch(
         replay.rows.observation[slot, environment],
         replay.rows.action[slot, environment],

@@ -5,7 +5,6 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from teacher.compilation import jit_once, jit_physics
@@ -52,13 +51,13 @@ class Simulation:
         qpos, _ = self.engine.joints(state)
         return self.engine.step(state, self.task.control(qpos, action))
 
-    def draw(self, key: Array, episodes: int) -> Start:
-        """Independent starts, the first n of them the same for any `episodes` >= n; pure."""
-        return _draw(self.task, key, episodes)
+    def draw(self, key: Array, numbers: Array) -> Start:
+        """Independent starts with these numbers [E]; pure. A number's start depends on the key alone."""
+        return _draw(self.task, key, numbers)
 
     def starts(self, key: Array, episodes: int) -> Start:
-        """What `draw` gives, compiled, in NumPy."""
-        return jax.tree.map(np.asarray, _compiled_draw(self.task, key, episodes))
+        """The starts with numbers 0 to episodes - 1, in NumPy."""
+        return jax.tree.map(np.asarray, _compiled_draw(self.task, key, np.arange(episodes)))
 
     def prepare(self, start: Start) -> None:
         """Compiles what a rollout from these starts needs; may run beside other work."""
@@ -107,13 +106,13 @@ def _rows(start: Start, first: int, count: int) -> Start:
     return jax.tree.map(lambda leaf: leaf[rows], start)
 
 
-def _draw(task: Task, key: Array, episodes: int) -> Start:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(episodes))
+def _draw(task: Task, key: Array, numbers: Array) -> Start:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
     with jax.default_matmul_precision("highest"):
         return jax.vmap(task.start)(keys)
 
 
-_compiled_draw = jit_once(_draw, static_argnums=(0, 2))  # one for all engines of a task
+_compiled_draw = jit_once(_draw, static_argnums=0)  # one for all engines of a task
 
 
 @cache

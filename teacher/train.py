@@ -48,12 +48,17 @@ def require_finite(metrics: dict[str, float], when: str) -> None:
 def save_state(
     directory: Path, learner: Learner, state: TeacherState, evaluation: dict[str, Any] | None
 ) -> None:
-    """Saves everything; `evaluation` is that of exactly these parameters, if there is one."""
+    """Saves everything; `evaluation` is that of exactly these parameters, if there is one.
+
+    All processes of a run must call it; the first one writes."""
     record = {
         "config": learner.config.model_dump(mode="json"),
         "spec": learner.spec.model_dump(mode="json"),
         "evaluation": evaluation,
     }
+    state = learner.devices.fetch(state)
+    if jax.process_index():
+        return
     checkpoint.save(
         directory,
         int(state.iteration),
@@ -79,8 +84,10 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     template = jax.eval_shape(learner.init, jax.random.key(0))
     state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
-    checkpoint.rewind(directory, saved.step)
-    return state._replace(replay=state.replay._replace(rows=rows)), saved.record["evaluation"]
+    if jax.process_index() == 0:
+        checkpoint.rewind(directory, saved.step)
+    state = state._replace(replay=state.replay._replace(rows=rows))
+    return learner.place(state), saved.record["evaluation"]
 
 
 def _without_rows(state: TeacherState) -> TeacherState:

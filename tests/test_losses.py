@@ -8,6 +8,7 @@ from jax.scipy.stats import norm
 
 from teacher import losses
 from teacher.config import NetworkConfig, TeacherConfig
+from teacher.devices import Devices
 from teacher.learner import joint_loss
 from teacher.networks import action_distribution, embed_goal, embed_state_action, init_params, make_networks
 from teacher.replay import Batch
@@ -43,7 +44,16 @@ def test_infonce_does_not_depend_on_batch_order(no_rank_promotion):
     np.testing.assert_allclose(shuffled, losses.infonce(logits, penalty=0.1)[order], rtol=1e-6)
 
 
-def test_infonce_refuses_logits_that_are_not_square():
+def test_rows_of_a_larger_batch_have_the_losses_that_they_have_in_it():
+    logits = jax.random.normal(jax.random.key(0), (6, 6))
+    whole = losses.infonce(logits, penalty=0.1)
+    accuracy = [float(losses.retrieval_accuracy(logits[i : i + 2], first=i)) for i in (0, 2, 4)]
+    for i in (0, 2, 4):
+        np.testing.assert_allclose(losses.infonce(logits[i : i + 2], 0.1, first=i), whole[i : i + 2])
+    assert np.mean(accuracy) == pytest.approx(float(losses.retrieval_accuracy(logits)))
+
+
+def test_infonce_refuses_a_number_of_goals_that_no_batch_has():
     with pytest.raises(AssertionError):
         losses.infonce(jnp.zeros((3, 4)), penalty=0.1)
 
@@ -152,9 +162,11 @@ def joint():
         jnp.tanh(jax.random.normal(keys[1], (7, action))),
         jax.random.normal(keys[2], (7, goal)),
     )
-    loss = partial(joint_loss, networks=networks, batch=batch, config=config)
-    gradients, metrics = jax.jit(jax.grad(loss, has_aux=True))(params, key=keys[3])
-    return config, networks, params, batch, keys[3], gradients, metrics
+    noise = jax.random.normal(keys[3], (7, action))
+    alone = Devices(jax.devices()[:1])
+    loss = partial(joint_loss, networks=networks, batch=batch, config=config, devices=alone)
+    gradients, metrics = jax.jit(jax.grad(loss, has_aux=True))(params, noise=noise)
+    return config, networks, params, batch, noise, gradients, metrics
 
 
 def same_gradient(found, expected):
@@ -179,11 +191,11 @@ def test_encoders_get_the_gradient_of_the_critic_loss_alone(joint):
 
 
 def test_the_actor_gets_the_gradient_of_its_own_loss_alone(joint):
-    _, networks, params, batch, key, gradients, metrics = joint
+    _, networks, params, batch, noise, gradients, metrics = joint
 
     def actor_loss(actor):
         mean, log_std = action_distribution(networks, actor, batch.observation, batch.goal)
-        before = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+        before = mean + jnp.exp(log_std) * noise
         action = jnp.tanh(before)
         log_probability = (norm.logpdf(before, mean, jnp.exp(log_std)) - jnp.log(1 - action**2)).sum(-1)
         a = embed_state_action(networks, params.state_action, batch.observation, action)

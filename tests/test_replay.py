@@ -1,15 +1,18 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from teacher.devices import Devices
 from teacher.replay import Rows, empty, future_offset, insert, sample
 
 ENVIRONMENTS, DRAWS = 4, 20_000
 
 # One trace each for the shapes used below.
 jit_insert = jax.jit(insert)
-jit_sample = jax.jit(sample, static_argnums=(2, 3))
+jit_sample = jax.jit(partial(sample, devices=Devices(jax.devices()[:1])), static_argnums=(2, 3))
 
 
 def episode_numbers(rng, rows, shortest, longest):
@@ -86,6 +89,21 @@ def test_rows_are_drawn_evenly():
     expected = 120_000 / (capacity * ENVIRONMENTS)
     assert len(counts) == capacity * ENVIRONMENTS
     assert np.abs(counts - expected).max() < 5 * expected**0.5
+
+
+@pytest.mark.parametrize(("environments", "batch"), [(3, 8), (8, 3), (4, 4)])
+def test_a_batch_takes_from_all_environments_alike(environments, batch):
+    rows = labelled_rows(np.zeros((4, environments), np.int32))
+    replay = filled(rows, 4, (4,))
+    keys = jax.random.split(jax.random.key(6), 3000)
+    batches = jax.vmap(lambda key: jit_sample(replay, key, batch, 0.5))(keys)
+    environment = np.asarray(batches.observation)[..., 0].astype(int)
+    each = np.bincount(environment.ravel(), minlength=environments)
+    expected = environment.size / environments
+    assert np.abs(each - expected).max() < 5 * expected**0.5
+    # Each element has its own few environments, in order: a device's elements need no other's.
+    assert (np.diff(environment.min(0)) >= 0).all()
+    assert (np.ptp(environment, axis=0) <= -(-environments // batch)).all()
 
 
 def test_sampled_goals_follow_the_truncated_geometric():

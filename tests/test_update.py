@@ -57,6 +57,11 @@ def forward(network, params, *inputs):
     return x @ p["output"]["kernel"] + p["output"]["bias"]
 
 
+def noise_of(key, shape):
+    """Each row's noise depends on its number alone."""
+    return jnp.stack([jax.random.normal(jax.random.fold_in(key, row), shape[1:]) for row in range(shape[0])])
+
+
 def critic_loss(critic, networks, batch, penalty):
     state_action, goal = critic
     data = forward(networks.state_action, state_action, batch.observation, batch.action)
@@ -69,7 +74,7 @@ def critic_loss(critic, networks, batch, penalty):
 def actor_loss(actor, params, networks, batch, key):
     mean, spread = jnp.split(forward(networks.actor, actor, batch.observation, batch.goal), 2, -1)
     log_std = LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) / 2 * (jnp.tanh(spread) + 1)
-    action, log_probability = losses.sample_squashed(mean, log_std, jax.random.normal(key, mean.shape))
+    action, log_probability = losses.sample_squashed(mean, log_std, noise_of(key, mean.shape))
     features = forward(networks.state_action, params.state_action, batch.observation, action)
     distance = jnp.sqrt(((features - forward(networks.goal, params.goal, batch.goal)) ** 2).sum(-1) + 1e-8)
     return (distance + jnp.exp(params.log_entropy_weight) * log_probability).mean(), log_probability

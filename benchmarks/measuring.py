@@ -1,0 +1,97 @@
+"""What the benchmarks share: a learner and its batch, medians with their spread, how rows are shown."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from teacher.config import CollectConfig, NetworkConfig, TeacherConfig, UpdateConfig
+from teacher.learner import Learner
+from teacher.networks import init_params
+from teacher.replay import Batch
+from teacher.tasks import make_task
+
+Row = dict[str, Any]
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr, so that stdout holds nothing but the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def device() -> str:
+    """Platform and kind of the device that JAX computes on."""
+    first = jax.devices()[0]
+    return f"{first.platform} {first.device_kind}"
+
+
+def random_batch(batch: int) -> Batch:
+    """Of the sizes of fr3_reach."""
+    spec = make_task("fr3_reach").spec
+    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    keys = jax.random.split(jax.random.key(2), len(sizes))
+    rows = Batch(*(jax.random.normal(key, (batch, size)) for key, size in zip(keys, sizes, strict=True)))
+    return rows._replace(action=jnp.tanh(rows.action))
+
+
+def sizes_of(batch: Batch) -> tuple[int, int, int]:
+    """Of observation, action and goal."""
+    return batch.observation.shape[-1], batch.action.shape[-1], batch.goal.shape[-1]
+
+
+def learner_of(network: NetworkConfig, batch: Batch) -> Learner:
+    rows = len(batch.observation)
+    # One environment a row of the batch: a buffer that always serves it.
+    return Learner(
+        TeacherConfig(network=network, update=UpdateConfig(batch=rows), collect=CollectConfig(envs=rows))
+    )
+
+
+def init_learned(learner: Learner, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+    """What `Learner.update` moves on; compile it, so that nothing is held twice."""
+    params = init_params(learner.networks, key, sizes_of(batch))
+    return params, learner.optimiser.init(params)
+
+
+def middle(values: Sequence[float]) -> tuple[float, list[float]]:
+    """The median, and as the spread the quartiles below and above it."""
+    low, median, high = np.percentile(values, (25, 50, 75)).tolist()
+    return median, [low, high]
+
+
+def show(rows: list[Row], as_json: bool, settings: Iterable[str] = ()) -> None:
+    """Rows as JSON or as a table.
+
+    A key that ends in `spread` is shown below the figure that precedes it in its row; `settings`
+    are keys that are the same in all rows, named once above the table."""
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    shared = [
+        str(rows[0][key]) if isinstance(rows[0][key], str) else f"{key} {rows[0][key]}" for key in settings
+    ]
+    # The longest row has every column: a figure that was not measured is absent from its row.
+    keys = [key for key in max(rows, key=len) if key not in settings]
+    columns = [key for key in keys if not key.endswith("spread")]
+    spread_of = {keys[i - 1]: key for i, key in enumerate(keys) if key.endswith("spread")}
+    table = Table(*columns, title=", ".join(shared))
+    for row in rows:
+        table.add_row(*(_cell(row.get(key), row.get(spread_of.get(key, ""))) for key in columns))
+    Console().print(table)
+
+
+def _cell(value: Any, spread: list[float] | None) -> str:
+    shown = "" if value is None else _number(value)
+    return shown if spread is None else f"{shown}\n[dim]{_number(spread[0])}-{_number(spread[1])}[/dim]"
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,89 @@
+"""Control steps per second while collecting, over tasks, engines, environments and depths.
+
+    python benchmarks/rollout.py
+    python benchmarks/rollout.py --json --tasks fr3_reach --envs 256 4096 --depths 16 1024     (with a GPU)
+
+What is timed is what a run does between its updates: observe, ask the actor for an action with noise,
+step the simulator, start finished episodes anew, write the rows to the replay. A step is one control
+step of one environment. Spreads are quartiles over calls.
+"""
+
+import argparse
+import time
+
+import jax
+from measuring import Row, device, middle, say, show
+
+from teacher.compilation import jit_physics
+from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
+from teacher.learner import Learner
+from teacher.tasks import make_task
+from teacher.tasks.engines import ENGINES
+
+SECONDS = 2.0  # of measuring in each row
+FEWEST_CALLS = 3
+STEPS = 10  # control steps of every environment in one call
+
+
+def measure(task: str, engine: str, envs: int, depth: int, width: int) -> Row:
+    """Steps per second: calls within SECONDS, unless FEWEST_CALLS take longer."""
+    config = TeacherConfig(
+        task=TaskConfig(name=task, engine=engine),
+        network=NetworkConfig(depth=depth, width=width),
+        collect=CollectConfig(envs=envs, steps=STEPS, replay=100),
+    )
+    learner = Learner(config)
+    collect = jit_physics(learner.collect, donate_argnums=0)
+    name = f"{task}, {engine}, {envs} environments, depth {depth}"
+    begun = time.perf_counter()
+    state = jax.block_until_ready(collect(learner.init(jax.random.key(0))))
+    say(f"{name}: compiled in {time.perf_counter() - begun:.1f} s")
+    rates: list[float] = []
+    started = time.perf_counter()
+    while len(rates) < FEWEST_CALLS or time.perf_counter() - started < SECONDS:
+        begun = time.perf_counter()
+        state = jax.block_until_ready(collect(state))
+        rates.append(envs * STEPS / (time.perf_counter() - begun))
+    figures: Row = {
+        "task": task,
+        "engine": engine,
+        "envs": envs,
+        "depth": depth,
+        "width": width,
+        "device": device(),
+    }
+    figures["steps_per_s"], figures["spread"] = middle(rates)
+    return figures
+
+
+def engines(task: str) -> list[str]:
+    """Those that a teacher can be trained in."""
+    compiled = [name for name in make_task(task).engines if ENGINES[name].compiled]
+    for name in make_task(task).engines:
+        if name not in compiled:
+            say(f"{task}, {name}: left out, no teacher is trained in it")
+    return compiled
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=["fr3_reach", "reacher"])
+    parser.add_argument("--envs", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--depths", type=int, nargs="+", default=[4, 64, 256])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
+    arguments = parser.parse_args()
+    rows = [
+        measure(task, engine, envs, depth, arguments.width)
+        for task in arguments.tasks
+        for engine in engines(task)
+        for envs in arguments.envs
+        for depth in arguments.depths
+    ]
+    show(rows, arguments.json, settings=("width", "device"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Several processes that train one teacher together: how they meet and what they agree on.
+
+The first process writes, evaluates and reports; the others compute with it and follow its
+decisions. Alone, a process is the first.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from teacher.errors import FathomError, UsageError
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Meets the run's other processes, before anything else asks for a device.
+
+    As the flags say, or else as the environment of Slurm, Open MPI or an indexed Kubernetes job
+    does; JAX knows how to read those. Raises: UsageError for half of the flags."""
+    flags = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in flags.items() if value is None]
+    if missing and len(missing) < len(flags):
+        raise UsageError(
+            f"{', '.join(missing)} missing: --coordinator, --processes and --process go together"
+        )
+    if processes is not None and process is not None and process >= processes:
+        raise UsageError(f"--process: found {process}, of {processes} processes the last is {processes - 1}")
+    if missing and not _is_one_of_several():
+        return
+    import jax
+
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        raise FathomError(f"cannot meet the run's other processes: {error}") from error
+
+
+def _is_one_of_several() -> bool:
+    """Whether a launcher started this process as one of several; a lone step of a job is not."""
+    several = any(
+        int(os.environ.get(name, "1")) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    )
+    return several or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys()
+
+
+def is_first() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def require_alone(what: str) -> None:
+    """Raises UsageError if several processes were started for what takes one."""
+    import jax
+
+    if jax.process_count() > 1:
+        raise UsageError(
+            f"{what} trains in one process, found {jax.process_count()}: start each run by itself"
+        )
+
+
+def agreed(*flags: bool) -> tuple[bool, ...]:
+    """The first process's flags, in all of them; every process must ask."""
+    import jax
+
+    if jax.process_count() == 1:
+        return flags
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return tuple(bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.array(flags)))
+
+
+@contextmanager
+def led(context: AbstractContextManager) -> Iterator[None]:
+    """Enters the context in the first process; the others wait until it is entered.
+
+    Raises: what entering raises; FathomError in the others if it did."""
+    with ExitStack() as entered:
+        if is_first():
+            try:
+                entered.enter_context(context)
+            except BaseException:
+                agreed(False)
+                raise
+        if not agreed(True)[0]:
+            raise FathomError("the first process stopped; its message says why")
+        yield

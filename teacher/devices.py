@@ -1,0 +1,168 @@
+"""One run over several devices and hosts: a mesh with one axis, along which data is divided.
+
+Environments and replay stay where they are; goals' embeddings are gathered, so that every
+state-action is told apart from the goals of the whole batch; each device holds all parameters and
+a share of the optimiser's state. Settings describe the whole run: its result does not depend on
+the number of devices, beyond the order of sums.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from teacher.errors import UsageError
+
+Array = jax.Array
+Tree = Any  # nested arrays
+
+AXIS = "data"
+
+
+class Devices:
+    """The devices of a run; by default all there are, on all hosts.
+
+    The methods that take arrays belong inside a function given to `spread`, and there each device
+    sees its own part alone. With one device they do nothing, and nothing is spread."""
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
+        self.all = tuple(jax.devices() if devices is None else devices)
+        self.count = len(self.all)
+        self._mesh = Mesh(np.array(self.all), (AXIS,))
+        if self.several_processes:
+            # Connects them now: later, one may compile for longer than another waits for it.
+            jax.block_until_ready(jax.jit(self.spread(self._connect, (), P()))())
+
+    @staticmethod
+    def _connect() -> Array:
+        return jax.lax.psum(jnp.ones(()), AXIS)
+
+    @property
+    def several_processes(self) -> bool:
+        return len({device.process_index for device in self.all}) > 1
+
+    def spread(self, function: Callable, takes: Tree, gives: Tree) -> Callable:
+        """`function` on every device at once; `takes` and `gives` say how arrays are divided."""
+        if self.count == 1:
+            return function
+        return jax.shard_map(function, mesh=self._mesh, in_specs=takes, out_specs=gives, check_vma=False)
+
+    def index(self) -> Array | int:
+        """Which of the devices this is."""
+        return 0 if self.count == 1 else jax.lax.axis_index(AXIS)
+
+    def share(self, total: int) -> int:
+        """This device's part of `total` rows."""
+        return total // self.count
+
+    def rows(self, total: int) -> Array:
+        """The numbers of this device's rows among `total`."""
+        share = self.share(total)
+        return self.index() * share + jnp.arange(share)
+
+    def gather(self, rows: Array) -> Array:
+        """[n, ...] of each device -> [n * devices, ...], in the devices' order."""
+        return rows if self.count == 1 else jax.lax.all_gather(rows, AXIS, tiled=True)
+
+    def mean(self, tree: Tree) -> Tree:
+        return tree if self.count == 1 else jax.lax.pmean(tree, AXIS)
+
+    def layer_axis(self, shape: tuple[int, ...]) -> int | None:
+        """The axis along which an array of the optimiser is divided: the first that comes out even.
+
+        Vectors and what does not divide are kept whole on every device."""
+        if self.count == 1 or len(shape) < 2:
+            return None
+        return next((axis for axis, size in enumerate(shape) if size % self.count == 0), None)
+
+    def layer_spec(self, leaf: Any) -> P:
+        """How an array of the optimiser is divided."""
+        axis = self.layer_axis(leaf.shape)
+        return P() if axis is None else P(*[None] * axis, AXIS)
+
+    def mean_parts(self, tree: Tree) -> Tree:
+        """The mean over devices of whole arrays -> this device's part of it."""
+
+        def part(leaf: Array) -> Array:
+            axis = self.layer_axis(leaf.shape)
+            if axis is None:
+                return self.mean(leaf)
+            return jax.lax.psum_scatter(leaf, AXIS, scatter_dimension=axis, tiled=True) / self.count
+
+        return jax.tree.map(part, tree)
+
+    def own_parts(self, tree: Tree) -> Tree:
+        """Arrays that every device has whole -> this device's part."""
+
+        def part(leaf: Array) -> Array:
+            axis = self.layer_axis(leaf.shape)
+            if axis is None:
+                return leaf
+            size = self.share(leaf.shape[axis])
+            return jax.lax.dynamic_slice_in_dim(leaf, self.index() * size, size, axis)
+
+        return jax.tree.map(part, tree)
+
+    def whole(self, parts: Tree, like: Tree) -> Tree:
+        """Every device's parts -> arrays that all have whole, of the shapes of `like`."""
+
+        def join(part: Array, leaf: Any) -> Array:
+            axis = self.layer_axis(leaf.shape)
+            return part if axis is None else jax.lax.all_gather(part, AXIS, axis=axis, tiled=True)
+
+        return jax.tree.map(join, parts, like)
+
+    def norm(self, parts: Tree, like: Tree) -> Array:
+        """The norm of all the arrays whose parts the devices hold."""
+
+        def square(part: Array, leaf: Any) -> Array:
+            own = (part**2).sum()
+            return own if self.layer_axis(leaf.shape) is None else jax.lax.psum(own, AXIS)
+
+        return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(square, parts, like))))
+
+    def place(self, tree: Tree, specs: Tree) -> Tree:
+        """Arrays of this process, the same in all of them, divided over the devices."""
+        if self.count == 1:
+            return tree
+
+        def divided(leaf: Array, spec: P) -> Array:
+            sharding = NamedSharding(self._mesh, spec)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(divided(jax.random.key_data(leaf), spec))
+            whole = np.asarray(leaf)
+            return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part].copy())
+
+        return jax.tree.map(divided, tree, specs)
+
+    def fetch(self, tree: Tree) -> Tree:
+        """Divided arrays -> whole ones of this process; every process must ask for them."""
+        if not self.several_processes:
+            return tree
+        return jax.tree.map(self._fetched, tree)
+
+    def _fetched(self, leaf: Array) -> Any:
+        from jax.experimental import multihost_utils
+
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.asarray(self._fetched(jax.random.key_data(leaf))))
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    def local(self, tree: Tree) -> Tree:
+        """Arrays that every device has whole, on one device of this process."""
+        return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+    def require_even(self, **totals: int) -> None:
+        """Raises UsageError for a total, named by its setting, that the devices do not divide."""
+        for name, total in totals.items():
+            if total % self.count:
+                below = total - total % self.count
+                fitting = [str(value) for value in (below, below + self.count) if value]
+                raise UsageError(
+                    f"{name.replace('__', '.')}: found {total}, which {self.count} devices do not divide "
+                    f"evenly; {' or '.join(fitting)} would do"
+                )
