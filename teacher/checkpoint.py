@@ -87,7 +87,7 @@ def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: 
         partial.mkdir(parents=True)
         if start < ring.written:
             segments.append(_write_segment(directory, rows, start, ring.written))
-        with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
+        with _quiet_orbax(), _checkpointer() as checkpointer:
             checkpointer.save(partial.absolute() / "state", leaves)
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -145,7 +145,7 @@ def _load(directory: Path, step: int, rows: bool) -> Saved:
     try:
         for name, expected in manifest["files"].items():
             _check_file(folder / name, expected)
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             leaves = checkpointer.restore(folder.absolute() / "state")
         kept = _load_rows(directory, manifest["rows"]) if rows else {}
         return Saved(step, leaves, kept, manifest["record"])
@@ -265,6 +265,16 @@ def _check_file(file: Path, expected: str) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Of this process alone: orbax would wait for all of a run's processes to take part."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own)
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 @contextlib.contextmanager

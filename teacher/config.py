@@ -55,8 +55,16 @@ class NetworkConfig(Group):
     """`published` lets the residual stream grow with depth; `scaled` does not"""
     precision: Precision = "tensorfloat32"
     """operands of the hidden layers' products; `tensorfloat32` is float32 where the hardware lacks it"""
+    fused: bool = False
+    """whole-network kernels for Hopper GPUs in place of a scan over blocks; needs precision=bfloat16"""
     representation: PositiveInt = 64
     """size of the space in which the critic measures distance"""
+
+    @model_validator(mode="after")
+    def _kernels_take_bfloat16(self) -> Self:
+        if self.fused and self.precision != "bfloat16":
+            raise ValueError(f"network.fused needs network.precision bfloat16, found {self.precision}")
+        return self
 
 
 class UpdateConfig(Group):

@@ -126,7 +126,9 @@ class Devices:
         return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(square, parts, like))))
 
     def place(self, tree: Tree, specs: Tree) -> Tree:
-        """Arrays of this process, the same in all of them, divided over the devices."""
+        """Arrays of this process, the same in all of them, divided over the devices.
+
+        specs: may stop above the leaves; a spec then holds for all below it."""
         if self.count == 1:
             return tree
 
@@ -137,7 +139,12 @@ class Devices:
             whole = np.asarray(leaf)
             return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part].copy())
 
-        return jax.tree.map(divided, tree, specs)
+        return jax.tree.map(
+            lambda spec, part: jax.tree.map(lambda leaf: divided(leaf, spec), part),
+            specs,
+            tree,
+            is_leaf=lambda node: isinstance(node, P),
+        )
 
     def fetch(self, tree: Tree) -> Tree:
         """Divided arrays -> whole ones of this process; every process must ask for them."""
@@ -156,13 +163,14 @@ class Devices:
         """Arrays that every device has whole, on one device of this process."""
         return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
-    def require_even(self, **totals: int) -> None:
-        """Raises UsageError for a total, named by its setting, that the devices do not divide."""
-        for name, total in totals.items():
-            if total % self.count:
-                below = total - total % self.count
-                fitting = [str(value) for value in (below, below + self.count) if value]
-                raise UsageError(
-                    f"{name.replace('__', '.')}: found {total}, which {self.count} devices do not divide "
-                    f"evenly; {' or '.join(fitting)} would do"
-                )
+
+def require_even(devices: int, **totals: int) -> None:
+    """Raises UsageError for a total, named by its setting with __ for a dot, that devices do not divide."""
+    for name, total in totals.items():
+        if total % devices:
+            below = total - total % devices
+            fitting = " or ".join(str(value) for value in (below, below + devices) if value)
+            raise UsageError(
+                f"{name.replace('__', '.')}: found {total}, which {devices} devices do not divide evenly; "
+                f"{fitting} would do"
+            )

@@ -4,6 +4,7 @@ Sources: arXiv:2206.07568 (contrastive RL), arXiv:2408.11052 (InfoNCE with energ
 log-partition penalty, the learned entropy weight), arXiv:2503.14858 (depth).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 from teacher import losses, replay
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
-from teacher.devices import AXIS, Devices
+from teacher.devices import AXIS, Devices, require_even
+from teacher.errors import UsageError
 from teacher.networks import (
     Networks,
     Params,
@@ -60,7 +62,7 @@ class Learner:
     def __init__(self, config: TeacherConfig, devices: Devices | None = None):
         self.config = config
         self.devices = devices or Devices()
-        self.devices.require_even(collect__envs=config.collect.envs, update__batch=config.update.batch)
+        require_devices(config, self.devices.all)
         self.simulation = simulation_of(config.task)
         self.spec = self.simulation.task.spec
         self.networks = make_networks(config.network, self.spec.action_size)
@@ -201,6 +203,23 @@ class Learner:
         own = self.devices.own_parts(params)
         change, optimiser = self.optimiser.update(gradient, optimiser, own)
         return (self.devices.whole(optax.apply_updates(own, change), params), optimiser), metrics
+
+
+def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> None:
+    """Raises UsageError if a run of this configuration cannot be divided over the devices or needs others."""
+    require_even(len(devices), collect__envs=config.collect.envs, update__batch=config.update.batch)
+    if not config.network.fused:
+        return
+    from teacher import fused  # slow to import, and most runs do without
+
+    kinds = sorted({device.device_kind for device in devices})
+    if any("H100" not in kind and "H200" not in kind for kind in kinds):
+        raise UsageError(f"network.fused: found {', '.join(kinds)}; the kernels are for H100 and H200")
+    width, batch = config.network.width, config.update.batch // len(devices)
+    if not fused.supports(width, batch):
+        raise UsageError(
+            f"network.fused: found width {width} and a batch of {batch} on each device; {fused.TAKES}"
+        )
 
 
 def _keys(key: Array, numbers: Array) -> Array:

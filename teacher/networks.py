@@ -39,6 +39,7 @@ class ResidualNetwork(nn.Module):
     outputs: int
     architecture: str
     precision: Precision
+    fused: bool = False
 
     def setup(self) -> None:
         shape = (self.depth // BLOCK_DEPTH, BLOCK_DEPTH, self.width)
@@ -55,7 +56,8 @@ class ResidualNetwork(nn.Module):
     @property
     def settings(self) -> Settings:
         blocks = self.depth // BLOCK_DEPTH
-        return Settings(1 / blocks if self.architecture == "scaled" else 1.0, self.precision)
+        scale = 1 / blocks if self.architecture == "scaled" else 1.0
+        return Settings(scale, self.precision, self.fused)
 
     def __call__(self, x: Array) -> Array:
         return self.leave(residual_stacks((self.enter(x),), (self.blocks,), self.settings)[0])
@@ -88,7 +90,9 @@ class Params(NamedTuple):
 
 def make_networks(config: NetworkConfig, action_size: int) -> Networks:
     def network(depth: int, outputs: int) -> ResidualNetwork:
-        return ResidualNetwork(depth, config.width, outputs, config.architecture, config.precision)
+        return ResidualNetwork(
+            depth, config.width, outputs, config.architecture, config.precision, config.fused
+        )
 
     actor_depth = config.actor_depth or config.depth
     critic_depth = config.critic_depth or config.depth

@@ -52,6 +52,8 @@ class Settings(NamedTuple):
 
     branch_scale: float
     precision: Precision
+    fused: bool = False
+    """all blocks in one GPU kernel (`teacher.fused`) for every batch that it takes"""
     taught_rows: int | None = None
     """weights learn from this many first rows; the others' derivative is that of their input alone"""
 
@@ -90,6 +92,8 @@ def _stacks(
     def body(x: Any, block: Any) -> tuple[Any, None]:
         return _each(partial(_block, settings=settings), how)(x, block)[0], None
 
+    if _is_fused(inputs, settings):
+        return _fused_forward(inputs, blocks, settings)[0]
     out, _ = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
     return _parted(out, how)
 
@@ -101,13 +105,18 @@ def _stacks_forward(
         out, layers = _each(partial(_block, settings=settings), how)(x, block)
         return out, (_each(partial(_kept, settings=settings), how)(x), layers)
 
-    out, saved = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
-    return _parted(out, how), (blocks, *saved)
+    if _is_fused(inputs, settings):
+        outputs, *kept = _fused_forward(inputs, blocks, settings)
+        return outputs, (blocks, *kept)
+    out, kept = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
+    return _parted(out, how), (blocks, *kept)
 
 
 def _stacks_backward(
     settings: Settings, how: Execution, saved: Any, cotangents: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
+    if _is_fused(cotangents, settings):
+        return _fused_backward(cotangents, saved, settings)
     blocks, block_inputs, layers = saved
     gradients = _each(partial(_block_gradients, settings=settings), how)
 
@@ -131,6 +140,39 @@ class Layers(NamedTuple):
 
     normalised: Array  # [4, B, W]
     rate: Array  # [4, B, 1]
+
+
+def _is_fused(group: tuple[Array, ...], settings: Settings) -> bool:
+    if not settings.fused:
+        return False
+    from teacher import fused
+
+    rows, width = group[0].shape
+    return fused.supports(width, rows)
+
+
+def _fused_forward(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings
+) -> tuple[tuple[Array, ...], Array, Array]:
+    """Outputs, and what the kernel keeps: block inputs [G, K, B, W] and pre-activations [G, K, 4, B, W]."""
+    from teacher import fused  # it takes its types from here
+
+    out, block_inputs, z = fused.forward(jnp.stack(inputs), _stack(list(blocks)), settings.branch_scale)
+    return tuple(out), block_inputs, z
+
+
+def _fused_backward(
+    cotangents: tuple[Array, ...], saved: Any, settings: Settings
+) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
+    """What `_stacks_backward` gives, the walk by one kernel and all weight gradients after it."""
+    from teacher import fused
+
+    blocks, block_inputs, z = saved
+    stacked = _stack(list(blocks))
+    below, outputs = fused.backward(jnp.stack(cotangents), z, stacked, settings.branch_scale)
+    gradients = jax.vmap(jax.vmap(partial(_block_gradients, settings=settings)))
+    found = gradients(stacked, block_inputs, Layers(*normalise(_full(z))), outputs)
+    return tuple(below), tuple(Blocks(*leaves) for leaves in zip(*found, strict=True))
 
 
 def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:

@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from conftest import PIPELINE
 
-from teacher.devices import Devices
+from teacher import checkpoint
+from teacher.devices import require_even
 from teacher.errors import UsageError
 
 PROGRAM = Path(__file__).with_name("spread_run.py")
@@ -40,20 +43,20 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("spread")
 
 
-def run(folder, devices, name=None, iterations=1, **settings):
-    out = folder / f"{name or devices}.npz"
-    finished(started(devices, out=str(out), devices=devices, iterations=iterations, **settings))
+def run(folder, devices, name, **settings):
+    out = folder / f"{name}.npz"
+    finished(started(devices, out=str(out), devices=devices, **settings))
     return dict(np.load(out))
 
 
 @pytest.fixture(scope="module")
 def single(folder):
-    return run(folder, 1)
+    return run(folder, 1, "single")
 
 
 @pytest.fixture(scope="module")
 def double(folder):
-    return run(folder, 2, checkpoints=str(folder / "saved"))
+    return run(folder, 2, "double", save=str(folder / "saved"))
 
 
 def assert_same_run(spread, single):
@@ -72,60 +75,96 @@ def test_two_devices_do_what_one_does(double, single):
 
 
 def test_eight_devices_do_what_one_does(folder, single):
-    eight = run(folder, 8)
+    eight = run(folder, 8, "eight")
     assert_same_run(eight, single)
-    assert single["held"].sum() > 7 * eight["held"].sum()  # each holds its share of the optimiser
-
-
-def test_two_processes_do_what_one_does(folder, single):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        coordinator = f"localhost:{probe.getsockname()[1]}"
-    out = folder / "processes.npz"
-    both = [
-        started(
-            1,
-            out=str(out),
-            devices=2,
-            iterations=1,
-            coordinator=coordinator,
-            processes=2,
-            process=number,
-            checkpoints=str(folder / "saved by two"),
-        )
-        for number in range(2)
-    ]
-    for process in both:
-        finished(process)
-    assert_same_run(dict(np.load(out)), single)
-    resumed = run(
-        folder,
-        1,
-        "resumed from processes",
-        iterations=2,
-        checkpoints=str(folder / "saved by two"),
-        resume=True,
-    )
-    assert_same_run(resumed, run(folder, 1, "straight", iterations=2))
+    assert single["held"] > 7 * eight["held"]  # each holds its share of the optimiser
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_what_two_devices_saved_others_go_on_with(folder, double, devices):
-    saved = {"checkpoints": str(folder / "saved"), "resume": True}
-    as_saved = run(folder, devices, f"restored on {devices}", **saved)
-    for name in as_saved.keys() & double.keys() - {"held"}:
-        np.testing.assert_array_equal(as_saved[name], double[name], err_msg=name)
-    straight, resumed = (
-        run(folder, count, f"two iterations on {count} {len(more)}", iterations=2, **more)
-        for count, more in ((2, {}), (devices, saved))
-    )
-    assert_same_run(resumed, straight)
+    resumed = run(folder, devices, f"on {devices}", resume=str(folder / "saved"))
+    assert_same_run(resumed, double)
+
+
+def free_address():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def test_two_processes_do_what_one_does_and_their_save_resumes_on_one(folder, single):
+    out, saved, coordinator = folder / "two.npz", folder / "saved by two", free_address()
+    shared = {"out": str(out), "devices": 2, "save": str(saved), "coordinator": coordinator, "processes": 2}
+    both = [started(1, **shared, process=number) for number in range(2)]
+    for process in both:
+        finished(process)
+    assert_same_run(dict(np.load(out)), single)
+    assert_same_run(run(folder, 1, "from two", resume=str(saved)), single)
+
+
+def test_two_processes_train_and_stop_together_from_the_command_line(tmp_path):
+    """The first alone is asked to stop; what it then saved, one process goes on with."""
+
+    def pipeline(*more):
+        return subprocess.Popen(
+            [*PIPELINE, "teacher", "--preset", "debug", "--json", *more],
+            cwd=tmp_path,
+            env=os.environ | {"XLA_FLAGS": f"{FLAG}=1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    long = ["--set", "collect.total_steps=1000000", "--coordinator", free_address(), "--processes", "2"]
+    first, second = (pipeline(*long, "--process", str(number)) for number in range(2))
+    metrics = tmp_path / "runs" / "debug" / "teacher" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
+        assert time.monotonic() < deadline
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    (_, first_errors), (second_printed, second_errors) = first.communicate(), second.communicate()
+    assert (first.returncode, second.returncode) == (130, 130), first_errors + second_errors
+    assert "{" not in second_printed
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == list(range(1, len(lines) + 1))
+    assert checkpoint.saves(metrics.parent / "checkpoints")[0] == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--processes", "2"], "--coordinator, --process missing"),
+        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "the last is 1"),
+    ],
+)
+def test_half_of_an_address_is_refused(pipeline, tmp_path, flags, message):
+    done = pipeline("teacher", "--preset", "debug", *flags, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
-    devices = Devices(jax.devices() * 3)
-    devices.require_even(collect__envs=6, update__batch=9)
+    require_even(3, collect__envs=6, update__batch=9)
     with pytest.raises(UsageError, match=r"collect\.envs: found 8, which 3 devices .* 6 or 9 would do"):
-        devices.require_even(collect__envs=8)
+        require_even(3, collect__envs=8)
     with pytest.raises(UsageError, match=r"update\.batch: found 2, .* evenly; 3 would do"):
-        devices.require_even(update__batch=2)
+        require_even(3, update__batch=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["network.fused=true"], "network.fused needs network.precision bfloat16"),
+        (["network.fused=true", "network.precision=bfloat16"], "the kernels are for H100 and H200"),
+        (["network.precision=float16"], "network.precision: found 'float16'"),
+    ],
+)
+def test_what_the_device_cannot_compute_is_refused(pipeline, tmp_path, settings, message):
+    assignments = [word for setting in settings for word in ("--set", setting)]
+    done = pipeline("teacher", "--preset", "debug", *assignments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,10 +1,12 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from teacher import fused
 from teacher.compilation import jit_once
 from teacher.config import BLOCK_DEPTH
 from teacher.residual import Blocks, Execution, Settings, normalise, residual_stacks
@@ -13,9 +15,9 @@ EXECUTIONS = [Execution(*flags) for flags in itertools.product((False, True), re
 NETWORKS, BLOCKS, ROWS, WIDTH = 2, 2, 6, 8
 
 
-def random_blocks(rng):
-    shape = (BLOCKS, BLOCK_DEPTH, WIDTH)
-    parts = [(0, WIDTH**-0.5, (*shape, WIDTH)), (0, 0.1, shape), (1, 0.1, shape), (0, 0.1, shape)]
+def random_blocks(rng, width=WIDTH):
+    shape = (BLOCKS, BLOCK_DEPTH, width)
+    parts = [(0, width**-0.5, (*shape, width)), (0, 0.1, shape), (1, 0.1, shape), (0, 0.1, shape)]
     return Blocks(
         *(jnp.float32(offset + rng.normal(scale=scale, size=size)) for offset, scale, size in parts)
     )
@@ -109,3 +111,19 @@ def test_normalised_rows_have_mean_0_and_variance_1():
     rows, rate = normalise(jnp.array([[1.0, 3.0], [10.0, 10.0], [-6.0, 2.0]]))
     np.testing.assert_allclose(rows, [[-1, 1], [0, 0], [-1, 1]], atol=1e-6)
     np.testing.assert_allclose(rate[:, 0], [1, 1000, 0.25], rtol=1e-5)
+
+
+def test_a_stack_may_be_walked_by_the_fused_kernels(monkeypatch):
+    """Beside the scan, with bfloat16 products as well; interpreted, since kernels need a GPU."""
+    monkeypatch.setattr(fused, "forward", partial(fused.forward, interpret=True))
+    monkeypatch.setattr(fused, "backward", partial(fused.backward, interpret=True))
+    rng = np.random.default_rng(4)
+    x, directions = rng.normal(size=(2, NETWORKS, 16, 64)).astype(np.float32)
+    case = tuple(x), tuple(random_blocks(rng, width=64) for _ in range(NETWORKS)), directions
+    settings = Settings(0.3, "bfloat16", taught_rows=7)
+    scanned, kernels = (
+        value_and_gradients(residual_stacks, case, settings._replace(fused=chosen))
+        for chosen in (False, True)
+    )
+    for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(kernels), strict=True):
+        assert 0 < np.linalg.norm(a - b) < 0.02 * np.linalg.norm(a)

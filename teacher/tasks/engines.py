@@ -58,8 +58,9 @@ class MjxEngine:
             from mujoco import mjx
 
         self._mjx, self._substeps = mjx, substeps
-        self._model = mjx.put_model(model)
-        self._data = mjx.make_data(model)
+        here = jax.local_devices()[0]  # MJX would take the first of all processes
+        self._model = mjx.put_model(model, device=here)
+        self._data = mjx.make_data(model, device=here)
 
     def init(self, qpos: Array, qvel: Array) -> MjxState:
         return MjxState(qpos, qvel, jnp.zeros_like(qvel))

@@ -1,0 +1,228 @@
+"""What a teacher's run takes of its device's memory, foreseen from shapes before anything is compiled.
+
+The model follows `teacher.residual`: an update holds the most when it walks back, with all that the
+walks forward kept. Its factors were fitted to XLA's own account of compiled updates, depth 4 to 1024.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from teacher import replay
+from teacher.config import BLOCK_DEPTH, NetworkConfig, TeacherConfig
+from teacher.errors import UsageError
+from teacher.learner import make_optimiser
+from teacher.networks import init_params, make_networks
+from teacher.residual import Execution, execution
+from teacher.spec import TaskSpec
+
+FLOAT = 4  # bytes
+
+# Arrays that an update holds at its peak beside those with a name: of logits; of rows of a layer's width,
+# of rows of the representation's; and, where gradients are deferred, of every taught layer's rows: its
+# output and the cotangents of what its swish and its normalisation were given.
+LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3
+# Two networks' gradients of one block, layer by layer and stacked.
+BLOCK_GRADIENTS = 4
+# Of one environment while it is stepped: a policy's rows, and numbers in the simulator for each entry
+# of the observation.
+POLICY_ROWS, SIMULATOR = 8, 64
+# Of parameters and optimiser in the host's memory while a checkpoint is written.
+SAVED_COPIES = 2
+# What the program itself grows by, nearly all of it the compiler.
+PROGRAM = 700 * 2**20
+
+# What makes each part large, beside depth.
+_LOWER = {
+    "parameters": "network.width",
+    "gradients": "network.width",
+    "optimiser": "network.width",
+    "activations": "update.batch or network.width",
+    "replay": "collect.replay or collect.envs",
+    "environments": "collect.envs",
+    "saving": "network.width",
+}
+
+
+class Needs(NamedTuple):
+    """Bytes on each device."""
+
+    parameters: int
+    gradients: int
+    optimiser: int
+    activations: int
+    replay: int
+    environments: int
+    saving: int
+    """copies while a checkpoint is written, after the update; 0 where the device is not the host"""
+
+    @property
+    def update(self) -> int:
+        """The most that is held while a run learns."""
+        return sum(self) - self.saving
+
+    @property
+    def total(self) -> int:
+        """The most that is ever held."""
+        return max(self.update, sum(self) - self.gradients - self.activations)
+
+
+def estimate(config: TeacherConfig, spec: TaskSpec, how: Execution | None = None, devices: int = 1) -> Needs:
+    """What one device must hold; nothing is computed or allocated.
+
+    Batch, environments, replay and optimiser are divided over `devices`; parameters and gradients are
+    not. Physics' own state is small and counted with the environments."""
+    how, collect = how or execution(), config.collect
+    networks = make_networks(config.network, spec.action_size)
+    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    params = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
+    moments = -(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices)
+    batch, environments = -(-config.update.batch // devices), -(-collect.envs // devices)
+    kept, collected = (
+        jax.eval_shape(lambda rows=rows: replay.empty(rows, environments, *sizes))
+        for rows in (collect.replay, collect.steps)
+    )
+    stepped = POLICY_ROWS * config.network.width + SIMULATOR * spec.observation_size
+    on_host = jax.default_backend() == "cpu"
+    return Needs(
+        parameters=_bytes(params),
+        gradients=_bytes(params),
+        optimiser=moments,
+        activations=_activations(config, how, batch),
+        replay=_bytes(kept),
+        environments=_bytes(collected.rows) + environments * stepped * FLOAT,
+        saving=SAVED_COPIES * (_bytes(params) + moments) if on_host else 0,
+    )
+
+
+def available(root: Path = Path("/")) -> int | None:
+    """Bytes that a run can have on each device; None where that is unknown.
+
+    A GPU's are those that JAX may take of it. A CPU's are the machine's free memory, or what the limit of
+    a control group (a container, a batch job) leaves if that is less, without what the program itself
+    takes, and shared by as many devices as JAX sees in it.
+
+    Args: root: where the file system with /proc and /sys begins."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    if not machine:
+        return None
+    return max(0, min([*machine, *_left_by_groups(root)]) - PROGRAM) // jax.local_device_count()
+
+
+def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None:
+    """Refuses a run that does not fit on one of its devices, where their memory is known; see `estimate`.
+
+    Raises: UsageError that names the parts and the largest depth that fits, or what else to lower."""
+    free = available()
+    if free is None:
+        return
+    needs = estimate(config, spec, devices=devices)
+    if needs.total <= free:
+        return
+    network = config.network
+    deepest = max(network.actor_depth or network.depth, network.critic_depth or network.depth)
+    # Nothing shrinks with depth and some needs do not grow: a layer's share only falls, and what fits is
+    # no deeper than in proportion.
+    depths = range(BLOCK_DEPTH, deepest * free // needs.total + 1, BLOCK_DEPTH)
+    fitting = bisect_right(
+        depths, free, key=lambda depth: estimate(_no_deeper(config, depth), spec, devices=devices).total
+    )
+    if fitting:
+        largest = depths[fitting - 1]
+        lower = " ".join(f"network.{field}={largest}" for field in _deeper(network, largest))
+        advice = f"the deepest that fits with all else as it is: {lower}"
+    else:
+        shallowest = estimate(_no_deeper(config, BLOCK_DEPTH), spec, devices=devices)
+        largest_part = max(zip(shallowest, Needs._fields, strict=True))[1]
+        advice = f"depth {BLOCK_DEPTH} needs {_size(shallowest.total)} still: lower {_LOWER[largest_part]}"
+    raise UsageError(
+        f"this teacher needs {_size(needs.total)} of memory, and {jax.local_devices()[0].device_kind} has "
+        f"{_size(free)} for it ({_parts(needs)}); {advice}"
+    )
+
+
+def _parts(needs: Needs) -> str:
+    sizes = {part: _size(size) for part, size in needs._asdict().items()}
+    saving = sizes.pop("saving")
+    parts = ", ".join(f"{part} {size}" for part, size in sizes.items())
+    if needs.total == needs.update:
+        return parts
+    return f"{parts}; while saving, copies of {saving} in place of gradients and activations"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"
+
+
+def _deeper(network: NetworkConfig, depth: int) -> list[str]:
+    """The fields that set more than this depth."""
+    return [f for f in ("depth", "actor_depth", "critic_depth") if (getattr(network, f) or 0) > depth]
+
+
+def _no_deeper(config: TeacherConfig, depth: int) -> TeacherConfig:
+    network = config.network.model_copy(update=dict.fromkeys(_deeper(config.network, depth), depth))
+    return config.model_copy(update={"network": network})
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """What each control group above this process leaves below its limit, in bytes."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            top, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            # Inside a container its path is the host's, and only the top is there; "max" is no limit.
+            with suppress(OSError, ValueError):
+                limit, used = (int((folder / name).read_text()) for name in names)
+                pairs = (entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+                stat = {name: int(value) for name, value in pairs}
+                cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
+                yield limit - used + cached
+            if folder == top:
+                break
+
+
+def _activations(config: TeacherConfig, how: Execution, batch: int) -> int:
+    """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
+    network = config.network
+    width, rounded = network.width, network.precision == "bfloat16"
+    actor = network.actor_depth or network.depth
+    encoder = network.critic_depth or network.depth
+    # A batch's rows pass the state-action encoder twice and teach it once.
+    walked, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
+    # A CPU, whose gradients are not deferred, has no bfloat16: XLA widens what was kept, as a whole.
+    operand = 2 if rounded and how.deferred else FLOAT
+    held = walked * width * operand * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
+    held += walked * FLOAT  # rate
+    if rounded:
+        held += (actor + 2 * encoder) * width**2 * operand
+    if how.deferred:
+        held += walked * width * operand + DEFERRED * taught * width * FLOAT
+    held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
+    rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation
+    return held + batch * rows * FLOAT
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

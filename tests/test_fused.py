@@ -1,0 +1,237 @@
+"""The fused kernels against plain float32, interpreted on any device and run as they are on a Hopper GPU."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+from teacher import fused
+from teacher.residual import Blocks
+
+# A product rounds its weights and its operand, and its result is kept rounded: three times about
+# 2^-9 / sqrt(3) = 1.1e-3, added in squares over a block's four layers 3.9e-3. The walk back adds as much
+# again on top of a rounded z: 5.5e-3. Anything forgotten in a layer moves a result by 1e-2 or more.
+ROUNDING = 8e-3
+
+
+class Case(NamedTuple):
+    x: jax.Array
+    dy: jax.Array
+    blocks: Blocks
+    branch_scale: float
+
+
+class Results(NamedTuple):
+    y: jax.Array
+    inputs: jax.Array
+    z: jax.Array
+    dx: jax.Array
+    d: jax.Array
+
+
+def make_case(networks=1, count=1, batch=16, width=64, branch_scale=0.7):
+    rng = np.random.default_rng(networks + count + width)
+    shape = (networks, count, 4, width)
+
+    def normal(*size, mean=0.0, deviation=1.0):
+        return jnp.asarray(rng.normal(mean, deviation, size), jnp.float32)
+
+    blocks = Blocks(
+        kernel=normal(*shape, width, deviation=width**-0.5),
+        bias=normal(*shape, deviation=0.3),
+        norm_scale=normal(*shape, mean=1.0, deviation=0.3),
+        norm_bias=normal(*shape, deviation=0.3),
+    )
+    return Case(normal(networks, batch, width), normal(networks, batch, width), blocks, branch_scale)
+
+
+def interpreter():
+    """False where the kernels can run as they are, else the interpreter, which also looks for races."""
+    hopper = getattr(jax.devices()[0], "compute_capability", "") == "9.0"
+    return False if hopper else InterpretGPUParams(detect_races=True)
+
+
+@jax.default_matmul_precision("highest")
+def reference_stack(x, blocks, perturbation, branch_scale):
+    """One network: y, and what its layers see. `perturbation` [K, 4, B, W] is added to the outputs."""
+    inputs, pre_activations = [], []
+    for block in range(len(blocks.kernel)):
+        inputs.append(x)
+        branch = x
+        for layer in range(4):
+            z = branch @ blocks.kernel[block, layer] + blocks.bias[block, layer]
+            pre_activations.append(z)
+            branch = reference_activation(z, blocks.norm_scale[block, layer], blocks.norm_bias[block, layer])
+            branch += perturbation[block, layer]
+        x = x + branch_scale * branch
+    return x, (jnp.stack(inputs), jnp.stack(pre_activations).reshape(perturbation.shape))
+
+
+def reference_activation(z, scale, bias):
+    deviation = jnp.sqrt(z.var(-1, keepdims=True) + 1e-6)
+    normalised = (z - z.mean(-1, keepdims=True)) / deviation * scale + bias
+    return normalised * jax.nn.sigmoid(normalised)
+
+
+def reference(case):
+    """Results, and the gradients of all blocks' parameters."""
+
+    def of_network(x, dy, blocks):
+        none = jnp.zeros((*blocks.bias.shape[:2], *x.shape))
+        y, pull, (inputs, z) = jax.vjp(
+            lambda *arguments: reference_stack(*arguments, case.branch_scale), x, blocks, none, has_aux=True
+        )
+        dx, gradients, d = pull(dy)
+        return Results(y, inputs, z, dx, d), gradients
+
+    return jax.jit(jax.vmap(of_network))(case.x, case.dy, case.blocks)
+
+
+def run(case):
+    y, inputs, z, dx, d = run_kernels(case.x, case.dy, case.blocks, case.branch_scale)
+    return Results(y, inputs, z, dx, d)
+
+
+@partial(jax.jit, static_argnums=3)
+def run_kernels(x, dy, blocks, branch_scale):
+    y, inputs, z = fused.forward(x, blocks, branch_scale, interpret=interpreter())
+    return y, inputs, z, *fused.backward(dy, z, blocks, branch_scale, interpret=interpreter())
+
+
+def relative_error(value, expected):
+    value, expected = np.asarray(value, np.float32), np.asarray(expected, np.float32)
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(1, 1, 16, 256, 1.0), (2, 2, 32, 128, 0.7), (1, 2, 16, 64, 1e-3)],
+    ids=lambda params: "G{}-K{}-B{}-W{}-branch{}".format(*params),
+)
+def compared(request):
+    case = make_case(*request.param)
+    return case, run(case), *reference(case)
+
+
+@pytest.mark.parametrize("name", Results._fields)
+def test_results_are_those_of_float32_up_to_rounding(compared, name):
+    _, results, expected, _ = compared
+    value, expected = getattr(results, name), getattr(expected, name)
+    assert value.shape == expected.shape
+    assert value.dtype == (jnp.float32 if name in ("y", "dx") else jnp.bfloat16)
+    for index in np.ndindex(value.shape[:-2]):  # each network, block and layer by itself
+        assert relative_error(value[index], expected[index]) < ROUNDING, index
+
+
+def test_every_gradient_follows_from_what_the_kernels_return(compared):
+    # Each carries the rounding of both walks, and loses a little more where rows cancel.
+    case, results, _, expected = compared
+    inputs, z, d = (np.asarray(value, np.float32) for value in (results.inputs, results.z, results.d))
+
+    @jax.jit
+    @jax.default_matmul_precision("highest")
+    def of_layer(h, z, d, scale, bias):
+        output, pull = jax.vjp(reference_activation, z, scale, bias)
+        dz, d_scale, d_bias = pull(d)
+        return output, Blocks(h.T @ dz, dz.sum(0), d_scale, d_bias)
+
+    for network, block in np.ndindex(inputs.shape[:2]):
+        h = inputs[network, block]
+        for layer in range(4):
+            at = (network, block, layer)
+            h, gradients = of_layer(h, z[at], d[at], case.blocks.norm_scale[at], case.blocks.norm_bias[at])
+            for leaf, gradient in gradients._asdict().items():
+                assert relative_error(gradient, getattr(expected, leaf)[at]) < 2 * ROUNDING, (leaf, at)
+
+
+def test_the_residual_stream_keeps_what_bfloat16_would_round_away(compared):
+    # With a branch of a thousandth, an increment is below half a digit of bfloat16.
+    case, results, expected, _ = compared
+    assert relative_error(results.y - case.x, expected.y - case.x) < ROUNDING
+    assert relative_error(results.dx - case.dy, expected.dx - case.dy) < ROUNDING
+
+
+def test_a_row_does_not_depend_on_the_others():
+    case = make_case(batch=32, width=192)
+    others = jnp.arange(32) != 20
+    changed = case._replace(
+        x=jnp.where(others[:, None], -2 * case.x, case.x), dy=jnp.where(others[:, None], 3.0, case.dy)
+    )
+    for name, before, after in zip(Results._fields, run(case), run(changed), strict=True):
+        before, after = np.asarray(before, np.float32), np.asarray(after, np.float32)
+        np.testing.assert_array_equal(before[..., 20, :], after[..., 20, :], err_msg=name)
+        assert (before[..., :20, :] != after[..., :20, :]).any(-1).all(), name
+
+
+def test_supported_shapes():
+    assert fused.supports(64, 16) and fused.supports(192, 48) and fused.supports(256, 512)
+    assert not any(fused.supports(width, 512) for width in (0, 32, 96, 320, 512))
+    assert not any(fused.supports(256, batch) for batch in (0, 8, 24, 100))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda case: {"x": case.x[:, :-1]},
+            r"x must be .*multiple of 64 and at most 256.*multiple of 16; got \[1, ",
+        ),
+        (lambda case: {"x": case.x[..., :32]}, r"x must be .*multiple of 64.*got \[1, 16, 32\]"),
+        (lambda case: {"x": case.x[0]}, r"x must be \[networks, batch, width\]"),
+        (lambda case: {"x": case.x.astype(jnp.bfloat16)}, r"x must be float32 \[1, 16, 64\]; got bfloat16"),
+        (
+            lambda case: {"blocks": jax.tree.map(lambda leaf: leaf[0], case.blocks)},
+            r"blocks.kernel must be \[networks, blocks, 4, width, width\]",
+        ),
+        (
+            lambda case: {"blocks": case.blocks._replace(bias=case.blocks.bias[:, :, :3])},
+            r"blocks.bias must be float32 \[1, 1, 4, 64\]; got float32 \[1, 1, 3, 64\]",
+        ),
+    ],
+)
+def test_other_shapes_are_refused_with_those_allowed(change, message):
+    case = make_case()
+    case = case._replace(**change(case))
+    with pytest.raises(ValueError, match=message):
+        fused.forward(case.x, case.blocks, case.branch_scale)
+
+
+def test_the_walk_back_refuses_another_batch_of_pre_activations():
+    case = make_case()
+    z = jnp.zeros((1, 1, 4, 32, 64), jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"z must be bfloat16 \[1, 1, 4, 16, 64\]; got bfloat16"):
+        fused.backward(case.dy, z, case.blocks, case.branch_scale)
+
+
+def lowered_sizes(networks, count, batch, width):
+    """Lengths of both programs as compiled for CUDA, the kernels' own code included."""
+    shape = (networks, count, 4, width)
+    stream = jax.ShapeDtypeStruct((networks, batch, width), jnp.float32)
+    blocks = Blocks(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in [(*shape, width), *3 * [shape]]))
+    z = jax.ShapeDtypeStruct((networks, count, 4, batch, width), jnp.bfloat16)
+    programs = [
+        jax.jit(lambda x, blocks: fused.forward(x, blocks, 0.5)).trace(stream, blocks),
+        jax.jit(lambda dy, z, blocks: fused.backward(dy, z, blocks, 0.5)).trace(stream, z, blocks),
+    ]
+    return np.array([len(program.lower(lowering_platforms=("cuda",)).as_text()) for program in programs])
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_the_deepest_networks_lower_for_cuda(networks):
+    assert (lowered_sizes(networks, count=256, batch=512, width=256) > 1e4).all()
+
+
+@pytest.mark.parametrize("width", [64, 192])
+def test_code_does_not_grow_with_depth_at_any_width(width):
+    shallow, deep = (lowered_sizes(1, count, 16, width) for count in (1, 256))
+    np.testing.assert_allclose(deep, shallow, rtol=0.02)
+
+
+def test_true_asks_for_the_interpreter():
+    case = make_case()
+    interpreted = partial(fused.forward, branch_scale=case.branch_scale, interpret=True)
+    assert "callback" in jax.jit(interpreted).lower(case.x, case.blocks).as_text()
