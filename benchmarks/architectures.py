@@ -65,9 +65,7 @@ def learner_of(name: str, depth: int, width: int, iterations: int) -> Learner:
     """A learner with the candidate's networks in place of its own."""
     architecture, network_class = CANDIDATES[name]
     base = preset("quickstart").teacher
-    network = base.network.model_copy(
-        update={"depth": depth, "width": width, "architecture": architecture}
-    )
+    network = base.network.model_copy(update={"depth": depth, "width": width, "architecture": architecture})
     collect = base.collect.model_copy(
         update={"total_steps": iterations * base.collect.envs * base.collect.steps}
     )
@@ -130,13 +128,12 @@ def trained(name: str, depth: int, width: int, iterations: int, seed: int) -> Ro
     row: Row = {"candidate": name, "depth": depth, "width": width, "seed": seed}
     row["updates"] = iterations * learner.config.collect.updates
     begun = time.perf_counter()
-    state = learner.init(jax.random.key(seed))
-    metrics: dict[str, float] = {}
     try:
-        for state, metrics in train(learner, state):  # noqa: B020
-            pass
+        for step in train(learner, learner.init(jax.random.key(seed))):
+            last = step
     except Diverged as error:
         return row | {"diverged": str(error)}
+    state, metrics = last
     row["wall_s"] = time.perf_counter() - begun
     held_out = evaluation_starts(learner.simulation, learner.config.evaluate.episodes)
     score = summarise(run_episodes(learner.simulation, learner.policy(state.params), held_out)[0])

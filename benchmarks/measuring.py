@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from teacher.config import CollectConfig, NetworkConfig, TeacherConfig, UpdateConfig
+from teacher.devices import Devices
 from teacher.learner import Learner
 from teacher.networks import init_params
 from teacher.replay import Batch
@@ -48,9 +49,8 @@ def sizes_of(batch: Batch) -> tuple[int, int, int]:
 def learner_of(network: NetworkConfig, batch: Batch) -> Learner:
     rows = len(batch.observation)
     # One environment a row of the batch: a buffer that always serves it.
-    return Learner(
-        TeacherConfig(network=network, update=UpdateConfig(batch=rows), collect=CollectConfig(envs=rows))
-    )
+    config = TeacherConfig(network=network, update=UpdateConfig(batch=rows), collect=CollectConfig(envs=rows))
+    return Learner(config, Devices(jax.devices()[:1]))
 
 
 def init_learned(learner: Learner, batch: Batch, key: jax.Array) -> tuple[Any, Any]:

@@ -1,7 +1,8 @@
-"""Time of one update: ours against the published one, in one process, pair by pair.
+r"""Time of one update: ours against the published one, in one process, pair by pair.
 
     python benchmarks/update.py
-    python benchmarks/update.py --json --batch 512 --depths 4 16 64 256 1024     (with a GPU)
+    python benchmarks/update.py --json --batch 512 --depths 4 16 64 256 1024 \
+        --precision tensorfloat32 bfloat16 --fused        (with a Hopper GPU: some five minutes)
 
 Both get the same random batch. A sample is a run of updates, each given the last one's state, whose
 buffers it reuses; only the last is waited for, so that a GPU computes while the next is dispatched.
@@ -86,7 +87,7 @@ def measure(runners: list[Runner], repeats: int) -> np.ndarray:
 
 
 def row(network: NetworkConfig, batch: Batch, published: bool, repeats: int) -> Row:
-    say(f"depth {network.depth}")
+    say(f"depth {network.depth}, {network.precision}{', fused' if network.fused else ''}")
     runners = [our_runner(network, batch)]
     if published:
         runners.append(published_runner(network.depth, network.width, batch))
@@ -97,6 +98,7 @@ def row(network: NetworkConfig, batch: Batch, published: bool, repeats: int) -> 
         "batch": len(batch.observation),
         "device": device(),
         "precision": network.precision,
+        "kernels": "fused" if network.fused else "scan",
     }
     figures["ours_ms"], figures["ours_ms_spread"] = middle(1e3 * seconds[:, 0])
     if published:
@@ -112,7 +114,10 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--precision", choices=get_args(Precision), default=NetworkConfig().precision)
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), nargs="+", default=[NetworkConfig().precision]
+    )
+    parser.add_argument("--fused", action="store_true", help="the fused kernels as well, with bfloat16")
     parser.add_argument("--ours-only", action="store_true", help="leave the published update out")
     parser.add_argument(
         "--published-up-to", type=int, metavar="DEPTH", default=64, help="deeper rows are ours alone"
@@ -120,13 +125,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100, help="pairs at one depth, at most")
     parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     arguments = parser.parse_args()
+    if arguments.fused and "bfloat16" not in arguments.precision:
+        parser.error("--fused needs --precision bfloat16")
+    kinds = [(precision, False) for precision in arguments.precision]
+    kinds += [("bfloat16", True)] if arguments.fused else []
     batch = random_batch(arguments.batch)
     rows = []
     for depth in arguments.depths:
-        network = NetworkConfig(depth=depth, width=arguments.width, precision=arguments.precision)
         published = not arguments.ours_only and depth <= arguments.published_up_to
-        rows.append(row(network, batch, published, arguments.repeats))
-    show(rows, arguments.json, settings=("width", "batch", "device", "precision"))
+        for precision, fused in kinds:
+            network = NetworkConfig(depth=depth, width=arguments.width, precision=precision, fused=fused)
+            # The published update has one precision: beside our first.
+            rows.append(row(network, batch, published and (precision, fused) == kinds[0], arguments.repeats))
+    show(rows, arguments.json, settings=("width", "batch", "device"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pipelines.config import Config, ControlConfig, ExportConfig
 from student.config import StudentConfig
 from teacher.config import (
+    CheckpointConfig,
     CollectConfig,
     EvaluateConfig,
     NetworkConfig,
@@ -44,6 +45,38 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ),
             export=ExportConfig(observations=1000),
             control=ControlConfig(episodes=16),
+        ),
+    ),
+    "deep-smoke": (
+        "a thousand layers, actor and encoders, through the whole pipeline; minutes, too few to learn",
+        Config(
+            teacher=TeacherConfig(
+                task=TaskConfig(name="fr3_reach"),
+                network=NetworkConfig(depth=1000, width=64),
+                collect=CollectConfig(
+                    envs=64, steps=25, updates=20, replay=500, prefill=100, total_steps=24_000
+                ),
+                evaluate=EvaluateConfig(episodes=64, every=15),
+            ),
+            student=StudentConfig(
+                sizes=("2x64", "3x64"), envs=64, rounds=4, teacher_rounds=1, updates=200, episodes=64
+            ),
+            export=ExportConfig(observations=1000),
+            control=ControlConfig(episodes=64),
+        ),
+    ),
+    "rl1000": (
+        "a thousand layers of width 256 learn to reach points with a Franka arm: an afternoon on one GPU",
+        Config(
+            teacher=TeacherConfig(
+                task=TaskConfig(name="fr3_reach"),
+                network=NetworkConfig(depth=1000, width=256),
+                update=UpdateConfig(batch=512),
+                collect=CollectConfig(envs=1024, updates=400, replay=2000, total_steps=30_720_000),
+                evaluate=EvaluateConfig(every=20),
+                checkpoint=CheckpointConfig(interval_s=600),
+            ),
+            student=StudentConfig(sizes=("2x64", "3x64", "4x256")),
         ),
     ),
     "reacher": (
