@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipelines.rundir import Run
+    from pipelines.study import Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +54,22 @@ LaterRun = Annotated[
     str | None,
     typer.Option("--run", metavar="DIR", help="the same as [RUN]"),
 ]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GROUP.FIELD=V1,V2,...", help="one run for each value; repeated, one for each combination"
+    ),
+]
+Depths = Annotated[
+    str | None, typer.Option(metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,...")
+]
+Seeds = Annotated[str | None, typer.Option(metavar="S1,S2,...", help="one run for each seed")]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="where a run's processes meet; not needed under Slurm or MPI"),
+]
+Processes = Annotated[int | None, typer.Option(min=1, help="how many processes train one teacher together")]
+Process = Annotated[int | None, typer.Option(min=0, help="which of them this is, from 0")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
 Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
 Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes; default: as the run sets it")]
@@ -69,18 +86,24 @@ def run(
     set_: Set = None,
     seed: Seed = None,
     run: RunOption = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
-        from pipelines import stages, tables
+        from pipelines import cluster, stages, tables
 
-        target = _target(run, preset, set_, seed, resume)
-        with target.locked():
-            summary = stages.run_all(target, _display(), resume=resume)
-        _print(summary, as_json, tables.summary)
+        cluster.join(coordinator, processes, process)
+        with _held_target(run, preset, set_, seed, resume) as target:
+            if cluster.is_first():
+                summary = stages.run_all(target, _display(), resume=resume)
+                _print(summary, as_json, tables.summary)
+            else:
+                stages.follow(target, resume=resume)
 
 
 @app.command()
@@ -88,19 +111,37 @@ def teacher(
     preset: Preset = None,
     set_: Set = None,
     seed: Seed = None,
+    depths: Depths = None,
+    vary: Vary = None,
+    seeds: Seeds = None,
     run: RunOption = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train the deep teacher; the first stage of a new run."""
-    with _reported(debug):
-        from pipelines import stages, tables
+    """Train the deep teacher; the first stage of a new run.
 
-        target = _target(run, preset, set_, seed, resume)
-        with target.locked():
-            summary = stages.teach(target, _display(), resume=resume)
-        _print(summary, as_json, tables.score)
+    With --depths, --vary or --seeds: a study, one ordinary run for every combination, and a page that
+    compares them."""
+    with _reported(debug):
+        from pipelines import cluster, stages, tables
+        from pipelines.study import requested_study
+
+        cluster.join(coordinator, processes, process)
+        varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
+        study = requested_study(run, preset, set_ or [], varied, seed, seeds, resume=resume)
+        if study is not None:
+            _train_study(study, as_json)
+            return
+        with _held_target(run, preset, set_, seed, resume) as target:
+            if cluster.is_first():
+                summary = stages.teach(target, _display(), resume=resume)
+                _print(summary, as_json, tables.score)
+            else:
+                stages.follow(target, resume=resume)
 
 
 @app.command()
@@ -195,11 +236,14 @@ def evaluate(
 def report(
     run: RunArgument = None, run_option: LaterRun = None, as_json: Json = False, debug: Debug = False
 ) -> None:
-    """Write a run's report, one page that opens in any browser."""
+    """Write a run's or a study's report, one page that opens in any browser."""
     with _reported(debug):
-        from pipelines.report import write_report
+        from pipelines.report import write_report, write_study_report
+        from pipelines.study import find_study
 
-        page = write_report(_existing(run, run_option))
+        name = _named(run, run_option)
+        study = find_study(name)
+        page = write_report(_existing(name, None)) if study is None else write_study_report(study)
         print(json.dumps({"report": str(page)}) if as_json else page)
 
 
@@ -250,11 +294,10 @@ def _target(
     from pipelines.config import with_values
     from pipelines.presets import DEFAULT
     from pipelines.presets import preset as settings_of
-    from pipelines.rundir import create_run, open_run, run_path
+    from pipelines.rundir import create_run, open_run
     from teacher.errors import UsageError
 
-    chosen = preset or DEFAULT
-    path = run_path(name or (f"{chosen}-seed{seed}" if seed else chosen))
+    path = _target_path(name, preset, seed)
     if resume:
         target = open_run(str(path))
         if preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
@@ -267,19 +310,62 @@ def _target(
                 f"{path} was begun with other settings; resume without --set, or name another --run"
             )
         return target
+    chosen = preset or DEFAULT
     config = with_values(settings_of(chosen), assignments or [])
     stages.check(config)
     return create_run(path, config, chosen, seed or 0)
 
 
-def _existing(argument: str | None, option: str | None) -> "Run":
-    """The run that a later stage works in."""
-    from pipelines.rundir import open_run
+def _train_study(study: "Study", as_json: bool) -> None:
+    from pipelines import tables
+    from pipelines.report import write_study_report
+    from pipelines.sweep import require_all_finished, train_study
+
+    summary = train_study(study)
+    _display().say(f"report: {write_study_report(study)}")
+    _print(summary, as_json, tables.study)
+    require_all_finished(summary)
+
+
+def _named(argument: str | None, option: str | None) -> str | None:
+    """The one name that was given, if any, as an argument or with --run."""
     from teacher.errors import UsageError
 
     if argument is not None and option is not None and argument != option:
         raise UsageError(f"two runs are named: {argument} and --run {option}")
-    return open_run(argument if argument is not None else option)
+    return argument if argument is not None else option
+
+
+@contextmanager
+def _held_target(
+    name: str | None, preset: str | None, assignments: list[str] | None, seed: int | None, resume: bool
+) -> Iterator["Run"]:
+    """`_target`, made and locked by the first of a run's processes; the others find it there."""
+    from pipelines import cluster
+    from pipelines.rundir import open_run
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        with _target(name, preset, assignments, seed, resume).locked():
+            yield
+
+    with cluster.led(held()):
+        yield open_run(str(_target_path(name, preset, seed)))
+
+
+def _target_path(name: str | None, preset: str | None, seed: int | None) -> Path:
+    from pipelines.presets import DEFAULT
+    from pipelines.rundir import run_path
+
+    chosen = preset or DEFAULT
+    return run_path(name or (f"{chosen}-seed{seed}" if seed else chosen))
+
+
+def _existing(argument: str | None, option: str | None) -> "Run":
+    """The run that a later stage works in."""
+    from pipelines.rundir import open_run
+
+    return open_run(_named(argument, option))
 
 
 def _changed(target: "Run", preset: str | None, assignments: list[str] | None) -> "Run":
@@ -299,7 +385,7 @@ def _changed(target: "Run", preset: str | None, assignments: list[str] | None) -
         if assignment.partition(".")[0].strip() in TEACHER_GROUPS:
             raise UsageError(f"--set {assignment}: the teacher is trained; only later groups can be changed")
     config = with_values(config, assignments or [])
-    stages.check(config)
+    stages.check(config, trained=True)
     if config == before:
         return target
     changed = [f for f in sorted(TRAINING_FIELDS) if getattr(config.student, f) != getattr(before.student, f)]

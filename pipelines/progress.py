@@ -46,14 +46,17 @@ class Bar:
 class Display:
     """Where stages report to; everything goes to standard error, results have standard output."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str | None = None) -> None:
+        """`run` names the one of several that is shown, in place of the stage."""
         self.console = Console(stderr=True)
+        self._run = run
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False)
 
     @contextmanager
     def bar(self, stage: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Bar]:
+        stage = self._run or stage
         if not self.console.is_terminal:
             yield Bar(self.console, stage, total, done, unit, None)
             return

@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipelines.config import Config, validated
 from teacher.errors import FathomError, UsageError
 
 RUNS = Path("runs")
+STUDY = "study.json"  # the file that makes a directory of runs a study
 PACKAGES = (
     "fathom-rl",
     "jax",
@@ -146,51 +147,66 @@ class Run:
             f"{name} {before.get(name)} -> {v}" for name, v in now.items() if before.get(name) != v
         )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Holds the run for this process; FathomError if another one works in it."""
-        with (self.path / ".lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.seek(0)
-                raise FathomError(f"{self.path} is in use by {stream.read() or 'another process'}") from None
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {platform.node()}")
-            stream.flush()
-            yield
+        return locked(self.path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a directory for this process; FathomError if another one works in it."""
+    with (folder / ".lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise FathomError(f"{folder} is in use by {stream.read() or 'another process'}") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {platform.node()}")
+        stream.flush()
+        yield
 
 
 def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
     """A new run directory with its settings; UsageError if the path exists already."""
+    with new_folder(path) as partial:
+        settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
+        write_json(partial / "config.json", settings)
+        write_json(partial / "versions.json", versions())
+    return Run(path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which then appears at `path` in one step; UsageError if that exists already."""
     if path.exists():
         raise UsageError(f"{path} exists and is never overwritten: add --resume, or name another --run")
     partial = path.with_name(f".{path.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
-        write_json(partial / "config.json", settings)
-        write_json(partial / "versions.json", versions())
+        yield partial
         partial.rename(path)
     except OSError as error:
         raise FathomError(f"cannot create run {path}: {error.strerror}") from error
-    return Run(path)
 
 
 def open_run(name: str | None) -> Run:
     """The run of that path or name under runs/; without one, the only run there is.
 
     Raises: UsageError if there is no such run, or a choice between several."""
-    known = sorted(p.parent for p in RUNS.glob("*/config.json"))
+    known = sorted(file.parent for kind in ("config.json", STUDY) for file in RUNS.glob(f"*/{kind}"))
     if name is None:
-        if len(known) == 1:
+        if len(known) == 1 and not is_study(known[0]):
             return Run(known[0])
-        listed = "".join(f"\n  {path}" for path in known)
+        listed = "".join(f"\n  {path}{' (a study)' if is_study(path) else ''}" for path in known)
         raise UsageError(
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
         )
     path = run_path(name)
+    if is_study(path):
+        listed = "".join(f"\n  {path / entry['run']}" for entry in study_settings(path)["runs"])
+        raise UsageError(f"{path} is a study, not a run: name one of its runs{listed}")
     is_stage = (path.parent / "config.json").is_file()
     if is_stage or not (path / "config.json").is_file():
         listed = ", ".join(p.name for p in known) or "none"
@@ -199,10 +215,26 @@ def open_run(name: str | None) -> Run:
     return Run(path)
 
 
+def is_study(path: Path) -> bool:
+    return (path / STUDY).is_file()
+
+
+def study_settings(path: Path) -> dict[str, Any]:
+    """`preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError if its file holds others."""
+    found = read_json(path / STUDY)
+    if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
+        raise FathomError(f"{path / STUDY} does not hold preset, config, vary, seeds and runs")
+    return found
+
+
 def run_path(name: str) -> Path:
-    """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands."""
+    """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands.
+
+    A run of a study may be named without runs/ too."""
     path = Path(name)
-    return path if len(path.parts) > 1 or path.is_absolute() or path.exists() else RUNS / name
+    if path.exists() or path.is_absolute():
+        return path
+    return path if len(path.parts) > 1 and not (RUNS / path).exists() else RUNS / path
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,8 @@ from student.saved import save_state as save_distillation
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_starts, run_episodes, summarise
-from teacher.learner import Learner
+from teacher.learner import Learner, require_devices
+from teacher.memory import require_fit
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
 from teacher.tasks.engines import ENGINES
@@ -42,8 +43,9 @@ STAGE_NUMBER = {"students": 1, "export": 2}
 _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
-def check(config: Config) -> None:
-    """Refuses names that no task or engine has, before anything is created."""
+def check(config: Config, *, trained: bool = False) -> None:
+    """Refuses names that no task or engine has, and a teacher still to be trained that the devices here
+    cannot divide or hold, before anything is created."""
     task = make_task(config.teacher.task.name)
     trains_in = [name for name in task.engines if ENGINES[name].compiled]
     asked = (
@@ -53,6 +55,9 @@ def check(config: Config) -> None:
     for field, engine, allowed in asked:
         if engine is not None and engine not in allowed:
             raise unknown_name(f"{field} for task {task.spec.name!r}", engine, allowed)
+    if not trained:
+        require_devices(config.teacher, jax.devices())
+        require_fit(config.teacher, task.spec, jax.device_count())
 
 
 def teach(run: Run, display: Display, *, resume: bool) -> JSON:

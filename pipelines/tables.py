@@ -3,8 +3,9 @@
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 
+from pipelines.grid import described
 from teacher.tasks import Task
 
 JSON = dict[str, Any]
@@ -33,6 +34,28 @@ def summary(figures: JSON) -> Group:
     notes = [mark, "95 % intervals below each figure"]
     notes += [f"{late:,} deadlines missed on the robot"] if figures.get("control") else []
     notes += [f"{figures['wall_s']:.0f} s in all"] if "wall_s" in figures else []
+    return Group(table, "; ".join(notes))
+
+
+def study(figures: JSON) -> Group:
+    """A study's summary, one row a combination of the varied values."""
+    scores = (Column(name, min_width=11) for name in ("success", "at goal"))
+    table = Table("values", "parameters", *scores, "seconds", "steps/s", "runs")
+    for row in figures["combinations"]:
+        planned = sum(run["values"] == row["values"] for run in figures["runs"])
+        table.add_row(
+            described(row["values"]) or figures["preset"],
+            f"{sum(row['parameters'].values()):,}",
+            _over_seeds(row, "success_final", ".3f"),
+            _over_seeds(row, "time_at_goal", ".3f"),
+            *(f"{row[key]:,.0f}" if key in row else "" for key in ("wall_s", "env_steps_per_s")),
+            f"{len(row['seeds'])}/{planned}",
+        )
+    one = len(figures["seeds"]) == 1
+    notes = [
+        "one seed: no intervals, differences may be chance" if one else "means; 95 % intervals over seeds"
+    ]
+    notes += [f"{figures['wall_s']:,.0f} s in all"]
     return Group(table, "; ".join(notes))
 
 
@@ -106,6 +129,15 @@ def presets(figures: JSON) -> Table:
             entry["description"],
         )
     return table
+
+
+def _over_seeds(figures: JSON, key: str, digits: str) -> str:
+    """A mean, with its interval below where there is one."""
+    if key not in figures:
+        return ""
+    interval = figures.get(f"{key}_interval")
+    mean = f"{figures[key]:{digits}}"
+    return f"{mean}\n[dim]{interval[0]:{digits}}-{interval[1]:{digits}}[/dim]" if interval else mean
 
 
 def _share(figures: JSON, key: str) -> str:

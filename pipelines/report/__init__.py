@@ -1,12 +1,15 @@
-"""A run as one page that opens in any browser, without a network, plots and all."""
+"""A run, or a study, as one page that opens in any browser, without a network, plots and all."""
 
 from pathlib import Path
 
 from pipelines.report.findings import read_findings
 from pipelines.report.page import page
+from pipelines.report.study_findings import read_study
+from pipelines.report.study_page import study_page
 from pipelines.rundir import Run, write_text
+from pipelines.study import Study
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_study_report"]
 
 
 def write_report(run: Run) -> Path:
@@ -16,4 +19,13 @@ def write_report(run: Run) -> Path:
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
     target = run.path / "report.html"
     write_text(target, page(read_findings(run)))
+    return target
+
+
+def write_study_report(study: Study) -> Path:
+    """Writes the study's report.html, also while it is being trained.
+
+    Runs that have not ended are named. Raises: as `write_report`."""
+    target = study.path / "report.html"
+    write_text(target, study_page(read_study(study)))
     return target

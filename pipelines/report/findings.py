@@ -1,9 +1,10 @@
 """What a run has found so far: everything that the page is made of."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipelines.rundir import Run, read_json
+from pipelines.rundir import Run, is_study, read_json
 
 JSON = dict[str, Any]
 
@@ -54,7 +55,7 @@ def read_findings(run: Run) -> Findings:
     bundles = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
     recording = run.path / "control" / (_controlled(summary) or "") / "episodes.json"
     return Findings(
-        name=run.path.resolve().name,
+        name=_name(run.path.resolve()),
         settings=run.settings,
         versions=read_json(run.path / "versions.json"),
         summary=summary,
@@ -63,6 +64,12 @@ def read_findings(run: Run) -> Findings:
         bundles={size: read_json(file) for size, file in bundles.items() if file.exists()},
         recording=read_json(recording) if recording.exists() else None,
     )
+
+
+def _name(path: Path) -> str:
+    """As commands take it: a run of a study with the study before it."""
+    study = next((parent for parent in path.parents[:2] if is_study(parent)), None)
+    return str(path.relative_to(study.parent)) if study else path.name
 
 
 def _controlled(summary: JSON) -> str | None:

@@ -21,34 +21,40 @@ def page(findings: Findings) -> str:
         element("p", f"Task {task}{trained}, seed {findings.settings['seed']}", class_="about"),
         element("p", verdict(findings), class_="verdict"),
         sections.funnel(findings),
-        _section("Learning", _side_by_side(teacher_curves(findings))),
-        _section(
+        section("Learning", side_by_side(teacher_curves(findings))),
+        section(
             "Students",
             sections.students(findings),
-            _side_by_side([*retention_against_latency(findings), *student_curves(findings)]),
+            side_by_side([*retention_against_latency(findings), *student_curves(findings)]),
         ),
-        _section("File", sections.parity(findings)),
-        _section("Control", _control_note(findings), scene, _side_by_side(distances(findings))),
-        _section("Origin", sections.origin(findings)),
+        section("File", sections.parity(findings)),
+        section("Control", _control_note(findings), scene, side_by_side(distances(findings))),
+        section("Origin", sections.origin(findings)),
         element("script", _asset("viewer.js")) if scene else None,
     )
+    return document(f"{findings.name}: {task}", body)
+
+
+def document(title: str, body: Html) -> str:
+    """A whole page around its body."""
     head = element(
         "head",
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        element("title", f"{findings.name}: {task}"),
+        element("title", title),
         element("style", _asset("style.css")),
     )
     return f'<!DOCTYPE html>\n<html lang="en">{head}{element("body", element("main", body))}</html>\n'
 
 
-def _section(title: str, *content: Html | None) -> Html | None:
+def section(title: str, *content: Html | None) -> Html | None:
     """A heading and what is below it; nothing if there is nothing."""
     if not any(content):
         return None
     return element("section", element("h2", title), *content)
 
 
-def _side_by_side(plots: list[Html]) -> Html | None:
+def side_by_side(plots: list[Html]) -> Html | None:
+    """Plots, or whatever else fits half a page; None if there are none."""
     return element("div", *plots, class_="plots") if plots else None
 
 

@@ -22,7 +22,7 @@ def commands(findings: Findings) -> list[str]:
 
 def again(findings: Findings) -> str:
     """A name for the new run: an existing one is never overwritten."""
-    return f"{findings.name}-again"
+    return f"{findings.name.replace('/', '-')}-again"
 
 
 def assignments(old: Config, new: Config) -> list[str]:

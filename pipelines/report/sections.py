@@ -61,8 +61,8 @@ def students(findings: Findings) -> Html | None:
             [
                 joined(size, element("small", "selected") if size == findings.selected else None),
                 wording.count(student.get("parameters")),
-                _figure(kept, wording.retention_interval(student)),
-                _share(student, "success_final"),
+                figure(kept, wording.retention_interval(student)),
+                share(student, "success_final"),
                 wording.latency(exported.get("latency_us_p50")),
                 wording.latency(exported.get("latency_us_p99")),
                 *(
@@ -111,7 +111,7 @@ def origin(findings: Findings) -> Html:
     """Settings, versions, hashes, and how to make the run again."""
     settings = findings.settings
     try:
-        again = element("pre", element("code", *map(_command, commands(findings))))
+        again = element("pre", element("code", *map(command_line, commands(findings))))
     except UsageError as error:
         again = element("p", f"The settings are not of this version of the program: {error}", class_="note")
     versions = [[name, value] for name, value in findings.versions.items()]
@@ -124,8 +124,8 @@ def origin(findings: Findings) -> Html:
     )
 
 
-def _command(line: str) -> Html:
-    """A line that is broken between words only, not after the first hyphen of an option."""
+def command_line(line: str) -> Html:
+    """A shell command that is broken between words only, not after the first hyphen of an option."""
     words = [element("span", word, class_="word") for word in line.split(" ")]
     return joined(*(Html(f"{word} ") for word in words[:-1]), words[-1], "\n")
 
@@ -152,27 +152,27 @@ def _teacher_facts(teacher: JSON) -> Html | None:
     shape = f"depth {teacher['depth']}, width {teacher['width']}" if "depth" in teacher else None
     episodes = f"{teacher['episodes']} episodes" if "episodes" in teacher else None
     effort = ", ".join(part for part in (f"{steps} steps" if steps else None, time, episodes) if part)
-    return _figure(shape, effort)
+    return figure(shape, effort)
 
 
 def _student_facts(size: str, student: JSON) -> Html | None:
     parameters, kept = wording.count(student.get("parameters")), wording.percent(student.get("retention"))
     episodes = f"{student['episodes']} episodes" if "episodes" in student else None
     facts = (f"{parameters} parameters" if parameters else None, f"keeps {kept}" if kept else None, episodes)
-    return _figure(size, ", ".join(fact for fact in facts if fact))
+    return figure(size, ", ".join(fact for fact in facts if fact))
 
 
 def _file_facts(exported: JSON) -> Html | None:
     typical, slow = (wording.latency(exported.get(f"latency_us_p{rank}")) for rank in (50, 99))
     error = wording.error(exported.get("parity_max_error"))
-    return _figure(f"{typical}, p99 {slow}" if typical else None, f"error at most {error}" if error else None)
+    return figure(f"{typical}, p99 {slow}" if typical else None, f"error at most {error}" if error else None)
 
 
 def _control_facts(controlled: JSON, findings: Findings) -> Html | None:
     size = f"{findings.controlled}: " if findings.controlled != findings.selected else ""
     typical, slow = (wording.latency(controlled.get(f"latency_us_p{rank}")) for rank in (50, 99))
     late = f"{controlled['missed_deadlines']:,} of {controlled['steps']:,} late"
-    return _figure(
+    return figure(
         f"{size}{controlled['engine']}, {controlled['episodes']} episodes", f"{typical}, p99 {slow}; {late}"
     )
 
@@ -181,18 +181,17 @@ def _scores(figures: JSON, findings: Findings) -> list[Html | None]:
     unit = findings.unit
     distance = wording.length(figures.get("final_distance"), unit)
     return [
-        *(_share(figures, key) for key in ("success_final", "strict_final", "time_at_goal")),
-        _figure(distance, wording.length_interval(figures.get("final_distance_interval"), unit)),
+        *(share(figures, key) for key in ("success_final", "strict_final", "time_at_goal")),
+        figure(distance, wording.length_interval(figures.get("final_distance_interval"), unit)),
     ]
 
 
-def _share(figures: JSON, key: str) -> Html | None:
-    return _figure(
-        wording.percent(figures.get(key)), wording.percent_interval(figures.get(f"{key}_interval"))
-    )
+def share(figures: JSON, key: str) -> Html | None:
+    """A share as percent, with its interval if it has one."""
+    return figure(wording.percent(figures.get(key)), wording.percent_interval(figures.get(f"{key}_interval")))
 
 
-def _figure(value: str | None, detail: str | None) -> Html | None:
+def figure(value: str | None, detail: str | None) -> Html | None:
     """A figure with its interval, or whatever else belongs to it, in small print below."""
     if value is None:
         return None

@@ -77,6 +77,15 @@ def duration(seconds: float | None) -> str | None:
     return f"{hours}{NARROW}h {rest}{NARROW}min" if hours else f"{minutes}{NARROW}min"
 
 
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Seconds in the unit that suits a span of this length, and its name."""
+    return (3600.0, "h") if seconds >= 5400 else (60.0, "min") if seconds >= 90 else (1.0, "s")
+
+
+def rate(value: float | None) -> str | None:
+    return None if value is None else f"{_significant(value, 3)}" if value < 100 else f"{value:,.0f}"
+
+
 def error(value: float | None) -> str | None:
     return None if value is None else f"{value:.1e}"
 

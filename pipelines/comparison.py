@@ -1,0 +1,123 @@
+"""The figures of a study: of every run, and of every combination of values over its seeds."""
+
+from functools import cache
+from itertools import pairwise
+from math import sqrt
+from statistics import fmean, median, stdev
+from typing import Any
+
+import jax
+import scipy.stats
+
+from pipelines.config import Config
+from pipelines.grid import Values
+from pipelines.study import Member, Study
+from student.networks import parameter_count
+from teacher.config import NetworkConfig
+from teacher.evaluate import CONFIDENCE
+from teacher.networks import init_params, make_networks
+from teacher.tasks import make_task
+
+JSON = dict[str, Any]
+
+SHARES = ("time_at_goal", "success_final", "success_any", "strict_final")
+COSTS = ("wall_s", "env_steps_per_s")
+
+
+def compare(study: Study, failures: dict[str, JSON]) -> JSON:
+    """What a study has found so far, with the `state` and `error` of runs that failed, by their name.
+
+    `runs` holds each run's own summary, `combinations` means over the seeds that have finished."""
+    settings = study.settings
+    members = study.members
+    runs = [_run_figures(member, failures.get(member.name)) for member in members]
+    different: list[Values] = []
+    for member in members:
+        if member.values not in different:
+            different.append(member.values)
+    return {
+        "preset": settings["preset"],
+        "vary": settings["vary"],
+        "seeds": settings["seeds"],
+        "wall_s": sum(member.seconds for member in members),
+        "runs": runs,
+        "combinations": [_over_seeds([run for run in runs if run["values"] == v]) for v in different],
+    }
+
+
+def seed_interval(values: list[float], highest: float | None = None) -> list[float] | None:
+    """95 % interval of the mean over seeds by Student's t, kept within 0 and `highest`.
+
+    None where there is no spread to estimate: for one seed, and where all seeds agree exactly."""
+    if len(set(values)) < 2:
+        return None
+    quantile = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
+    centre, reach = fmean(values), float(quantile) * stdev(values) / sqrt(len(values))
+    low, high = max(0.0, centre - reach), centre + reach
+    return [low, high if highest is None else min(high, highest)]
+
+
+def figures_of(run: JSON) -> JSON:
+    """All that a finished run of the summary was measured by, in one object."""
+    rate = {key: run[key] for key in ("env_steps_per_s",) if key in run}
+    return rate | run["teacher"]
+
+
+def _run_figures(member: Member, failure: JSON | None) -> JSON:
+    lines, config = member.run.metrics("teacher"), member.run.config
+    figures: JSON = {"run": member.name, "values": member.values, "seed": member.seed}
+    if member.finished:
+        figures["state"] = "finished"
+    else:
+        figures |= failure or {"state": "unfinished" if lines else "not begun"}
+    if lines:
+        figures["iteration"] = lines[-1]["iteration"]
+    rate = _env_steps_per_s(config, lines)
+    if rate is not None:
+        figures["env_steps_per_s"] = rate
+    parameters = _parameters(config.teacher.task.name, config.teacher.network)
+    return figures | {"parameters": parameters} | member.run.summary
+
+
+def _env_steps_per_s(config: Config, lines: list[JSON]) -> float | None:
+    """Environment steps with their updates, in the median iteration: one that neither compiles nor waits."""
+    seconds = [
+        after["wall_s"] - before["wall_s"]
+        for before, after in pairwise(lines)
+        if after["wall_s"] > before["wall_s"]
+    ]
+    collect = config.teacher.collect
+    return collect.envs * collect.steps / median(seconds) if seconds else None
+
+
+@cache
+def _parameters(task: str, network: NetworkConfig) -> JSON:
+    """Of the actor, and of the critic's two encoders together."""
+    spec = make_task(task).spec
+    networks = make_networks(network, spec.action_size)
+    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    params = jax.eval_shape(lambda key: init_params(networks, key, sizes), jax.random.key(0))
+    return {
+        "actor": parameter_count(params.actor),
+        "critic": parameter_count((params.state_action, params.goal)),
+    }
+
+
+def _over_seeds(runs: list[JSON]) -> JSON:
+    """Means over the finished runs of one combination."""
+    finished = [run for run in runs if run["state"] == "finished"]
+    figures: JSON = {
+        "values": runs[0]["values"],
+        "seeds": [run["seed"] for run in finished],
+        "parameters": runs[0]["parameters"],
+    }
+    found = [figures_of(run) for run in finished]
+    for key in (*SHARES, "final_distance", *COSTS):
+        values = [teacher[key] for teacher in found if teacher.get(key) is not None]
+        if not values or len(values) < len(found):
+            continue
+        figures[key] = fmean(values)
+        interval = seed_interval(values, 1.0 if key in SHARES else None)
+        if interval is not None and key not in COSTS:
+            figures[f"{key}_interval"] = interval
+    return figures

@@ -1,0 +1,373 @@
+"""Studies: the runs of one, its figures and its page, and what is refused before anything is created."""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from conftest import PIPELINE
+from test_report import Page, score
+from typer.testing import CliRunner
+
+from pipelines import stages
+from pipelines.cli import app
+from pipelines.comparison import compare, seed_interval
+from pipelines.config import with_values
+from pipelines.grid import combinations, parse_seeds
+from pipelines.interrupt import Interrupted
+from pipelines.presets import preset
+from pipelines.report import write_study_report
+from pipelines.rundir import Run, write_json
+from pipelines.study import Study, create_study
+from pipelines.sweep import train_study
+from teacher import checkpoint
+from teacher.errors import UsageError
+from teacher.train import Diverged
+from teacher.trained import load_teacher
+
+NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
+TINY = ["collect.total_steps=3200", "evaluate.every=5", "checkpoint.interval_s=0"]
+
+
+class Trained(NamedTuple):
+    study: Study
+    finished: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pipeline) -> Trained:
+    """Two depths and two seeds: killed in the first run, then taken up again."""
+    folder = tmp_path_factory.mktemp("study")
+    settings = [word for assignment in TINY for word in ("--set", assignment)]
+    begin = ["teacher", "--preset", "debug", "--depths", "4,8", "--seeds", "0,1", *settings]
+    study = Study(folder / "runs" / "debug-depth")
+    first = Run(study.path / NAMES[0])
+    with subprocess.Popen([*PIPELINE, *begin], cwd=folder, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and max(checkpoint.saves(first.checkpoints), default=0) < 5:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -9
+    finished = pipeline("teacher", "--run", "debug-depth", "--resume", "--json", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return Trained(study, finished)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def made(path, varied, seeds, values=()) -> Study:
+    """A study in which nothing has been trained."""
+    config = with_values(preset("debug"), values)
+    return create_study(path, config, "debug", combinations(config, varied), seeds)
+
+
+def fill(study: Study, success, *, skip=()) -> Study:
+    """Ends every run but `skip` as if it had been trained; `success` gives a share for a member."""
+    for member in study.members:
+        if member.name in skip:
+            continue
+        member.run.begin_stage("teacher", None, member.seed)
+        share, depth = success(member), member.run.config.teacher.network.depth
+        for i in range(1, 5):
+            line = {"iteration": i, "env_steps": 320 * i, "wall_s": 10.0 + depth * i / 4}
+            member.run.append_metrics("teacher", line | {"evaluation": score(share * i / 4)})
+        figures = {"depth": depth, "width": 16, "env_steps": 1280, "wall_s": 10.0 + depth, **score(share)}
+        member.run.update_summary(
+            {"task": "reacher", "engine": "mjx", "seed": member.seed, "teacher": figures}
+        )
+    return study
+
+
+def page_of(study: Study) -> Page:
+    return Page(write_study_report(study).read_text(encoding="utf-8"))
+
+
+def test_a_killed_study_goes_on_with_the_run_that_was_killed(trained):
+    told = trained.finished.stderr
+    assert re.search(r"run 1 of 4: depth 4, seed 0\nteacher: going on from iteration [5-9] of 10", told)
+    assert "run 2 of 4: depth 8, seed 0; about" in told and "if what is untried takes as long" in told
+    assert "run 4 of 4: depth 8, seed 1; about" in told
+    assert [member.name for member in trained.study.members] == NAMES
+    assert all(member.finished for member in trained.study.members)
+
+
+def test_what_has_ended_is_kept(trained):
+    before = [files_of(member.run.path) for member in trained.study.members]
+    summary = json.loads(trained.finished.stdout)
+    assert train_study(trained.study) == summary
+    assert [files_of(member.run.path) for member in trained.study.members] == before
+
+
+def test_one_json_object_holds_the_summary_of_every_run(trained):
+    printed = json.loads(trained.finished.stdout)
+    assert printed == json.loads((trained.study.path / "summary.json").read_text())
+    assert printed["vary"] == {"network.depth": [4, 8]} and printed["seeds"] == [0, 1]
+    for run, name in zip(printed["runs"], NAMES, strict=True):
+        own = json.loads((trained.study.path / name / "summary.json").read_text())
+        assert run["run"] == name and run["state"] == "finished"
+        assert own.items() <= run.items()
+        assert run["env_steps_per_s"] > 0 and run["parameters"]["critic"] > run["parameters"]["actor"]
+    for combination in printed["combinations"]:
+        scores = [run["teacher"] for run in printed["runs"] if run["values"] == combination["values"]]
+        assert combination["time_at_goal"] == pytest.approx(np.mean([s["time_at_goal"] for s in scores]))
+        assert combination["seeds"] == [0, 1]
+
+
+def test_each_run_is_an_ordinary_one(trained):
+    for name, depth, seed in zip(NAMES, (4, 8, 4, 8), (0, 0, 1, 1), strict=True):
+        run = Run(trained.study.path / name)
+        assert run.config == with_values(preset("debug"), [*TINY, f"network.depth={depth}"])
+        assert run.seed == seed
+        teacher = load_teacher(run.checkpoints)
+        assert teacher.networks.actor.depth == depth and teacher.iteration == 10
+        assert teacher.evaluation.items() <= run.summary["teacher"].items()
+
+
+def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
+    source = (trained.study.path / "report.html").read_text()
+    page = Page(source)
+    assert page.tags.count("figure") == 6  # score, time, speed, score against time; two learning curves
+    for name in NAMES:
+        assert "finished" in " ".join(page.row(name))
+    assert not page.loaded or all(value.startswith("#") for value in page.loaded)
+    assert not re.search(r"https?://|url\((?!#)|@import", source)
+    assert "2 seeds" in page.text and "One seed" not in page.text
+    assert "--vary network.depth=4,8 --seeds 0,1 --run debug-depth-again" in re.sub(" +", " ", page.text)
+
+
+@pytest.mark.parametrize("command", [["distill"], ["export"], ["control"], ["evaluate"], ["run", "--resume"]])
+def test_later_commands_name_the_runs_of_a_study(tmp_path, monkeypatch, command):
+    study = made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0])
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*command, "--run", "study"])
+    assert done.exit_code == 2
+    assert "runs/study is a study, not a run" in done.stderr
+    for member in study.members:
+        assert f"runs/study/{member.name}" in done.stderr
+
+
+def test_a_study_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
+    study = fill(made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0]), lambda m: 0.5)
+    monkeypatch.chdir(tmp_path)
+    for words, page in (
+        ([], study.path / "report.html"),  # it is all there is
+        (["study"], study.path / "report.html"),
+        (["study/depth-8/seed-0"], study.path / "depth-8" / "seed-0" / "report.html"),
+    ):
+        page.unlink(missing_ok=True)
+        done = CliRunner().invoke(app, ["report", *words])
+        assert done.exit_code == 0 and page.samefile(done.stdout.strip())
+    text = Page(page.read_text()).text
+    assert "pipeline distill study/depth-8/seed-0" in text
+    assert "--run study-depth-8-seed-0-again" in text.replace("  ", " ")
+    done = CliRunner().invoke(app, ["distill"])
+    assert done.exit_code == 2 and "runs/study (a study)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--depths", "4,18"], ["network.depth", "18", "multiple of 4, for example 16 or 20"]),
+        (["--depths", "4,x"], ["network.depth", "'x'", "integer"]),
+        (["--depths", "4,,8"], ["group.field=value,value"]),
+        (["--depths", "4,16,4"], ["network.depth=4,16,4", "4 is given twice"]),
+        (["--depths", "4,8.0,8"], ["8 is given twice"]),
+        (["--depths", "4", "--vary", "network.depth=8"], ["network.depth is varied twice"]),
+        (["--depths", "4,8", "--set", "network.depth=8"], ["network.depth is both set and varied"]),
+        (
+            ["--depths", "4,8", "--set", "network.actor_depth=4", "--set", "network.critic_depth=4"],
+            ["network.depth changes nothing"],
+        ),
+        (["--vary", "network.dept=4,8"], ["'dept'", "did you mean 'depth'?"]),
+        (["--vary", "netwrk.depth=4,8"], ["'netwrk'", "did you mean 'network'?"]),
+        (["--vary", "student.rounds=3,4"], ["'student'", "group of the teacher"]),
+        (["--vary", "network"], ["'network'", "group.field=value,value"]),
+        (["--vary", "task.name=reacher,nothing"], ["'nothing'", "reacher"]),
+        (
+            ["--vary", "update.batch=32,999", "--vary", "collect.envs=16,64"],
+            ["update.batch is 999", "collect.envs * collect.prefill = 320"],
+        ),
+        (["--seed", "1", "--seeds", "0,1"], ["--seed 1 and --seeds 0,1"]),
+        (["--seeds", "0,0"], ["0 is given twice"]),
+        (["--seeds", "0,-1"], ["'-1'", "whole numbers"]),
+        (["--seeds", "3000000000"], ["3000000000", "2147483647"]),
+        (["--depths", "4,8", "--resume"], ["runs/debug-depth is no study"]),
+    ],
+)
+def test_a_wrong_request_exits_with_2_and_creates_nothing(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", *arguments])
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["runs/study exists", "--resume"]),
+        (["--resume", "--depths", "4,16"], ["begun with network.depth=4,8, not network.depth=4,16"]),
+        (["--resume", "--vary", "network.width=4,8"], ["not network.width=4,8"]),
+        (["--resume", "--seeds", "0"], ["begun with seeds 0,1, not 0"]),
+        (["--resume", "--seed", "1"], ["begun with seeds 0,1, not 1"]),
+        (["--resume", "--set", "network.width=4"], ["other settings"]),
+        (["--resume", "--preset", "quickstart"], ["preset debug"]),
+    ],
+)
+def test_resuming_with_other_values_is_refused(tmp_path, monkeypatch, arguments, words):
+    made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0, 1])
+    before = files_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--run", "study", *arguments])
+    assert done.exit_code == 2, done.output
+    for word in words:
+        assert word in done.stderr
+    assert files_of(tmp_path) == before
+
+
+def test_combinations_are_every_pair_with_the_last_setting_fastest():
+    config = preset("debug")
+    found = combinations(config, ["network.actor_depth=4,none", "update.batch=16,32"])
+    values = [tuple(values.values()) for values, _ in found]
+    assert values == [(4, 16), (4, 32), (None, 16), (None, 32)]
+    for (depth, batch), (_, combined) in zip(values, found, strict=True):
+        assert combined.teacher.network.actor_depth == depth and combined.teacher.update.batch == batch
+    assert combinations(config, []) == [({}, config)]
+
+
+def test_seeds_are_read_in_their_order():
+    assert parse_seeds("2, 0,1") == [2, 0, 1]
+    with pytest.raises(UsageError, match="''"):
+        parse_seeds("0,")
+
+
+def test_interval_over_seeds_is_students():
+    low, high = seed_interval([2.0, 3.0, 4.0])  # mean 3, standard error 1 / sqrt(3), t = 4.3027
+    assert (low, high) == pytest.approx((0.51587, 5.48413), abs=1e-4)
+    assert seed_interval([0.5, 0.7], highest=1.0) == [0.0, 1.0]
+    assert seed_interval([0.5]) is None and seed_interval([0.5, 0.5]) is None
+
+
+@pytest.fixture
+def teach(monkeypatch):
+    """Stands in for the training: a run ends at once, or as `endings` says for its depth."""
+    endings: dict[int, Exception] = {}
+    tried: list[int] = []
+
+    def teach(run, display, *, resume):
+        depth = run.config.teacher.network.depth
+        tried.append(depth)
+        if depth in endings:
+            raise endings[depth]
+        run.update_summary({"task": "reacher", "teacher": {**score(0.5), "wall_s": 1.0}})
+
+    monkeypatch.setattr(stages, "teach", teach)
+    return endings, tried
+
+
+def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch, teach):
+    endings, tried = teach
+    endings[4] = Diverged("training diverged: critic_loss became nan in iteration 3")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8", "--json"])
+    assert done.exit_code == 1 and tried == [4, 8]
+    assert "1 of 2 runs failed" in done.stderr and "depth-4/seed-0: training diverged" in done.stderr
+    summary = json.loads(done.stdout)
+    assert [run["state"] for run in summary["runs"]] == ["diverged", "finished"]
+    assert "success_final" not in summary["combinations"][0]
+    page = Page(Path("runs/debug-depth/report.html").read_text())
+    assert "1 of 2 runs failed and is in no mean" in page.text
+    assert "depth-4/seed-0 has no score: training diverged" in page.text
+    again = CliRunner().invoke(app, ["teacher", "--run", "debug-depth", "--resume", "--json"])
+    assert again.exit_code == 1 and tried == [4, 8]
+    assert json.loads(again.stdout) == summary
+
+
+def test_a_run_too_large_for_the_device_is_recorded_and_tried_again(tmp_path, teach):
+    endings, tried = teach
+    endings[8] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+    study = made(tmp_path / "study", ["network.depth=4,8"], [0])
+    assert [run["state"] for run in train_study(study)["runs"]] == ["finished", "out of memory"]
+    del endings[8]
+    assert [run["state"] for run in train_study(study)["runs"]] == ["finished", "finished"]
+    assert tried == [4, 8, 8]
+
+
+def test_an_interrupted_study_stops_and_goes_on_with_the_same_run(tmp_path, monkeypatch, teach):
+    endings, tried = teach
+    endings[8] = Interrupted("stopped and saved after iteration 3; go on with --resume")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16"])
+    assert done.exit_code == 130 and tried == [4, 8]
+    assert "go on with --resume" in done.stderr
+    del endings[8]
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16", "--resume"])
+    assert done.exit_code == 0 and tried == [4, 8, 8, 16]
+
+
+def test_one_seed_is_said(tmp_path):
+    page = page_of(fill(made(tmp_path / "arm", ["network.depth=4,8"], [3]), lambda m: 0.5))
+    assert "One seed: the differences may be chance" in page.text
+    assert "there is no interval over seeds" in page.text
+    assert "Depth 4 and depth 8 reach most goals: 50.0 %, with one seed" in page.text
+
+
+def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
+    shares = {(4, 0): 0.2, (4, 1): 0.21, (8, 0): 0.7, (8, 1): 0.71, (16, 0): 0.68, (16, 1): 0.71}
+    study = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
+    page = page_of(fill(study, lambda m: shares[m.values["network.depth"], m.seed]))
+    assert "Depth 8 reaches most goals: 70.5 % (64.1 to 76.9), the mean over 2 seeds" in page.text
+    assert "These seeds do not prove that to be more than depth 16 reaches" in page.text
+    assert "Depth 16 takes 26 s a run, 1.9 times as long as depth 4" in page.text
+
+
+def test_a_study_under_way_is_shown_as_far_as_it_came(tmp_path):
+    study = made(tmp_path / "arm", ["network.depth=4,8"], [0, 1])
+    assert "no run has finished" in page_of(study).text
+    page = page_of(fill(study, lambda m: 0.5, skip=["depth-8/seed-1"]))
+    assert "1 of 4 runs not ended yet: pipeline teacher --run arm --resume" in page.text.replace("  ", " ")
+    assert "1 of 2" in " ".join(row[-1] for row in page.rows if row and row[0].strip() == "depth 8")
+    assert "not begun" in " ".join(page.row("depth-8/seed-1"))
+
+
+def test_two_settings_are_shown_as_grids(tmp_path):
+    varied = ["network.actor_depth=4,8", "network.critic_depth=4,8,16"]
+    study = fill(made(tmp_path / "arm", varied, [0]), lambda m: m.values["network.critic_depth"] / 20)
+    page = page_of(study)
+    assert page.text.count("actor_depth \\ critic_depth") == 4
+    rows = [" ".join(row).split()[:4] for row in page.rows if row and row[0].strip() == "8"]
+    assert ["8", "20.0", "40.0", "80.0"] in rows
+    assert page.tags.count("figure") == 4  # two curves for each actor depth
+
+
+def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path):
+    for i, varied in enumerate(
+        (
+            [],
+            ["network.architecture=scaled,published"],
+            ["network.actor_depth=none,8"],
+            ["update.batch=16,32", "network.width=8,16", "collect.updates=2,3"],
+        )
+    ):
+        study = fill(made(tmp_path / str(i), varied, [0, 1]), lambda m: 0.4 + 0.1 * m.seed)
+        page = page_of(study)
+        for member in study.members:
+            assert page.row(member.name)
+        assert compare(study, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
+
+
+def test_text_of_a_study_is_escaped(tmp_path):
+    evil = "<script>alert('&')</script>"
+    study = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5, skip=["depth-8/seed-0"])
+    failed = {"run": "depth-8/seed-0", "state": "diverged", "error": evil}
+    write_json(study.path / "summary.json", {"runs": [failed]})
+    page = page_of(study)
+    assert evil in page.text and "script" not in page.tags
