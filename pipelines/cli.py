@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.rundir import Run
     from pipelines.study import Study
 
 app = typer.Typer(
@@ -96,9 +95,10 @@ def run(
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
         from pipelines import cluster, stages, tables
+        from pipelines.targets import held_target
 
         cluster.join(coordinator, processes, process)
-        with _held_target(run, preset, set_, seed, resume) as target:
+        with held_target(run, preset, set_, seed, resume) as target:
             if cluster.is_first():
                 summary = stages.run_all(target, _display(), resume=resume)
                 _print(summary, as_json, tables.summary)
@@ -129,6 +129,7 @@ def teacher(
     with _reported(debug):
         from pipelines import cluster, stages, tables
         from pipelines.study import requested_study
+        from pipelines.targets import held_target
 
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
@@ -136,7 +137,7 @@ def teacher(
         if study is not None:
             _train_study(study, as_json)
             return
-        with _held_target(run, preset, set_, seed, resume) as target:
+        with held_target(run, preset, set_, seed, resume) as target:
             if cluster.is_first():
                 summary = stages.teach(target, _display(), resume=resume)
                 _print(summary, as_json, tables.score)
@@ -158,8 +159,9 @@ def distill(
     """Fit small students to a run's teacher: its policy and its critic."""
     with _reported(debug):
         from pipelines import stages, tables
+        from pipelines.targets import changed_run, existing
 
-        target = _changed(_existing(run, run_option), preset, set_)
+        target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
             students = stages.distil(target, _display(), resume=resume, seed=seed)
         _print(students, as_json, tables.students)
@@ -179,8 +181,9 @@ def export(
     """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
     with _reported(debug):
         from pipelines import stages, tables
+        from pipelines.targets import changed_run, existing
 
-        target = _changed(_existing(run, run_option), preset, set_)
+        target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
             summary = stages.export(target, _display(), resume=resume, seed=seed)
         _print(summary, as_json, tables.summary)
@@ -202,11 +205,12 @@ def control(
     """Run an exported policy's controller in closed loop, by default in the MuJoCo C engine."""
     with _reported(debug):
         from pipelines import stages, tables
+        from pipelines.targets import existing
         from teacher.errors import UsageError
 
         folder = Path(bundle or "")
         if bundle is None or not (folder / "spec.json").is_file():
-            folder = stages.selected_bundle(_existing(bundle, run_option))
+            folder = stages.selected_bundle(existing(bundle, run_option))
         elif run_option is not None:
             raise UsageError(f"a bundle and a run are named: {bundle} and --run {run_option}")
         figures = stages.control(folder, _display(), engine=engine, episodes=episodes, seed=seed)
@@ -226,8 +230,9 @@ def evaluate(
     """Score a run's teacher on held-out starts and goals."""
     with _reported(debug):
         from pipelines import stages, tables
+        from pipelines.targets import existing
 
-        target = _existing(run, run_option)
+        target = existing(run, run_option)
         figures = stages.evaluate(target, engine=engine, episodes=episodes, seed=seed)
         _print(figures, as_json, tables.score)
 
@@ -240,10 +245,11 @@ def report(
     with _reported(debug):
         from pipelines.report import write_report, write_study_report
         from pipelines.study import find_study
+        from pipelines.targets import existing, named
 
-        name = _named(run, run_option)
+        name = named(run, run_option)
         study = find_study(name)
-        page = write_report(_existing(name, None)) if study is None else write_study_report(study)
+        page = write_report(existing(name, None)) if study is None else write_study_report(study)
         print(json.dumps({"report": str(page)}) if as_json else page)
 
 
@@ -286,36 +292,6 @@ def _print(figures: dict[str, Any], as_json: bool, table: Callable[[dict[str, An
     Console().print(table(figures))
 
 
-def _target(
-    name: str | None, preset: str | None, assignments: list[str] | None, seed: int | None, resume: bool
-) -> "Run":
-    """The run that a first stage works in: new, or with --resume the one that is there."""
-    from pipelines import stages
-    from pipelines.config import with_values
-    from pipelines.presets import DEFAULT
-    from pipelines.presets import preset as settings_of
-    from pipelines.rundir import create_run, open_run
-    from teacher.errors import UsageError
-
-    path = _target_path(name, preset, seed)
-    if resume:
-        target = open_run(str(path))
-        if preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
-            raise UsageError(
-                f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "
-                "resume without --preset and --seed, or name another --run"
-            )
-        if assignments and with_values(target.config, assignments) != target.config:
-            raise UsageError(
-                f"{path} was begun with other settings; resume without --set, or name another --run"
-            )
-        return target
-    chosen = preset or DEFAULT
-    config = with_values(settings_of(chosen), assignments or [])
-    stages.check(config)
-    return create_run(path, config, chosen, seed or 0)
-
-
 def _train_study(study: "Study", as_json: bool) -> None:
     from pipelines import tables
     from pipelines.report import write_study_report
@@ -325,74 +301,6 @@ def _train_study(study: "Study", as_json: bool) -> None:
     _display().say(f"report: {write_study_report(study)}")
     _print(summary, as_json, tables.study)
     require_all_finished(summary)
-
-
-def _named(argument: str | None, option: str | None) -> str | None:
-    """The one name that was given, if any, as an argument or with --run."""
-    from teacher.errors import UsageError
-
-    if argument is not None and option is not None and argument != option:
-        raise UsageError(f"two runs are named: {argument} and --run {option}")
-    return argument if argument is not None else option
-
-
-@contextmanager
-def _held_target(
-    name: str | None, preset: str | None, assignments: list[str] | None, seed: int | None, resume: bool
-) -> Iterator["Run"]:
-    """`_target`, made and locked by the first of a run's processes; the others find it there."""
-    from pipelines import cluster
-    from pipelines.rundir import open_run
-
-    @contextmanager
-    def held() -> Iterator[None]:
-        with _target(name, preset, assignments, seed, resume).locked():
-            yield
-
-    with cluster.led(held()):
-        yield open_run(str(_target_path(name, preset, seed)))
-
-
-def _target_path(name: str | None, preset: str | None, seed: int | None) -> Path:
-    from pipelines.presets import DEFAULT
-    from pipelines.rundir import run_path
-
-    chosen = preset or DEFAULT
-    return run_path(name or (f"{chosen}-seed{seed}" if seed else chosen))
-
-
-def _existing(argument: str | None, option: str | None) -> "Run":
-    """The run that a later stage works in."""
-    from pipelines.rundir import open_run
-
-    return open_run(_named(argument, option))
-
-
-def _changed(target: "Run", preset: str | None, assignments: list[str] | None) -> "Run":
-    """The run with other settings for the stages after the teacher; nothing is written yet."""
-    from pipelines import stages
-    from pipelines.config import TEACHER_GROUPS, with_values
-    from pipelines.presets import preset as settings_of
-    from pipelines.rundir import Run
-    from student.config import TRAINING_FIELDS
-    from teacher.errors import UsageError
-
-    before = target.config
-    config = before
-    if preset is not None:
-        config = settings_of(preset).model_copy(update={"teacher": before.teacher})
-    for assignment in assignments or []:
-        if assignment.partition(".")[0].strip() in TEACHER_GROUPS:
-            raise UsageError(f"--set {assignment}: the teacher is trained; only later groups can be changed")
-    config = with_values(config, assignments or [])
-    stages.check(config, trained=True)
-    if config == before:
-        return target
-    changed = [f for f in sorted(TRAINING_FIELDS) if getattr(config.student, f) != getattr(before.student, f)]
-    if changed and (target.students / "checkpoints").exists():
-        names = ", ".join(f"student.{field}" for field in changed)
-        raise UsageError(f"{names}: {target.path} holds students already, made with other values")
-    return Run(target.path, config)
 
 
 @contextmanager

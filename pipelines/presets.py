@@ -53,6 +53,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             teacher=TeacherConfig(
                 task=TaskConfig(name="fr3_reach"),
                 network=NetworkConfig(depth=1000, width=64),
+                update=UpdateConfig(actor_rate=6e-4, critic_rate=6e-4),
                 collect=CollectConfig(
                     envs=64, steps=25, updates=20, replay=500, prefill=100, total_steps=24_000
                 ),

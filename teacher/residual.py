@@ -33,18 +33,21 @@ class Execution(NamedTuple):
     """How stacks are computed on a device."""
 
     batched: bool
-    """several networks' products as one batched product; else each network's in turn"""
+    """several networks' products as one batched product, else each network's in turn"""
     deferred: bool
-    """all weight gradients as one batched product after the walk back; else block by block in it"""
+    """all weight gradients as one batched product after the walk back, else block by block in it"""
+    reduced: bool
+    """sums as sums, else as products with ones"""
 
 
 def execution() -> Execution:
     """The layout for the default device.
 
-    A GPU waits for the number of kernels, so there they are merged; on a CPU a batched product is
-    slower than its parts, and a block's gradients are cheapest while its activations are at hand."""
+    A GPU waits for the number of kernels, so there they are merged, and sums fuse with what they are
+    taken of. On a CPU a batched product is slower than its parts, a sum slower than a product with
+    ones, and a block's gradients are cheapest while its activations are at hand."""
     parallel = jax.default_backend() != "cpu"
-    return Execution(batched=parallel, deferred=parallel)
+    return Execution(batched=parallel, deferred=parallel, reduced=parallel)
 
 
 class Settings(NamedTuple):
@@ -116,13 +119,14 @@ def _stacks_backward(
     settings: Settings, how: Execution, saved: Any, cotangents: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
     if _is_fused(cotangents, settings):
-        return _fused_backward(cotangents, saved, settings)
+        return _fused_backward(cotangents, saved, settings, how)
     blocks, block_inputs, layers = saved
-    gradients = _each(partial(_block_gradients, settings=settings), how)
+    walk = _each(partial(_block_backward, settings=settings, how=how), how)
+    gradients = _each(partial(_block_gradients, settings=settings, how=how), how)
 
     def body(cotangent: Any, of_block: Any) -> tuple[Any, Any]:
         block, block_input, layers = of_block
-        below, cotangents = _each(partial(_block_backward, settings=settings), how)(cotangent, block, layers)
+        below, cotangents = walk(cotangent, block, layers)
         return below, cotangents if how.deferred else gradients(block, block_input, layers, cotangents)
 
     over = (_joined(_operands(blocks, settings), how, axis=1), block_inputs, layers)
@@ -162,7 +166,7 @@ def _fused_forward(
 
 
 def _fused_backward(
-    cotangents: tuple[Array, ...], saved: Any, settings: Settings
+    cotangents: tuple[Array, ...], saved: Any, settings: Settings, how: Execution
 ) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
     """What `_stacks_backward` gives, the walk by one kernel and all weight gradients after it."""
     from teacher import fused
@@ -170,7 +174,7 @@ def _fused_backward(
     blocks, block_inputs, z = saved
     stacked = _stack(list(blocks))
     below, outputs = fused.backward(jnp.stack(cotangents), z, stacked, settings.branch_scale)
-    gradients = jax.vmap(jax.vmap(partial(_block_gradients, settings=settings)))
+    gradients = jax.vmap(jax.vmap(partial(_block_gradients, settings=settings, how=how)))
     found = gradients(stacked, block_inputs, Layers(*normalise(_full(z))), outputs)
     return tuple(below), tuple(Blocks(*leaves) for leaves in zip(*found, strict=True))
 
@@ -186,52 +190,62 @@ def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:
     return x + settings.branch_scale * branch, _stack(layers)
 
 
-def _block_backward(cotangent: Array, block: Blocks, kept: Layers, settings: Settings) -> tuple[Array, Array]:
+def _block_backward(
+    cotangent: Array, block: Blocks, kept: Layers, settings: Settings, how: Execution
+) -> tuple[Array, Array]:
     """[B, W] -> [B, W] below the block, and the cotangents [4, B, W] of its layers' outputs."""
     below, cotangents = settings.branch_scale * cotangent, []
     for layer in reversed(range(BLOCK_DEPTH)):
         cotangents.append(_kept(below, settings))
-        _, _, dz = _through_layer(below, *_layer(block, kept, layer))
+        _, _, dz = _through_layer(below, *_layer(block, kept, layer), how)
         below = matmul(dz, block.kernel[layer].T, settings.precision)
     return cotangent + below, jnp.stack(cotangents[::-1])
 
 
 def _block_gradients(
-    block: Blocks, block_input: Array, kept: Layers, cotangents: Array, settings: Settings
+    block: Blocks, block_input: Array, kept: Layers, cotangents: Array, settings: Settings, how: Execution
 ) -> Blocks:
     """Gradients of a block's parameters from what both walks kept; inputs [B, W], cotangents [4, B, W]."""
     taught = slice(settings.taught_rows)
     block_input, cotangents = block_input[taught], _full(cotangents[:, taught])
     kept = jax.tree.map(lambda rows: rows[:, taught], kept)
-    ones = jnp.ones((1, len(block_input)))
     below, gradients = block_input, []
     for layer in range(BLOCK_DEPTH):
         normalised, rate, scale, bias = _layer(block, kept, layer)
-        output, dy, dz = _through_layer(cotangents[layer], normalised, rate, scale, bias)
+        output, dy, dz = _through_layer(cotangents[layer], normalised, rate, scale, bias, how)
         kernel = matmul(below.T, dz, settings.precision)
-        # Sums over rows as products, which a CPU computes faster; a GPU's compiler makes sums of them.
-        bias, norm_scale, norm_bias = (_exact(ones, rows)[0] for rows in (dz, dy * normalised, dy))
+        bias, norm_scale, norm_bias = (_over_rows(rows, how) for rows in (dz, dy * normalised, dy))
         gradients.append(Blocks(kernel, bias, norm_scale, norm_bias))
         below = output
     return _stack(gradients)
 
 
 def _through_layer(
-    cotangent: Array, normalised: Array, rate: Array, scale: Array, bias: Array
+    cotangent: Array, normalised: Array, rate: Array, scale: Array, bias: Array, how: Execution
 ) -> tuple[Array, Array, Array]:
     """One layer's output [B, W] again, and the cotangents of what swish and LayerNorm were given."""
     y = normalised * scale + bias
     gate = jax.nn.sigmoid(y)
     output = y * gate
     dy = cotangent * (gate + output * (1 - gate))
-    shift = _exact(dy, scale[:, None]) / len(scale)
-    tilt = _exact(dy * normalised, scale[:, None]) / len(scale)
+    shift = _over_features(dy, scale, how) / len(scale)
+    tilt = _over_features(dy * normalised, scale, how) / len(scale)
     return output, dy, rate * (dy * scale - shift - normalised * tilt)
 
 
 def _layer(block: Blocks, kept: Layers, layer: int) -> tuple[Array, Array, Array, Array]:
     norm = block.norm_scale[layer], block.norm_bias[layer]
     return _full(kept.normalised[layer]), kept.rate[layer], *norm
+
+
+def _over_features(rows: Array, weights: Array, how: Execution) -> Array:
+    """[B, W], [W] -> weighted sums [B, 1]."""
+    return (rows * weights).sum(-1, keepdims=True) if how.reduced else _exact(rows, weights[:, None])
+
+
+def _over_rows(rows: Array, how: Execution) -> Array:
+    """[B, W] -> sums [W]."""
+    return rows.sum(0) if how.reduced else _exact(jnp.ones((1, len(rows))), rows)[0]
 
 
 def _exact(a: Array, b: Array) -> Array:

@@ -11,7 +11,10 @@ from teacher.compilation import jit_once
 from teacher.config import BLOCK_DEPTH
 from teacher.residual import Blocks, Execution, Settings, normalise, residual_stacks
 
-EXECUTIONS = [Execution(*flags) for flags in itertools.product((False, True), repeat=2)]
+EXECUTIONS = [
+    Execution(batched, deferred, reduced=batched)
+    for batched, deferred in itertools.product((False, True), repeat=2)
+]
 NETWORKS, BLOCKS, ROWS, WIDTH = 2, 2, 6, 8
 
 
