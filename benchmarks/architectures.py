@@ -27,11 +27,19 @@ from measuring import Row, say, show
 from pipelines.presets import preset
 from teacher.config import TeacherConfig
 from teacher.devices import Devices
+from teacher.errors import Diverged
 from teacher.evaluate import evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner
-from teacher.networks import Params, ResidualNetwork, action_distribution, embed_state_action
+from teacher.networks import (
+    Params,
+    ResidualNetwork,
+    action_distribution,
+    embed_state_action,
+    make_networks,
+)
 from teacher.residual import Settings
-from teacher.train import Diverged, train
+from teacher.simulation import simulation_of
+from teacher.train import train
 
 Array = jax.Array
 
@@ -72,11 +80,10 @@ def learner_of(name: str, depth: int, width: int, iterations: int) -> Learner:
     config = TeacherConfig.model_validate(
         base.model_copy(update={"network": network, "collect": collect}).model_dump()
     )
-    learner = Learner(config, Devices(jax.devices()[:1]))
     fields = ("depth", "width", "outputs", "architecture", "precision")
-    learner.networks = learner.networks._make(
-        network_class(**{field: getattr(each, field) for field in fields}) for each in learner.networks
-    )
+    made = make_networks(config.network, simulation_of(config.task).task.spec.action_size)
+    networks = made._make(network_class(**{field: getattr(each, field) for field in fields}) for each in made)
+    learner = Learner(config, Devices(jax.devices()[:1]), networks)
     if name == "zero":
         learner._init_params = partial(_zeroed, learner._init_params)  # type: ignore[method-assign]
     return learner

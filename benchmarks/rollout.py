@@ -16,6 +16,7 @@ from measuring import Row, device, middle, say, show
 
 from teacher.compilation import jit_physics
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
+from teacher.devices import Devices
 from teacher.learner import Learner
 from teacher.tasks import make_task
 from teacher.tasks.engines import ENGINES
@@ -32,7 +33,7 @@ def measure(task: str, engine: str, envs: int, depth: int, width: int) -> Row:
         network=NetworkConfig(depth=depth, width=width),
         collect=CollectConfig(envs=envs, steps=STEPS, replay=100),
     )
-    learner = Learner(config)
+    learner = Learner(config, Devices(jax.devices()[:1]))
     collect = jit_physics(learner.collect, donate_argnums=0)
     name = f"{task}, {engine}, {envs} environments, depth {depth}"
     begun = time.perf_counter()

@@ -94,7 +94,7 @@ def run(
 ) -> None:
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
-        from pipelines import cluster, stages, tables
+        from pipelines import cluster, stages, tables, teaching
         from pipelines.targets import held_target
 
         cluster.join(coordinator, processes, process)
@@ -103,7 +103,7 @@ def run(
                 summary = stages.run_all(target, _display(), resume=resume)
                 _print(summary, as_json, tables.summary)
             else:
-                stages.follow(target, resume=resume)
+                teaching.follow(target, resume=resume)
 
 
 @app.command()
@@ -127,7 +127,7 @@ def teacher(
     With --depths, --vary or --seeds: a study, one ordinary run for every combination, and a page that
     compares them."""
     with _reported(debug):
-        from pipelines import cluster, stages, tables
+        from pipelines import cluster, tables, teaching
         from pipelines.study import requested_study
         from pipelines.targets import held_target
 
@@ -139,10 +139,10 @@ def teacher(
             return
         with held_target(run, preset, set_, seed, resume) as target:
             if cluster.is_first():
-                summary = stages.teach(target, _display(), resume=resume)
+                summary = teaching.teach(target, _display(), resume=resume)
                 _print(summary, as_json, tables.score)
             else:
-                stages.follow(target, resume=resume)
+                teaching.follow(target, resume=resume)
 
 
 @app.command()
@@ -306,10 +306,12 @@ def _train_study(study: "Study", as_json: bool) -> None:
 @contextmanager
 def _reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
+    from pipelines import cluster
     from teacher.errors import FathomError
 
     try:
-        yield
+        with cluster.failing_together():
+            yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -5,10 +5,15 @@ decisions. Alone, a process is the first.
 """
 
 import os
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from teacher.errors import FathomError, UsageError
+from pipelines.interrupt import Interrupted
+from teacher.errors import Diverged, FathomError, UsageError
+
+LONGEST_WAIT_S = 30 * 24 * 3600
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -29,9 +34,17 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     import jax
 
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            local_device_ids=[] if _is_alone_on_its_host() else None,
+            # Later stages run in the first process alone, while the others wait for it to end.
+            shutdown_timeout_seconds=LONGEST_WAIT_S,
+        )
     except (RuntimeError, ValueError) as error:
         raise FathomError(f"cannot meet the run's other processes: {error}") from error
+    agreed()  # connects them while all are here: the first exchange waits for seconds only
 
 
 def _is_one_of_several() -> bool:
@@ -40,6 +53,13 @@ def _is_one_of_several() -> bool:
         int(os.environ.get(name, "1")) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
     return several or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys()
+
+
+def _is_alone_on_its_host() -> bool:
+    """Whether all devices of the host are this process's; JAX would give it one."""
+    steps = os.environ.get("SLURM_STEP_NUM_TASKS")
+    one_each = steps is not None and steps == os.environ.get("SLURM_STEP_NUM_NODES")
+    return one_each or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
 def is_first() -> bool:
@@ -59,7 +79,7 @@ def require_alone(what: str) -> None:
 
 
 def agreed(*flags: bool) -> tuple[bool, ...]:
-    """The first process's flags, in all of them; every process must ask."""
+    """For each flag whether any process raised it; every process must ask."""
     import jax
 
     if jax.process_count() == 1:
@@ -67,7 +87,30 @@ def agreed(*flags: bool) -> tuple[bool, ...]:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    return tuple(bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.array(flags)))
+    return tuple(multihost_utils.process_allgather(np.array([*flags, True])).any(0)[:-1].tolist())
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Ends this process at once if what is within fails here alone, and the others with it.
+
+    They may be waiting for it in an exchange, and would for ever. What all of them know of,
+    that a run was stopped or diverged, is raised as it is."""
+    try:
+        yield
+    except (Interrupted, Diverged):
+        raise
+    except BaseException as error:
+        jax = sys.modules.get("jax")
+        if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+            raise
+        if isinstance(error, FathomError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(getattr(error, "exit_code", 1))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What every student of a run is measured against: its teacher, on the same held-out episodes."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -48,10 +49,8 @@ class Yardstick(NamedTuple):
             jnp.asarray(starts.goal[episode]),
             further,
         )
-        critic = assess.Critic(
-            partial(teacher.embed_state_action, teacher.params), partial(teacher.embed_goal, teacher.params)
-        )
-        return cls(teacher, simulation, starts, outcomes, asked, _answers(critic, asked))
+        answers = _answers(teacher.embed_state_action, teacher.embed_goal, teacher.params, asked)
+        return cls(teacher, simulation, starts, outcomes, asked, answers)
 
     def closed_loop(self, controller: Controller) -> dict[str, Any]:
         """The controller's score on the same episodes, and its retention."""
@@ -61,12 +60,20 @@ class Yardstick(NamedTuple):
 
     def critic(self, student: Student) -> dict[str, float]:
         """How far the student's critic agrees with the teacher's."""
-        critic = assess.Critic(partial(embed_state_action, student), partial(embed_goal, student))
-        return assess.critic_agreement(_answers(critic, self.asked), self.answers)
+        answers = _answers(embed_state_action, embed_goal, student, self.asked)
+        return assess.critic_agreement(answers, self.answers)
 
 
-def _answers(critic: assess.Critic, asked: tuple[Array, ...]) -> assess.CriticAnswers:
-    answers: assess.CriticAnswers = jit_once(partial(assess.critic_answers, critic))(*asked)
+def _answers(
+    embed_state_action: Callable, embed_goal: Callable, params: Any, asked: tuple[Array, ...]
+) -> assess.CriticAnswers:
+    """What a critic says; its parameters are an argument, for compiled in they would be gigabytes of code."""
+
+    def answer(params: Any, *asked: Array) -> assess.CriticAnswers:
+        critic = assess.Critic(partial(embed_state_action, params), partial(embed_goal, params))
+        return assess.critic_answers(critic, *asked)
+
+    answers: assess.CriticAnswers = jit_once(answer)(params, *asked)
     return answers
 
 

@@ -1,8 +1,9 @@
-"""When a stage saves."""
+"""When a stage saves, and how long it has taken."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # A save may cost this share of the time, whatever interval is asked for.
 SAVING_SHARE = 0.02
@@ -25,3 +26,15 @@ class SaveTimer:
         cost = time.monotonic() - begun
         wait = max(self._interval_s, cost / SAVING_SHARE) if self._interval_s else 0.0
         self._next = time.monotonic() + wait
+
+
+class Clock:
+    """Seconds that a stage has taken, over all its resumptions."""
+
+    def __init__(self, lines: list[dict[str, Any]]):
+        """`lines`: of the stage's metrics before it was taken up again."""
+        self._before = lines[-1]["wall_s"] if lines else 0.0
+        self._begun = time.monotonic()
+
+    def read(self) -> float:
+        return self._before + time.monotonic() - self._begun

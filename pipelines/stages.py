@@ -13,13 +13,14 @@ from export.bundle import write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.graph import load_converters
-from pipelines import closed_loop, cluster
+from pipelines import closed_loop
 from pipelines.config import Config, ControlConfig
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
 from pipelines.rundir import Run, write_json
-from pipelines.schedule import SaveTimer
+from pipelines.schedule import Clock, SaveTimer
+from pipelines.teaching import teach, warn_of_versions
 from student import assess
 from student.distill import Distiller
 from student.networks import act, critic_distance, parameter_count
@@ -28,13 +29,12 @@ from student.saved import restore_state as restore_distillation
 from student.saved import save_state as save_distillation
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError, unknown_name
-from teacher.evaluate import evaluation_starts, run_episodes, summarise
-from teacher.learner import Learner, require_devices
+from teacher.learner import require_devices
 from teacher.memory import require_fit
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
 from teacher.tasks.engines import ENGINES
-from teacher.train import Diverged, require_finite, restore_state, save_state, train
+from teacher.train import require_finite
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 
 JSON = dict[str, Any]
@@ -60,91 +60,6 @@ def check(config: Config, *, trained: bool = False) -> None:
         require_fit(config.teacher, task.spec, jax.device_count())
 
 
-def teach(run: Run, display: Display, *, resume: bool) -> JSON:
-    """Trains the teacher, or goes on with it; returns its summary.
-
-    Of several processes this is the first; the others `follow`."""
-    config = run.config.teacher
-    learner = Learner(config)
-    if resume and checkpoint.saves(run.checkpoints):
-        start, evaluation = restore_state(run.checkpoints, learner)
-        display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
-        _warn_of_versions(run, "teacher", display)
-    else:
-        run.begin_stage("teacher", None, run.seed)
-        start, evaluation = learner.init(jax.random.key(run.seed)), None
-    held_out = evaluation_starts(learner.simulation, config.evaluate.episodes)
-    # Compiled beside the learner's own functions, which leave other cores idle.
-    ready = _BACKGROUND.submit(learner.simulation.prepare, held_out)
-    total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
-    done = int(start.iteration)
-    run.rewind_metrics("teacher", done)
-    clock = _Clock(run.metrics("teacher"))
-    timer = SaveTimer(config.checkpoint.interval_s)
-    with (
-        deferred_interrupt() as interruption,
-        display.bar("teacher", total * per_iteration, done * per_iteration) as bar,
-    ):
-        for state, metrics in _with_last_save(train(learner, start), run):
-            done = int(state.iteration)
-            evaluation = None
-            if done % config.evaluate.every == 0 or done == total:
-                ready.result()
-                evaluation = summarise(
-                    run_episodes(learner.simulation, learner.policy(state.params), held_out)[0]
-                )
-            env_steps = int(state.replay.written) * config.collect.envs
-            line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
-            run.append_metrics("teacher", line | ({"evaluation": evaluation} if evaluation else {}))
-            shown = {key: metrics[key] for key in ("critic_accuracy", "actor_loss", "saturation")}
-            bar.update(done * per_iteration, shown, evaluation)
-            asked = interruption.requested
-            save, stop = cluster.agreed(done == total or timer.due() or asked, asked)
-            if save:
-                with timer.saving():
-                    save_state(run.checkpoints, learner, state, evaluation)
-            if stop:
-                raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
-    last = run.last_metrics("teacher")
-    summary = {
-        "depth": config.network.actor_depth or config.network.depth,
-        "critic_depth": config.network.critic_depth or config.network.depth,
-        "width": config.network.width,
-        "env_steps": last["env_steps"],
-        "wall_s": last["wall_s"],
-        **(evaluation or {}),
-    }
-    engine = learner.simulation.engine_name
-    run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
-    return summary
-
-
-def follow(run: Run, *, resume: bool) -> None:
-    """The part in `teach` of a process that is not the first: computes with it, writes nothing."""
-    learner = Learner(run.config.teacher)
-    if resume and checkpoint.saves(run.checkpoints):
-        start, _ = restore_state(run.checkpoints, learner)
-    else:
-        start = learner.init(jax.random.key(run.seed))
-    with deferred_interrupt():  # one for all: the first process decides when to stop
-        for state, _ in train(learner, start):
-            save, stop = cluster.agreed(False, False)
-            if save:
-                save_state(run.checkpoints, learner, state, None)
-            if stop:
-                raise Interrupted("stopped with the first process")
-
-
-def _with_last_save(epochs: Iterator[Any], run: Run) -> Iterator[Any]:
-    """Adds to a divergence where the run can be taken up again."""
-    try:
-        yield from epochs
-    except Diverged as error:
-        saved = checkpoint.saves(run.checkpoints)
-        last = f"the last good save is of iteration {saved[0]}" if saved else "nothing was saved before"
-        raise Diverged(f"training diverged: {error}; {last}") from error
-
-
 def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
     """Fits the students to the run's teacher; returns their part of the summary."""
     config = run.config.student
@@ -160,14 +75,14 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     if resume and checkpoint.saves(folder):
         state = restore_distillation(folder, distiller)
         display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
-        _warn_of_versions(run, "students", display)
+        warn_of_versions(run, "students", display)
     else:
         chosen = seed if seed is not None else begun["seed"] if begun and resume else run.seed
         run.begin_stage("students", teacher.source, chosen)
         state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STAGE_NUMBER["students"]))
     per_round = config.envs * teacher.spec.episode_length
     run.rewind_metrics("students", int(state.round))
-    clock = _Clock(run.metrics("students"))
+    clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
     with (
         deferred_interrupt() as interruption,
@@ -394,19 +309,3 @@ def _is_controlled(run: Run, name: str) -> bool:
     exported = run.summary["export"][name]["student_sha256"]
     found = (figures.get("student_sha256"), figures.get("engine"), figures.get("episodes"))
     return found == (exported, config.engine, config.episodes)
-
-
-def _warn_of_versions(run: Run, stage: str, display: Display) -> None:
-    if changed := run.other_versions(stage):
-        display.say(f"[yellow]other versions than at the start ({changed}): bits may differ[/yellow]")
-
-
-class _Clock:
-    """Seconds that a stage has taken, over all its resumptions."""
-
-    def __init__(self, lines: list[JSON]):
-        self._before = lines[-1]["wall_s"] if lines else 0.0
-        self._begun = time.monotonic()
-
-    def read(self) -> float:
-        return self._before + time.monotonic() - self._begun

@@ -159,6 +159,8 @@ def requested_study(
     if resume and is_study(path):
         study = Study(path)
         _require_same(study, preset, set_, varied, chosen_seeds)
+        for member in study.members:
+            stages.check(member.run.config, trained=member.finished)
         return study
     if not several:
         return None

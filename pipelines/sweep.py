@@ -5,13 +5,12 @@ from statistics import mean
 import jax
 from rich.markup import escape
 
-from pipelines import stages
+from pipelines import teaching
 from pipelines.comparison import JSON, compare
 from pipelines.progress import Display
 from pipelines.rundir import locked, write_json
 from pipelines.study import Member, Study
-from teacher.errors import FathomError
-from teacher.train import Diverged
+from teacher.errors import Diverged, FathomError
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -45,7 +44,7 @@ def _train_run(member: Member, display: Display) -> JSON | None:
     """Trains one run to its end; `state` and `error` if it has none."""
     try:
         with member.run.locked():
-            stages.teach(member.run, display, resume=True)
+            teaching.teach(member.run, display, resume=True)
     except Diverged as error:
         return {"state": "diverged", "error": str(error)}
     except jax.errors.JaxRuntimeError as error:

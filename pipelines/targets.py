@@ -44,6 +44,7 @@ def requested_run(
             raise UsageError(
                 f"{path} was begun with other settings; resume without --set, or name another --run"
             )
+        stages.check(target.config, trained="teacher" in target.summary)
         return target
     chosen = preset or DEFAULT
     config = with_values(settings_of(chosen), assignments or [])

@@ -107,20 +107,23 @@ def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: 
     _drop_old(directory, keep)
 
 
-def load(directory: Path, *, rows: bool = True) -> Saved:
-    """The newest save that is whole; a damaged one is passed over with a warning in the log.
+def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Saved:
+    """The newest save that is whole, or the one numbered `step`; a damaged one is passed over with a
+    warning in the log.
 
     Args: rows: whether to read the rows too, which may be gigabytes.
     Raises: FathomError if there is none, naming what is wrong with the newest."""
+    if step is not None:
+        return _load(directory, step, rows)
     problems = []
-    for step in saves(directory):
+    for found in saves(directory):
         try:
-            saved = _load(directory, step, rows)
+            saved = _load(directory, found, rows)
         except FathomError as error:
             problems.append(str(error))
             continue
         for problem in problems:
-            logging.getLogger(__name__).warning("%s; going on from save %d", problem, step)
+            logging.getLogger(__name__).warning("%s; going on from save %d", problem, found)
         return saved
     raise FathomError(problems[0] if problems else f"no checkpoint in {directory}")
 

@@ -33,17 +33,25 @@ class Devices:
         self.all = tuple(jax.devices() if devices is None else devices)
         self.count = len(self.all)
         self._mesh = Mesh(np.array(self.all), (AXIS,))
-        if self.several_processes:
-            # Connects them now: later, one may compile for longer than another waits for it.
-            jax.block_until_ready(jax.jit(self.spread(self._connect, (), P()))())
-
-    @staticmethod
-    def _connect() -> Array:
-        return jax.lax.psum(jnp.ones(()), AXIS)
 
     @property
     def several_processes(self) -> bool:
         return len({device.process_index for device in self.all}) > 1
+
+    def connect(self) -> None:
+        """Lets the devices of several processes meet; all must call it, at about the same time.
+
+        Later, one may compile for longer than another waits for it to connect."""
+        if self.several_processes:
+            jax.block_until_ready(jax.jit(self.spread(lambda: jax.lax.psum(jnp.ones(()), AXIS), (), P()))())
+
+    def of_first(self, number: int) -> int:
+        """The first process's number; every process must ask."""
+        if not self.several_processes:
+            return number
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
     def spread(self, function: Callable, takes: Tree, gives: Tree) -> Callable:
         """`function` on every device at once; `takes` and `gives` say how arrays are divided."""
@@ -147,7 +155,9 @@ class Devices:
         )
 
     def fetch(self, tree: Tree) -> Tree:
-        """Divided arrays -> whole ones of this process; every process must ask for them."""
+        """Arrays divided over several processes -> whole ones of this process; every process must ask.
+
+        Those of a single process can be read as they are."""
         if not self.several_processes:
             return tree
         return jax.tree.map(self._fetched, tree)
@@ -162,6 +172,11 @@ class Devices:
     def local(self, tree: Tree) -> Tree:
         """Arrays that every device has whole, on one device of this process."""
         return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def run_fused_kernels(devices: Sequence[jax.Device]) -> bool:
+    """Whether `teacher.fused` is for all of these devices."""
+    return all("H100" in device.device_kind or "H200" in device.device_kind for device in devices)
 
 
 def require_even(devices: int, **totals: int) -> None:

@@ -16,6 +16,10 @@ class UsageError(FathomError):
     exit_code = 2
 
 
+class Diverged(FathomError):
+    """A quantity left the numbers; the last save is from before."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
     """An error that lists the known names and suggests the nearest one."""
     known = sorted(known)

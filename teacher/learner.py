@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from teacher import losses, replay
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
-from teacher.devices import AXIS, Devices, require_even
+from teacher.devices import AXIS, Devices, require_even, run_fused_kernels
 from teacher.errors import UsageError
 from teacher.networks import (
     Networks,
@@ -59,13 +59,16 @@ class TeacherState(NamedTuple):
 class Learner:
     """The functions of one configuration. Nothing here changes after construction."""
 
-    def __init__(self, config: TeacherConfig, devices: Devices | None = None):
+    def __init__(
+        self, config: TeacherConfig, devices: Devices | None = None, networks: Networks | None = None
+    ):
+        """`networks` stand in for those that the configuration describes, to try others."""
         self.config = config
         self.devices = devices or Devices()
         require_devices(config, self.devices.all)
         self.simulation = simulation_of(config.task)
         self.spec = self.simulation.task.spec
-        self.networks = make_networks(config.network, self.spec.action_size)
+        self.networks = networks or make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
         self.division = self._division()
         spread, key, whole = self.devices.spread, P(), P()
@@ -212,9 +215,9 @@ def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> Non
         return
     from teacher import fused  # slow to import, and most runs do without
 
-    kinds = sorted({device.device_kind for device in devices})
-    if any("H100" not in kind and "H200" not in kind for kind in kinds):
-        raise UsageError(f"network.fused: found {', '.join(kinds)}; the kernels are for H100 and H200")
+    if not run_fused_kernels(devices):
+        kinds = ", ".join(sorted({device.device_kind for device in devices}))
+        raise UsageError(f"network.fused: found {kinds}; the kernels are for H100 and H200")
     width, batch = config.network.width, config.update.batch // len(devices)
     if not fused.supports(width, batch):
         raise UsageError(

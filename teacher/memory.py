@@ -18,7 +18,7 @@ from teacher.config import BLOCK_DEPTH, NetworkConfig, TeacherConfig
 from teacher.errors import UsageError
 from teacher.learner import make_optimiser
 from teacher.networks import init_params, make_networks
-from teacher.residual import Execution, execution
+from teacher.residual import merges
 from teacher.spec import TaskSpec
 
 FLOAT = 4  # bytes
@@ -72,12 +72,13 @@ class Needs(NamedTuple):
         return max(self.update, sum(self) - self.gradients - self.activations)
 
 
-def estimate(config: TeacherConfig, spec: TaskSpec, how: Execution | None = None, devices: int = 1) -> Needs:
+def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, devices: int = 1) -> Needs:
     """What one device must hold; nothing is computed or allocated.
 
     Batch, environments, replay and optimiser are divided over `devices`; parameters and gradients are
     not. Physics' own state is small and counted with the environments."""
-    how, collect = how or execution(), config.collect
+    merged = merges() if merged is None else merged
+    collect = config.collect
     networks = make_networks(config.network, spec.action_size)
     sizes = (spec.observation_size, spec.action_size, spec.goal_size)
     params = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
@@ -93,7 +94,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, how: Execution | None = None
         parameters=_bytes(params),
         gradients=_bytes(params),
         optimiser=moments,
-        activations=_activations(config, how, batch),
+        activations=_activations(config, merged, batch),
         replay=_bytes(kept),
         environments=_bytes(collected.rows) + environments * stepped * FLOAT,
         saving=SAVED_COPIES * (_bytes(params) + moments) if on_host else 0,
@@ -203,7 +204,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
                 break
 
 
-def _activations(config: TeacherConfig, how: Execution, batch: int) -> int:
+def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
     """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
     network = config.network
     width, rounded = network.width, network.precision == "bfloat16"
@@ -211,13 +212,13 @@ def _activations(config: TeacherConfig, how: Execution, batch: int) -> int:
     encoder = network.critic_depth or network.depth
     # A batch's rows pass the state-action encoder twice and teach it once.
     walked, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
-    # A CPU, whose gradients are not deferred, has no bfloat16: XLA widens what was kept, as a whole.
-    operand = 2 if rounded and how.deferred else FLOAT
+    # A CPU, where walks are not merged, has no bfloat16: XLA widens what was kept, as a whole.
+    operand = 2 if rounded and merged else FLOAT
     held = walked * width * operand * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
     held += walked * FLOAT  # rate
     if rounded:
         held += (actor + 2 * encoder) * width**2 * operand
-    if how.deferred:
+    if merged:
         held += walked * width * operand + DEFERRED * taught * width * FLOAT
     held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
     rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation

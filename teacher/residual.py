@@ -2,8 +2,7 @@
 
 Its derivative is written by hand. The walk forward keeps each block's input and each layer's
 pre-activation; the walk back recomputes normalisation and swish from them, so that nothing else
-is stored. How the walks are laid out over a device is `Execution`: it never changes a result by
-more than rounding.
+is stored. How the walks are laid out on a device never changes a result by more than rounding.
 """
 
 from collections.abc import Callable
@@ -29,25 +28,14 @@ class Blocks(NamedTuple):
     norm_bias: Array  # [K, 4, W]
 
 
-class Execution(NamedTuple):
-    """How stacks are computed on a device."""
+def merges() -> bool:
+    """Whether walks over the default device are merged: several networks' products into one batched
+    product, all weight gradients into another after the walk back, sums into what they are taken of.
 
-    batched: bool
-    """several networks' products as one batched product, else each network's in turn"""
-    deferred: bool
-    """all weight gradients as one batched product after the walk back, else block by block in it"""
-    reduced: bool
-    """sums as sums, else as products with ones"""
-
-
-def execution() -> Execution:
-    """The layout for the default device.
-
-    A GPU waits for the number of kernels, so there they are merged, and sums fuse with what they are
-    taken of. On a CPU a batched product is slower than its parts, a sum slower than a product with
-    ones, and a block's gradients are cheapest while its activations are at hand."""
-    parallel = jax.default_backend() != "cpu"
-    return Execution(batched=parallel, deferred=parallel, reduced=parallel)
+    A GPU waits for the number of kernels. On a CPU a batched product is slower than its parts, a sum
+    slower than a product with ones, and a block's gradients are cheapest while its activations are
+    at hand."""
+    return jax.default_backend() != "cpu"
 
 
 class Settings(NamedTuple):
@@ -79,61 +67,63 @@ def normalise(z: Array) -> tuple[Array, Array]:
 
 
 def residual_stacks(
-    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, how: Execution | None = None
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, merged: bool | None = None
 ) -> tuple[Array, ...]:
     """Several networks of equal depth and width, side by side; compile time does not grow with depth.
 
     Args: inputs: [B, W] float32 each; blocks: one per input.
     Returns: [B, W] float32 each."""
-    return _stacks(inputs, blocks, settings, how or execution())
+    return _stacks(inputs, blocks, settings, merges() if merged is None else merged)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _stacks(
-    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, how: Execution
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, merged: bool
 ) -> tuple[Array, ...]:
     def body(x: Any, block: Any) -> tuple[Any, None]:
-        return _each(partial(_block, settings=settings), how)(x, block)[0], None
+        return _each(partial(_block, settings=settings), merged)(x, block)[0], None
 
     if _is_fused(inputs, settings):
         return _fused_forward(inputs, blocks, settings)[0]
-    out, _ = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
-    return _parted(out, how)
+    out, _ = jax.lax.scan(body, _joined(inputs, merged), _joined(_operands(blocks, settings), merged, axis=1))
+    return _parted(out, merged)
 
 
 def _stacks_forward(
-    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, how: Execution
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, merged: bool
 ) -> tuple[tuple[Array, ...], Any]:
     def body(x: Any, block: Any) -> tuple[Any, Any]:
-        out, layers = _each(partial(_block, settings=settings), how)(x, block)
-        return out, (_each(partial(_kept, settings=settings), how)(x), layers)
+        out, layers = _each(partial(_block, settings=settings), merged)(x, block)
+        return out, (_each(partial(_kept, settings=settings), merged)(x), layers)
 
     if _is_fused(inputs, settings):
         outputs, *kept = _fused_forward(inputs, blocks, settings)
         return outputs, (blocks, *kept)
-    out, kept = jax.lax.scan(body, _joined(inputs, how), _joined(_operands(blocks, settings), how, axis=1))
-    return _parted(out, how), (blocks, *kept)
+    out, kept = jax.lax.scan(
+        body, _joined(inputs, merged), _joined(_operands(blocks, settings), merged, axis=1)
+    )
+    return _parted(out, merged), (blocks, *kept)
 
 
 def _stacks_backward(
-    settings: Settings, how: Execution, saved: Any, cotangents: tuple[Array, ...]
+    settings: Settings, merged: bool, saved: Any, cotangents: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
     if _is_fused(cotangents, settings):
-        return _fused_backward(cotangents, saved, settings, how)
+        return _fused_backward(cotangents, saved, settings, merged)
     blocks, block_inputs, layers = saved
-    walk = _each(partial(_block_backward, settings=settings, how=how), how)
-    gradients = _each(partial(_block_gradients, settings=settings, how=how), how)
+    walk = _each(partial(_block_backward, settings=settings, merged=merged), merged)
+    gradients = _each(partial(_block_gradients, settings=settings, merged=merged), merged)
 
     def body(cotangent: Any, of_block: Any) -> tuple[Any, Any]:
         block, block_input, layers = of_block
         below, cotangents = walk(cotangent, block, layers)
-        return below, cotangents if how.deferred else gradients(block, block_input, layers, cotangents)
+        return below, cotangents if merged else gradients(block, block_input, layers, cotangents)
 
-    over = (_joined(_operands(blocks, settings), how, axis=1), block_inputs, layers)
-    below, walked = jax.lax.scan(body, _joined(cotangents, how), over, reverse=True)
-    if how.deferred:
+    over = (_joined(_operands(blocks, settings), merged, axis=1), block_inputs, layers)
+    below, walked = jax.lax.scan(body, _joined(cotangents, merged), over, reverse=True)
+    if merged:
         walked = jax.vmap(gradients)(*over, walked)
-    return _parted(below, how), tuple(_parted(walked, how, axis=1))
+    return _parted(below, merged), tuple(_parted(walked, merged, axis=1))
 
 
 _stacks.defvjp(_stacks_forward, _stacks_backward)
@@ -166,7 +156,7 @@ def _fused_forward(
 
 
 def _fused_backward(
-    cotangents: tuple[Array, ...], saved: Any, settings: Settings, how: Execution
+    cotangents: tuple[Array, ...], saved: Any, settings: Settings, merged: bool
 ) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
     """What `_stacks_backward` gives, the walk by one kernel and all weight gradients after it."""
     from teacher import fused
@@ -174,7 +164,7 @@ def _fused_backward(
     blocks, block_inputs, z = saved
     stacked = _stack(list(blocks))
     below, outputs = fused.backward(jnp.stack(cotangents), z, stacked, settings.branch_scale)
-    gradients = jax.vmap(jax.vmap(partial(_block_gradients, settings=settings, how=how)))
+    gradients = jax.vmap(jax.vmap(partial(_block_gradients, settings=settings, merged=merged)))
     found = gradients(stacked, block_inputs, Layers(*normalise(_full(z))), outputs)
     return tuple(below), tuple(Blocks(*leaves) for leaves in zip(*found, strict=True))
 
@@ -191,19 +181,19 @@ def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:
 
 
 def _block_backward(
-    cotangent: Array, block: Blocks, kept: Layers, settings: Settings, how: Execution
+    cotangent: Array, block: Blocks, kept: Layers, settings: Settings, merged: bool
 ) -> tuple[Array, Array]:
     """[B, W] -> [B, W] below the block, and the cotangents [4, B, W] of its layers' outputs."""
     below, cotangents = settings.branch_scale * cotangent, []
     for layer in reversed(range(BLOCK_DEPTH)):
         cotangents.append(_kept(below, settings))
-        _, _, dz = _through_layer(below, *_layer(block, kept, layer), how)
+        _, _, dz = _through_layer(below, *_layer(block, kept, layer), merged)
         below = matmul(dz, block.kernel[layer].T, settings.precision)
     return cotangent + below, jnp.stack(cotangents[::-1])
 
 
 def _block_gradients(
-    block: Blocks, block_input: Array, kept: Layers, cotangents: Array, settings: Settings, how: Execution
+    block: Blocks, block_input: Array, kept: Layers, cotangents: Array, settings: Settings, merged: bool
 ) -> Blocks:
     """Gradients of a block's parameters from what both walks kept; inputs [B, W], cotangents [4, B, W]."""
     taught = slice(settings.taught_rows)
@@ -212,24 +202,24 @@ def _block_gradients(
     below, gradients = block_input, []
     for layer in range(BLOCK_DEPTH):
         normalised, rate, scale, bias = _layer(block, kept, layer)
-        output, dy, dz = _through_layer(cotangents[layer], normalised, rate, scale, bias, how)
+        output, dy, dz = _through_layer(cotangents[layer], normalised, rate, scale, bias, merged)
         kernel = matmul(below.T, dz, settings.precision)
-        bias, norm_scale, norm_bias = (_over_rows(rows, how) for rows in (dz, dy * normalised, dy))
+        bias, norm_scale, norm_bias = (_over_rows(rows, merged) for rows in (dz, dy * normalised, dy))
         gradients.append(Blocks(kernel, bias, norm_scale, norm_bias))
         below = output
     return _stack(gradients)
 
 
 def _through_layer(
-    cotangent: Array, normalised: Array, rate: Array, scale: Array, bias: Array, how: Execution
+    cotangent: Array, normalised: Array, rate: Array, scale: Array, bias: Array, merged: bool
 ) -> tuple[Array, Array, Array]:
     """One layer's output [B, W] again, and the cotangents of what swish and LayerNorm were given."""
     y = normalised * scale + bias
     gate = jax.nn.sigmoid(y)
     output = y * gate
     dy = cotangent * (gate + output * (1 - gate))
-    shift = _over_features(dy, scale, how) / len(scale)
-    tilt = _over_features(dy * normalised, scale, how) / len(scale)
+    shift = _over_features(dy, scale, merged) / len(scale)
+    tilt = _over_features(dy * normalised, scale, merged) / len(scale)
     return output, dy, rate * (dy * scale - shift - normalised * tilt)
 
 
@@ -238,14 +228,14 @@ def _layer(block: Blocks, kept: Layers, layer: int) -> tuple[Array, Array, Array
     return _full(kept.normalised[layer]), kept.rate[layer], *norm
 
 
-def _over_features(rows: Array, weights: Array, how: Execution) -> Array:
+def _over_features(rows: Array, weights: Array, merged: bool) -> Array:
     """[B, W], [W] -> weighted sums [B, 1]."""
-    return (rows * weights).sum(-1, keepdims=True) if how.reduced else _exact(rows, weights[:, None])
+    return (rows * weights).sum(-1, keepdims=True) if merged else _exact(rows, weights[:, None])
 
 
-def _over_rows(rows: Array, how: Execution) -> Array:
+def _over_rows(rows: Array, merged: bool) -> Array:
     """[B, W] -> sums [W]."""
-    return rows.sum(0) if how.reduced else _exact(jnp.ones((1, len(rows))), rows)[0]
+    return rows.sum(0) if merged else _exact(jnp.ones((1, len(rows))), rows)[0]
 
 
 def _exact(a: Array, b: Array) -> Array:
@@ -270,9 +260,9 @@ def _full(x: Array) -> Array:
     return x.astype(jnp.float32)
 
 
-def _each(function: Callable, how: Execution) -> Callable:
+def _each(function: Callable, merged: bool) -> Callable:
     """`function` on every network of a joined group."""
-    if how.batched:
+    if merged:
         return jax.vmap(function)
 
     def in_turn(*groups: tuple) -> Any:
@@ -282,13 +272,13 @@ def _each(function: Callable, how: Execution) -> Callable:
     return in_turn
 
 
-def _joined(group: tuple, how: Execution, axis: int = 0) -> Any:
+def _joined(group: tuple, merged: bool, axis: int = 0) -> Any:
     """A group of equal pytrees as `_each` takes it: stacked along `axis`, or as it is."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *group) if how.batched else group
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *group) if merged else group
 
 
-def _parted(joined: Any, how: Execution, axis: int = 0) -> tuple:
-    if not how.batched:
+def _parted(joined: Any, merged: bool, axis: int = 0) -> tuple:
+    if not merged:
         return joined
     count = jax.tree.leaves(joined)[0].shape[axis]
     return tuple(jax.tree.map(partial(_part, index=i, axis=axis), joined) for i in range(count))

@@ -8,14 +8,10 @@ from typing import Any
 import jax
 
 from teacher import checkpoint
-from teacher.errors import FathomError
+from teacher.errors import Diverged, FathomError
 from teacher.learner import Learner, TeacherState
 
 DIVERGED = 10.0  # times the critic loss of blind guessing
-
-
-class Diverged(FathomError):
-    """A quantity left the numbers; the last save is from before."""
 
 
 def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState, dict[str, float]]]:
@@ -70,10 +66,13 @@ def save_state(
 
 
 def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict[str, Any] | None]:
-    """The newest saved state and its evaluation, if it has one.
+    """The newest saved state and its evaluation, if it has one; all processes of a run must call it.
 
     Raises: FathomError if it belongs to another task or configuration."""
-    saved = checkpoint.load(directory)
+    # The first process's choice is every process's: a shared directory may look older from elsewhere.
+    newest = checkpoint.load(directory) if jax.process_index() == 0 else None
+    step = learner.devices.of_first(newest.step if newest else 0)
+    saved = newest or checkpoint.load(directory, step=step)
     what = f"checkpoint {directory / str(saved.step)}"
     if saved.record.get("spec") != learner.spec.model_dump(mode="json"):
         found = saved.record.get("spec") or {}
@@ -84,6 +83,7 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     template = jax.eval_shape(learner.init, jax.random.key(0))
     state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
+    learner.devices.of_first(0)  # all have read it
     if jax.process_index() == 0:
         checkpoint.rewind(directory, saved.step)
     state = state._replace(replay=state.replay._replace(rows=rows))

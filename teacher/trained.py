@@ -8,6 +8,7 @@ import jax
 
 from teacher import checkpoint
 from teacher.config import TeacherConfig
+from teacher.devices import run_fused_kernels
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_starts, run_episodes, summarise
 from teacher.losses import distance
@@ -78,7 +79,10 @@ def load_teacher(directory: Path) -> Teacher:
             f"{what} is of task {spec.name!r} version {spec.version}, "
             f"this program has version {known.version}"
         )
-    networks = make_networks(config.network, spec.action_size)
+    network = config.network
+    if not run_fused_kernels(jax.local_devices()):
+        network = network.model_copy(update={"fused": False})  # the same results, up to rounding
+    networks = make_networks(network, spec.action_size)
     sizes = (spec.observation_size, spec.action_size, spec.goal_size)
     template = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
     prefix = ".params"

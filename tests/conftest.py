@@ -16,6 +16,9 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="fathom-compiled-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# Tests are of one device; those of several make virtual ones.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
 PIPELINE = (sys.executable, "-c", "from pipelines.cli import main; main()")
 
 

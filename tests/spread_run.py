@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from pipelines import cluster
 from teacher.checkpoint import leaf_paths
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.devices import Devices
@@ -32,9 +33,9 @@ CONFIG = TeacherConfig(
 
 
 def main(settings: dict) -> None:
-    if "coordinator" in settings:
-        jax.distributed.initialize(settings["coordinator"], settings["processes"], settings["process"])
+    cluster.join(settings.get("coordinator"), settings.get("processes"), settings.get("process"))
     devices = Devices()
+    devices.connect()
     assert devices.count == settings["devices"]
     learner = Learner(CONFIG, devices)
     if "resume" in settings:

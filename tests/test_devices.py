@@ -92,44 +92,111 @@ def free_address():
         return f"localhost:{probe.getsockname()[1]}"
 
 
-def test_two_processes_do_what_one_does_and_their_save_resumes_on_one(folder, single):
+def test_two_processes_of_two_devices_do_what_one_does_and_their_save_resumes_on_one(folder, single):
     out, saved, coordinator = folder / "two.npz", folder / "saved by two", free_address()
-    shared = {"out": str(out), "devices": 2, "save": str(saved), "coordinator": coordinator, "processes": 2}
-    both = [started(1, **shared, process=number) for number in range(2)]
+    shared = {"out": str(out), "devices": 4, "save": str(saved), "coordinator": coordinator, "processes": 2}
+    both = [started(2, **shared, process=number) for number in range(2)]
     for process in both:
         finished(process)
     assert_same_run(dict(np.load(out)), single)
     assert_same_run(run(folder, 1, "from two", resume=str(saved)), single)
 
 
-def test_two_processes_train_and_stop_together_from_the_command_line(tmp_path):
-    """The first alone is asked to stop; what it then saved, one process goes on with."""
+class Pair:
+    """Two processes of the command line that train together."""
 
-    def pipeline(*more):
-        return subprocess.Popen(
-            [*PIPELINE, "teacher", "--preset", "debug", "--json", *more],
-            cwd=tmp_path,
-            env=os.environ | {"XLA_FLAGS": f"{FLAG}=1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, folder, *words):
+        meeting = ["--coordinator", free_address(), "--processes", "2"]
+        self.processes = [
+            subprocess.Popen(
+                [
+                    *PIPELINE,
+                    "teacher",
+                    "--preset",
+                    "debug",
+                    "--json",
+                    *words,
+                    *meeting,
+                    "--process",
+                    str(number),
+                ],
+                cwd=folder,
+                env=os.environ | {"XLA_FLAGS": f"{FLAG}=1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
 
-    long = ["--set", "collect.total_steps=1000000", "--coordinator", free_address(), "--processes", "2"]
-    first, second = (pipeline(*long, "--process", str(number)) for number in range(2))
-    metrics = tmp_path / "runs" / "debug" / "teacher" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
-        assert time.monotonic() < deadline
-        assert first.poll() is None and second.poll() is None
-        time.sleep(0.2)
-    first.send_signal(signal.SIGINT)
-    (_, first_errors), (second_printed, second_errors) = first.communicate(), second.communicate()
-    assert (first.returncode, second.returncode) == (130, 130), first_errors + second_errors
-    assert "{" not in second_printed
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 200
+        while not condition():
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in self.processes)
+            time.sleep(0.2)
+
+    def end(self):
+        """Exit codes and what was written to standard error and output."""
+        written = [process.communicate(timeout=100) for process in self.processes]
+        codes = [process.returncode for process in self.processes]
+        return codes, [errors for _, errors in written], [out for out, _ in written]
+
+
+LONG = ("--set", "collect.total_steps=1000000", "--set", "checkpoint.interval_s=0")
+
+
+def metrics_in(folder):
+    file = folder / "runs" / "debug" / "teacher" / "metrics.jsonl"
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of two processes, of which the second was asked to stop."""
+    folder = tmp_path_factory.mktemp("pair")
+    with Pair(folder, *LONG) as pair:
+        pair.wait_for(lambda: len(metrics_in(folder)) > 2)
+        pair.processes[1].send_signal(signal.SIGTERM)
+        return folder, *pair.end()
+
+
+def test_processes_stop_together_and_everything_is_saved(stopped):
+    folder, codes, errors, printed = stopped
+    assert codes == [130, 130], errors
+    assert "{" not in printed[1]
+    lines = [json.loads(line) for line in metrics_in(folder)]
     assert [line["iteration"] for line in lines] == list(range(1, len(lines) + 1))
-    assert checkpoint.saves(metrics.parent / "checkpoints")[0] == len(lines)
+    assert checkpoint.saves(folder / "runs" / "debug" / "teacher" / "checkpoints")[0] == len(lines)
+
+
+def test_one_that_cannot_begin_ends_the_other(stopped):
+    with Pair(stopped[0]) as pair:
+        codes, errors, _ = pair.end()
+    assert codes[0] == 2
+    assert codes[1] != 0
+    assert "exists and is never overwritten" in errors[0]
+
+
+def test_one_that_fails_ends_the_other(stopped):
+    folder = stopped[0]
+    before = len(metrics_in(folder))
+    with Pair(folder, "--resume") as pair:
+        pair.wait_for(lambda: len(metrics_in(folder)) > before)
+        file = folder / "runs" / "debug" / "teacher" / "metrics.jsonl"
+        file.unlink()
+        file.mkdir()  # what the first writes next, it cannot
+        codes, errors, _ = pair.end()
+    assert codes[0] == 1, errors
+    assert codes[1] != 0
+    assert "cannot write" in errors[0]
 
 
 @pytest.mark.parametrize(

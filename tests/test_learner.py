@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
+from teacher.errors import Diverged
 from teacher.learner import Learner, TeacherState
 from teacher.replay import Batch
-from teacher.train import Diverged, train
+from teacher.train import train
 
 ENVS, STEPS, ITERATIONS = 6, 60, 3
 PREFILL = 90  # no multiple of STEPS: two pieces

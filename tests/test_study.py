@@ -14,7 +14,7 @@ from conftest import PIPELINE
 from test_report import Page, score
 from typer.testing import CliRunner
 
-from pipelines import stages
+from pipelines import teaching
 from pipelines.cli import app
 from pipelines.comparison import compare, seed_interval
 from pipelines.config import with_values
@@ -26,8 +26,7 @@ from pipelines.rundir import Run, write_json
 from pipelines.study import Study, create_study
 from pipelines.sweep import train_study
 from teacher import checkpoint
-from teacher.errors import UsageError
-from teacher.train import Diverged
+from teacher.errors import Diverged, UsageError
 from teacher.trained import load_teacher
 
 NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
@@ -269,7 +268,7 @@ def teach(monkeypatch):
             raise endings[depth]
         run.update_summary({"task": "reacher", "teacher": {**score(0.5), "wall_s": 1.0}})
 
-    monkeypatch.setattr(stages, "teach", teach)
+    monkeypatch.setattr(teaching, "teach", teach)
     return endings, tried
 
 

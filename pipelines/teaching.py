@@ -1,0 +1,120 @@
+"""The teacher's stage, in one process or in several that train together."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from pipelines import cluster
+from pipelines.interrupt import Interrupted, deferred_interrupt
+from pipelines.progress import Display
+from pipelines.rundir import Run
+from pipelines.schedule import Clock, SaveTimer
+from teacher import checkpoint
+from teacher.errors import Diverged
+from teacher.evaluate import evaluation_starts, run_episodes, summarise
+from teacher.learner import Learner, TeacherState
+from teacher.train import restore_state, save_state, train
+
+_BACKGROUND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
+
+
+def teach(run: Run, display: Display, *, resume: bool) -> dict[str, Any]:
+    """Trains the teacher, or goes on with it; returns its summary.
+
+    Of several processes this is the first; the others `follow`."""
+    config = run.config.teacher
+    learner = Learner(config)
+    restored = _restored(run, learner, resume)
+    if restored is None:
+        run.begin_stage("teacher", None, run.seed)
+        start, evaluation = learner.init(jax.random.key(run.seed)), None
+    else:
+        start, evaluation = restored
+        display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
+        warn_of_versions(run, "teacher", display)
+    held_out = evaluation_starts(learner.simulation, config.evaluate.episodes)
+    # Compiled beside the learner's own functions, which leave other cores idle.
+    ready = _BACKGROUND.submit(learner.simulation.prepare, held_out)
+    total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
+    done = int(start.iteration)
+    run.rewind_metrics("teacher", done)
+    clock = Clock(run.metrics("teacher"))
+    timer = SaveTimer(config.checkpoint.interval_s)
+    with (
+        deferred_interrupt() as interruption,
+        display.bar("teacher", total * per_iteration, done * per_iteration) as bar,
+    ):
+        for state, metrics in _with_last_save(train(learner, start), run):
+            done = int(state.iteration)
+            evaluation = None
+            if done % config.evaluate.every == 0 or done == total:
+                ready.result()
+                evaluation = summarise(
+                    run_episodes(learner.simulation, learner.policy(state.params), held_out)[0]
+                )
+            env_steps = int(state.replay.written) * config.collect.envs
+            line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
+            run.append_metrics("teacher", line | ({"evaluation": evaluation} if evaluation else {}))
+            shown = {key: metrics[key] for key in ("critic_accuracy", "actor_loss", "saturation")}
+            bar.update(done * per_iteration, shown, evaluation)
+            save, stop = cluster.agreed(done == total or timer.due(), interruption.requested)
+            if save or stop:
+                with timer.saving():
+                    save_state(run.checkpoints, learner, state, evaluation)
+            if stop:
+                raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
+    summary = _summary(run, evaluation)
+    engine = learner.simulation.engine_name
+    run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
+    return summary
+
+
+def follow(run: Run, *, resume: bool) -> None:
+    """The part in `teach` of a process that is not the first: computes with it, writes nothing."""
+    learner = Learner(run.config.teacher)
+    restored = _restored(run, learner, resume)
+    start = learner.init(jax.random.key(run.seed)) if restored is None else restored[0]
+    with deferred_interrupt() as interruption:
+        for state, _ in train(learner, start):
+            save, stop = cluster.agreed(False, interruption.requested)
+            if save or stop:
+                save_state(run.checkpoints, learner, state, None)
+            if stop:
+                raise Interrupted("stopped with the run's other processes")
+
+
+def warn_of_versions(run: Run, stage: str, display: Display) -> None:
+    """Says which packages are others than when the stage began."""
+    if changed := run.other_versions(stage):
+        display.say(f"[yellow]other versions than at the start ({changed}): bits may differ[/yellow]")
+
+
+def _restored(run: Run, learner: Learner, resume: bool) -> tuple[TeacherState, dict[str, Any] | None] | None:
+    """What to go on from, if there is anything; the first process decides for all."""
+    learner.devices.connect()
+    saved = cluster.is_first() and resume and bool(checkpoint.saves(run.checkpoints))
+    return restore_state(run.checkpoints, learner) if cluster.agreed(saved)[0] else None
+
+
+def _summary(run: Run, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    network, last = run.config.teacher.network, run.last_metrics("teacher")
+    return {
+        "depth": network.actor_depth or network.depth,
+        "critic_depth": network.critic_depth or network.depth,
+        "width": network.width,
+        "env_steps": last["env_steps"],
+        "wall_s": last["wall_s"],
+        **(evaluation or {}),
+    }
+
+
+def _with_last_save(iterations: Iterator[Any], run: Run) -> Iterator[Any]:
+    """Adds to a divergence where the run can be taken up again."""
+    try:
+        yield from iterations
+    except Diverged as error:
+        saved = checkpoint.saves(run.checkpoints)
+        last = f"the last good save is of iteration {saved[0]}" if saved else "nothing was saved before"
+        raise Diverged(f"training diverged: {error}; {last}") from error
