@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import PIPELINE
 
+from pipelines import cluster
 from teacher import checkpoint
 from teacher.devices import require_even
 from teacher.errors import UsageError
@@ -235,3 +237,29 @@ def test_what_the_device_cannot_compute_is_refused(pipeline, tmp_path, settings,
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins", "takes_all_devices"),
+    [
+        ({}, False, None),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}, False, None),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, True, True),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2"}, True, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True, True),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, True, False),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True, False),
+    ],
+)
+def test_a_launcher_that_started_several_processes_is_recognised(
+    monkeypatch, environment, joins, takes_all_devices
+):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: asked.append(options))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    cluster.join(None, None, None)
+    assert len(asked) == joins
+    if joins:
+        assert asked[0]["local_device_ids"] == ([] if takes_all_devices else None)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -46,6 +47,18 @@ def test_summary_has_its_documented_keys(debug_run):
         assert set(exported.split()) <= set(summary["export"][size])
         control = "engine episodes success_final final_distance missed_deadlines"
         assert set(control.split()) <= set(summary["control"][size])
+
+
+def test_a_teacher_trained_with_gpu_kernels_acts_without_them(debug_run, tmp_path):
+    folder = shutil.copytree(debug_run.path / "teacher" / "checkpoints", tmp_path / "checkpoints")
+    trained = load_teacher(folder)
+    manifest = folder / str(trained.iteration) / checkpoint.MANIFEST
+    saved = json.loads(manifest.read_text())
+    saved["record"]["config"]["network"] |= {"fused": True, "precision": "bfloat16"}
+    manifest.write_text(json.dumps(saved))
+    teacher = load_teacher(folder)
+    assert teacher.config.network.fused
+    assert not any(network.fused for network in teacher.networks)
 
 
 def test_nothing_of_the_dependencies_reaches_the_user(debug_run):
