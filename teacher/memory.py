@@ -26,7 +26,7 @@ FLOAT = 4  # bytes
 # Arrays that an update holds at its peak beside those with a name: of logits; of rows of a layer's width,
 # of rows of the representation's; and, where gradients are deferred, of every taught layer's rows: its
 # output and the cotangents of what its swish and its normalisation were given.
-LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3
+LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3.5
 # Two networks' gradients of one block, layer by layer and stacked.
 BLOCK_GRADIENTS = 4
 # Of one environment while it is stepped: a policy's rows, and numbers in the simulator for each entry
@@ -207,19 +207,18 @@ def _left_by_groups(root: Path) -> Iterator[int]:
 def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
     """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
     network = config.network
-    width, rounded = network.width, network.precision == "bfloat16"
+    width = network.width
     actor = network.actor_depth or network.depth
     encoder = network.critic_depth or network.depth
     # A batch's rows pass the state-action encoder twice and teach it once.
     walked, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
-    # A CPU, where walks are not merged, has no bfloat16: XLA widens what was kept, as a whole.
-    operand = 2 if rounded and merged else FLOAT
-    held = walked * width * operand * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
+    # XLA widens what was kept in bfloat16, as a whole, where it sums over it: that is not counted as less.
+    held = walked * width * FLOAT * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
     held += walked * FLOAT  # rate
-    if rounded:
-        held += (actor + 2 * encoder) * width**2 * operand
+    if network.precision == "bfloat16":
+        held += (actor + 2 * encoder) * width**2 * FLOAT
     if merged:
-        held += walked * width * operand + DEFERRED * taught * width * FLOAT
+        held += walked * width * FLOAT + int(DEFERRED * taught * width * FLOAT)
     held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
     rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation
     return held + batch * rows * FLOAT

@@ -113,9 +113,9 @@ print((used("VmHWM") - before) / sum(leaf.nbytes for leaf in state.values()))
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_fits_in_two_gigabytes(name):
-    asked = preset(name).teacher
-    assert memory.estimate(asked, make_task(asked.task.name).spec).total + memory.PROGRAM < 2e9
+def test_every_preset_fits_where_it_is_meant_to_run(name):
+    asked, limit = preset(name).teacher, 16e9 if name == "rl1000" else 2e9
+    assert memory.estimate(asked, make_task(asked.task.name).spec).total + memory.PROGRAM < limit
 
 
 def refusal(monkeypatch, asked, free):
