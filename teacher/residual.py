@@ -1,7 +1,7 @@
 """The residual stack, where nearly all of an update's time goes: a scan over stacked blocks.
 
 Its derivative is written by hand. The walk forward keeps each block's input and each layer's
-pre-activation; the walk back recomputes normalisation and swish from them, so that nothing else
+normalised pre-activation; the walk back recomputes swish and its slope from them, and nothing else
 is stored. How the walks are laid out on a device never changes a result by more than rounding.
 """
 
@@ -267,6 +267,7 @@ def _each(function: Callable, merged: bool) -> Callable:
 
     def in_turn(*groups: tuple) -> Any:
         results = [function(*each) for each in zip(*groups, strict=True)]
+        # Several values of each network become several groups, as they do with vmap.
         return tuple(zip(*results, strict=True)) if type(results[0]) is tuple else tuple(results)
 
     return in_turn
