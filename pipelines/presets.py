@@ -67,7 +67,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "rl1000": (
-        "a thousand layers of width 256 learn to reach points with a Franka arm: an afternoon on one GPU",
+        "a thousand layers of width 256 learn to reach points with a Franka arm; for a GPU",
         Config(
             teacher=TeacherConfig(
                 task=TaskConfig(name="fr3_reach"),

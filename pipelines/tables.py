@@ -116,18 +116,18 @@ def tasks(figures: JSON) -> Table:
 
 
 def presets(figures: JSON) -> Table:
-    table = Table("preset", "task", "depth x width", "env steps", "students", "what it is")
+    table = Table("preset", "task", "network", "steps", "what it is")
     for name, entry in figures.items():
-        teacher, student = entry["config"]["teacher"], entry["config"]["student"]
-        network = teacher["network"]
+        teacher = entry["config"]["teacher"]
+        network, steps = teacher["network"], teacher["collect"]["total_steps"]
         table.add_row(
             name,
             teacher["task"]["name"],
-            f"{network['depth']} x {network['width']}",
-            f"{teacher['collect']['total_steps']:,}",
-            ", ".join(student["sizes"]),
+            f"{network['depth']}x{network['width']}",
+            f"{steps / 1e6:.3g} M" if steps >= 1e5 else f"{steps:,}",
             entry["description"],
         )
+    table.caption = "network: depth x width; steps: of environments; all settings: --json"
     return table
 
 
