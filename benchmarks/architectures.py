@@ -31,10 +31,10 @@ from teacher.errors import Diverged
 from teacher.evaluate import evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner
 from teacher.networks import (
-    Params,
     ResidualNetwork,
     action_distribution,
     embed_state_action,
+    init_params,
     make_networks,
 )
 from teacher.residual import Settings
@@ -59,13 +59,21 @@ class FinalNorm(ResidualNetwork):
         return self.output(self.final_norm(x))
 
 
+class ZeroStart(ResidualNetwork):
+    def param(self, name: str, init_fn: Any, *arguments: Any, **options: Any) -> Any:
+        def last_at_zero(key: Array, *shape: Any) -> Array:
+            return init_fn(key, *shape).at[:, -1].set(0)
+
+        return super().param(name, last_at_zero if name == "norm_scale" else init_fn, *arguments, **options)
+
+
 # Name -> the architecture it starts from, and the network's class if it is another one.
 CANDIDATES: dict[str, tuple[str, type[ResidualNetwork]]] = {
     "published": ("published", ResidualNetwork),
     "final-norm": ("published", FinalNorm),
     "root-scaled": ("scaled", RootScaled),
     "scaled": ("scaled", ResidualNetwork),
-    "zero": ("published", ResidualNetwork),
+    "zero": ("published", ZeroStart),
 }
 
 
@@ -83,18 +91,7 @@ def learner_of(name: str, depth: int, width: int, iterations: int) -> Learner:
     fields = ("depth", "width", "outputs", "architecture", "precision")
     made = make_networks(config.network, simulation_of(config.task).task.spec.action_size)
     networks = made._make(network_class(**{field: getattr(each, field) for field in fields}) for each in made)
-    learner = Learner(config, Devices(jax.devices()[:1]), networks)
-    if name == "zero":
-        learner._init_params = partial(_zeroed, learner._init_params)  # type: ignore[method-assign]
-    return learner
-
-
-def _zeroed(init: Any, key: Array) -> Params:
-    params = init(key)
-    for tree in (params.actor, params.state_action, params.goal):
-        inner = tree["params"]
-        inner["norm_scale"] = inner["norm_scale"].at[:, -1].set(0)
-    return params
+    return Learner(config, Devices(jax.devices()[:1]), networks)
 
 
 def fresh(name: str, depth: int, width: int) -> Row:
@@ -109,7 +106,7 @@ def fresh(name: str, depth: int, width: int) -> Row:
 
     @jax.jit
     def outputs(key: Array) -> tuple[Array, Array, Array]:
-        params = learner._init_params(key)
+        params = init_params(learner.networks, key, sizes)
         mean, _ = action_distribution(learner.networks, params.actor, observation, goal)
         encode = partial(embed_state_action, learner.networks, params.state_action)
         features, pull = jax.vjp(lambda o: encode(o, action), observation)

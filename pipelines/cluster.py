@@ -57,8 +57,8 @@ def _is_one_of_several() -> bool:
 
 def _is_alone_on_its_host() -> bool:
     """Whether all devices of the host are this process's; JAX would give it one."""
-    steps = os.environ.get("SLURM_STEP_NUM_TASKS")
-    one_each = steps is not None and steps == os.environ.get("SLURM_STEP_NUM_NODES")
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS")
+    one_each = tasks is not None and tasks == os.environ.get("SLURM_STEP_NUM_NODES")
     return one_each or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
@@ -110,7 +110,7 @@ def failing_together() -> Iterator[None]:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(getattr(error, "exit_code", 1))
+        os._exit(130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
 
 
 @contextmanager

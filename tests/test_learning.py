@@ -1,4 +1,4 @@
-"""Learning, for minutes: the quickstart reaches its marks on three seeds (`pytest -m slow`)."""
+"""Learning, for minutes, on three seeds each (`pytest -m slow`)."""
 
 import json
 
@@ -22,3 +22,19 @@ def test_quickstart_trains_distils_and_controls_to_its_marks(tmp_path, pipeline,
     assert robot["success_final"] >= 0.95
     assert robot["success_final"] >= 0.98 * summary["teacher"]["success_final"]
     assert robot["missed_deadlines"] == 0
+
+
+@pytest.mark.slow
+def test_a_teacher_of_depth_1024_actor_included_learns_from_its_first_updates(tmp_path, pipeline):
+    """200 updates; blind guessing is right once in a batch."""
+    words = ["--depths", "1024", "--seeds", "0,1,2", "--set", "collect.total_steps=16000"]
+    done = pipeline("teacher", "--preset", "deep-smoke", *words, "--json", cwd=tmp_path, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    study = json.loads(done.stdout)
+    folder = next((tmp_path / "runs").iterdir())
+    assert len(study["runs"]) == 3
+    for run in study["runs"]:
+        lines = (folder / run["run"] / "teacher" / "metrics.jsonl").read_text().splitlines()
+        last = json.loads(lines[-1])
+        assert last["critic_accuracy"] >= 10 / 256
+        assert last["saturation"] < 0.01
