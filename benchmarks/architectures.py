@@ -98,7 +98,7 @@ def fresh(name: str, depth: int, width: int) -> Row:
     """How an untrained network sees 64 observations and goals drawn from a normal distribution."""
     learner = learner_of(name, depth, width, 1)
     spec = learner.spec
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     keys = jax.random.split(jax.random.key(1), len(sizes))
     observation, action, goal = (
         jax.random.normal(key, (64, size)) for key, size in zip(keys, sizes, strict=True)

@@ -81,7 +81,7 @@ def teacher_graph(spec: TaskSpec, networks: Networks, params: Params) -> onnx.Mo
 
 def policies(spec: TaskSpec, students: list[str], depths: list[int], width: int) -> dict[str, tuple]:
     """By name: the exported graph, and the JAX function that it must equal."""
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     made = {}
     for name in students:
         student = init_student(jax.random.key(0), parse_size(name), sizes, representation=64)

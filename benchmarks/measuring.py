@@ -35,7 +35,7 @@ def device() -> str:
 def random_batch(batch: int) -> Batch:
     """Of the sizes of fr3_reach."""
     spec = make_task("fr3_reach").spec
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     keys = jax.random.split(jax.random.key(2), len(sizes))
     rows = Batch(*(jax.random.normal(key, (batch, size)) for key, size in zip(keys, sizes, strict=True)))
     return rows._replace(action=jnp.tanh(rows.action))

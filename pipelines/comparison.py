@@ -95,7 +95,7 @@ def _parameters(task: str, network: NetworkConfig) -> JSON:
     """Of the actor, and of the critic's two encoders together."""
     spec = make_task(task).spec
     networks = make_networks(network, spec.action_size)
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     params = jax.eval_shape(lambda key: init_params(networks, key, sizes), jax.random.key(0))
     return {
         "actor": parameter_count(params.actor),

@@ -209,7 +209,7 @@ def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
     return {
         "student": student.name,
         "checkpoint_sha256": student.source,
-        "teacher_depth": network.actor_depth or network.depth,
+        "teacher_depth": network.depths[0],
         "teacher_width": network.width,
         "teacher_sha256": teacher.source,
         "observation_seed": seed,

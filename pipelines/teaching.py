@@ -100,9 +100,10 @@ def _restored(run: Run, learner: Learner, resume: bool) -> tuple[TeacherState, d
 
 def _summary(run: Run, evaluation: dict[str, Any] | None) -> dict[str, Any]:
     network, last = run.config.teacher.network, run.last_metrics("teacher")
+    depth, critic_depth = network.depths
     return {
-        "depth": network.actor_depth or network.depth,
-        "critic_depth": network.critic_depth or network.depth,
+        "depth": depth,
+        "critic_depth": critic_depth,
         "width": network.width,
         "env_steps": last["env_steps"],
         "wall_s": last["wall_s"],

@@ -78,7 +78,7 @@ class Distiller:
         spec, config = self.spec, self.config
         representation = self.teacher.config.network.representation
         student_key, run_key = jax.random.split(key)
-        sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+        sizes = spec.sizes
         students = tuple(
             init_student(jax.random.fold_in(student_key, i), parse_size(name), sizes, representation)
             for i, name in enumerate(config.sizes)

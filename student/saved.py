@@ -83,7 +83,7 @@ def load_student(directory: Path) -> TrainedStudent:
         size: Size = parse_size(directory.name)
     except (ValueError, KeyError, TypeError) as error:
         raise FathomError(f"{directory} holds no student that this program knows: {error}") from error
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     template = jax.eval_shape(lambda: init_student(jax.random.key(0), size, sizes, representation))
     params = checkpoint.fill(template, saved.leaves, f"student {directory}")
     return TrainedStudent(directory.name, params, spec, teacher, saved.fingerprint)

@@ -60,6 +60,11 @@ class NetworkConfig(Group):
     representation: PositiveInt = 64
     """size of the space in which the critic measures distance"""
 
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Of the actor, and of both encoders."""
+        return self.actor_depth or self.depth, self.critic_depth or self.depth
+
     @model_validator(mode="after")
     def _kernels_take_bfloat16(self) -> Self:
         if self.fused and self.precision != "bfloat16":

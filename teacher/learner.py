@@ -99,11 +99,7 @@ class Learner:
         return self.devices.place(state, self.division)
 
     def _init_params(self, key: Array) -> Params:
-        return init_params(self.networks, key, self._sizes)
-
-    @property
-    def _sizes(self) -> tuple[int, int, int]:
-        return self.spec.observation_size, self.spec.action_size, self.spec.goal_size
+        return init_params(self.networks, key, self.spec.sizes)
 
     def _init(self, key: Array) -> TeacherState:
         """A fresh run, nothing collected yet."""
@@ -114,7 +110,7 @@ class Learner:
             params=params,
             optimiser=self.optimiser.init(self.devices.own_parts(params)),
             environments=self._new_environments(environment_key),
-            replay=replay.empty(collect.replay, self.devices.share(collect.envs), *self._sizes),
+            replay=replay.empty(collect.replay, self.devices.share(collect.envs), *self.spec.sizes),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
         )

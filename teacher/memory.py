@@ -80,7 +80,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, 
     merged = merges() if merged is None else merged
     collect = config.collect
     networks = make_networks(config.network, spec.action_size)
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     params = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
     moments = -(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices)
     batch, environments = -(-config.update.batch // devices), -(-collect.envs // devices)
@@ -133,7 +133,7 @@ def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None
     if needs.total <= free:
         return
     network = config.network
-    deepest = max(network.actor_depth or network.depth, network.critic_depth or network.depth)
+    deepest = max(network.depths)
     # Nothing shrinks with depth and some needs do not grow: a layer's share only falls, and what fits is
     # no deeper than in proportion.
     depths = range(BLOCK_DEPTH, deepest * free // needs.total + 1, BLOCK_DEPTH)
@@ -208,8 +208,7 @@ def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
     """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
     network = config.network
     width = network.width
-    actor = network.actor_depth or network.depth
-    encoder = network.critic_depth or network.depth
+    actor, encoder = network.depths
     # A batch's rows pass the state-action encoder twice and teach it once.
     walked, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
     # XLA widens what was kept in bfloat16, as a whole, where it sums over it: that is not counted as less.

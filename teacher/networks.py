@@ -94,8 +94,7 @@ def make_networks(config: NetworkConfig, action_size: int) -> Networks:
             depth, config.width, outputs, config.architecture, config.precision, config.fused
         )
 
-    actor_depth = config.actor_depth or config.depth
-    critic_depth = config.critic_depth or config.depth
+    actor_depth, critic_depth = config.depths
     return Networks(
         actor=network(actor_depth, 2 * action_size),
         state_action=network(critic_depth, config.representation),

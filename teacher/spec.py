@@ -106,6 +106,11 @@ class TaskSpec(_Part):
         return self.observation[-1].stop
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of observation, action and goal: what networks are made for."""
+        return self.observation_size, self.action_size, self.goal_size
+
+    @property
     def goal_size(self) -> int:
         return len(self.goal.entries)
 

@@ -83,7 +83,7 @@ def load_teacher(directory: Path) -> Teacher:
     if not run_fused_kernels(jax.local_devices()):
         network = network.model_copy(update={"fused": False})  # the same results, up to rounding
     networks = make_networks(network, spec.action_size)
-    sizes = (spec.observation_size, spec.action_size, spec.goal_size)
+    sizes = spec.sizes
     template = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
     prefix = ".params"
     leaves = {
