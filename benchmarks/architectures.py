@@ -28,7 +28,7 @@ from pipelines.presets import preset
 from teacher.config import TeacherConfig
 from teacher.devices import Devices
 from teacher.errors import Diverged
-from teacher.evaluate import evaluation_starts, run_episodes, summarise
+from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner
 from teacher.networks import (
     ResidualNetwork,
@@ -139,8 +139,10 @@ def trained(name: str, depth: int, width: int, iterations: int, seed: int) -> Ro
         return row | {"diverged": str(error)}
     state, metrics = last
     row["wall_s"] = time.perf_counter() - begun
-    held_out = evaluation_starts(learner.simulation, learner.config.evaluate.episodes)
-    score = summarise(run_episodes(learner.simulation, learner.policy(state.params), held_out)[0])
+    layout = evaluation_layout(learner.config)
+    held_out = evaluation_starts(learner.simulation, learner.config.evaluate.episodes, layout)
+    outcomes, _ = run_episodes(learner.simulation, learner.policy(state.params), held_out)
+    score = summarise(outcomes, layout)
     named = ("critic_loss", "critic_accuracy", "saturation", "actor_gradient_norm", "critic_gradient_norm")
     row |= {key: metrics[key] for key in named}
     return row | {key: score[key] for key in ("success_final", "time_at_goal", "final_distance")}

@@ -8,8 +8,7 @@ import numpy as np
 
 from export.controller import Controller
 from teacher.evaluate import evaluation_starts, outcomes, summarise
-from teacher.simulation import Policy, Trajectories, simulation
-from teacher.tasks import Task
+from teacher.simulation import Policy, Simulation, Trajectories
 
 RECORDED_EPISODES = 4
 
@@ -25,14 +24,13 @@ def batched(controller: Controller) -> Policy:
 
 
 def control(
-    controller: Controller, engine: str, episodes: int, seed: int | None = None
+    controller: Controller, robot: Simulation, layout: str, episodes: int, seed: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Held-out episodes of the controller, one robot at a time, every step timed.
 
     A deadline is missed when an answer takes longer than the control period.
     Returns: figures for the summary; the first episodes as a recording (see `record`)."""
-    robot = simulation(controller.spec["name"], engine)
-    starts = evaluation_starts(robot, episodes, seed)
+    starts = evaluation_starts(robot, episodes, layout, seed)
     seconds: list[float] = []
 
     def timed(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -48,8 +46,8 @@ def control(
     trajectories = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *runs)
     latency = np.array(seconds) * 1e6
     figures = {
-        "engine": engine,
-        **summarise(outcomes(robot.task.spec, trajectories, starts.goal)),
+        "engine": robot.engine_name,
+        **summarise(outcomes(robot.task.spec, trajectories, starts.goal), layout),
         "latency_us_p50": float(np.percentile(latency, 50)),
         "latency_us_p99": float(np.percentile(latency, 99)),
         "latency_us_max": float(latency.max()),
@@ -59,7 +57,7 @@ def control(
     return figures, record(robot.task, trajectories, starts.goal)
 
 
-def record(task: Task, trajectories: Trajectories, goal: np.ndarray) -> dict[str, Any]:
+def record(task: Any, trajectories: Trajectories, goal: np.ndarray) -> dict[str, Any]:
     """The first episodes as JSON: points of the robot [L][P][3] in metres, goal, distance at each step."""
     spec = task.spec
     count = min(RECORDED_EPISODES, goal.shape[0])

@@ -17,8 +17,8 @@ class ExportConfig(Group):
 
 
 class ControlConfig(Group):
-    engine: str = "mujoco"
-    """simulator that stands in for the robot"""
+    engine: str | None = None
+    """simulator that stands in for the robot; if not given, the MuJoCo C engine where the task runs there"""
     episodes: Episodes = 256
     """held-out episodes that the exported controller runs"""
 

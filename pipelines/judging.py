@@ -14,7 +14,7 @@ from pipelines import closed_loop
 from student import assess
 from student.networks import Student, act, embed_goal, embed_state_action
 from teacher.compilation import jit_once
-from teacher.evaluate import Outcomes, evaluation_starts, run_episodes, summarise
+from teacher.evaluate import Outcomes, evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.simulation import Simulation, simulation_of
 from teacher.tasks import Start
 from teacher.trained import Teacher
@@ -28,6 +28,7 @@ class Yardstick(NamedTuple):
 
     teacher: Teacher
     simulation: Simulation
+    layout: str
     starts: Start
     outcomes: Outcomes
     asked: tuple[Array, ...]  # of every critic: see assess.critic_answers
@@ -36,7 +37,8 @@ class Yardstick(NamedTuple):
     @classmethod
     def of(cls, teacher: Teacher, episodes: int) -> Self:
         simulation = simulation_of(teacher.config.task)
-        starts = evaluation_starts(simulation, episodes)
+        layout = evaluation_layout(teacher.config)
+        starts = evaluation_starts(simulation, episodes, layout)
         outcomes, lived = run_episodes(simulation, teacher.policy(), starts)
         length, _, size = lived.action.shape
         count = min(AGREEMENT_STATES, episodes)
@@ -50,13 +52,13 @@ class Yardstick(NamedTuple):
             further,
         )
         answers = _answers(teacher.embed_state_action, teacher.embed_goal, teacher.params, asked)
-        return cls(teacher, simulation, starts, outcomes, asked, answers)
+        return cls(teacher, simulation, layout, starts, outcomes, asked, answers)
 
     def closed_loop(self, controller: Controller) -> dict[str, Any]:
         """The controller's score on the same episodes, and its retention."""
         found, _ = run_episodes(self.simulation, closed_loop.batched(controller), self.starts)
         of_teacher = {"teacher_time_at_goal": float(self.outcomes.time_at_goal.mean())}
-        return summarise(found) | of_teacher | assess.retention(found, self.outcomes)
+        return summarise(found, self.layout) | of_teacher | assess.retention(found, self.outcomes)
 
     def critic(self, student: Student) -> dict[str, float]:
         """How far the student's critic agrees with the teacher's."""

@@ -28,11 +28,14 @@ from student.saved import TrainedStudent, load_student, save_students
 from student.saved import restore_state as restore_distillation
 from student.saved import save_state as save_distillation
 from teacher import checkpoint
+from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
 from teacher.memory import require_fit
+from teacher.simulation import randomised, require_randomisable, simulation
 from teacher.spec import TaskSpec
-from teacher.tasks import make_task
+from teacher.tasks import Task, make_task
 from teacher.tasks.engines import ENGINES
 from teacher.train import require_finite
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
@@ -44,17 +47,20 @@ _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
 def check(config: Config, *, trained: bool = False) -> None:
-    """Refuses names that no task or engine has, and a teacher still to be trained that the devices here
-    cannot divide or hold, before anything is created."""
+    """Refuses names that no task or engine has, physics that cannot be randomised as asked, and a teacher
+    still to be trained that the devices here cannot divide or hold, before anything is created."""
     task = make_task(config.teacher.task.name)
     trains_in = [name for name in task.engines if ENGINES[name].compiled]
     asked = (
         ("task.engine", config.teacher.task.engine, trains_in),
+        ("task.layout", config.teacher.task.layout, task.layouts),
+        ("evaluate.layout", config.teacher.evaluate.layout, task.layouts),
         ("control.engine", config.control.engine, task.engines),
     )
-    for field, engine, allowed in asked:
-        if engine is not None and engine not in allowed:
-            raise unknown_name(f"{field} for task {task.spec.name!r}", engine, allowed)
+    for field, name, allowed in asked:
+        if name is not None and name not in allowed:
+            raise unknown_name(f"{field} for task {task.spec.name!r}", name, allowed)
+    require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     if not trained:
         require_devices(config.teacher, jax.devices())
         require_fit(config.teacher, task.spec, jax.device_count())
@@ -242,10 +248,15 @@ def control(
     run = Run(bundle.parent.parent)
     in_run = bundle.parent.name == "export" and (run.path / "config.json").is_file()
     settings = run.config.control if in_run else ControlConfig()
-    asked = (engine or settings.engine, episodes or settings.episodes, seed)
     with _controller_errors():
         controller = load_controller(bundle)
-        task = make_task(controller.spec["name"])
+        name = run.config.teacher.task.name if in_run else controller.spec["name"]
+        layout = evaluation_layout(
+            run.config.teacher if in_run else TeacherConfig(task=TaskConfig(name=name))
+        )
+        task = make_task(name)
+        usual = (control_engine(task, settings), settings.episodes, None)
+        asked = (engine or usual[0], episodes or usual[1], seed)
         if controller.spec != task.spec.model_dump(mode="json"):
             raise FathomError(
                 f"{bundle} is for another version of task {task.spec.name!r} than this program's"
@@ -253,14 +264,21 @@ def control(
         if asked[0] not in task.engines:
             raise unknown_name(f"engine for task {task.spec.name!r}", asked[0], task.engines)
         display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
-        figures, recording = closed_loop.control(controller, *asked)
+        figures, recording = closed_loop.control(
+            controller, simulation(name, asked[0]), layout, episodes=asked[1], seed=seed
+        )
     figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
-    if in_run and asked == (settings.engine, settings.episodes, None):
+    if in_run and asked == usual:
         folder = run.path / "control" / bundle.name
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "episodes.json", recording)
         run.update_summary({"control": {bundle.name: figures}})
     return figures
+
+
+def control_engine(task: Task, settings: ControlConfig) -> str:
+    """The simulator that stands in for the robot: as set, or the C engine where the task runs there."""
+    return settings.engine or ("mujoco" if "mujoco" in task.engines else task.engines[-1])
 
 
 def selected_bundle(run: Run) -> Path:
@@ -308,4 +326,5 @@ def _is_controlled(run: Run, name: str) -> bool:
     figures, config = run.summary.get("control", {}).get(name, {}), run.config.control
     exported = run.summary["export"][name]["student_sha256"]
     found = (figures.get("student_sha256"), figures.get("engine"), figures.get("episodes"))
-    return found == (exported, config.engine, config.episodes)
+    engine = control_engine(make_task(run.config.teacher.task.name), config)
+    return found == (exported, engine, config.episodes)

@@ -13,8 +13,9 @@ from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
 from teacher import checkpoint
 from teacher.errors import Diverged
-from teacher.evaluate import evaluation_starts, run_episodes, summarise
+from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
+from teacher.simulation import simulation_of
 from teacher.train import restore_state, save_state, train
 
 _BACKGROUND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
@@ -34,9 +35,10 @@ def teach(run: Run, display: Display, *, resume: bool) -> dict[str, Any]:
         start, evaluation = restored
         display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
         warn_of_versions(run, "teacher", display)
-    held_out = evaluation_starts(learner.simulation, config.evaluate.episodes)
+    judge, layout = simulation_of(config.task), evaluation_layout(config)
+    held_out = evaluation_starts(judge, config.evaluate.episodes, layout)
     # Compiled beside the learner's own functions, which leave other cores idle.
-    ready = _BACKGROUND.submit(learner.simulation.prepare, held_out)
+    ready = _BACKGROUND.submit(judge.prepare, held_out)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
     run.rewind_metrics("teacher", done)
@@ -51,9 +53,8 @@ def teach(run: Run, display: Display, *, resume: bool) -> dict[str, Any]:
             evaluation = None
             if done % config.evaluate.every == 0 or done == total:
                 ready.result()
-                evaluation = summarise(
-                    run_episodes(learner.simulation, learner.policy(state.params), held_out)[0]
-                )
+                outcomes, _ = run_episodes(judge, learner.policy(state.params), held_out)
+                evaluation = summarise(outcomes, layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             run.append_metrics("teacher", line | ({"evaluation": evaluation} if evaluation else {}))

@@ -27,7 +27,7 @@ from student.networks import (
 )
 from teacher.compilation import jit_once
 from teacher.networks import Params
-from teacher.simulation import Trajectories, simulation_of
+from teacher.simulation import Trajectories, training_simulation_of
 from teacher.tasks import achieved_goal
 from teacher.trained import Teacher
 
@@ -64,7 +64,7 @@ class Distiller:
 
     def __init__(self, config: StudentConfig, teacher: Teacher):
         self.config, self.teacher = config, teacher
-        self.simulation = simulation_of(teacher.config.task)
+        self.simulation = training_simulation_of(teacher.config)
         self.spec = teacher.spec
         decay = optax.cosine_decay_schedule(config.rate, config.rounds * config.updates, alpha=0.01)
         self.optimiser = optax.adam(decay)
@@ -113,7 +113,7 @@ class Distiller:
     def _visit(self, state: DistillState) -> tuple[Trajectories, np.ndarray]:
         """One episode in every environment, and the goals [E, G] that were asked for."""
         start_key, noise_key = jax.random.split(self._round_key(state, 0))
-        start = self.simulation.starts(start_key, self.config.envs)
+        start = self.simulation.starts(start_key, self.config.envs, self.teacher.config.task.layout)
         calls = itertools.count()
         teacher_acts = int(state.round) < self.config.teacher_rounds
 

@@ -8,6 +8,8 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -26,6 +28,7 @@ def _whole_blocks(depth: int) -> int:
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Spread = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 
 
@@ -40,6 +43,27 @@ class TaskConfig(Group):
     """task to learn; `pipeline tasks` lists them"""
     engine: str | None = None
     """simulator to train in; the task's first one if not given"""
+    layout: str | None = None
+    """goals to train on; the task's first layout if not given"""
+
+
+class RandomiseConfig(Group):
+    """How physics differ between the episodes of training; none of it applies to evaluation.
+
+    A field that is not given is as the task sets it."""
+
+    friction: Spread | None = None
+    """factors of friction lie within 1 - this and 1 + this"""
+    mass: Spread | None = None
+    """factors of masses and inertias, likewise"""
+    strength: Spread | None = None
+    """factors of actuators' gains and force limits, likewise"""
+    latency: NonNegativeInt | None = None
+    """control steps by which actions come late, at most"""
+    push: NonNegativeFloat | None = None
+    """largest sudden change of velocity: of the base in m/s, of joints where the base is fixed in rad/s"""
+    push_interval_s: PositiveFloat | None = None
+    """mean seconds between two pushes"""
 
 
 class NetworkConfig(Group):
@@ -113,6 +137,8 @@ class EvaluateConfig(Group):
     """held-out episodes of one evaluation"""
     every: PositiveInt = 10
     """iterations between two evaluations"""
+    layout: str | None = None
+    """goals to evaluate on; the task's last layout if not given"""
 
 
 class CheckpointConfig(Group):
@@ -126,6 +152,7 @@ class TeacherConfig(Group):
     """Settings of the teacher stage."""
 
     task: TaskConfig = TaskConfig()
+    randomise: RandomiseConfig = RandomiseConfig()
     network: NetworkConfig = NetworkConfig()
     update: UpdateConfig = UpdateConfig()
     collect: CollectConfig = CollectConfig()

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import scipy.stats
 
+from teacher.config import TeacherConfig
 from teacher.simulation import Policy, Simulation, Trajectories
 from teacher.spec import TaskSpec
-from teacher.tasks import Start, goal_distance
+from teacher.tasks import Start, goal_distance, make_task
 
 CONFIDENCE = 0.95
 # Evaluation has its own stream, the same for every run: held out from training, and paired.
@@ -22,25 +23,33 @@ class Outcomes(NamedTuple):
     success_final: Any  # whether the last step was
     success_any: Any  # whether any step was
     strict_final: Any  # whether the last step was within the stricter radius
+    time_near_goal: Any  # share of the episode's steps within the easy radius
     final_distance: Any  # in the goal's unit
 
 
 def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
-    """Trajectories of L steps and E episodes, goal [E, G]."""
+    """Trajectories of L steps and E episodes, goal [E, G]; no step after an episode's end is at the goal."""
     distance = goal_distance(spec, trajectories.observation[1:], goal)
-    near = distance <= spec.goal.success_radius
+    near = (distance <= spec.goal.success_radius) & trajectories.going
     return Outcomes(
         time_at_goal=near.mean(0),
         success_final=near[-1],
         success_any=near.any(0),
-        strict_final=distance[-1] <= spec.goal.strict_radius,
+        strict_final=(distance[-1] <= spec.goal.strict_radius) & trajectories.going[-1],
+        time_near_goal=((distance <= spec.goal.easy_radius) & trajectories.going).mean(0),
         final_distance=distance[-1],
     )
 
 
-def evaluation_starts(simulation: Simulation, episodes: int, seed: int | None = None) -> Start:
+def evaluation_layout(config: TeacherConfig) -> str:
+    """How goals are laid out in evaluation: as the settings say, or else the task."""
+    return config.evaluate.layout or make_task(config.task.name).layouts[-1]
+
+
+def evaluation_starts(simulation: Simulation, episodes: int, layout: str, seed: int | None = None) -> Start:
     """The first `episodes` held-out starts and goals of the task; others with a seed."""
-    return simulation.starts(jax.random.key(EVALUATION_SEED if seed is None else seed), episodes)
+    key = jax.random.key(EVALUATION_SEED if seed is None else seed)
+    return simulation.starts(key, episodes, layout)
 
 
 def run_episodes(simulation: Simulation, policy: Policy, start: Start) -> tuple[Outcomes, Trajectories]:
@@ -63,10 +72,10 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def summarise(result: Outcomes) -> dict[str, Any]:
-    """Means over episodes, each `key` with its interval as `key_interval`."""
+def summarise(result: Outcomes, layout: str) -> dict[str, Any]:
+    """Means over episodes, each `key` with its interval as `key_interval`, and how goals were laid out."""
     episodes = len(result.final_distance)
-    summary: dict[str, Any] = {"episodes": episodes}
+    summary: dict[str, Any] = {"episodes": episodes, "layout": layout}
     for key, values in result._asdict().items():
         summary[key] = float(np.mean(values))
         is_share = values.dtype == bool

@@ -29,7 +29,7 @@ from teacher.networks import (
     make_networks,
 )
 from teacher.replay import Batch, Replay, Rows
-from teacher.simulation import Policy, simulation_of
+from teacher.simulation import Policy, choose, training_simulation_of
 from teacher.tasks import achieved_goal
 
 Array = jax.Array
@@ -66,7 +66,7 @@ class Learner:
         self.config = config
         self.devices = devices or Devices()
         require_devices(config, self.devices.all)
-        self.simulation = simulation_of(config.task)
+        self.simulation = training_simulation_of(config)
         self.spec = self.simulation.task.spec
         self.networks = networks or make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
@@ -118,7 +118,7 @@ class Learner:
     def _new_environments(self, key: Array) -> Environments:
         start_key, step_key = jax.random.split(key)
         numbers = self.devices.rows(self.config.collect.envs)
-        start = self.simulation.draw(start_key, numbers)
+        start = self.simulation.draw(start_key, numbers, self.config.task.layout)
         # Episodes end at different times, so that every batch of rows holds all their phases.
         draw = partial(jax.random.randint, shape=(), minval=0, maxval=self.spec.episode_length)
         step = jax.vmap(draw)(_keys(step_key, numbers))
@@ -157,14 +157,9 @@ class Learner:
         outcome = achieved_goal(self.spec, self.simulation.observe(physics))
         rows = Rows(observation, action, outcome, episode)
 
-        done = step + 1 >= self.spec.episode_length
-        start = self.simulation.draw(start_key, numbers)
-        fresh = self.simulation.reset(start), start.goal
-        physics, goal = jax.tree.map(
-            lambda new, old: jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), new, old),
-            fresh,
-            (physics, goal),
-        )
+        done = (step + 1 >= self.spec.episode_length) | self.simulation.ended(physics)
+        start = self.simulation.draw(start_key, numbers, self.config.task.layout)
+        physics, goal = choose(done, (self.simulation.reset(start), start.goal), (physics, goal))
         return Environments(physics, goal, jnp.where(done, 0, step + 1), episode + done), rows
 
     def update_many(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:

@@ -5,12 +5,15 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from teacher.compilation import jit_once, jit_physics
-from teacher.config import TaskConfig
+from teacher.config import TaskConfig, TeacherConfig
+from teacher.errors import UsageError
+from teacher.randomise import Conditions, Randomisation, draw, pushes
 from teacher.tasks import Start, Task, make_task
-from teacher.tasks.engines import make_engine
+from teacher.tasks.engines import ENGINES, make_engine
 
 Array = jax.Array
 # (observation [E, N], goal [E, G]) -> action [E, A]
@@ -18,52 +21,97 @@ Policy = Callable[[Any, Any], Any]
 
 # Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
 ROLLOUT_BATCHES = (64, 256)
+NOTHING_RANDOM = Randomisation()
 
 
 class Trajectories(NamedTuple):
-    """L steps of E episodes; NumPy arrays."""
+    """L steps of E episodes; NumPy arrays. An episode that has ended stands still."""
 
     qpos: np.ndarray  # [L + 1, E, nq]
     observation: np.ndarray  # [L + 1, E, N]: the first before, each other after an action
     action: np.ndarray  # [L, E, A]
+    going: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
+
+
+class Running(NamedTuple):
+    """E environments between two control steps."""
+
+    physics: Any  # the engine's own
+    conditions: Any  # Conditions [E]; () where nothing is random
+    step: Any  # [E] int32: control steps since the episode began
+    waiting: Any  # [E, D, A]: the newest D actions, the newest first
 
 
 class Simulation:
-    """E environments of one task; states are the engine's own, and the C engine changes them in place."""
+    """Environments of one task; the C engine changes their states in place."""
 
-    def __init__(self, task: Task, engine: str):
-        self.task, self.engine_name = task, engine
+    def __init__(self, task: Task, engine: str, randomise: Randomisation = NOTHING_RANDOM):
+        self.task, self.engine_name, self.randomise = task, engine, randomise
         self.engine = make_engine(task, engine)
+        require_randomisable(task, engine, randomise)
+        self.can_end = type(task).ended is not Task.ended
         self._begin: Callable[..., Any] = self._first
         self._advance: Callable[..., Any] = self._next
+        self._draw_pushes: Callable[..., Any] = self._pushes
         if self.engine.compiled:
             self._begin = jit_physics(self._first)
             self._advance = jit_physics(self._next)
+        else:
+            self._draw_pushes = jit_once(self._pushes)
 
-    def reset(self, start: Start) -> Any:
-        return self.engine.init(start.qpos, start.qvel)
+    def reset(self, start: Start) -> Running:
+        physics = self.engine.init(start.qpos, start.qvel, start.conditions)
+        environments = len(start.goal)
+        waiting = np.zeros((environments, self.randomise.latency, self.task.spec.action_size), np.float32)
+        return Running(physics, start.conditions, np.zeros(environments, np.int32), waiting)
 
-    def observe(self, state: Any) -> Any:
+    def observe(self, state: Running) -> Any:
         with jax.default_matmul_precision("highest"):  # TF32 would move a flange by a millimetre
-            return self.task.observe(*self.engine.joints(state))
+            return self.task.observe(self.engine.read(state.physics))
 
-    def step(self, state: Any, action: Any) -> Any:
-        qpos, _ = self.engine.joints(state)
-        return self.engine.step(state, self.task.control(qpos, action))
+    def ended(self, state: Running) -> Any:
+        """[E]: whether the task ends an episode here."""
+        return self.task.ended(self.engine.read(state.physics))
 
-    def draw(self, key: Array, numbers: Array) -> Start:
-        """Independent starts with these numbers [E]; pure. A number's start depends on the key alone."""
-        return _draw(self.task, key, numbers)
+    def step(self, state: Running, action: Any) -> Running:
+        xp = action.__array_namespace__()
+        physics, waiting = state.physics, state.waiting
+        if self.randomise.latency:
+            sent = xp.concatenate([action[:, None], waiting], axis=1)
+            action, waiting = sent[xp.arange(len(sent)), state.conditions.delay], sent[:, :-1]
+        if self.randomise.push:
+            physics = self.engine.push(physics, self._draw_pushes(state.conditions, state.step))
+        control = self.task.control(self.engine.read(physics), action)
+        physics = self.engine.step(physics, control, state.conditions)
+        return Running(physics, state.conditions, state.step + 1, waiting)
 
-    def starts(self, key: Array, episodes: int) -> Start:
+    def _pushes(self, conditions: Conditions, step: Array) -> Array:
+        """[E, nv]"""
+        task = self.task
+        pushed = list(task.pushed)
+        drawn = pushes(self.randomise, conditions, step, task.spec.control_dt, len(pushed))
+        size = jax.eval_shape(partial(task.start, layout=task.layouts[0]), jax.random.key(0)).qvel.size
+        return jnp.zeros((len(drawn), size)).at[:, pushed].set(drawn)
+
+    def draw(self, key: Array, numbers: Array, layout: str | None = None) -> Start:
+        """Independent starts with these numbers [E]; pure. A number's start depends on the key alone.
+
+        The goals are laid out as for training if no layout is named."""
+        return _draw(self.task, self.randomise, layout or self.task.layouts[0], key, numbers)
+
+    def starts(self, key: Array, episodes: int, layout: str | None = None) -> Start:
         """The starts with numbers 0 to episodes - 1, in NumPy."""
-        return jax.tree.map(np.asarray, _compiled_draw(self.task, key, np.arange(episodes)))
+        drawn = _compiled_draw(
+            self.task, self.randomise, layout or self.task.layouts[0], key, np.arange(episodes)
+        )
+        return jax.tree.map(np.asarray, drawn)
 
     def prepare(self, start: Start) -> None:
         """Compiles what a rollout from these starts needs; may run beside other work."""
         batch = self._batch(len(start.goal))
-        state, _, _ = self._begin(_rows(start, 0, batch))
-        self._advance(state, np.zeros((batch, self.task.spec.action_size), np.float32))
+        state, _ = self._begin(_rows(start, 0, batch))
+        action = np.zeros((batch, self.task.spec.action_size), np.float32)
+        self._advance(state, action, np.ones(batch, bool))
 
     def rollout(self, policy: Policy, start: Start) -> Trajectories:
         """One episode of any policy from each start (NumPy), stepped from the host.
@@ -82,22 +130,72 @@ class Simulation:
         return fitting[0] if self.engine.compiled else episodes
 
     def _rollout(self, policy: Policy, start: Start) -> Trajectories:
-        state, qpos, observation = self._begin(start)
-        seen, actions = [(np.asarray(qpos), np.asarray(observation))], []
+        state, seen = self._begin(start)
+        frames, actions = [_on_host(seen)], []
+        going: list[np.ndarray] = []
         for _ in range(self.task.spec.episode_length):
-            actions.append(np.asarray(policy(seen[-1][1], start.goal)))
-            state, qpos, observation = self._advance(state, actions[-1])
-            seen.append((np.asarray(qpos), np.asarray(observation)))
-        positions, observations = (np.stack(values) for values in zip(*seen, strict=True))
-        return Trajectories(positions, observations, np.stack(actions))
+            going.append(~frames[-1].ended & (going[-1] if going else True))
+            actions.append(np.asarray(policy(frames[-1].observation, start.goal)))
+            state, seen = self._advance(state, actions[-1], going[-1])
+            frames.append(_on_host(seen))
+        qpos, observation, _ = (np.stack(values) for values in zip(*frames, strict=True))
+        return Trajectories(qpos, observation, np.stack(actions), np.stack(going))
 
-    def _first(self, start: Start) -> tuple[Any, Any, Any]:
+    def _first(self, start: Start) -> tuple[Running, "_Frame"]:
         state = self.reset(start)
-        return state, self.engine.joints(state)[0], self.observe(state)
+        return state, self._frame(state)
 
-    def _next(self, state: Any, action: Any) -> tuple[Any, Any, Any]:
-        state = self.step(state, action)
-        return state, self.engine.joints(state)[0], self.observe(state)
+    def _next(self, state: Running, action: Any, going: Any) -> tuple[Running, "_Frame"]:
+        """One control step of the environments [E] that are still going; the others stay as they are."""
+        if not self.can_end:
+            state = self.step(state, action)
+        elif self.engine.compiled:
+            state = choose(going, self.step(state, action), state)
+        else:
+            self._step_some(state, action, np.flatnonzero(going))
+        return state, self._frame(state)
+
+    def _step_some(self, state: Running, action: np.ndarray, rows: np.ndarray) -> None:
+        """Steps these environments of the C engine, in place."""
+        some = Running([state.physics[i] for i in rows], *jax.tree.map(lambda leaf: leaf[rows], state[1:]))
+        if len(rows):
+            moved = self.step(some, action[rows])
+            state.step[rows], state.waiting[rows] = moved.step, moved.waiting
+
+    def _frame(self, state: Running) -> "_Frame":
+        qpos = self.engine.read(state.physics).qpos
+        return _Frame(qpos, self.observe(state), self.ended(state))
+
+
+class _Frame(NamedTuple):
+    """What a rollout keeps of a step; [E, ...]."""
+
+    qpos: Any
+    observation: Any
+    ended: Any
+
+
+def _on_host(frame: _Frame) -> _Frame:
+    return _Frame(*map(np.asarray, frame))
+
+
+def choose(condition: Array, yes: Any, no: Any) -> Any:
+    """Rows of `yes` where the condition [E] holds, of `no` elsewhere; trees of arrays [E, ...]."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(jnp.reshape(condition, (-1, *[1] * (jnp.ndim(b) - 1))), a, b), yes, no
+    )
+
+
+def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> None:
+    """Raises UsageError for randomisation that the task or the engine cannot do."""
+    known = [name for name in task.engines if ENGINES[name].alters_model]
+    if randomise.alters_model and engine not in known:
+        raise UsageError(
+            f"randomise.friction, mass and strength: engine {engine!r} cannot vary them; "
+            f"task {task.spec.name!r} can in: {', '.join(known) or 'none'}"
+        )
+    if randomise.push and not (ENGINES[engine].takes_pushes and task.pushed):
+        raise UsageError(f"randomise.push: task {task.spec.name!r} on engine {engine!r} takes no pushes")
 
 
 def _rows(start: Start, first: int, count: int) -> Start:
@@ -106,21 +204,39 @@ def _rows(start: Start, first: int, count: int) -> Start:
     return jax.tree.map(lambda leaf: leaf[rows], start)
 
 
-def _draw(task: Task, key: Array, numbers: Array) -> Start:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
+def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers: Array) -> Start:
+    def one(number: Array) -> Start:
+        own_key = jax.random.fold_in(key, number)
+        start = task.start(own_key, layout)
+        if randomise.alters_anything:
+            start = start._replace(conditions=draw(randomise, jax.random.fold_in(own_key, 1)))
+        return start
+
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(task.start)(keys)
+        return jax.vmap(one)(numbers)
 
 
-_compiled_draw = jit_once(_draw, static_argnums=0)  # one for all engines of a task
+_compiled_draw = jit_once(_draw, static_argnums=(0, 1, 2))  # one for all engines of a task
 
 
 @cache
-def simulation(task: str, engine: str | None = None) -> Simulation:
+def simulation(task: str, engine: str | None = None, randomise: Randomisation = NOTHING_RANDOM) -> Simulation:
     """The named task on the named engine, by default its first; one for all stages of a process."""
     made = make_task(task)
-    return Simulation(made, engine or made.engines[0])
+    return Simulation(made, engine or made.engines[0], randomise)
 
 
 def simulation_of(config: TaskConfig) -> Simulation:
+    """Where policies are evaluated: nothing is random but starts and goals."""
     return simulation(config.name, config.engine)
+
+
+def training_simulation_of(config: TeacherConfig) -> Simulation:
+    """Where experience is gathered: physics differ between episodes, as far as settings and task say."""
+    return simulation(config.task.name, config.task.engine, randomised(config))
+
+
+def randomised(config: TeacherConfig) -> Randomisation:
+    """How far physics differ between episodes of training."""
+    found = make_task(config.task.name).randomise.changed(config.randomise)
+    return found if found.alters_anything else NOTHING_RANDOM

@@ -4,6 +4,7 @@ Checkpoints, students and exported bundles each hold it whole; nothing downstrea
 types a number again that stands here.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -44,10 +45,14 @@ class GoalSpec(_Part):
     high: Floats = Field(description="upper edge of the training range, in `unit`")
     success_radius: PositiveFloat
     strict_radius: PositiveFloat = Field(description="a tighter radius, reported beside success")
+    easy_radius: PositiveFloat = Field(description="a wider radius, reported beside success")
 
     @model_validator(mode="after")
-    def _same_length(self) -> Self:
+    def _consistent(self) -> Self:
         _same_lengths(self, "entries", "observation_indices", "low", "high")
+        radii = (self.strict_radius, self.success_radius, self.easy_radius)
+        if sorted(radii) != list(radii):
+            raise ValueError(f"strict, success and easy radius must not decrease, found {radii}")
         return self
 
 
@@ -59,10 +64,13 @@ class ActionSpec(_Part):
     unit: str
     scale: Floats
     offset: Floats
+    stiffness: Floats | None = Field(default=None, description="of joints that follow a position, N m/rad")
+    damping: Floats | None = Field(default=None, description="of joints that follow a position, N m s/rad")
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
-        _same_lengths(self, "joints", "scale", "offset")
+        gains = [name for name in ("stiffness", "damping") if getattr(self, name) is not None]
+        _same_lengths(self, "joints", "scale", "offset", *gains)
         return self
 
 
@@ -88,6 +96,38 @@ class JointSpec(_Part):
         return self
 
 
+class SensorTerm(ObservationTerm):
+    """Entries of one reading of the robot's sensors."""
+
+    noise: float = Field(ge=0, description="standard deviation of a reading's error, in `unit`")
+
+
+class DeployedGoal(_Part):
+    """The goal in a frame that the robot knows."""
+
+    name: str
+    entries: Names
+    unit: str
+    frame: str
+
+
+class DeployedSpec(_Part):
+    """What a policy can see on the robot: the newest readings of its sensors, and the goal from there."""
+
+    reading: tuple[SensorTerm, ...]
+    history: PositiveInt = Field(description="readings in an observation, the newest first")
+    goal: DeployedGoal
+
+    @property
+    def reading_size(self) -> int:
+        return self.reading[-1].stop
+
+    @model_validator(mode="after")
+    def _tiles(self) -> Self:
+        _require_tiling("reading", self.reading)
+        return self
+
+
 class TaskSpec(_Part):
     """Everything that a policy's user has to know about the task it was trained for."""
 
@@ -100,6 +140,9 @@ class TaskSpec(_Part):
     joints: JointSpec
     control_dt: PositiveFloat = Field(description="seconds between two actions")
     episode_length: PositiveInt = Field(description="control steps")
+    deployed: DeployedSpec | None = Field(
+        default=None, description="None: the robot knows observation and goal"
+    )
 
     @property
     def observation_size(self) -> int:
@@ -120,20 +163,25 @@ class TaskSpec(_Part):
 
     @model_validator(mode="after")
     def _tiles(self) -> Self:
-        if not self.observation:
-            raise ValueError("the observation has no terms")
-        expected = 0
-        for term in self.observation:
-            if term.start != expected:
-                raise ValueError(
-                    f"observation term {term.name!r} starts at {term.start}, expected {expected}: "
-                    "terms must tile the observation in order"
-                )
-            expected = term.stop
+        _require_tiling("observation", self.observation)
+        expected = self.observation_size
         outside = [i for i in self.goal.observation_indices if not 0 <= i < expected]
         if outside:
             raise ValueError(f"goal indices {outside} point outside the observation [0, {expected})")
         return self
+
+
+def _require_tiling(what: str, terms: Sequence[ObservationTerm]) -> None:
+    if not terms:
+        raise ValueError(f"the {what} has no terms")
+    expected = 0
+    for term in terms:
+        if term.start != expected:
+            raise ValueError(
+                f"{what} term {term.name!r} starts at {term.start}, expected {expected}: "
+                f"terms must tile the {what} in order"
+            )
+        expected = term.stop
 
 
 def _same_lengths(part: BaseModel, first: str, *others: str) -> None:

@@ -10,7 +10,7 @@ from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.devices import run_fused_kernels
 from teacher.errors import FathomError
-from teacher.evaluate import evaluation_starts, run_episodes, summarise
+from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.losses import distance
 from teacher.networks import (
     Networks,
@@ -98,9 +98,9 @@ def reevaluate(
 ) -> dict[str, Any]:
     """The teacher's score on held-out episodes, by default those on which its own run measured it."""
     task = teacher.config.task
-    where = simulation(task.name, engine or task.engine)
-    starts = evaluation_starts(where, episodes or teacher.config.evaluate.episodes, seed)
-    return summarise(run_episodes(where, teacher.policy(), starts)[0])
+    where, layout = simulation(task.name, engine or task.engine), evaluation_layout(teacher.config)
+    starts = evaluation_starts(where, episodes or teacher.config.evaluate.episodes, layout, seed)
+    return summarise(run_episodes(where, teacher.policy(), starts)[0], layout)
 
 
 def confirm(teacher: Teacher) -> dict[str, Any]:

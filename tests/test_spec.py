@@ -20,6 +20,7 @@ def goal(**changes):
         "high": (1.0, 1.0),
         "success_radius": 0.1,
         "strict_radius": 0.05,
+        "easy_radius": 0.5,
     }
     return GoalSpec(**(fields | changes))
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 import teacher.simulation
 from teacher.errors import UsageError
 from teacher.simulation import Simulation, Trajectories, simulation
-from teacher.tasks import TASKS, Start, achieved_goal, goal_distance, make_task
+from teacher.tasks import TASKS, Start, State, achieved_goal, goal_distance, make_task
 from teacher.tasks.fr3 import flange_position, joint_frames
 
 EPISODES = 6
@@ -52,7 +52,11 @@ def task(request):
 @cache
 def many_starts(name):
     keys = jax.random.split(jax.random.key(0), 200_000)
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(make_task(name).start))(keys))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: make_task(name).start(key, "all")))(keys))
+
+
+def at_rest(qpos):
+    return State(qpos, np.zeros_like(qpos), np.zeros_like(qpos))
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +69,18 @@ def fr3():
 
 def test_rollout_has_the_shapes_of_the_spec(case):
     spec = case.simulation.task.spec
-    qpos, observation, action = case.trajectories
+    qpos, observation, action, going = case.trajectories
     length = spec.episode_length
     assert qpos.shape == (length + 1, EPISODES, len(spec.joints.names))
     assert observation.shape == (length + 1, EPISODES, spec.observation_size)
     assert action.shape == (length, EPISODES, spec.action_size)
+    assert going.shape == (length, EPISODES)
     assert sum(len(term.entries) for term in spec.observation) == observation.shape[-1]
     assert achieved_goal(spec, observation).shape == (length + 1, EPISODES, spec.goal_size)
 
 
 def test_hundreds_of_random_steps_stay_finite_and_move(case):
-    qpos, observation, _ = case.trajectories
+    qpos, observation = case.trajectories[:2]
     assert np.isfinite(qpos).all()
     assert np.isfinite(observation).all()
     assert (np.ptp(qpos, axis=0) > 0.01).all()
@@ -83,7 +88,7 @@ def test_hundreds_of_random_steps_stay_finite_and_move(case):
 
 def test_a_rollout_begins_where_it_is_told(case):
     np.testing.assert_array_equal(case.trajectories.qpos[0], np.asarray(case.start.qpos))
-    first = case.simulation.task.observe(*(np.asarray(part) for part in case.start[:2]))
+    first = case.simulation.task.observe(State(*map(np.asarray, case.start[:2]), control=None))
     np.testing.assert_allclose(case.trajectories.observation[0], first, atol=1e-6)
 
 
@@ -133,7 +138,7 @@ def test_goals_can_be_met_within_joint_limits(task):
     for goal in many_starts(spec.name).goal[:20].astype(np.float64):
 
         def miss(qpos, goal=goal):
-            return achieved_goal(spec, task.observe(qpos, np.zeros_like(qpos))) - goal
+            return achieved_goal(spec, task.observe(at_rest(qpos))) - goal
 
         found = least_squares(miss, bent, bounds=(low, high), xtol=1e-10)
         assert np.linalg.norm(found.fun) < spec.goal.strict_radius / 2
@@ -147,9 +152,8 @@ def test_observation_and_control_mean_the_same_in_numpy_and_in_traced_jax(task):
     qvel = rng.normal(size=(2, 5, size)).astype(np.float32)
     action = rng.uniform(-1.5, 1.5, (2, 5, spec.action_size)).astype(np.float32)
     for function, inputs in [
-        (task.observe, (qpos, qvel)),
-        (task.control, (qpos, action)),
-        (task.skeleton, (qpos,)),
+        (task.observe, (State(qpos, qvel, action),)),
+        (task.control, (State(qpos, qvel, action), action)),
     ]:
         expected = function(*inputs)
         assert isinstance(expected, np.ndarray)
@@ -160,7 +164,6 @@ def test_observation_and_control_mean_the_same_in_numpy_and_in_traced_jax(task):
         one = jax.tree.map(lambda leaf: leaf[1, 3], inputs)
         np.testing.assert_allclose(function(*one), expected[1, 3], atol=1e-6)
         assert jax.eval_shape(function, *one).shape == expected.shape[2:]
-    assert task.skeleton(qpos).shape[-1] == 3
 
 
 def test_goal_distance_is_euclidean(task):
@@ -174,7 +177,7 @@ def test_goal_distance_is_euclidean(task):
 
 
 def test_the_model_has_the_joints_and_actuators_of_the_spec(task):
-    spec, model = task.spec, task.model()
+    spec, model = task.spec, task.model(task.engines[0])
     assert (model.nq, model.nv, model.nu) == (len(spec.joints.names),) * 2 + (spec.action_size,)
     assert tuple(model.joint(i).name for i in range(model.njnt)) == spec.joints.names
     driven = tuple(model.joint(model.actuator_trnid[i, 0]).name for i in range(model.nu))
@@ -187,8 +190,8 @@ def test_the_model_has_the_joints_and_actuators_of_the_spec(task):
 
 
 def test_actions_are_scaled_as_the_spec_says_and_clipped(task):
-    spec, model = task.spec, task.model()
-    home = np.array(spec.joints.default)
+    spec, model = task.spec, task.model(task.engines[0])
+    home = at_rest(np.array(spec.joints.default))
     for action in np.random.default_rng(2).uniform(-1, 1, (20, spec.action_size)):
         command = np.array(spec.action.offset) + np.array(spec.action.scale) * action
         np.testing.assert_allclose(task.control(home, action), command, rtol=1e-12)
@@ -303,7 +306,7 @@ def test_fr3_kinematics_are_those_of_the_urdf(fr3, urdf):
 
 
 def test_fr3_kinematics_are_those_of_its_mujoco_model(fr3):
-    model = fr3.model()
+    model = fr3.model("mjx")
     data = mujoco.MjData(model)
     for qpos in random_configurations(fr3.spec, 50):
         data.qpos = qpos
@@ -325,7 +328,7 @@ def test_fr3_limits_lie_inside_those_of_the_urdf(fr3, urdf):
 
 
 def test_fr3_masses_and_inertias_are_those_of_the_urdf(fr3, urdf):
-    model = fr3.model()
+    model = fr3.model("mjx")
     for i in range(1, 8):
         body = model.body(f"fr3_link{i}")
         inertial = urdf["link", f"fr3_link{i}"].find("inertial")
@@ -367,8 +370,8 @@ def test_fr3_turns_back_from_beyond_the_margin(fr3):
     joints = fr3.spec.joints
     at_limit = np.array(joints.upper)
     np.testing.assert_allclose(
-        fr3.control(at_limit, np.ones(7)), -joints.slowdown * joints.margin, atol=1e-12
+        fr3.control(at_rest(at_limit), np.ones(7)), -joints.slowdown * joints.margin, atol=1e-12
     )
     np.testing.assert_allclose(
-        fr3.control(np.array(joints.lower), -np.ones(7)), joints.slowdown * joints.margin, atol=1e-12
+        fr3.control(at_rest(np.array(joints.lower)), -np.ones(7)), joints.slowdown * joints.margin, atol=1e-12
     )

@@ -1,13 +1,22 @@
-"""What a task is: a MuJoCo model, a specification, and how they meet."""
+"""What a task is: how states become observations, actions controls, and where episodes begin."""
 
 import abc
 from typing import Any, NamedTuple
 
 import mujoco
 
+from teacher.randomise import Randomisation
 from teacher.spec import TaskSpec
 
 Array = Any  # NumPy or JAX
+
+
+class State(NamedTuple):
+    """What a task sees of a simulation; fields may carry leading batch axes."""
+
+    qpos: Array  # [nq]
+    qvel: Array  # [nv]
+    control: Array  # [U] held during the last control period; zero where an episode begins
 
 
 class Start(NamedTuple):
@@ -16,14 +25,14 @@ class Start(NamedTuple):
     qpos: Array
     qvel: Array
     goal: Array
+    conditions: Any = ()  # the episode's own physics: drawn by the simulation, never by a task
 
 
 class Task(abc.ABC):
     """One task. Every method is pure; arrays may be NumPy or JAX and carry any leading axes.
 
-    The engine integrates `model()`; the task only says how states become observations
-    and how actions become controls, so that every engine shares one meaning.
-    """
+    An engine integrates; the task only says how states become observations and how actions become
+    controls, so that every engine shares one meaning."""
 
     @property
     @abc.abstractmethod
@@ -35,25 +44,57 @@ class Task(abc.ABC):
     def engines(self) -> tuple[str, ...]:
         """Names of the engines that run this task, the default first."""
 
-    @abc.abstractmethod
-    def model(self) -> mujoco.MjModel:
-        """The MuJoCo model; its time step divides `spec.control_dt`."""
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Names of the ways to lay out goals: the first to train on, the last to evaluate on."""
+        return ("all",)
+
+    @property
+    def randomise(self) -> Randomisation:
+        """How physics differ between the episodes of training, unless settings say otherwise."""
+        return Randomisation()
+
+    @property
+    def pushed(self) -> tuple[int, ...]:
+        """Entries of qvel that a push changes: a base's, or those of joints where the base is fixed."""
+        return ()
 
     @abc.abstractmethod
-    def start(self, key: Array) -> Start:
-        """Draws one start state and goal from the training distribution."""
+    def start(self, key: Array, layout: str) -> Start:
+        """Draws one start state and, from the named layout, its goal."""
 
     @abc.abstractmethod
-    def observe(self, qpos: Array, qvel: Array) -> Array:
-        """[..., nq], [..., nv] -> observation [..., N]."""
+    def observe(self, state: State) -> Array:
+        """-> observation [..., N]."""
 
     @abc.abstractmethod
-    def control(self, qpos: Array, action: Array) -> Array:
-        """State [..., nq] and action [..., A] in [-1, 1] -> actuator controls [..., U]."""
+    def control(self, state: State, action: Array) -> Array:
+        """State and action [..., A] in [-1, 1] -> actuator controls [..., U]."""
+
+    def ended(self, state: State) -> Array:
+        """-> [...] bool: whether the episode ends here, before its time."""
+        xp = state.qpos.__array_namespace__()
+        return xp.zeros(state.qpos.shape[:-1], dtype=bool)
+
+
+class MujocoTask(Task):
+    """A task whose robot and surroundings are a MuJoCo model."""
 
     @abc.abstractmethod
-    def skeleton(self, qpos: Array) -> Array:
-        """[..., nq] -> points [..., P, 3] in metres, in the order in which links connect them."""
+    def model(self, engine: str) -> mujoco.MjModel:
+        """The model as the named engine integrates it; its time step divides `spec.control_dt`."""
+
+    @abc.abstractmethod
+    def marker(self, goal: Array) -> Array:
+        """Goal [..., G] -> the point [..., 3] in metres at which to show it."""
+
+
+class AnalyticTask(Task):
+    """A task that integrates itself, by the engine `analytic`."""
+
+    @abc.abstractmethod
+    def advance(self, state: State, control: Array) -> State:
+        """The state [...] after one control period under controls [..., U]."""
 
 
 def achieved_goal(spec: TaskSpec, observation: Array) -> Array:

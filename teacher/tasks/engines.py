@@ -1,10 +1,11 @@
-"""The simulators: one MuJoCo model, three ways to integrate it.
+"""The simulators: one description of a task, several ways to integrate it.
 
-`mjx` and `brax` are pure JAX and run batched inside compiled code; `mujoco` is the C
-engine, the other simulator that an exported policy must survive.
+`mjx` and `brax` are pure JAX and run batched inside compiled code; `mujoco` is the C engine, the
+other simulator that an exported policy must survive; `analytic` is a task's own arithmetic.
 """
 
 import contextlib
+import copy
 import io
 import warnings
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +16,8 @@ import mujoco
 import numpy as np
 
 from teacher.errors import FathomError, unknown_name
-from teacher.tasks.base import Array, Task
+from teacher.randomise import Conditions
+from teacher.tasks.base import AnalyticTask, Array, MujocoTask, State, Task
 
 UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
@@ -25,18 +27,23 @@ UNSTABLE = (
 
 
 class Engine(Protocol):
-    """A batch of simulations of one model; E is the number of environments."""
+    """A batch of simulations of one task; E is the number of environments."""
 
     compiled: bool  # whether the methods are pure JAX and may stand inside jit
+    alters_model: bool  # whether friction, mass and strength may differ between environments
+    takes_pushes: bool
 
-    def init(self, qpos: Any, qvel: Any) -> Any:
-        """Joint state [E, nq], [E, nv] -> the engine's own state."""
+    def init(self, qpos: Any, qvel: Any, conditions: Any) -> Any:
+        """Joint state [E, nq], [E, nv] and conditions [E], or (), -> the engine's own state."""
 
-    def step(self, state: Any, control: Any) -> Any:
+    def step(self, state: Any, control: Any, conditions: Any) -> Any:
         """Holds controls [E, U] for one control period."""
 
-    def joints(self, state: Any) -> tuple[Any, Any]:
-        """The engine's state -> qpos [E, nq], qvel [E, nv]."""
+    def push(self, state: Any, change: Any) -> Any:
+        """Adds [E, nv] to the velocities."""
+
+    def read(self, state: Any) -> State:
+        """The engine's state as tasks see it, [E, ...]."""
 
 
 class MjxState(NamedTuple):
@@ -44,13 +51,14 @@ class MjxState(NamedTuple):
 
     qpos: Array
     qvel: Array
+    control: Array
     warmstart: Array
 
 
 class MjxEngine:
     """MuJoCo in JAX."""
 
-    compiled = True
+    compiled, alters_model, takes_pushes = True, True, True
 
     def __init__(self, model: mujoco.MjModel, substeps: int):
         # Slow to import, and the other engines do without; it prints where warp is not installed.
@@ -59,32 +67,44 @@ class MjxEngine:
 
         self._mjx, self._substeps = mjx, substeps
         here = jax.local_devices()[0]  # MJX would take the first of all processes
-        self._model = mjx.put_model(model, device=here)
-        self._data = mjx.make_data(model, device=here)
+        self._model = mjx.put_model(model, device=here, impl="jax")
+        self._data = mjx.make_data(model, device=here, impl="jax")
 
-    def init(self, qpos: Array, qvel: Array) -> MjxState:
-        return MjxState(qpos, qvel, jnp.zeros_like(qvel))
+    def init(self, qpos: Array, qvel: Array, conditions: Any) -> MjxState:
+        control = jnp.zeros((len(qpos), self._model.nu))
+        return MjxState(qpos, qvel, control, jnp.zeros_like(qvel))
 
-    def step(self, state: MjxState, control: Array) -> MjxState:
+    def step(self, state: MjxState, control: Array, conditions: Any) -> MjxState:
         # TF32, the default on recent GPUs, is too coarse for solving the equations of motion.
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(self._step)(state, control)
+            return jax.vmap(self._step)(state, control, conditions)
 
-    def _step(self, state: MjxState, control: Array) -> MjxState:
+    def _step(self, state: MjxState, control: Array, conditions: Any) -> MjxState:
+        model = self._model
+        if conditions:
+            model = model.replace(**altered(model, conditions))
         data = self._data.replace(
             qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart, ctrl=control
         )
-        data = jax.lax.fori_loop(0, self._substeps, lambda _, d: self._mjx.step(self._model, d), data)
-        return MjxState(data.qpos, data.qvel, data.qacc_warmstart)
+        data = jax.lax.fori_loop(0, self._substeps, lambda _, d: self._mjx.step(model, d), data)
+        return MjxState(data.qpos, data.qvel, control, data.qacc_warmstart)
 
-    def joints(self, state: MjxState) -> tuple[Array, Array]:
-        return state.qpos, state.qvel
+    def push(self, state: MjxState, change: Array) -> MjxState:
+        return state._replace(qvel=state.qvel + change)
+
+    def read(self, state: MjxState) -> State:
+        return State(state.qpos, state.qvel, state.control)
+
+
+class BraxState(NamedTuple):
+    pipeline: Any  # brax's own
+    control: Array
 
 
 class BraxEngine:
     """Brax's spring pipeline, for comparison with published numbers."""
 
-    compiled = True
+    compiled, alters_model, takes_pushes = True, False, False
 
     def __init__(self, model: mujoco.MjModel, substeps: int):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -95,38 +115,76 @@ class BraxEngine:
             self._system = mjcf.load_model(model)
         self._pipeline, self._substeps = pipeline, substeps
 
-    def init(self, qpos: Array, qvel: Array) -> Any:
+    def init(self, qpos: Array, qvel: Array, conditions: Any) -> BraxState:
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(lambda q, qd: self._pipeline.init(self._system, q, qd))(qpos, qvel)
+            state = jax.vmap(lambda q, qd: self._pipeline.init(self._system, q, qd))(qpos, qvel)
+        return BraxState(state, jnp.zeros((len(qpos), self._system.act_size())))
 
-    def step(self, state: Any, control: Array) -> Any:
+    def step(self, state: BraxState, control: Array, conditions: Any) -> BraxState:
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(self._step)(state, control)
+            return BraxState(jax.vmap(self._step)(state.pipeline, control), control)
 
     def _step(self, state: Any, control: Array) -> Any:
         return jax.lax.fori_loop(
             0, self._substeps, lambda _, s: self._pipeline.step(self._system, s, control), state
         )
 
-    def joints(self, state: Any) -> tuple[Array, Array]:
-        return state.q, state.qd
+    def push(self, state: BraxState, change: Array) -> BraxState:
+        raise NotImplementedError
+
+    def read(self, state: BraxState) -> State:
+        return State(state.pipeline.q, state.pipeline.qd, state.control)
+
+
+class AnalyticEngine:
+    """A task's own arithmetic, where a simulator of mechanics is not needed or too slow."""
+
+    compiled, alters_model, takes_pushes = True, False, True
+
+    def __init__(self, task: AnalyticTask):
+        self._task = task
+
+    def init(self, qpos: Array, qvel: Array, conditions: Any) -> State:
+        control = jax.eval_shape(
+            lambda q, v, a: self._task.control(State(q, v, a), a), qpos, qvel, self._no_action(len(qpos))
+        )
+        return State(qpos, qvel, jnp.zeros(control.shape))
+
+    def _no_action(self, environments: int) -> Array:
+        return jnp.zeros((environments, self._task.spec.action_size))
+
+    def step(self, state: State, control: Array, conditions: Any) -> State:
+        return self._task.advance(state, control)._replace(control=control)
+
+    def push(self, state: State, change: Array) -> State:
+        return state._replace(qvel=state.qvel + change)
+
+    def read(self, state: State) -> State:
+        return state
 
 
 class MujocoEngine:
     """The C engine: one MjData an environment, double precision."""
 
-    compiled = False
+    compiled, alters_model, takes_pushes = False, True, True
 
     def __init__(self, model: mujoco.MjModel, substeps: int):
         self._model, self._substeps = model, substeps
 
-    def init(self, qpos: np.ndarray, qvel: np.ndarray) -> list[mujoco.MjData]:
-        state = [mujoco.MjData(self._model) for _ in qpos]
-        for data, position, velocity in zip(state, qpos, qvel, strict=True):
+    def init(self, qpos: np.ndarray, qvel: np.ndarray, conditions: Any) -> list[mujoco.MjData]:
+        state = []
+        for i, (position, velocity) in enumerate(zip(qpos, qvel, strict=True)):
+            model = self._model
+            if conditions:
+                model = copy.copy(model)
+                for name, value in altered(model, Conditions(*(part[i] for part in conditions))).items():
+                    getattr(model, name)[:] = value
+            data = mujoco.MjData(model)
             data.qpos, data.qvel = position, velocity
+            state.append(data)
         return state
 
-    def step(self, state: list[mujoco.MjData], control: np.ndarray) -> list[mujoco.MjData]:
+    def step(self, state: list[mujoco.MjData], control: np.ndarray, conditions: Any) -> list[mujoco.MjData]:
         """Advances the given simulations in place.
 
         Raises: FathomError where MuJoCo would go on as if nothing were wrong: for controls that are
@@ -135,32 +193,62 @@ class MujocoEngine:
             raise FathomError(f"controls are not finite: {control[~np.isfinite(control).all(-1)][0]}")
         for data, command in zip(state, control, strict=True):
             data.ctrl = command
-            mujoco.mj_step(self._model, data, self._substeps)
+            mujoco.mj_step(data.model, data, self._substeps)
             for warning in UNSTABLE:
                 if data.warning[warning].number:
                     raise FathomError(f"the simulation became unstable at {data.time:.3f} s ({warning.name})")
         return state
 
-    def joints(self, state: list[mujoco.MjData]) -> tuple[np.ndarray, np.ndarray]:
-        return np.stack([d.qpos for d in state]), np.stack([d.qvel for d in state])
+    def push(self, state: list[mujoco.MjData], change: np.ndarray) -> list[mujoco.MjData]:
+        for data, added in zip(state, change, strict=True):
+            data.qvel += added
+        return state
+
+    def read(self, state: list[mujoco.MjData]) -> State:
+        parts = ("qpos", "qvel", "ctrl")
+        return State(*(np.stack([getattr(data, part) for data in state]) for part in parts))
 
 
-ENGINES: dict[str, type[MjxEngine | BraxEngine | MujocoEngine]] = {
+def altered(model: Any, conditions: Conditions) -> dict[str, Array]:
+    """The fields of a MuJoCo or MJX model that one episode's conditions change, with their new values."""
+    changed = {
+        "geom_friction": model.geom_friction * conditions.friction,
+        "body_mass": model.body_mass * conditions.mass,
+        "body_inertia": model.body_inertia * conditions.mass,
+    }
+    for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
+        changed[name] = getattr(model, name) * conditions.strength
+    return changed
+
+
+ENGINES: dict[str, type[MjxEngine] | type[BraxEngine] | type[MujocoEngine] | type[AnalyticEngine]] = {
     "mjx": MjxEngine,
     "brax": BraxEngine,
     "mujoco": MujocoEngine,
+    "analytic": AnalyticEngine,
 }
 
 
 def make_engine(task: Task, name: str) -> Engine:
-    """The named engine over the task's model; UsageError if the task does not run on it."""
+    """The named engine over the task; UsageError if the task does not run on it."""
     if name not in task.engines:
         raise unknown_name(f"engine for task {task.spec.name!r}", name, task.engines)
-    model = task.model()
+    engine: Any = ENGINES[name]
+    if engine is AnalyticEngine:
+        assert isinstance(task, AnalyticTask), f"{task.spec.name} does not integrate itself"
+        return AnalyticEngine(task)
+    assert isinstance(task, MujocoTask), f"{task.spec.name} has no MuJoCo model"
+    model = task.model(name)
+    made: Engine = engine(model, control_substeps(task, model))
+    return made
+
+
+def control_substeps(task: Task, model: mujoco.MjModel) -> int:
+    """Steps of the model in one control period; FathomError if it is no whole number."""
     substeps = round(task.spec.control_dt / model.opt.timestep)
-    if abs(substeps * model.opt.timestep - task.spec.control_dt) > 1e-9:
+    if substeps < 1 or abs(substeps * model.opt.timestep - task.spec.control_dt) > 1e-9:
         raise FathomError(
             f"task {task.spec.name!r}: control period {task.spec.control_dt} s is no multiple "
             f"of the model's time step {model.opt.timestep} s"
         )
-    return ENGINES[name](model, substeps)
+    return substeps

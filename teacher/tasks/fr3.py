@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import Array, Start, Task
+from teacher.tasks.base import Array, MujocoTask, Start, State
 
 JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
 # Origin of each joint in its parent (metres) and roll about the parent's x axis (quarter turns).
@@ -83,17 +83,18 @@ def flange_position(qpos: Array) -> Array:
     return joint_frames(qpos)[0][..., -1, :]
 
 
-class Fr3Reach(Task):
+class Fr3Reach(MujocoTask):
     """Seven joint velocities at 20 Hz move the flange to a reachable point."""
 
     engines = ("mjx", "mujoco")
+    pushed = tuple(range(7))
 
     @cached_property
     def spec(self) -> TaskSpec:
         axes = ("x", "y", "z")
         return TaskSpec(
             name="fr3_reach",
-            version=1,
+            version=2,
             observation=(
                 ObservationTerm(name="joint_position", start=0, entries=JOINTS, unit="rad", frame="joint"),
                 ObservationTerm(name="joint_velocity", start=7, entries=JOINTS, unit="rad/s", frame="joint"),
@@ -109,6 +110,7 @@ class Fr3Reach(Task):
                 high=GOAL_HIGH,
                 success_radius=0.05,
                 strict_radius=0.02,
+                easy_radius=0.1,
             ),
             action=ActionSpec(
                 kind="joint_velocity", joints=JOINTS, unit="rad/s", scale=(1.0,) * 7, offset=(0.0,) * 7
@@ -127,7 +129,7 @@ class Fr3Reach(Task):
             episode_length=100,
         )
 
-    def model(self) -> mujoco.MjModel:
+    def model(self, engine: str) -> mujoco.MjModel:
         spec = mujoco.MjSpec()
         spec.modelname = "fr3"
         spec.option.timestep = TIME_STEP
@@ -179,7 +181,7 @@ class Fr3Reach(Task):
         parent.add_site(name="flange", pos=FLANGE)
         return spec.compile()
 
-    def start(self, key: Array) -> Start:
+    def start(self, key: Array, layout: str) -> Start:
         start_key, goal_key = jax.random.split(key)
         home = jnp.asarray(HOME, dtype=jnp.float32)
         qpos = home + jax.random.uniform(start_key, (7,), minval=-START_SPREAD, maxval=START_SPREAD)
@@ -187,18 +189,22 @@ class Fr3Reach(Task):
         goal = flange_position(jax.random.uniform(goal_key, (7,), minval=low, maxval=high))
         return Start(qpos, jnp.zeros(7), goal)
 
-    def observe(self, qpos: Array, qvel: Array) -> Array:
-        xp = qpos.__array_namespace__()
-        return xp.concatenate([qpos, qvel, flange_position(qpos)], axis=-1)
+    def observe(self, state: State) -> Array:
+        xp = state.qpos.__array_namespace__()
+        return xp.concatenate([state.qpos, state.qvel, flange_position(state.qpos)], axis=-1)
 
-    def control(self, qpos: Array, action: Array) -> Array:
+    def control(self, state: State, action: Array) -> Array:
         """Joint velocities in rad/s, cut so that joints slow down and stop before their limits."""
+        qpos = state.qpos
         xp = qpos.__array_namespace__()
         joints, dtype = self.spec.joints, qpos.dtype
         velocity = xp.clip(action, -1, 1) * xp.asarray(self.spec.action.scale, dtype=dtype)
         upper = joints.slowdown * (xp.asarray(UPPER, dtype=dtype) - joints.margin - qpos)
         lower = joints.slowdown * (xp.asarray(LOWER, dtype=dtype) + joints.margin - qpos)
         return xp.clip(velocity, lower, upper)
+
+    def marker(self, goal: Array) -> Array:
+        return goal
 
     def skeleton(self, qpos: Array) -> Array:
         """Base, joints 1 to 7, flange."""

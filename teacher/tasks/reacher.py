@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mujoco
 
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import Array, Start, Task
+from teacher.tasks.base import Array, MujocoTask, Start, State
 
 JOINTS = ("joint0", "joint1")
 LINK, FINGERTIP = 0.1, 0.11  # m: length of the first link, fingertip beyond the second joint
@@ -19,16 +19,17 @@ START_SPREAD = 0.1  # rad
 REACH = 0.2  # m: goals lie in the disc that the published task uses
 
 
-class Reacher(Task):
+class Reacher(MujocoTask):
     """Two joint torques at 50 Hz bring the fingertip to a point in the plane."""
 
     engines = ("mjx", "brax", "mujoco")
+    pushed = (0, 1)
 
     @cached_property
     def spec(self) -> TaskSpec:
         return TaskSpec(
             name="reacher",
-            version=1,
+            version=2,
             observation=(
                 ObservationTerm(
                     name="joint_direction",
@@ -52,6 +53,7 @@ class Reacher(Task):
                 high=(REACH, REACH),
                 success_radius=0.05,
                 strict_radius=0.02,
+                easy_radius=0.1,
             ),
             action=ActionSpec(
                 kind="joint_torque", joints=JOINTS, unit="fraction", scale=(1.0, 1.0), offset=(0.0, 0.0)
@@ -70,7 +72,7 @@ class Reacher(Task):
             episode_length=100,
         )
 
-    def model(self) -> mujoco.MjModel:
+    def model(self, engine: str) -> mujoco.MjModel:
         # Found, not imported: importing brax takes a second and prints.
         spec = mujoco.MjSpec.from_file(str(distribution("brax").locate_file("brax/envs/assets/reacher.xml")))
         spec.delete(spec.body("target"))
@@ -87,20 +89,25 @@ class Reacher(Task):
             actuator.gear = [GEAR, 0, 0, 0, 0, 0]
         return spec.compile()
 
-    def start(self, key: Array) -> Start:
+    def start(self, key: Array, layout: str) -> Start:
         start_key, radius_key, angle_key = jax.random.split(key, 3)
         qpos = jax.random.uniform(start_key, (2,), minval=-START_SPREAD, maxval=START_SPREAD)
         radius = REACH * jax.random.uniform(radius_key) ** 0.5
         angle = jax.random.uniform(angle_key, minval=-jnp.pi, maxval=jnp.pi)
         return Start(qpos, jnp.zeros(2), radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)]))
 
-    def observe(self, qpos: Array, qvel: Array) -> Array:
+    def observe(self, state: State) -> Array:
+        qpos, qvel, _ = state
         xp = qpos.__array_namespace__()
         fingertip = self.skeleton(qpos)[..., -1, :2]
         return xp.concatenate([xp.cos(qpos), xp.sin(qpos), qvel, fingertip], axis=-1)
 
-    def control(self, qpos: Array, action: Array) -> Array:
+    def control(self, state: State, action: Array) -> Array:
         return action.__array_namespace__().clip(action, -1, 1)
+
+    def marker(self, goal: Array) -> Array:
+        xp = goal.__array_namespace__()
+        return xp.concatenate([goal, xp.full_like(goal[..., :1], HEIGHT)], axis=-1)
 
     def skeleton(self, qpos: Array) -> Array:
         """Base, second joint, fingertip."""
