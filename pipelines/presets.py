@@ -80,6 +80,17 @@ PRESETS: dict[str, tuple[str, Config]] = {
             student=StudentConfig(sizes=("2x64", "3x64", "4x256")),
         ),
     ),
+    "wheel-maze": (
+        "a two-wheeled robot finds its way through a large maze: on this task depth shows on two cores",
+        Config(
+            teacher=TeacherConfig(
+                task=TaskConfig(name="wheel_maze"),
+                network=NetworkConfig(depth=16, width=64),
+                collect=CollectConfig(total_steps=2_560_000),
+            ),
+            student=StudentConfig(sizes=("2x64", "3x64")),
+        ),
+    ),
     "reacher": (
         "the planar two-joint arm in brax's spring simulator, three minutes on two cores",
         Config(

@@ -39,7 +39,7 @@ class Running(NamedTuple):
     physics: Any  # the engine's own
     conditions: Any  # Conditions [E]; () where nothing is random
     step: Any  # [E] int32: control steps since the episode began
-    waiting: Any  # [E, D, A]: the newest D actions, the newest first
+    waiting: Any  # [E, D, A]: the newest D actions, the newest first; () where none comes late
 
 
 class Simulation:
@@ -61,8 +61,9 @@ class Simulation:
 
     def reset(self, start: Start) -> Running:
         physics = self.engine.init(start.qpos, start.qvel, start.conditions)
-        environments = len(start.goal)
-        waiting = np.zeros((environments, self.randomise.latency, self.task.spec.action_size), np.float32)
+        environments, latency = len(start.goal), self.randomise.latency
+        shape = (environments, latency, self.task.spec.action_size)
+        waiting = np.zeros(shape, np.float32) if latency else ()
         return Running(physics, start.conditions, np.zeros(environments, np.int32), waiting)
 
     def observe(self, state: Running) -> Any:
@@ -160,7 +161,8 @@ class Simulation:
         some = Running([state.physics[i] for i in rows], *jax.tree.map(lambda leaf: leaf[rows], state[1:]))
         if len(rows):
             moved = self.step(some, action[rows])
-            state.step[rows], state.waiting[rows] = moved.step, moved.waiting
+            for own, new in zip(jax.tree.leaves(state[2:]), jax.tree.leaves(moved[2:]), strict=True):
+                own[rows] = new
 
     def _frame(self, state: Running) -> "_Frame":
         qpos = self.engine.read(state.physics).qpos

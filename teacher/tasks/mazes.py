@@ -1,0 +1,105 @@
+"""Mazes as text: '#' wall, 'S' start, 'G' goal, '.' free and no goal.
+
+The first index of a grid is x, the second y: a cell's centre is (row * cell, column * cell).
+Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.py.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import mujoco
+import numpy as np
+
+Array = Any  # NumPy or JAX
+
+WALL_HEIGHT = 0.5  # of a cell
+WALL_COLOUR = (0.45, 0.52, 0.6, 1.0)
+
+
+class Maze:
+    """Square cells of `cell` metres; its outermost cells are walls."""
+
+    def __init__(self, text: str, cell: float):
+        self.rows = tuple(text.split())
+        self.cell = cell
+        if len({len(row) for row in self.rows}) != 1:
+            raise ValueError(f"rows of a maze must be equally long, found {[len(row) for row in self.rows]}")
+        unknown = set("".join(self.rows)) - set("#SG.")
+        if unknown:
+            raise ValueError(f"a maze is made of '#SG.', found {sorted(unknown)}")
+        columns = ["".join(column) for column in zip(*self.rows, strict=True)]
+        if any(set(edge) != {"#"} for edge in (self.rows[0], self.rows[-1], columns[0], columns[-1])):
+            raise ValueError("the outermost cells of a maze must be walls")
+
+    def centres(self, kinds: str) -> np.ndarray:
+        """Centres [K, 2] in metres of the cells of these kinds, row by row."""
+        cells = [(i, j) for i, row in enumerate(self.rows) for j, kind in enumerate(row) if kind in kinds]
+        return np.array(cells, dtype=np.float32).reshape(-1, 2) * np.float32(self.cell)
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """The largest x and y in metres that are not inside an outermost wall."""
+        return (len(self.rows) - 1.5) * self.cell, (len(self.rows[0]) - 1.5) * self.cell
+
+    @cached_property
+    def walls(self) -> np.ndarray:
+        """[R, C] bool."""
+        return np.array([[kind == "#" for kind in row] for row in self.rows])
+
+    def is_wall(self, x: Array, y: Array) -> Array:
+        """Points [...], [...] in metres -> [...] bool; outside the maze all is wall."""
+        xp = x.__array_namespace__()
+        rows, columns = self.walls.shape
+        row = xp.clip(xp.floor(x / self.cell + 0.5), 0, rows - 1).astype(xp.int32)
+        column = xp.clip(xp.floor(y / self.cell + 0.5), 0, columns - 1).astype(xp.int32)
+        return xp.asarray(self.walls)[row, column]
+
+    @cached_property
+    def boxes(self) -> list[tuple[float, float, float, float]]:
+        """The walls as few rectangles: centre x, y and half sizes in metres.
+
+        Few, because a simulator on a GPU tests every pair of shapes that may ever touch."""
+        free = self.walls.copy()
+        found: list[tuple[float, float, float, float]] = []
+        for i, j in np.argwhere(self.walls):
+            if not free[i, j]:
+                continue
+            spans = []
+            for height, width in ((1, None), (None, 1)):
+                rows, columns = 1, 1
+                while width is None and j + columns < free.shape[1] and free[i, j + columns]:
+                    columns += 1
+                while height is None and i + rows < free.shape[0] and free[i + rows, j]:
+                    rows += 1
+                spans.append((rows, columns))
+            rows, columns = max(spans, key=lambda span: span[0] * span[1])
+            free[i : i + rows, j : j + columns] = False
+            x, y = (i + (rows - 1) / 2) * self.cell, (j + (columns - 1) / 2) * self.cell
+            found.append((x, y, rows / 2 * self.cell, columns / 2 * self.cell))
+        return found
+
+    def build(self, spec: mujoco.MjSpec, **properties: Any) -> None:
+        """Adds the walls to a model's world, as boxes with these properties of geoms."""
+        half = WALL_HEIGHT * self.cell / 2
+        for number, (x, y, half_x, half_y) in enumerate(self.boxes):
+            spec.worldbody.add_geom(
+                name=f"wall{number}",
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                pos=[x, y, half],
+                size=[half_x, half_y, half],
+                rgba=WALL_COLOUR,
+                **properties,
+            )
+
+
+HARDEST = """
+############
+#SGGG#GGGGG#
+#GG#G#G#G#G#
+#GGGGGG#GGG#
+#G####G###G#
+#GG#G#GGGGG#
+##G#G#G#G###
+#GG#GGG#GGG#
+############
+"""

@@ -1,0 +1,178 @@
+"""A small two-wheeled robot in a large maze: a long horizon at hardly any cost of simulation.
+
+By default the task integrates itself: a unicycle with lag that walls stop, axis by axis. The MuJoCo
+model is the same robot with forces and contacts, for `mjx` and the C engine.
+"""
+
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
+from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State
+from teacher.tasks.mazes import HARDEST, Maze
+
+CELL = 0.25  # m
+RADIUS = 0.0375  # m
+SPEED, TURN = 0.375, 4.0  # m/s and rad/s at full action
+CONTROL_DT = 0.1  # s
+KEPT = 0.7  # share of a velocity error that is left after a control period
+START_SPREAD = 0.05  # m around the start cell's centre
+JOINTS = ("x", "y", "heading")
+
+TIME_STEP = 0.01  # s
+MASS, INERTIA = 1.0, 1e-3  # kg, kg m^2
+LAG = -np.log(KEPT) / CONTROL_DT  # 1/s
+GRIP = 50.0  # 1/s at which the wheels stop sideways motion
+
+
+class WheelMaze(MujocoTask, AnalyticTask):
+    """Forward speed and turning rate at 10 Hz drive a two-wheeled robot through a maze to a cell."""
+
+    engines = ("analytic", "mjx", "mujoco")
+    pushed = (0, 1)
+    maze = Maze(HARDEST, CELL)
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        cells = self.maze.centres("SG")
+        return TaskSpec(
+            name="wheel_maze",
+            version=1,
+            observation=(
+                ObservationTerm(name="position", start=0, entries=("x", "y"), unit="m", frame="maze"),
+                ObservationTerm(name="heading", start=2, entries=("cos", "sin"), unit="1", frame="maze"),
+                ObservationTerm(name="speed", start=4, entries=("forward",), unit="m/s", frame="base"),
+                ObservationTerm(name="turning_rate", start=5, entries=("turn",), unit="rad/s", frame="base"),
+            ),
+            goal=GoalSpec(
+                name="position",
+                entries=("x", "y"),
+                unit="m",
+                frame="maze",
+                observation_indices=(0, 1),
+                low=tuple(cells.min(0).tolist()),
+                high=tuple(cells.max(0).tolist()),
+                success_radius=0.1,
+                strict_radius=0.05,
+                easy_radius=0.25,
+            ),
+            action=ActionSpec(
+                kind="base_twist",
+                joints=("forward", "turn"),
+                unit="m/s, rad/s",
+                scale=(SPEED, TURN),
+                offset=(0.0, 0.0),
+            ),
+            joints=JointSpec(
+                names=JOINTS,
+                unit="m, m, rad",
+                default=(*self.maze.centres("S")[0].tolist(), 0.0),
+                lower=(0.5 * CELL, 0.5 * CELL, -1e6),  # the heading turns freely
+                upper=(*self.maze.extent, 1e6),
+                velocity=(SPEED, SPEED, TURN),
+                slowdown=0.0,
+                margin=0.0,
+            ),
+            control_dt=CONTROL_DT,
+            episode_length=250,
+        )
+
+    def start(self, key: Array, layout: str) -> Start:
+        place_key, heading_key, goal_key = jax.random.split(key, 3)
+        place = self.maze.centres("S")[0] + jax.random.uniform(
+            place_key, (2,), minval=-START_SPREAD, maxval=START_SPREAD
+        )
+        heading = jax.random.uniform(heading_key, (1,), minval=-jnp.pi, maxval=jnp.pi)
+        goal = jax.random.choice(goal_key, jnp.asarray(self.maze.centres("SG")))
+        return Start(jnp.concatenate([place, heading]), jnp.zeros(3), goal)
+
+    def observe(self, state: State) -> Array:
+        xp = state.qpos.__array_namespace__()
+        heading, turn = state.qpos[..., 2:], state.qvel[..., 2:]
+        direction = xp.concatenate([xp.cos(heading), xp.sin(heading)], axis=-1)
+        forward = (state.qvel[..., :2] * direction).sum(-1, keepdims=True)
+        return xp.concatenate([state.qpos[..., :2], direction, forward, turn], axis=-1)
+
+    def control(self, state: State, action: Array) -> Array:
+        """Forward speed (m/s), turning rate (rad/s), and a sideways speed of nothing."""
+        xp = action.__array_namespace__()
+        twist = xp.clip(action, -1, 1) * xp.asarray([SPEED, TURN], dtype=action.dtype)
+        return xp.concatenate([twist, xp.zeros_like(twist[..., :1])], axis=-1)
+
+    def advance(self, state: State, control: Array) -> State:
+        """Walls stop each axis on its own, RADIUS before them."""
+        xp = state.qpos.__array_namespace__()
+        x, y, heading = (state.qpos[..., i] for i in range(3))
+        forward, turn = self.observe(state)[..., 4], state.qvel[..., 2]
+        forward = KEPT * forward + (1 - KEPT) * control[..., 0]
+        turn = KEPT * turn + (1 - KEPT) * control[..., 1]
+        heading = heading + CONTROL_DT * turn
+        vx, vy = forward * xp.cos(heading), forward * xp.sin(heading)
+        vx = xp.where(self.maze.is_wall(x + CONTROL_DT * vx + RADIUS * xp.sign(vx), y), 0, vx)
+        x = x + CONTROL_DT * vx
+        vy = xp.where(self.maze.is_wall(x, y + CONTROL_DT * vy + RADIUS * xp.sign(vy)), 0, vy)
+        y = y + CONTROL_DT * vy
+        qpos, qvel = xp.stack([x, y, heading], axis=-1), xp.stack([vx, vy, turn], axis=-1)
+        return State(qpos, qvel, control)
+
+    def model(self, engine: str) -> mujoco.MjModel:
+        spec = mujoco.MjSpec()
+        spec.modelname = "wheel_maze"
+        spec.option.timestep = TIME_STEP
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        spec.worldbody.add_light(pos=[*(value / 2 for value in self.maze.extent), 4])
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_PLANE,
+            size=[5, 5, 0.1],
+            contype=0,
+            conaffinity=0,
+            rgba=[0.9, 0.9, 0.88, 1],
+        )
+        self.maze.build(spec, contype=0, conaffinity=1, condim=1)
+        base = spec.worldbody.add_body(
+            name="base", mass=MASS, inertia=[INERTIA] * 3, explicitinertial=True, pos=[0, 0, RADIUS]
+        )
+        slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
+        for name, kind, axis in zip(JOINTS, (slide, slide, hinge), np.eye(3), strict=True):
+            base.add_joint(name=name, type=kind, axis=axis)
+        base.add_site(name="base")
+        sphere, cylinder = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CYLINDER
+        base.add_geom(
+            type=sphere, size=[RADIUS, 0, 0], contype=1, conaffinity=0, condim=1, rgba=[0.9, 0.5, 0.2, 1]
+        )
+        for side in (-RADIUS, RADIUS):
+            base.add_geom(
+                type=cylinder,
+                fromto=[0, 0.7 * side, 0, 0, side, 0],
+                size=[RADIUS, 0, 0],
+                contype=0,
+                conaffinity=0,
+                rgba=[0.2, 0.2, 0.22, 1],
+            )
+        servos = (
+            ("forward", 0, MASS * LAG, SPEED),
+            ("turn", 5, INERTIA * LAG, TURN),
+            ("sideways", 1, MASS * GRIP, 1e-3),
+        )
+        for name, direction, gain, limit in servos:
+            spec.add_actuator(
+                name=name,
+                trntype=mujoco.mjtTrn.mjTRN_SITE,
+                target="base",
+                gear=np.eye(6)[direction],
+                gaintype=mujoco.mjtGain.mjGAIN_FIXED,
+                biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+                gainprm=[gain] + [0] * 9,
+                biasprm=[0, 0, -gain] + [0] * 7,
+                ctrllimited=True,
+                ctrlrange=[-limit, limit],
+            )
+        return spec.compile()
+
+    def marker(self, goal: Array) -> Array:
+        xp = goal.__array_namespace__()
+        return xp.concatenate([goal, xp.full_like(goal[..., :1], RADIUS)], axis=-1)
