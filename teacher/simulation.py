@@ -114,15 +114,15 @@ class Simulation:
         action = np.zeros((batch, self.task.spec.action_size), np.float32)
         self._advance(state, action, np.ones(batch, bool))
 
-    def rollout(self, policy: Policy, start: Start) -> Trajectories:
-        """One episode of any policy from each start (NumPy), stepped from the host.
+    def rollout(self, policy: Policy, start: Start, steps: int | None = None) -> Trajectories:
+        """One episode of any policy from each start (NumPy), or its first steps, from the host.
 
         The policy is asked with NumPy batches, whose last rows may be padding."""
         episodes = len(start.goal)
         batch = self._batch(episodes)
         parts = []
         for first in range(0, episodes, batch):
-            parts.append(self._rollout(policy, _rows(start, first, batch)))
+            parts.append(self._rollout(policy, _rows(start, first, batch), steps))
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
@@ -130,11 +130,11 @@ class Simulation:
         fitting = [size for size in ROLLOUT_BATCHES if size >= episodes] or ROLLOUT_BATCHES[-1:]
         return fitting[0] if self.engine.compiled else episodes
 
-    def _rollout(self, policy: Policy, start: Start) -> Trajectories:
+    def _rollout(self, policy: Policy, start: Start, steps: int | None) -> Trajectories:
         state, seen = self._begin(start)
         frames, actions = [_on_host(seen)], []
         going: list[np.ndarray] = []
-        for _ in range(self.task.spec.episode_length):
+        for _ in range(self.task.spec.episode_length if steps is None else steps):
             going.append(~frames[-1].ended & (going[-1] if going else True))
             actions.append(np.asarray(policy(frames[-1].observation, start.goal)))
             state, seen = self._advance(state, actions[-1], going[-1])

@@ -27,7 +27,7 @@ def values(seed: int, size: int, count: int = 32):
 
 def outcomes(time_at_goal) -> Outcomes:
     time = np.asarray(time_at_goal, float)
-    return Outcomes(time, time > 0, time > 0, time > 0, 1 - time)
+    return Outcomes(time, time > 0, time > 0, time > 0, time, 1 - time)
 
 
 def test_size_counts_hidden_layers(student):

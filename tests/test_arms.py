@@ -1,0 +1,196 @@
+"""Arms that are all of their model: against their own kinematics, and the FR3 against its maker's URDF."""
+
+import xml.etree.ElementTree as ElementTree
+from importlib.resources import files
+
+import jax
+import mujoco
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from teacher.simulation import simulation
+from teacher.tasks import State, achieved_goal, make_task
+from teacher.tasks.fr3_arm import flange_position, joint_frames
+
+
+@pytest.fixture(params=["fr3_reach", "reacher"])
+def task(request):
+    return make_task(request.param)
+
+
+@pytest.fixture(scope="module")
+def fr3():
+    return make_task("fr3_reach")
+
+
+def at_rest(qpos):
+    return State(qpos, np.zeros_like(qpos), np.zeros_like(qpos))
+
+
+def test_goals_can_be_met_within_joint_limits(task):
+    spec = task.spec
+    low = np.array(spec.joints.lower) + spec.joints.margin
+    high = np.array(spec.joints.upper) - spec.joints.margin
+    bent = np.array(spec.joints.default) + 0.1  # off the singularity of a straight arm
+
+    goals = simulation(spec.name, "mujoco").starts(jax.random.key(0), 20).goal
+    for goal in goals.astype(np.float64):
+
+        def miss(qpos, goal=goal):
+            return achieved_goal(spec, task.observe(at_rest(qpos))) - goal
+
+        found = least_squares(miss, bent, bounds=(low, high), xtol=1e-10)
+        assert np.linalg.norm(found.fun) < spec.goal.strict_radius / 2
+
+
+def test_the_model_has_the_joints_and_actuators_of_the_spec(task):
+    spec, model = task.spec, task.model(task.engines[0])
+    assert (model.nq, model.nv, model.nu) == (len(spec.joints.names),) * 2 + (spec.action_size,)
+    assert tuple(model.joint(i).name for i in range(model.njnt)) == spec.joints.names
+    driven = tuple(model.joint(model.actuator_trnid[i, 0]).name for i in range(model.nu))
+    assert driven == spec.action.joints
+    limited = model.jnt_limited.astype(bool)
+    np.testing.assert_allclose(model.jnt_range[limited, 0], np.array(spec.joints.lower)[limited])
+    np.testing.assert_allclose(model.jnt_range[limited, 1], np.array(spec.joints.upper)[limited])
+    assert (np.array(spec.joints.lower) < spec.joints.default).all()
+    assert (np.array(spec.joints.upper) > spec.joints.default).all()
+
+
+def test_actions_are_scaled_as_the_spec_says_and_clipped(task):
+    spec, model = task.spec, task.model(task.engines[0])
+    home = at_rest(np.array(spec.joints.default))
+    for action in np.random.default_rng(2).uniform(-1, 1, (20, spec.action_size)):
+        command = np.array(spec.action.offset) + np.array(spec.action.scale) * action
+        np.testing.assert_allclose(task.control(home, action), command, rtol=1e-12)
+        np.testing.assert_array_equal(
+            task.control(home, 3 * action), task.control(home, np.clip(3 * action, -1, 1))
+        )
+    full = (
+        task.control(home, np.full(spec.action_size, 9.0)),
+        task.control(home, np.full(spec.action_size, -9.0)),
+    )
+    assert (full[0] <= model.actuator_ctrlrange[:, 1]).all()
+    assert (full[1] >= model.actuator_ctrlrange[:, 0]).all()
+
+
+# FR3 against what its maker publishes
+
+
+@pytest.fixture(scope="module")
+def urdf():
+    text = (files("franky_sim") / "assets" / "fr3.urdf").read_text()
+    root = ElementTree.fromstring(text)
+    return {(part.tag, part.get("name")): part for part in root if part.tag in ("joint", "link")}
+
+
+def numbers(element, attribute):
+    return np.array([float(number) for number in element.get(attribute).split()])
+
+
+def transform(origin):
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", numbers(origin, "rpy")).as_matrix()
+    matrix[:3, 3] = numbers(origin, "xyz")
+    return matrix
+
+
+def urdf_frames(urdf, qpos):
+    """Frames [8, 4, 4] of joints 1 to 7 and of the flange, fr3_joint8, in the robot's base."""
+    frames, frame = [], np.eye(4)
+    for i in range(1, 9):
+        joint = urdf["joint", f"fr3_joint{i}"]
+        frame = frame @ transform(joint.find("origin"))
+        if joint.get("type") == "revolute":
+            turn = np.eye(4)
+            turn[:3, :3] = Rotation.from_rotvec(numbers(joint.find("axis"), "xyz") * qpos[i - 1]).as_matrix()
+            frame = frame @ turn
+        frames.append(frame)
+    return np.stack(frames)
+
+
+def random_configurations(spec, count):
+    return np.random.default_rng(4).uniform(spec.joints.lower, spec.joints.upper, (count, 7))
+
+
+def test_fr3_kinematics_are_those_of_the_urdf(fr3, urdf):
+    qpos = random_configurations(fr3.spec, 50)
+    expected = np.stack([urdf_frames(urdf, q) for q in qpos])
+    positions, rotations = joint_frames(qpos)
+    assert positions.dtype == np.float64
+    np.testing.assert_allclose(positions, expected[..., :3, 3], atol=1e-6)
+    np.testing.assert_allclose(rotations, expected[..., :3, :3], atol=1e-6)
+    np.testing.assert_allclose(flange_position(qpos), expected[:, -1, :3, 3], atol=1e-6)
+
+
+def test_fr3_kinematics_are_those_of_its_mujoco_model(fr3):
+    model = fr3.model("mjx")
+    data = mujoco.MjData(model)
+    for qpos in random_configurations(fr3.spec, 50):
+        data.qpos = qpos
+        mujoco.mj_kinematics(model, data)
+        np.testing.assert_allclose(flange_position(qpos), data.site("flange").xpos, atol=1e-6)
+        bodies = [data.body(f"fr3_link{i}").xpos for i in range(1, 8)]
+        np.testing.assert_allclose(joint_frames(qpos)[0][:7], bodies, atol=1e-6)
+
+
+def test_fr3_limits_lie_inside_those_of_the_urdf(fr3, urdf):
+    joints = fr3.spec.joints
+    for name, lower, upper, velocity in zip(
+        joints.names, joints.lower, joints.upper, joints.velocity, strict=True
+    ):
+        limit = urdf["joint", name].find("limit")
+        assert float(limit.get("lower")) <= lower < upper <= float(limit.get("upper"))
+        assert velocity <= float(limit.get("velocity"))
+    assert (np.abs(fr3.spec.action.scale) <= np.array(joints.velocity)).all()
+
+
+def test_fr3_masses_and_inertias_are_those_of_the_urdf(fr3, urdf):
+    model = fr3.model("mjx")
+    for i in range(1, 8):
+        body = model.body(f"fr3_link{i}")
+        inertial = urdf["link", f"fr3_link{i}"].find("inertial")
+        assert body.mass[0] == pytest.approx(float(inertial.find("mass").get("value")), rel=1e-3)
+        np.testing.assert_allclose(body.ipos, numbers(inertial.find("origin"), "xyz"), atol=1e-5)
+        xx, yy, zz, xy, xz, yz = (
+            float(inertial.find("inertia").get(f"i{axes}")) for axes in ("xx", "yy", "zz", "xy", "xz", "yz")
+        )
+        axes = Rotation.from_quat(body.iquat, scalar_first=True).as_matrix()
+        found = axes @ np.diag(body.inertia) @ axes.T
+        np.testing.assert_allclose(
+            found, [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], atol=2e-3 * np.abs(found).max()
+        )
+
+
+def test_fr3_slows_down_before_its_limits_and_never_crosses_them(fr3):
+    joints = fr3.spec.joints
+    corners = np.random.default_rng(5).choice([-1.0, 1.0], (8, 7))
+    drive = np.concatenate([np.eye(7), -np.eye(7), np.ones((1, 7)), -np.ones((1, 7)), corners])
+    start = simulation("fr3_reach", "mujoco").starts(jax.random.key(0), len(drive))
+    trajectories = simulation("fr3_reach", "mujoco").rollout(lambda observation, goal: drive, start)
+    qpos, qvel = trajectories.qpos, trajectories.observation[..., 7:14]
+    lower, upper = np.array(joints.lower), np.array(joints.upper)
+    assert (qpos > lower).all()
+    assert (qpos < upper).all()
+
+    towards = np.where(drive > 0, upper - qpos, qpos - lower)  # [T, E, 7] way left
+    pushed = np.broadcast_to(drive != 0, towards.shape)
+    speed = qvel * np.sign(drive)
+    assert (speed[:10].max(0)[drive != 0] > 0.9).all()  # full action is full speed while the limit is far
+    near = pushed & (towards < joints.margin + 0.1)
+    assert near.any(axis=0)[drive != 0].all()  # every driven joint came near its limit
+    assert (speed[near] < 0.7).all()
+    assert (np.abs(qvel[-1]) < 0.02).all()
+    np.testing.assert_allclose(towards[-1][drive != 0], joints.margin, atol=0.01)
+
+
+def test_fr3_turns_back_from_beyond_the_margin(fr3):
+    joints = fr3.spec.joints
+    at_limit = np.array(joints.upper)
+    np.testing.assert_allclose(
+        fr3.control(at_rest(at_limit), np.ones(7)), -joints.slowdown * joints.margin, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        fr3.control(at_rest(np.array(joints.lower)), -np.ones(7)), joints.slowdown * joints.margin, atol=1e-12
+    )
