@@ -1,0 +1,92 @@
+"""The wheeled robot: its own arithmetic, and its MuJoCo model beside it."""
+
+import jax
+import numpy as np
+import pytest
+
+from teacher.simulation import simulation
+from teacher.tasks import State, make_task
+from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, RADIUS, SPEED, TURN
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task("wheel_maze")
+
+
+def driven(task, place, heading, actions):
+    """States after each action [L, 2] from rest in the middle of a cell."""
+    qpos = np.array([place[0] * CELL, place[1] * CELL, heading])
+    state = State(qpos, np.zeros(3), np.zeros(3))
+    states = [state]
+    for action in actions:
+        state = task.advance(state, task.control(state, np.asarray(action, float)))
+        states.append(state)
+    return states
+
+
+def test_speed_approaches_the_command_and_moves_along_the_heading(task):
+    states = driven(task, (3, 1), 0.0, [[1, 0]] * 3)
+    speeds = [task.observe(state)[4] for state in states]
+    np.testing.assert_allclose(speeds, [SPEED * (1 - KEPT**n) for n in range(4)])
+    assert states[3].qpos[0] - 3 * CELL == pytest.approx(CONTROL_DT * sum(speeds))
+    assert states[3].qpos[1] == pytest.approx(CELL)
+
+
+def test_turning_is_positive_to_the_left_and_changes_no_place(task):
+    states = driven(task, (1, 1), 0.0, [[0, 1]] * 20)
+    np.testing.assert_allclose(states[-1].qpos[:2], CELL)
+    assert states[1].qpos[2] == pytest.approx(CONTROL_DT * (1 - KEPT) * TURN)
+    assert states[-1].qvel[2] == pytest.approx(TURN, rel=1e-2)
+
+
+def test_walls_stop_an_axis_and_leave_the_other_free(task):
+    """Row 0 is a wall: heading into it at an angle, the robot slides along it."""
+    states = driven(task, (1, 2), np.pi * 0.85, [[1, 0]] * 10)
+    last = states[-1]
+    # It stops before the step that would take it in, at most one step's way before the wall.
+    assert 0.5 * CELL + RADIUS <= last.qpos[0] <= 0.5 * CELL + RADIUS + SPEED * CONTROL_DT
+    assert last.qvel[0] == 0
+    assert last.qvel[1] > 0
+    assert last.qpos[1] > states[-2].qpos[1] > 2.1 * CELL
+
+
+@pytest.mark.parametrize("engine", ["analytic", "mujoco"])
+def test_no_policy_leaves_the_corridors(engine):
+    on_engine = simulation("wheel_maze", engine)
+    rng = np.random.default_rng(0)
+    turns = rng.uniform(-1, 1, (251, 16)).astype(np.float32)
+    steps = iter(turns)
+
+    def ahead(observation, goal):
+        turn = next(steps)[: len(observation)]
+        return np.stack([np.ones_like(turn), turn], axis=-1)[: len(observation)]
+
+    starts = on_engine.starts(jax.random.key(0), 16)
+    steps = iter(np.repeat(turns, 4, axis=1))  # as many as a padded batch has
+    qpos = on_engine.rollout(ahead, starts).qpos
+    maze = make_task("wheel_maze").maze
+    assert not maze.is_wall(qpos[..., 0], qpos[..., 1]).any()
+    assert np.ptp(qpos[..., 0]) > 2 * CELL
+
+
+def test_the_mujoco_model_drives_as_the_arithmetic_does():
+    """Where no wall is near, to half a control period: within one, the arithmetic knows a single speed."""
+    actions = np.zeros((64, 2), np.float32)
+    actions[:6] = [[1, 0.2], [1, -0.2], [0.5, 1], [-0.5, 0], [0, 1], [0.2, -1]]
+    places = []
+    for engine in ("analytic", "mujoco"):
+        on_engine = simulation("wheel_maze", engine)
+        start = on_engine.starts(jax.random.key(1), 6)
+        qpos = np.tile(np.float32([3 * CELL, 3 * CELL, 0.0]), (6, 1))
+        tried = start._replace(qpos=qpos)
+        places.append(on_engine.rollout(lambda o, g: actions[: len(o)], tried, 4).qpos[-1])
+    assert (np.abs(places[0] - places[1]) < CONTROL_DT / 2 * np.array([SPEED, SPEED, TURN])).all()
+
+
+def test_goals_are_cells_and_starts_lie_around_the_start_cell(task):
+    starts = simulation("wheel_maze").starts(jax.random.key(0), 500)
+    cells = {tuple(cell) for cell in task.maze.centres("SG").round(4).tolist()}
+    assert {tuple(goal) for goal in starts.goal.round(4).tolist()} == cells
+    assert np.abs(starts.qpos[:, :2] - CELL).max() <= 0.05 + 1e-6
+    assert np.ptp(starts.qpos[:, 2]) > 6
