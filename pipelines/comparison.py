@@ -20,7 +20,7 @@ from teacher.tasks import make_task
 
 JSON = dict[str, Any]
 
-SHARES = ("time_at_goal", "success_final", "success_any", "strict_final")
+SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")
 COSTS = ("wall_s", "env_steps_per_s")
 
 
@@ -112,6 +112,8 @@ def _over_seeds(runs: list[JSON]) -> JSON:
         "parameters": runs[0]["parameters"],
     }
     found = [figures_of(run) for run in finished]
+    if len(layouts := {teacher["layout"] for teacher in found}) == 1:
+        figures["layout"] = layouts.pop()
     for key in (*SHARES, "final_distance", *COSTS):
         values = [teacher[key] for teacher in found if teacher.get(key) is not None]
         if not values or len(values) < len(found):
