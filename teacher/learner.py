@@ -30,7 +30,7 @@ from teacher.networks import (
 )
 from teacher.replay import Batch, Replay, Rows
 from teacher.simulation import Policy, choose, training_simulation_of
-from teacher.tasks import achieved_goal
+from teacher.tasks import Start, achieved_goal
 
 Array = jax.Array
 SATURATED = 0.99  # an action beyond this is at its limit
@@ -109,16 +109,16 @@ class Learner:
         return TeacherState(
             params=params,
             optimiser=self.optimiser.init(self.devices.own_parts(params)),
-            environments=self._new_environments(environment_key),
+            environments=self._new_environments(environment_key, run_key),
             replay=replay.empty(collect.replay, self.devices.share(collect.envs), *self.spec.sizes),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
         )
 
-    def _new_environments(self, key: Array) -> Environments:
+    def _new_environments(self, key: Array, run_key: Array) -> Environments:
         start_key, step_key = jax.random.split(key)
         numbers = self.devices.rows(self.config.collect.envs)
-        start = self.simulation.draw(start_key, numbers, self.config.task.layout)
+        start = self._draw_starts(start_key, run_key, numbers)
         # Episodes end at different times, so that every batch of rows holds all their phases.
         draw = partial(jax.random.randint, shape=(), minval=0, maxval=self.spec.episode_length)
         step = jax.vmap(draw)(_keys(step_key, numbers))
@@ -140,12 +140,12 @@ class Learner:
         steps = self.config.collect.steps
         # Keyed by the rows written: before the first update several pieces are collected.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.replay.written), 0)
-        step = partial(self._environment_step, state.params.actor)
+        step = partial(self._environment_step, state.params.actor, state.key)
         environments, rows = jax.lax.scan(step, state.environments, jax.random.split(key, steps))
         return state._replace(environments=environments, replay=replay.insert(state.replay, rows))
 
     def _environment_step(
-        self, actor: dict, environments: Environments, key: Array
+        self, actor: dict, run_key: Array, environments: Environments, key: Array
     ) -> tuple[Environments, Rows]:
         noise_key, start_key = jax.random.split(key)
         numbers = self.devices.rows(self.config.collect.envs)
@@ -158,9 +158,15 @@ class Learner:
         rows = Rows(observation, action, outcome, episode)
 
         done = (step + 1 >= self.spec.episode_length) | self.simulation.ended(physics)
-        start = self.simulation.draw(start_key, numbers, self.config.task.layout)
+        start = self._draw_starts(start_key, run_key, numbers)
         physics, goal = choose(done, (self.simulation.reset(start), start.goal), (physics, goal))
         return Environments(physics, goal, jnp.where(done, 0, step + 1), episode + done), rows
+
+    def _draw_starts(self, key: Array, run_key: Array, numbers: Array) -> Start:
+        """New starts of these environments, or the same ones for the whole run."""
+        if self.config.collect.starts == "repeated":
+            key = jax.random.fold_in(run_key, 2**31 - 1)  # iterations fold in smaller numbers
+        return self.simulation.draw(key, numbers, self.config.task.layout)
 
     def update_many(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """`collect.updates` updates; metrics are their means."""

@@ -159,6 +159,17 @@ def test_an_episode_begins_with_a_fresh_start(learner, rows):
     assert len(np.unique(starts, axis=0)) == len(starts)
 
 
+def test_repeated_starts_give_every_environment_one_goal_for_the_whole_run(learner):
+    collect = learner.config.collect.model_copy(update={"starts": "repeated"})
+    repeating = Learner(learner.config.model_copy(update={"collect": collect}))
+    state = repeating.init(jax.random.key(0))
+    before = np.array(state.environments.goal)
+    state = repeating._collect(repeating._collect(state))
+    assert (np.array(state.environments.episode) > 0).all()
+    np.testing.assert_allclose(state.environments.goal, before, atol=1e-6)
+    assert len(np.unique(before, axis=0)) == ENVS
+
+
 def test_an_outcome_is_what_the_next_row_of_its_episode_observes(learner, rows):
     reached = rows.observation[1:][..., list(learner.spec.goal.observation_indices)]
     goes_on = np.diff(rows.episode, axis=0) == 0
