@@ -89,6 +89,7 @@ def own_experience(
     lived = simulation.rollout(partial(jax.jit(act), student), starts)
     goal = np.broadcast_to(starts.goal, (length, *starts.goal.shape))
     rows = np.linspace(0, length * episodes - 1, count).round().astype(int)
-    values = (lived.observation[:-1], goal, lived.action)
+    before, acted, _ = lived.steps()
+    values = (before, goal, acted)
     observation, goal, action = (v.reshape(-1, v.shape[-1])[rows].astype(np.float32) for v in values)
     return observation, goal, action

@@ -107,8 +107,7 @@ class Distiller:
     def iterate(self, state: DistillState) -> tuple[DistillState, dict[str, Array]]:
         """One round: visit, label, update. The given state's buffers are reused."""
         visited, goal = self._visit(state)
-        observation, action = visited.observation, visited.action
-        return self._update(self._label(state, self.teacher.params, observation, action, goal))
+        return self._update(self._label(state, self.teacher.params, *visited.steps(), goal))
 
     def _visit(self, state: DistillState) -> tuple[Trajectories, np.ndarray]:
         """One episode in every environment, and the goals [E, G] that were asked for."""
@@ -146,14 +145,14 @@ class Distiller:
         return _with_noise(chosen, STUDENT_NOISE, key)
 
     def label(
-        self, state: DistillState, params: Params, observation: Array, action: Array, goal: Array
+        self, state: DistillState, params: Params, before: Array, action: Array, after: Array, goal: Array
     ) -> DistillState:
-        """Adds the teacher's answers on a round's states [L + 1, E, S] and actions [L, E, A]."""
+        """Adds the teacher's answers on a round's steps: observations [L, E, S], actions [L, E, A]."""
         key = self._round_key(state, 1)
         arbitrary = jax.random.uniform(key, action.shape, minval=-1, maxval=1)
         new = jax.lax.map(
             lambda step: self._labels(params, step, goal),
-            (observation[:-1], observation[1:], jnp.stack([action, arbitrary], axis=2)),
+            (before, after, jnp.stack([action, arbitrary], axis=2)),
         )
         length = self.spec.episode_length
         write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.round * length, axis=0)

@@ -32,6 +32,19 @@ class Trajectories(NamedTuple):
     action: np.ndarray  # [L, E, A]
     going: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
 
+    def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observation before, action and observation after of L steps of each episode, [L, E, ...].
+
+        An episode that ended early has fewer: its own steps are repeated."""
+        length, episodes = self.going.shape
+        row = np.arange(length)[:, None] % np.maximum(self.going.sum(0), 1)
+        episode = np.arange(episodes)
+        return (
+            self.observation[row, episode],
+            self.action[row, episode],
+            self.observation[row + 1, episode],
+        )
+
 
 class Running(NamedTuple):
     """E environments between two control steps."""

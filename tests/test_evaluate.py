@@ -41,6 +41,15 @@ def test_a_robot_that_fell_at_the_goal_is_not_there_any_more():
     assert found.success_any.all()
 
 
+def test_steps_of_an_episode_that_ended_early_are_its_own_repeated():
+    path = lived([[0, 0], [1, 1], [2, 2], [3, 2], [4, 2]], [[True, True]] * 2 + [[True, False]] * 2)
+    path = path._replace(action=np.arange(8.0).reshape(4, 2, 1))
+    before, action, after = path.steps()
+    np.testing.assert_array_equal(before[..., 1].T, [[0, 1, 2, 3], [0, 1, 0, 1]])
+    np.testing.assert_array_equal(after[..., 1].T, [[1, 2, 3, 4], [1, 2, 1, 2]])
+    np.testing.assert_array_equal(action[..., 0].T, [[0, 2, 4, 6], [1, 3, 1, 3]])
+
+
 def test_a_summary_names_the_layout_and_the_episodes():
     path = lived([[0, 0], [10, 10], [10, 9.4]], [[True, True]] * 2)
     figures = summarise(outcomes(SPEC, path, GOAL), "far")
