@@ -14,6 +14,7 @@ import time
 import jax
 from measuring import Row, device, middle, say, show
 
+from pipelines.throughput import call_rates
 from teacher.compilation import jit_physics
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
 from teacher.devices import Devices
@@ -39,12 +40,12 @@ def measure(task: str, engine: str, envs: int, depth: int, width: int) -> Row:
     begun = time.perf_counter()
     state = jax.block_until_ready(collect(learner.init(jax.random.key(0))))
     say(f"{name}: compiled in {time.perf_counter() - begun:.1f} s")
-    rates: list[float] = []
-    started = time.perf_counter()
-    while len(rates) < FEWEST_CALLS or time.perf_counter() - started < SECONDS:
-        begun = time.perf_counter()
+
+    def call() -> None:
+        nonlocal state
         state = jax.block_until_ready(collect(state))
-        rates.append(envs * STEPS / (time.perf_counter() - begun))
+
+    rates = [envs * STEPS * rate for rate in call_rates(call, SECONDS, FEWEST_CALLS)]
     figures: Row = {
         "task": task,
         "engine": engine,

@@ -31,6 +31,13 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="GROUP.FIELD=VALUE", help="change one setting; may be repeated"),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="the same as --set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="of all randomness. Default: 0")]
 RunOption = Annotated[
     str | None,
@@ -82,6 +89,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an e
 @app.command()
 def run(
     preset: Preset = None,
+    task: Task = None,
     set_: Set = None,
     seed: Seed = None,
     run: RunOption = None,
@@ -95,10 +103,10 @@ def run(
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
         from pipelines import cluster, stages, tables, teaching
-        from pipelines.targets import held_target
+        from pipelines.targets import held_target, with_task
 
         cluster.join(coordinator, processes, process)
-        with held_target(run, preset, set_, seed, resume) as target:
+        with held_target(run, preset, with_task(set_, task), seed, resume) as target:
             if cluster.is_first():
                 summary = stages.run_all(target, _display(), resume=resume)
                 _print(summary, as_json, tables.summary)
@@ -109,6 +117,7 @@ def run(
 @app.command()
 def teacher(
     preset: Preset = None,
+    task: Task = None,
     set_: Set = None,
     seed: Seed = None,
     depths: Depths = None,
@@ -129,11 +138,12 @@ def teacher(
     with _reported(debug):
         from pipelines import cluster, tables, teaching
         from pipelines.study import requested_study
-        from pipelines.targets import held_target
+        from pipelines.targets import held_target, with_task
 
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-        study = requested_study(run, preset, set_ or [], varied, seed, seeds, resume=resume)
+        set_ = with_task(set_, task)
+        study = requested_study(run, preset, set_, varied, seed, seeds, resume=resume)
         if study is not None:
             _train_study(study, as_json)
             return
@@ -196,6 +206,10 @@ def control(
         typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
     ] = None,
     run_option: LaterRun = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="where the task is, if it is not installed: path/to/file.py:NAME"),
+    ] = None,
     engine: Engine = None,
     episodes: Episodes = None,
     seed: HeldOutSeed = None,
@@ -213,8 +227,59 @@ def control(
             folder = stages.selected_bundle(existing(bundle, run_option))
         elif run_option is not None:
             raise UsageError(f"a bundle and a run are named: {bundle} and --run {run_option}")
-        figures = stages.control(folder, _display(), engine=engine, episodes=episodes, seed=seed)
+        figures = stages.control(folder, _display(), task=task, engine=engine, episodes=episodes, seed=seed)
         _print(figures, as_json, tables.score)
+
+
+@app.command()
+def watch(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN|BUNDLE]", help="a run, or a bundle; not needed if there is only one run"),
+    ] = None,
+    run_option: LaterRun = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="teacher|student|SIZE", help="of a run. Default: the selected student, or else the teacher"
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="where a bundle's task is, if not installed: path/to/file.py:NAME"),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="simulator. Default: as for `control`, the MuJoCo C engine")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="held-out episodes. Default: 3")] = None,
+    seed: HeldOutSeed = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="a .gif, .mp4 or .html. Default: GIF and page, in the run's folder watch/"
+        ),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at a policy's episodes: a film, and a page in which to turn the scene; needs no display."""
+    with _reported(debug):
+        from pipelines import watching
+        from pipelines.targets import existing
+        from teacher.errors import UsageError
+
+        watching.require_suffix(out)
+        if target is not None and (Path(target) / "spec.json").is_file():
+            if run_option or policy:
+                raise UsageError(f"{target} is a bundle: --run and --policy are for runs")
+            subject = watching.of_bundle(Path(target), task)
+        elif task is not None:
+            raise UsageError("--task is for a bundle; a run names its own task")
+        else:
+            subject = watching.of_run(existing(target, run_option), policy)
+        display = _display()
+        files = watching.watch(subject, display, engine=engine, episodes=episodes, seed=seed, out=out)
+        print(json.dumps({"written": [str(f) for f in files]}) if as_json else "\n".join(map(str, files)))
 
 
 @app.command()
@@ -254,13 +319,28 @@ def report(
 
 
 @app.command()
-def tasks(as_json: Json = False, debug: Debug = False) -> None:
-    """List the tasks and what they ask for."""
+def tasks(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="of tasks, or path/to/file.py:NAME. Default: all"),
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="measure how fast each runs on its engines, here; minutes for all")
+    ] = False,
+    envs: Annotated[int, typer.Option(min=1, help="with --table: environments simulated at once")] = 256,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the tasks and what they ask for; checks your own."""
     with _reported(debug):
-        from pipelines import tables
-        from teacher.tasks import TASKS, make_task
+        from pipelines import catalogue, tables
 
-        _print({name: tables.describe_task(make_task(name)) for name in TASKS}, as_json, tables.tasks)
+        display = _display()
+        found = catalogue.listed(names or [], display)
+        if table:
+            _print(catalogue.measure(found, envs, display), as_json, tables.throughput)
+        else:
+            _print(catalogue.describe(found), as_json, tables.tasks)
 
 
 @app.command()

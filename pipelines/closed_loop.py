@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from export.controller import Controller
+from pipelines.scene.footage import Footage, footage
 from teacher.evaluate import evaluation_starts, outcomes, summarise
-from teacher.simulation import Policy, Simulation, Trajectories
+from teacher.simulation import Policy, Simulation
 
 RECORDED_EPISODES = 4
 
@@ -25,11 +26,11 @@ def batched(controller: Controller) -> Policy:
 
 def control(
     controller: Controller, robot: Simulation, layout: str, episodes: int, seed: int | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], Footage | None]:
     """Held-out episodes of the controller, one robot at a time, every step timed.
 
     A deadline is missed when an answer takes longer than the control period.
-    Returns: figures for the summary; the first episodes as a recording (see `record`)."""
+    Returns: figures for the summary; the first episodes to look at, if the task can be drawn."""
     starts = evaluation_starts(robot, episodes, layout, seed)
     seconds: list[float] = []
 
@@ -54,26 +55,4 @@ def control(
         "steps": len(seconds),
         "missed_deadlines": int((np.array(seconds) > robot.task.spec.control_dt).sum()),
     }
-    return figures, record(robot.task, trajectories, starts.goal)
-
-
-def record(task: Any, trajectories: Trajectories, goal: np.ndarray) -> dict[str, Any]:
-    """The first episodes as JSON: points of the robot [L][P][3] in metres, goal, distance at each step."""
-    spec = task.spec
-    count = min(RECORDED_EPISODES, goal.shape[0])
-    points = np.asarray(task.skeleton(trajectories.qpos[1:, :count]))
-    indices = list(spec.goal.observation_indices)
-    achieved = trajectories.observation[1:, :count, indices]
-    distance = np.linalg.norm(achieved - goal[:count], axis=-1)
-    return {
-        "control_dt": spec.control_dt,
-        "success_radius": spec.goal.success_radius,
-        "episodes": [
-            {
-                "goal": goal[i].astype(float).round(4).tolist(),
-                "points": points[:, i].astype(float).round(4).tolist(),
-                "distance": distance[:, i].astype(float).round(4).tolist(),
-            }
-            for i in range(count)
-        ],
-    }
+    return figures, footage(robot.task, trajectories, starts.goal, RECORDED_EPISODES)

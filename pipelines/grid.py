@@ -73,12 +73,12 @@ def parse_seeds(text: str) -> list[int]:
 
 def described(values: Values) -> str:
     """`depth 4, width 64`."""
-    return ", ".join(f"{short(field)} {shown(value)}" for field, value in values.items())
+    return ", ".join(f"{short(field)} {_label(value)}" for field, value in values.items())
 
 
 def folder_name(values: Values) -> str:
     """`depth-4-width-64`."""
-    return "-".join(f"{short(field)}-{shown(value)}" for field, value in values.items())
+    return "-".join(f"{short(field)}-{_label(value)}" for field, value in values.items())
 
 
 def short(field: str) -> str:
@@ -88,6 +88,11 @@ def short(field: str) -> str:
 
 def shown(value: Any) -> str:
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _label(value: Any) -> str:
+    """A value without the folder of the file that it may name: a task of the user's own."""
+    return shown(value).rpartition("/")[2]
 
 
 def _texts(varied: Sequence[str], set_: set[str]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ teacher/         checkpoints/, metrics.jsonl
 students/        checkpoints/, metrics.jsonl, SIZE/
 export/SIZE/     bundles
 control/SIZE/    recorded episodes
+watch/           films
 report.html
 """
 
@@ -27,6 +28,7 @@ from teacher.errors import FathomError, UsageError
 
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
+RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
 PACKAGES = (
     "fathom-rl",
     "jax",

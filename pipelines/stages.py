@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,7 +18,8 @@ from pipelines.config import Config, ControlConfig
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
-from pipelines.rundir import Run, write_json
+from pipelines.rundir import Run
+from pipelines.scene.keeping import keep
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.teaching import teach, warn_of_versions
 from student import assess
@@ -35,8 +36,9 @@ from teacher.learner import require_devices
 from teacher.memory import require_fit
 from teacher.simulation import randomised, require_randomisable, simulation
 from teacher.spec import TaskSpec
-from teacher.tasks import Task, make_task
+from teacher.tasks import Task, make_task, task_names
 from teacher.tasks.engines import ENGINES
+from teacher.tasks.requirements import require_same
 from teacher.train import require_finite
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 
@@ -152,7 +154,7 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
     key = jax.random.fold_in(jax.random.key(seed), STAGE_NUMBER["export"])
 
     def judge(controller: Controller) -> JSON:
-        with _controller_errors():
+        with controller_errors():
             judged.update(measure.closed_loop(controller))
         return _card_facts(student.spec, judged)
 
@@ -236,6 +238,7 @@ def control(
     bundle: Path,
     display: Display,
     *,
+    task: str | None = None,
     engine: str | None = None,
     episodes: int | None = None,
     seed: int | None = None,
@@ -243,37 +246,62 @@ def control(
     """Runs a bundle's controller in closed loop; returns its figures.
 
     As the run of the bundle sets it, if it lies in one and nothing else is asked for; figures and a
-    recording of the first episodes are then kept there."""
+    recording of the first episodes are then kept there. `task` is needed for a bundle outside a run
+    whose task is not one of `task_names`."""
+    bundle = bundle.resolve()
+    with controller_errors():
+        controller, run, config, settings = opened(bundle, task)
+        made = make_task(config.task.name)
+        usual = (control_engine(made, settings), settings.episodes, None)
+        asked = (engine or usual[0], episodes or usual[1], seed)
+        if asked[0] not in made.engines:
+            raise unknown_name(f"engine for task {made.spec.name!r}", asked[0], made.engines)
+        display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
+        robot, layout = simulation(config.task.name, asked[0]), evaluation_layout(config)
+        figures, shown = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)
+    figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
+    if run and asked == usual:
+        folder = run.path / "control" / bundle.name
+        folder.mkdir(parents=True, exist_ok=True)
+        keep(folder, shown, display.say)
+        run.update_summary({"control": {bundle.name: figures}})
+    return figures
+
+
+class Opened(NamedTuple):
+    """A bundle with the settings that it is run by."""
+
+    controller: Controller
+    run: Run | None  # in which the bundle lies
+    config: TeacherConfig
+    settings: ControlConfig
+
+
+def opened(bundle: Path, task: str | None = None) -> Opened:
+    """The bundle, checked; ControllerError or FathomError if it, or its task, is not sound.
+
+    `task` is needed as for `control`."""
     bundle = bundle.resolve()
     run = Run(bundle.parent.parent)
     in_run = bundle.parent.name == "export" and (run.path / "config.json").is_file()
+    controller = load_controller(bundle)
+    config = run.config.teacher if in_run else TeacherConfig()
+    if task or not in_run:
+        found = TaskConfig(name=task or _known_task(bundle, controller.spec["name"]))
+        config = config.model_copy(update={"task": found})
+    require_same(str(bundle), controller.spec, make_task(config.task.name).spec)
     settings = run.config.control if in_run else ControlConfig()
-    with _controller_errors():
-        controller = load_controller(bundle)
-        name = run.config.teacher.task.name if in_run else controller.spec["name"]
-        layout = evaluation_layout(
-            run.config.teacher if in_run else TeacherConfig(task=TaskConfig(name=name))
+    return Opened(controller, run if in_run else None, config, settings)
+
+
+def _known_task(bundle: Path, name: str) -> str:
+    """The name, if a task has it here; UsageError if only a file can have it."""
+    if name not in task_names():
+        raise UsageError(
+            f"{bundle} is for task {name!r}, which is not installed: "
+            "say in which file it is with --task path/to/file.py:NAME"
         )
-        task = make_task(name)
-        usual = (control_engine(task, settings), settings.episodes, None)
-        asked = (engine or usual[0], episodes or usual[1], seed)
-        if controller.spec != task.spec.model_dump(mode="json"):
-            raise FathomError(
-                f"{bundle} is for another version of task {task.spec.name!r} than this program's"
-            )
-        if asked[0] not in task.engines:
-            raise unknown_name(f"engine for task {task.spec.name!r}", asked[0], task.engines)
-        display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
-        figures, recording = closed_loop.control(
-            controller, simulation(name, asked[0]), layout, episodes=asked[1], seed=seed
-        )
-    figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
-    if in_run and asked == usual:
-        folder = run.path / "control" / bundle.name
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "episodes.json", recording)
-        run.update_summary({"control": {bundle.name: figures}})
-    return figures
+    return name
 
 
 def control_engine(task: Task, settings: ControlConfig) -> str:
@@ -290,7 +318,8 @@ def selected_bundle(run: Run) -> Path:
 
 
 @contextmanager
-def _controller_errors() -> Iterator[None]:
+def controller_errors() -> Iterator[None]:
+    """A controller's errors as this program's own."""
     try:
         yield
     except ControllerError as error:

@@ -6,7 +6,6 @@ from rich.console import Group
 from rich.table import Column, Table
 
 from pipelines.grid import described
-from teacher.tasks import Task
 
 JSON = dict[str, Any]
 
@@ -80,39 +79,45 @@ def score(figures: JSON) -> Table:
     return table
 
 
-def describe_task(task: Task) -> JSON:
-    """What `pipeline tasks --json` says of a task."""
-    spec = task.spec
-    return {
-        "engines": list(task.engines),
-        "observation": spec.observation_size,
-        "goal": spec.goal_size,
-        "action": spec.action_size,
-        "control_dt": spec.control_dt,
-        "episode_length": spec.episode_length,
-        "success_radius": spec.goal.success_radius,
-        "goal_unit": spec.goal.unit,
-        "description": type(task).__doc__,
-    }
-
-
 def tasks(figures: JSON) -> Table:
+    """As `pipelines.catalogue.describe` gives them."""
     table = Table(
-        "task", "engines", "observation", "goal", "action", "period", "episode", "success", "what it is"
+        Column("task", no_wrap=True),
+        "engines",
+        "sizes",
+        Column("episode", no_wrap=True),
+        "what it is",
     )
     for name, task in figures.items():
+        notes = [f"success within {task['success_radius']:g} {task['goal_unit']}"]
+        notes += [f"goals: {', '.join(task['layouts'])}"] if len(task["layouts"]) > 1 else []
+        notes += ["physics randomised"] if task["randomised"] else []
         table.add_row(
             name,
-            ", ".join(task["engines"]),
-            str(task["observation"]),
-            str(task["goal"]),
-            str(task["action"]),
-            f"{task['control_dt'] * 1000:g} ms",
-            str(task["episode_length"]),
-            f"{task['success_radius']:g} {task['goal_unit']}",
-            task["description"],
+            "\n".join(task["engines"]),
+            f"{task['observation']}, {task['goal']}, {task['action']}",
+            f"{task['episode_length']} x {task['control_dt'] * 1000:g} ms",
+            "\n".join([task["description"], *(f"[dim]{note}[/dim]" for note in notes)]),
         )
+    table.caption = (
+        "sizes: of observation, goal and action; goals: layouts, the first to train, the last to evaluate"
+    )
     return table
+
+
+def throughput(figures: JSON) -> Table:
+    """As `pipelines.catalogue.measure` gives it: one row a task, one column an engine."""
+    engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
+    table = Table("task", *(Column(engine, justify="right") for engine in engines))
+    for name, measured in figures["tasks"].items():
+        table.add_row(name, *(_rate(measured[engine]) if engine in measured else "" for engine in engines))
+    together = f"{figures['environments']} environments together"
+    table.caption = f"control steps per second on {figures['device']}, of {together}; mujoco: of one"
+    return table
+
+
+def _rate(figures: JSON) -> str:
+    return "fails" if "error" in figures else f"{figures['steps_per_s']:,.0f}"
 
 
 def presets(figures: JSON) -> Table:

@@ -52,6 +52,11 @@ def requested_run(
     return create_run(path, config, chosen, seed or 0)
 
 
+def with_task(assignments: list[str] | None, task: str | None) -> list[str]:
+    """The assignments of --set, and that of --task after them."""
+    return [*(assignments or []), *([] if task is None else [f"task.name={task}"])]
+
+
 def target_path(name: str | None, preset: str | None, seed: int | None) -> Path:
     """Where a first stage's run lies: under the name given, or its preset's and seed's."""
     chosen = preset or DEFAULT

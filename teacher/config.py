@@ -1,5 +1,6 @@
 """What a teacher's run is made of; every value is checked when it is set."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -25,6 +26,14 @@ def _whole_blocks(depth: int) -> int:
     return depth
 
 
+def task_reference(name: str) -> str:
+    """`path/to/file.py:NAME` with the file's whole path, so that later stages find it from any directory.
+
+    Other names of tasks stay as they are."""
+    file, _, made = name.rpartition(":")
+    return f"{Path(file).resolve()}:{made}" if file.endswith(".py") else name
+
+
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -39,8 +48,8 @@ class Group(BaseModel):
 
 
 class TaskConfig(Group):
-    name: str = "fr3_reach"
-    """task to learn; `pipeline tasks` lists them"""
+    name: Annotated[str, AfterValidator(task_reference)] = "fr3_reach"
+    """task to learn; `pipeline tasks` lists them, path/to/file.py:NAME is one of your own"""
     engine: str | None = None
     """simulator to train in; the task's first one if not given"""
     layout: str | None = None
@@ -64,6 +73,8 @@ class RandomiseConfig(Group):
     """largest sudden change of velocity: of the base in m/s, of joints where the base is fixed in rad/s"""
     push_interval_s: PositiveFloat | None = None
     """mean seconds between two pushes"""
+    noise: NonNegativeFloat | None = None
+    """factor of the noise of a robot's sensors, where policies see those; 1 is the specification's"""
 
 
 class NetworkConfig(Group):
@@ -124,6 +135,8 @@ class CollectConfig(Group):
     """control steps kept per environment"""
     prefill: PositiveInt = 100
     """control steps per environment, at least, before the first update"""
+    starts: Literal["new", "repeated"] = "new"
+    """`repeated`: each environment has one start and goal for the whole run, as published"""
     total_steps: PositiveInt = 1_500_000
     """control steps with updates, over all environments, in whole iterations; the prefill comes on top"""
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from teacher.config import RandomiseConfig
 
 Array = Any  # NumPy or JAX
+ALTER_MODEL = ("friction", "mass", "strength")  # fields that change a model's numbers
 
 
 class Randomisation(NamedTuple):
@@ -19,10 +20,11 @@ class Randomisation(NamedTuple):
     latency: int = 0
     push: float = 0.0
     push_interval_s: float = 5.0
+    noise: float = 1.0  # of sensors; physics do not see it
 
     @property
     def alters_model(self) -> bool:
-        return any((self.friction, self.mass, self.strength))
+        return any(getattr(self, name) for name in ALTER_MODEL)
 
     @property
     def alters_anything(self) -> bool:

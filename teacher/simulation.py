@@ -11,7 +11,7 @@ import numpy as np
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError
-from teacher.randomise import Conditions, Randomisation, draw, pushes
+from teacher.randomise import ALTER_MODEL, Conditions, Randomisation, draw, pushes
 from teacher.tasks import Start, Task, make_task
 from teacher.tasks.engines import ENGINES, make_engine
 
@@ -22,6 +22,9 @@ Policy = Callable[[Any, Any], Any]
 # Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
 ROLLOUT_BATCHES = (64, 256)
 NOTHING_RANDOM = Randomisation()
+# Folded into a start's key. Not a small number: `fold_in(key, 1)` is the second key of `split(key)`, which
+# tasks draw their goals from.
+CONDITIONS = 2_100_000_002
 
 
 class Trajectories(NamedTuple):
@@ -203,14 +206,22 @@ def choose(condition: Array, yes: Any, no: Any) -> Any:
 
 def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> None:
     """Raises UsageError for randomisation that the task or the engine cannot do."""
+    where = f"task {task.spec.name!r} on engine {engine!r}"
     known = [name for name in task.engines if ENGINES[name].alters_model]
-    if randomise.alters_model and engine not in known:
+    altered = [f"randomise.{name}" for name in ALTER_MODEL if getattr(randomise, name)]
+    if altered and engine not in known:
         raise UsageError(
-            f"randomise.friction, mass and strength: engine {engine!r} cannot vary them; "
-            f"task {task.spec.name!r} can in: {', '.join(known) or 'none'}"
+            f"{', '.join(altered)}: {where} cannot vary them; engines that can: {', '.join(known) or 'none'}"
         )
-    if randomise.push and not (ENGINES[engine].takes_pushes and task.pushed):
-        raise UsageError(f"randomise.push: task {task.spec.name!r} on engine {engine!r} takes no pushes")
+    if not randomise.push:
+        return
+    if not (ENGINES[engine].takes_pushes and task.pushed):
+        raise UsageError(f"randomise.push: {where} takes no pushes")
+    if randomise.push_interval_s < task.spec.control_dt:
+        raise UsageError(
+            f"randomise.push_interval_s is {randomise.push_interval_s:g}, but {where} is pushed at most "
+            f"once in a control period of {task.spec.control_dt:g} s"
+        )
 
 
 def _rows(start: Start, first: int, count: int) -> Start:
@@ -224,7 +235,8 @@ def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers
         own_key = jax.random.fold_in(key, number)
         start = task.start(own_key, layout)
         if randomise.alters_anything:
-            start = start._replace(conditions=draw(randomise, jax.random.fold_in(own_key, 1)))
+            conditions_key = jax.random.fold_in(own_key, CONDITIONS)
+            start = start._replace(conditions=draw(randomise, conditions_key))
         return start
 
     with jax.default_matmul_precision("highest"):
@@ -254,4 +266,4 @@ def training_simulation_of(config: TeacherConfig) -> Simulation:
 def randomised(config: TeacherConfig) -> Randomisation:
     """How far physics differ between episodes of training."""
     found = make_task(config.task.name).randomise.changed(config.randomise)
-    return found if found.alters_anything else NOTHING_RANDOM
+    return found if found.alters_anything else NOTHING_RANDOM._replace(noise=found.noise)

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from teacher import checkpoint
-from teacher.errors import Diverged, FathomError
+from teacher.errors import Diverged
 from teacher.learner import Learner, TeacherState
+from teacher.tasks.requirements import require_same
 
 DIVERGED = 10.0  # times the critic loss of blind guessing
 
@@ -74,12 +75,7 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     step = learner.devices.of_first(newest.step if newest else 0)
     saved = newest or checkpoint.load(directory, step=step)
     what = f"checkpoint {directory / str(saved.step)}"
-    if saved.record.get("spec") != learner.spec.model_dump(mode="json"):
-        found = saved.record.get("spec") or {}
-        raise FathomError(
-            f"{what} is of task {found.get('name')!r} version {found.get('version')}, "
-            f"this run is of {learner.spec.name!r} version {learner.spec.version}"
-        )
+    require_same(what, saved.record.get("spec") or {}, learner.spec)
     template = jax.eval_shape(learner.init, jax.random.key(0))
     state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")

@@ -24,6 +24,7 @@ from teacher.networks import (
 from teacher.simulation import Policy, simulation
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
+from teacher.tasks.requirements import require_same
 
 Array = jax.Array
 
@@ -73,12 +74,7 @@ def load_teacher(directory: Path) -> Teacher:
         evaluation = saved.record["evaluation"]
     except (ValueError, KeyError, TypeError) as error:
         raise FathomError(f"{what} holds no teacher that this program knows: {error}") from error
-    known = make_task(spec.name).spec
-    if known.version != spec.version:
-        raise FathomError(
-            f"{what} is of task {spec.name!r} version {spec.version}, "
-            f"this program has version {known.version}"
-        )
+    require_same(what, saved.record["spec"], make_task(config.task.name).spec)
     network = config.network
     if not run_fused_kernels(jax.local_devices()):
         network = network.model_copy(update={"fused": False})  # the same results, up to rounding

@@ -11,8 +11,7 @@ from pipelines.presets import preset
 from pipelines.report import write_report
 from pipelines.report.drawing import MAX_POINTS, thinned
 from pipelines.report.reproduce import assignments
-from pipelines.report.viewer import MAX_FRAMES
-from pipelines.rundir import create_run, write_json
+from pipelines.rundir import RECORDING, STILLS, create_run, write_json
 from teacher.errors import FathomError
 
 SIZES = ("2x16", "3x16")
@@ -112,17 +111,55 @@ def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
         run.update_summary({"selected": SIZES[0], "selected_passes": passes})
 
 
-def add_control(run, *, success=0.984, late=0, steps=5, goal=(0.3, 0.1, 0.4)):
+def recorded(steps=5, goal=(0.3, 0.1, 0.4)):
+    """Two episodes of a sphere that rises beside a wall, as `pipelines.scene` records them."""
+    shape = {"position": [0, 0, 0.2], "quaternion": [1, 0, 0, 0], "colour": [0.8, 0.8, 0.8, 1]}
     episode = {
         "goal": list(goal),
-        "points": [[[0, 0, 0], [0, 0, 0.3], [0.05 * i, 0, 0.4]] for i in range(steps)],
+        "marker": list(goal),
+        "steps": list(range(steps)),
+        "poses": [[0.05 * i, 0, 0.4, 1, 0, 0, 0] for i in range(steps)],
+        "path": [[0.05 * i, 0, 0.4] for i in range(steps)],
+        "view": [[0, 0, 0.4]] * steps,
         "distance": [0.3 / (i + 1) for i in range(steps)],
+        "ended": False,
     }
+    return {
+        "control_dt": 0.05,
+        "success_radius": 0.05,
+        "unit": "m",
+        "marker_radius": 0.05,
+        "ground": 0.0,
+        "mobile": True,
+        "camera": {
+            "target": [0, 0, 0.4],
+            "distance": 2.0,
+            "azimuth": 130.0,
+            "elevation": -20.0,
+            "follow": False,
+            "field_of_view": 45.0,
+            "aspect": 1.3333,
+        },
+        "shapes": [
+            {**shape, "kind": "box", "size": [0.1, 1, 0.2], "body": None},
+            {**shape, "kind": "sphere", "size": [0.1], "body": 0},
+            {**shape, "kind": "capsule", "size": [0.02, 0.1], "body": 0, "colour": [1, 0, 0, 0.5]},
+            {**shape, "kind": "cylinder", "size": [0.02, 0.1], "body": 0},
+            {**shape, "kind": "ellipsoid", "size": [0.02, 0.1, 0.05], "body": 0},
+            {**shape, "kind": "plane", "size": [0, 1], "body": None},
+            {**shape, "kind": "mesh", "mesh": 0, "body": None},
+        ],
+        "meshes": [{"vertices": [0, 0, 0, 1, 0, 0, 0, 1, 0], "faces": [0, 1, 2]}],
+        "episodes": [episode] * 2,
+    }
+
+
+def add_control(run, *, success=0.984, late=0, stills=True):
     folder = run.path / "control" / SIZES[0]
     folder.mkdir(parents=True)
-    write_json(
-        folder / "episodes.json", {"control_dt": 0.05, "success_radius": 0.05, "episodes": [episode] * 2}
-    )
+    write_json(folder / RECORDING, recorded())
+    for name in STILLS if stills else ():
+        (folder / name).write_bytes(b"a picture")
     clock = {"latency_us_p50": 7.1, "latency_us_p99": 12.9, "latency_us_max": 341.0}
     figures = {"engine": "mujoco", **score(success), **clock, "steps": 25600, "missed_deadlines": late}
     run.update_summary({"control": {SIZES[0]: figures}, "wall_s": 60.0})
@@ -252,8 +289,8 @@ def test_weak_teacher_is_not_hidden_behind_a_faithful_student(tmp_path):
 def test_page_refers_to_nothing_outside(full_report):
     source = full_report.read_text(encoding="utf-8")
     page = Page(source)
-    assert all(value.startswith("#") for value in page.loaded)
-    assert not {"link", "img", "iframe", "object", "base"} & set(page.tags)
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in page.loaded)
+    assert not {"link", "iframe", "object", "base"} & set(page.tags)
     assert not re.search(r"https?://|url\((?!#)|@import", source)
     assert len(source) < 5e6
 
@@ -291,17 +328,26 @@ def test_settings_of_another_version_leave_a_page_without_commands(tmp_path):
     assert "The settings are not of this version of the program" in read(run).text
 
 
-def test_long_recordings_and_curves_are_thinned_and_keep_their_end(full):
-    shutil.rmtree(full.path / "control")
-    add_control(full, steps=1001, goal=(0.3, 0.1))
-    source = write_report(full).read_text(encoding="utf-8")
-    data = json.loads(re.search(r'id="recording">(.*?)</script>', source)[1])
-    steps = data["episodes"][0]["steps"]
-    assert len(steps) <= MAX_FRAMES and steps[-1] == 1001
-    assert len(data["episodes"][0]["points"]) == len(steps)
+def test_long_curves_are_thinned_and_keep_their_end():
     lines = [{"iteration": i} for i in range(5000)]
     assert len(thinned(lines)) <= MAX_POINTS and thinned(lines)[-1] == lines[-1]
     assert thinned([]) == []
+
+
+def test_stills_are_shown_if_they_were_drawn(full, tmp_path):
+    page = read(full)
+    assert page.tags.count("img") == len(STILLS) and "Episode 1, last frame" in page.text
+    shutil.rmtree(full.path / "control")
+    add_control(full, stills=False)
+    page = read(full)
+    assert "img" not in page.tags and "canvas" in page.tags
+
+
+def test_a_task_without_a_scene_has_no_viewer(full):
+    (full.path / "control" / SIZES[0] / RECORDING).unlink()
+    page = read(full)
+    assert "canvas" not in page.tags and "img" not in page.tags
+    assert "ran 256 held-out episodes in mujoco." in page.text
 
 
 def test_broken_file_is_named(full):
@@ -310,17 +356,29 @@ def test_broken_file_is_named(full):
         write_report(full)
 
 
+def opened(page, folder, *flags):
+    """The page in a browser: the document as its scripts have left it, and what the browser logged."""
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'browser'}", *flags]
+    command += ["--virtual-time-budget=2000", "--dump-dom", page.resolve().as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return result.stdout, result.stderr
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no browser here")
 def test_page_opens_without_a_console_error(full_report, tmp_path):
-    page = full_report.resolve().as_uri()
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={tmp_path / 'browser'}",
-        "--dump-dom",
-        page,
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "CONSOLE" not in result.stderr
-    assert re.search(r'id="readout">0?\d\.\d\d s', result.stdout)  # the viewer has drawn a frame
+    software = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    document, logged = opened(full_report, tmp_path, *software)
+    errors = [line for line in logged.splitlines() if "CONSOLE" in line and "GL Driver Message" not in line]
+    assert not errors
+    assert re.search(r'id="readout"[^>]*>0?\d\.\d\d s', document)  # the viewer has drawn a frame
+    assert re.search(r'id="no-webgl"[^>]*hidden', document)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no browser here")
+def test_without_webgl_the_page_says_so_and_keeps_its_stills(full_report, tmp_path):
+    document, logged = opened(full_report, tmp_path, "--disable-3d-apis")
+    assert "CONSOLE" not in logged
+    assert not re.search(r'id="no-webgl"[^>]*hidden', document)
+    assert re.search(r'id="controls"[^>]*hidden', document)
+    assert "Episode 1, first frame" in document

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.rundir import Run, is_study, read_json
+from pipelines.rundir import RECORDING, STILLS, Run, is_study, read_json
 
 JSON = dict[str, Any]
 
@@ -22,7 +22,9 @@ class Findings:
     bundles: dict[str, JSON]
     """spec.json of each exported student, by size"""
     recording: JSON | None
-    """episodes of the controller of size `controlled`: points in metres, distance in the goal's unit"""
+    """episodes of the controller of size `controlled`, as `pipelines.scene.footage.recording` writes them"""
+    stills: list[bytes]
+    """PNGs of the first recorded episode's first and last frame, if they could be drawn"""
 
     @property
     def sizes(self) -> list[str]:
@@ -53,7 +55,8 @@ class Findings:
 def read_findings(run: Run) -> Findings:
     summary = run.summary
     bundles = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
-    recording = run.path / "control" / (_controlled(summary) or "") / "episodes.json"
+    recording = run.path / "control" / (_controlled(summary) or "") / RECORDING
+    stills = [recording.with_name(name) for name in STILLS]
     return Findings(
         name=_name(run.path.resolve()),
         settings=run.settings,
@@ -63,6 +66,7 @@ def read_findings(run: Run) -> Findings:
         student_metrics=run.metrics("students"),
         bundles={size: read_json(file) for size, file in bundles.items() if file.exists()},
         recording=read_json(recording) if recording.exists() else None,
+        stills=[file.read_bytes() for file in stills if file.exists()] if recording.exists() else [],
     )
 
 

@@ -1,9 +1,10 @@
 """The whole page, of one piece."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from pipelines.report import sections
-from pipelines.report.findings import Findings
+from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, element, joined
 from pipelines.report.plots import distances, retention_against_latency, student_curves, teacher_curves
 from pipelines.report.verdict import verdict
@@ -15,7 +16,7 @@ def page(findings: Findings) -> str:
     summary = findings.summary
     task = summary.get("task") or findings.settings["config"]["teacher"]["task"]["name"]
     trained = f", trained in {summary['engine']}" if "engine" in summary else ""
-    scene = viewer(findings)
+    scene = viewer(findings.recording, findings.stills) if findings.recording else None
     body = joined(
         element("h1", findings.name),
         element("p", f"Task {task}{trained}, seed {findings.settings['seed']}", class_="about"),
@@ -30,9 +31,18 @@ def page(findings: Findings) -> str:
         section("File", sections.parity(findings)),
         section("Control", _control_note(findings), scene, side_by_side(distances(findings))),
         section("Origin", sections.origin(findings)),
-        element("script", _asset("viewer.js")) if scene else None,
     )
     return document(f"{findings.name}: {task}", body)
+
+
+def watch_page(task: str, policy: str, recording: JSON, stills: Sequence[bytes]) -> str:
+    """Recorded episodes alone, as a HTML document that refers to nothing outside itself."""
+    count = len(recording["episodes"])
+    about = f"{count} held-out episode{'s' if count > 1 else ''} of {policy}"
+    body = joined(
+        element("h1", task), element("p", about, class_="about"), viewer(recording, stills)
+    )
+    return document(f"{task}: {policy}", body)
 
 
 def document(title: str, body: Html) -> str:

@@ -1,183 +1,209 @@
-// The recorded episodes on a canvas: a camera that orbits, a painter that draws far things first.
-(() => {
-  "use strict";
-  const root = document.getElementById("viewer");
-  if (!root) return;
-  const part = (id) => document.getElementById(id);
-  const data = JSON.parse(part("recording").textContent);
-  const canvas = part("scene"), pen = canvas.getContext("2d");
-  const play = part("play"), slider = part("frame"), chooser = part("episode"), readout = part("readout");
-  const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const camera = { azimuth: -0.9, elevation: 0.42 };
-  let episode, frame = 0, begun = null, colours = {};
+// The recorded episodes: a camera that orbits and follows, and the clock that plays them.
 
-  // A goal in the plane lies at the height of the tip; any other than a position is not drawn.
-  const goalPoint = (e) => {
-    if (e.goal.length === 3) return e.goal;
-    return e.goal.length === 2 ? [...e.goal, e.points.at(-1).at(-1)[2]] : null;
-  };
+const part = (id) => document.getElementById(id);
+const recording = JSON.parse(part("recording").textContent);
+const canvas = part("scene"), play = part("play"), slider = part("time"), chooser = part("episode");
+const pace = part("pace"), follow = part("follow"), readout = part("readout");
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const painter = Painter.on(canvas, recording);
+const first = recording.camera;
+const camera = {};
+let episode, clock = 0, begun = null, colours = {};
 
-  // One frame for all episodes: the middle of everything that is ever shown, and the reach around it.
-  const bodies = data.episodes.flatMap((e) => [...e.points.flat(), ...(goalPoint(e) ? [goalPoint(e)] : [])]);
-  const everything = [...bodies, ...bodies.map(([x, y]) => [x, y, 0])];  // with shadows
-  const low = [0, 1, 2].map((i) => everything.reduce((m, p) => Math.min(m, p[i]), Infinity));
-  const high = [0, 1, 2].map((i) => everything.reduce((m, p) => Math.max(m, p[i]), -Infinity));
-  const centre = low.map((value, i) => (value + high[i]) / 2);
-  const away = (p) => Math.hypot(...p.map((value, i) => value - centre[i]));
-  const reach = everything.reduce((m, p) => Math.max(m, away(p)), 1e-6) + data.success_radius;
+const mixed = (a, b, share) => a.map((value, i) => value + share * (b[i] - value));
+const clamped = (value, low, high) => Math.max(low, Math.min(high, value));
 
-  // World point -> [x, y] in pixels, pixels a metre there, nearness to the eye.
-  const project = (point) => {
-    const [x, y, z] = point.map((value, i) => value - centre[i]);
-    const { azimuth: a, elevation: e } = camera;
-    const ahead = Math.cos(a) * x + Math.sin(a) * y;
-    const near = Math.cos(e) * ahead + Math.sin(e) * z;
-    const size = Math.min(canvas.clientWidth, canvas.clientHeight) * 0.5 / reach;
-    const zoom = size * 4.5 * reach / (4.5 * reach - near);
-    const right = Math.cos(a) * y - Math.sin(a) * x, up = Math.cos(e) * z - Math.sin(e) * ahead;
-    return { x: canvas.clientWidth / 2 + right * zoom, y: canvas.clientHeight / 2 - up * zoom, zoom, near };
-  };
+// The episode at the clock's step: the kept frames before and after it, mixed.
+const moment = () => {
+  const { steps, poses, view } = episode;
+  const next = clamped(steps.findIndex((step) => step > clock), 1, steps.length - 1);
+  const after = steps.length < 2 || clock >= steps.at(-1) ? steps.length - 1 : next, before = Math.max(0, after - 1);
+  const share = after === before ? 0 : clamped((clock - steps[before]) / (steps[after] - steps[before]), 0, 1);
+  const pose = mixed(poses[before], poses[after], share);
+  for (let i = 0; i < pose.length; i += 7) {
+    let turn = poses[before].slice(i + 3, i + 7), other = poses[after].slice(i + 3, i + 7);
+    // A turn and its negative are the same: the nearer one, so that nothing spins between two frames.
+    if (turn.reduce((sum, value, k) => sum + value * other[k], 0) < 0) other = other.map((value) => -value);
+    turn = mixed(turn, other, share);
+    const length = Math.hypot(...turn) || 1;
+    turn.forEach((value, k) => { pose[i + 3 + k] = value / length; });
+  }
+  return { poses: pose, view: mixed(view[before], view[after], share), frame: share < 0.5 ? before : after };
+};
 
-  const line = (points, colour, width, alpha = 1) => {
-    pen.beginPath();
-    for (const p of points.map(project)) pen.lineTo(p.x, p.y);
-    Object.assign(pen, { strokeStyle: colour, lineWidth: width, globalAlpha: alpha });
-    pen.stroke();
-  };
+const looking = (view) => {
+  const target = (follow.checked ? view : first.target).map((value, i) => value + camera.moved[i]);
+  const [a, e] = [camera.azimuth, camera.elevation].map((degrees) => degrees * Math.PI / 180);
+  const ahead = [Math.cos(e) * Math.cos(a), Math.cos(e) * Math.sin(a), Math.sin(e)];
+  const right = [Math.sin(a), -Math.cos(a), 0];
+  const up = [right[1] * ahead[2], -right[0] * ahead[2], right[0] * ahead[1] - right[1] * ahead[0]];
+  // A picture narrower than the one that the camera was framed for shows as much from side to side.
+  const narrow = Math.max(1, first.aspect * canvas.clientHeight / Math.max(1, canvas.clientWidth));
+  const slope = Math.tan(first.field_of_view * Math.PI / 360) * narrow;
+  const eye = target.map((value, i) => value - camera.distance * ahead[i]);
+  return { eye, target, axes: [right, up, ahead], distance: camera.distance, slope };
+};
 
-  const disc = (at, radius, colour, alpha) => {
-    pen.beginPath();
-    pen.arc(at.x, at.y, radius, 0, 2 * Math.PI);
-    Object.assign(pen, { fillStyle: colour, globalAlpha: alpha });
-    pen.fill();
-  };
+const draw = () => {
+  if (!episode) return;
+  const ratio = devicePixelRatio || 1, { poses, view, frame } = moment();
+  const size = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.max(1, Math.round(side * ratio)));
+  if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+  const past = episode.steps.filter((step) => step <= clock).length;
+  painter.draw(looking(view), { poses, marker: episode.marker, path: episode.path, past }, colours);
+  describe(frame);
+};
 
-  const drawGround = () => {
-    const rough = reach / 4, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
-    const count = Math.ceil(reach / step), edge = count * step;
-    const base = episode.points[0][0];
-    for (let i = -count; i <= count; i++) {
-      line([[base[0] + i * step, base[1] - edge, 0], [base[0] + i * step, base[1] + edge, 0]], colours.rule, 1);
-      line([[base[0] - edge, base[1] + i * step, 0], [base[0] + edge, base[1] + i * step, 0]], colours.rule, 1);
-    }
-  };
+const describe = (frame) => {
+  const distance = episode.distance[frame], seconds = clock * recording.control_dt;
+  const shown = Number((recording.scale * distance).toPrecision(3));
+  const over = episode.ended && clock >= episode.steps.at(-1);
+  const where = over ? "ended early" : distance <= recording.success_radius ? "at the goal" : "not at the goal";
+  readout.textContent = `${seconds.toFixed(2)} s · distance ${shown} ${recording.unit} · ${where}`;
+  slider.value = Math.round(clock);
+  slider.setAttribute("aria-valuetext", readout.textContent);
+};
 
-  const drawGoal = (goal) => {
-    const at = project(goal), radius = data.success_radius * at.zoom;
-    disc(at, radius, colours.goal, 0.3);
-    Object.assign(pen, { strokeStyle: colours.goal, lineWidth: 1.5, globalAlpha: 0.9 });
-    pen.stroke();
-    disc(at, 2, colours.goal, 1);
-  };
+const show = (step) => {
+  clock = clamped(step, 0, episode.steps.at(-1));
+  draw();
+};
 
-  const drawLink = (from, to, thickness) => {
-    const width = thickness * (project(from).zoom + project(to).zoom) / 2;
-    line([from, to], colours.paper, width + 3);
-    line([from, to], colours.robot, width);
-    line([from, to], colours.shine, width * 0.3, 0.6);
-    disc(project(to), width * 0.28, colours.shine, 0.9);
-  };
+const pause = () => { begun = null; play.textContent = "Play"; };
 
-  const draw = () => {
-    const ratio = devicePixelRatio || 1, points = episode.points[frame], goal = goalPoint(episode);
-    canvas.width = canvas.clientWidth * ratio;
-    canvas.height = canvas.clientHeight * ratio;
-    pen.scale(ratio, ratio);
-    Object.assign(pen, { lineCap: "round", lineJoin: "round" });
-    drawGround();
-    line(points.map(([x, y]) => [x, y, 0]), colours.ink, 0.06 * reach * project(points[0]).zoom, 0.12);
-    if (goal) line([goal, [goal[0], goal[1], 0]], colours.goal, 1, 0.5);
-    const links = points.slice(1).map((to, i) => {
-      const taper = 1.15 - 0.5 * (i + 1) / points.length;
-      const near = (project(points[i]).near + project(to).near) / 2;
-      return { near, paint: () => drawLink(points[i], to, 0.1 * reach * taper) };
-    });
-    const things = goal ? [...links, { near: project(goal).near, paint: () => drawGoal(goal) }] : links;
-    things.sort((a, b) => a.near - b.near).forEach((thing) => thing.paint());
-    const tips = episode.points.map((p) => p.at(-1));
-    line(tips, colours.path, 1.5, 0.3);
-    line(tips.slice(0, frame + 1), colours.path, 2);
-    pen.globalAlpha = 1;
-    describe();
-  };
+const advance = (now) => {
+  if (begun === null) return;
+  const passed = Math.max(0, now - begun.now) / 1000 * Number(pace.value);
+  show(begun.clock + passed / recording.control_dt);
+  if (clock >= episode.steps.at(-1)) pause();
+  else requestAnimationFrame(advance);
+};
 
-  const describe = () => {
-    const distance = episode.distance[frame], seconds = episode.steps[frame] * data.control_dt;
-    const shown = Number((data.scale * distance).toPrecision(3));
-    const where = distance <= data.success_radius ? "at the goal" : "not at the goal";
-    readout.textContent = `${seconds.toFixed(2)} s · distance ${shown} ${data.unit} · ${where}`;
-    slider.value = frame;
-    slider.setAttribute("aria-valuetext", readout.textContent);
-  };
+const start = () => {
+  begun = { now: performance.now(), clock: clock >= episode.steps.at(-1) ? 0 : clock };
+  play.textContent = "Pause";
+  requestAnimationFrame(advance);
+};
 
-  const show = (number) => {
-    frame = Math.max(0, Math.min(episode.points.length - 1, number));
-    draw();
-  };
+const choose = (number) => {
+  pause();
+  episode = recording.episodes[number];
+  slider.max = episode.steps.at(-1);
+  show(Infinity);
+};
 
-  const pause = () => { begun = null; play.textContent = "Play"; };
+const reset = () => {
+  const { azimuth, elevation, distance } = first;
+  Object.assign(camera, { azimuth, elevation, distance, moved: [0, 0, 0] });
+  follow.checked = first.follow;
+  draw();
+};
 
-  const advance = (now) => {
-    if (begun === null) return;
-    const step = episode.steps[0] + (now - begun) / 1000 / data.control_dt;
-    const next = episode.steps.findIndex((s) => s >= step);
-    if (next < 0) { pause(); show(Infinity); return; }
-    if (next !== frame) show(next);
-    requestAnimationFrame(advance);
-  };
+const turn = (right, up) => {
+  camera.azimuth -= right;
+  camera.elevation = clamped(camera.elevation - up, -89, 10);
+  draw();
+};
 
-  const start = () => {
-    const from = frame === episode.points.length - 1 ? 0 : frame;
-    begun = performance.now() - (episode.steps[from] - episode.steps[0]) * data.control_dt * 1000;
-    play.textContent = "Pause";
-    requestAnimationFrame(advance);
-  };
+const zoom = (factor) => {
+  camera.distance = clamped(camera.distance * factor, first.distance / 30, first.distance * 8);
+  draw();
+};
 
-  const choose = (number) => {
-    episode = data.episodes[number];
-    slider.max = episode.points.length - 1;
-    show(Infinity);
-  };
+// Moves what is looked at along the floor, by shares of the distance.
+const move = (right, ahead) => {
+  const a = camera.azimuth * Math.PI / 180, d = camera.distance;
+  camera.moved[0] += d * (Math.sin(a) * right + Math.cos(a) * ahead);
+  camera.moved[1] += d * (Math.sin(a) * ahead - Math.cos(a) * right);
+  draw();
+};
 
-  const recolour = () => {
-    const style = getComputedStyle(root);
-    const names = { ink: "ink", paper: "panel", rule: "rule", robot: "robot", shine: "shine", goal: "series-3", path: "series-2" };
-    for (const [use, name] of Object.entries(names)) colours[use] = style.getPropertyValue(`--${name}`).trim();
-    if (episode) draw();
-  };
+const toggle = () => (begun === null ? start() : pause());
 
-  const turn = (right, up) => {
-    camera.azimuth -= right;
-    camera.elevation = Math.max(-0.05, Math.min(1.5, camera.elevation + up));
-    draw();
-  };
+const keys = {
+  " ": toggle,
+  ArrowLeft: (shift) => (shift ? move(-0.05, 0) : turn(-6, 0)),
+  ArrowRight: (shift) => (shift ? move(0.05, 0) : turn(6, 0)),
+  ArrowUp: (shift) => (shift ? move(0, 0.05) : turn(0, 4)),
+  ArrowDown: (shift) => (shift ? move(0, -0.05) : turn(0, -4)),
+  "+": () => zoom(1 / 1.15),
+  "=": () => zoom(1 / 1.15),
+  "-": () => zoom(1.15),
+  Home: reset,
+};
 
-  const toggle = () => (begun === null ? start() : pause());
-  const turns = { ArrowLeft: [-0.12, 0], ArrowRight: [0.12, 0], ArrowUp: [0, 0.08], ArrowDown: [0, -0.08] };
+const rgb = (text) => [1, 3, 5].map((i) => parseInt(text.slice(i, i + 2), 16) / 255);
+
+const recolour = () => {
+  const style = getComputedStyle(canvas);
+  const names = { panel: "panel", floor: "floor", rule: "floor-line", goal: "series-3", path: "series-2" };
+  colours = Object.fromEntries(
+    Object.entries(names).map(([use, name]) => [use, rgb(style.getPropertyValue(`--${name}`).trim())]),
+  );
+  draw();
+};
+
+// One finger or the mouse turns; two fingers, or the mouse with Shift, move; two fingers apart zoom.
+const touches = new Map();
+
+const dragged = (event) => {
+  if (!touches.has(event.pointerId)) return;
+  const before = touches.get(event.pointerId), now = [event.clientX, event.clientY];
+  const [x, y] = now.map((value, i) => value - before[i]);
+  const other = [...touches].find(([id]) => id !== event.pointerId)?.[1];
+  touches.set(event.pointerId, now);
+  const share = 1 / canvas.clientHeight;
+  if (other) {
+    const apart = (point) => Math.max(1, Math.hypot(point[0] - other[0], point[1] - other[1]));
+    zoom(apart(before) / apart(now));
+    move(-x * share / 2, y * share / 2);
+  } else if (event.shiftKey) move(-x * share, y * share);
+  else turn(0.5 * x, 0.4 * y);
+};
+
+const listen = () => {
   canvas.addEventListener("keydown", (event) => {
-    if (event.key === " ") toggle();
-    else if (turns[event.key]) turn(...turns[event.key]);
-    else return;
+    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    keys[event.key](event.shiftKey);
     event.preventDefault();
   });
-  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
-  canvas.addEventListener("pointermove", (event) => {
-    if (event.buttons) turn(event.movementX * 0.01, event.movementY * 0.01);
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    touches.set(event.pointerId, [event.clientX, event.clientY]);
   });
+  canvas.addEventListener("pointermove", dragged);
+  for (const end of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(end, (event) => touches.delete(event.pointerId));
+  }
+  // A wheel over a picture that nobody has clicked on scrolls the page.
+  canvas.addEventListener("wheel", (event) => {
+    if (document.activeElement !== canvas && !event.ctrlKey) return;
+    zoom(Math.exp(clamped(event.deltaY, -100, 100) / 600));
+    event.preventDefault();
+  }, { passive: false });
   play.addEventListener("click", toggle);
   slider.addEventListener("input", () => { pause(); show(Number(slider.value)); });
   chooser.addEventListener("change", () => { choose(Number(chooser.value)); if (!still.matches) start(); });
-  new ResizeObserver(() => draw()).observe(canvas);
+  pace.addEventListener("change", () => { if (begun) begun = { now: performance.now(), clock }; });
+  follow.addEventListener("change", () => { camera.moved = [0, 0, 0]; draw(); });
+  part("reset").addEventListener("click", reset);
+  new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
   matchMedia("print").addEventListener("change", recolour);
+};
 
+if (painter) {
+  reset();
   recolour();
   choose(0);
+  listen();
   // An episode that plays before it has been scrolled to is missed.
   if (!still.matches) {
     new IntersectionObserver(([seen], observer) => {
       if (seen.isIntersecting) { observer.disconnect(); start(); }
     }, { threshold: 0.6 }).observe(canvas);
   }
-})();
+} else {
+  part("controls").hidden = true;
+  part("no-webgl").hidden = false;
+}

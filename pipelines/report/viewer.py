@@ -1,58 +1,89 @@
-"""The recorded episodes to look at from all sides: markup and data for viewer.js."""
+"""Recorded episodes to look at from all sides: markup and data for viewer.js."""
 
+import base64
 import json
-from typing import Any
+from collections.abc import Sequence
+from importlib.resources import files
 
-from pipelines.report.findings import JSON, Findings
-from pipelines.report.markup import Html, element
+from pipelines.report.findings import JSON
+from pipelines.report.markup import Html, element, joined
 from pipelines.report.wording import centimetres
 
-MAX_FRAMES = 400  # of one episode; a longer one is thinned, or it would make the page heavy
+SCRIPTS = ("shapes.js", "painter.js", "viewer.js")
+NEAR_M = 2.5  # up to which distance of the camera lengths are read in centimetres
+STILLS = ("first frame", "last frame")
+HINT = (
+    "Drag to turn, with Shift to move, click and scroll to zoom; on the keyboard: arrow keys, with Shift to "
+    "move, + and \N{MINUS SIGN} to zoom, space to play, Home to go back to the first view."
+)
 
 
-def viewer(findings: Findings) -> Html | None:
-    """The 3-D view; None if no episode was recorded."""
-    recording = findings.recording
-    if not recording or not recording["episodes"]:
-        return None
-    scale, unit = centimetres(findings.unit)
-    record = {
-        "control_dt": recording["control_dt"],
-        "success_radius": recording["success_radius"],
-        "scale": scale,
-        "unit": unit or "",
-        "episodes": [_thinned(episode) for episode in recording["episodes"]],
-    }
+def viewer(recording: JSON, stills: Sequence[bytes] = ()) -> Html:
+    """The 3-D view of a recording (`pipelines.scene.footage.recording`), with its script.
+
+    Below it, and alone where the browser has no WebGL: PNGs of an episode's first and last frame."""
+    near = recording["camera"]["distance"] < NEAR_M
+    scale, unit = centimetres(recording["unit"]) if near else (1.0, recording["unit"])
+    shown = {**recording, "scale": scale, "unit": "" if unit == "1" else unit}
     # In a script element nothing is unescaped, but "<" could end it.
-    data = Html(json.dumps(record, separators=(",", ":")).replace("<", "\\u003c"))
-    choices = [element("option", f"episode {i + 1}", value=i) for i in range(len(recording["episodes"]))]
-    label = "Robot, goal and path of the tip in a recorded episode. Arrow keys turn the view."
-    return element(
-        "div",
-        element("canvas", id="scene", tabindex=0, role="img", aria_label=label),
+    data = Html(json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c"))
+    label = "Robot, goal and path in a recorded episode."
+    return joined(
         element(
             "div",
-            element("button", "Play", type="button", id="play"),
-            element("input", type="range", id="frame", min=0, max=0, value=0, aria_label="time"),
-            element("select", *choices, id="episode", aria_label="recorded episode"),
-            class_="controls",
+            element(
+                "div",
+                element(
+                    "canvas", id="scene", tabindex=0, role="application", aria_label=label, aria_describedby="keys"
+                ),
+                _controls(len(recording["episodes"]), recording["mobile"]),
+                element("p", element("output", id="readout", aria_live="off"), class_="readout"),
+                element("p", HINT, class_="note screen-only", id="keys"),
+                id="controls",
+            ),
+            element(
+                "p", "This browser has no WebGL 2, which the 3-D view needs.", id="no-webgl", hidden="hidden"
+            ),
+            element("noscript", element("p", "The 3-D view needs JavaScript.")),
+            _figures(stills),
+            element("script", data, type="application/json", id="recording"),
+            id="viewer",
         ),
-        element("p", element("output", id="readout"), class_="readout"),
-        element("p", "Drag to turn; on the keyboard: arrow keys, space to play.", class_="note screen-only"),
-        element("noscript", element("p", "The view needs JavaScript.")),
-        element("script", data, type="application/json", id="recording"),
-        id="viewer",
+        element("script", joined(*(Html(_script(name)) for name in SCRIPTS)), type="module"),
     )
 
 
-def _thinned(episode: JSON) -> dict[str, Any]:
-    """The episode with the number of each kept step; the last step is among them."""
-    length = len(episode["points"])
-    stride = -(-length // MAX_FRAMES) or 1
-    steps = list(range(length))[::-1][::stride][::-1]
-    return {
-        "goal": episode["goal"],
-        "steps": [step + 1 for step in steps],
-        "points": [episode["points"][step] for step in steps],
-        "distance": [episode["distance"][step] for step in steps],
-    }
+def _controls(episodes: int, mobile: bool) -> Html:
+    choices = [element("option", f"episode {i + 1}", value=i) for i in range(episodes)]
+    paces = [
+        Html(f'<option value="{pace}"{" selected" if pace == 1 else ""}>{pace:g} ×</option>')
+        for pace in (0.25, 0.5, 1, 2, 4, 8)
+    ]
+    followed = element("label", Html('<input type="checkbox" id="follow">'), " follow", hidden=None if mobile else "hidden")
+    return element(
+        "div",
+        element("button", "Play", type="button", id="play"),
+        Html('<input type="range" id="time" min="0" max="0" value="0" aria-label="time">'),
+        element("select", *choices, id="episode", aria_label="recorded episode"),
+        element("select", *paces, id="pace", aria_label="speed"),
+        followed,
+        element("button", "Reset view", type="button", id="reset"),
+        class_="controls",
+    )
+
+
+def _figures(stills: Sequence[bytes]) -> Html | None:
+    figures = [
+        element("figure", element("figcaption", f"Episode 1, {name}"), _image(still, f"Episode 1, {name}"))
+        for name, still in zip(STILLS, stills, strict=False)
+    ]
+    return element("div", *figures, class_="plots stills") if figures else None
+
+
+def _image(png: bytes, description: str) -> Html:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Html(f'<img src="{source}" alt="{description}">')
+
+
+def _script(name: str) -> str:
+    return (files("pipelines.report") / name).read_text(encoding="utf-8")

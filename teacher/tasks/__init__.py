@@ -3,12 +3,22 @@
 from collections.abc import Callable
 from functools import cache
 
-from teacher.errors import unknown_name
+from teacher.config import task_reference
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
 from teacher.tasks.fr3 import Fr3Reach
+from teacher.tasks.locomotion import LOCOMOTION
+from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
+from teacher.tasks.registry import build_task, known_tasks
+from teacher.tasks.wheel_maze import WheelMaze
 
-TASKS: dict[str, Callable[[], Task]] = {"fr3_reach": Fr3Reach, "reacher": Reacher}
+TASKS: dict[str, Callable[[], Task]] = {
+    "fr3_reach": Fr3Reach,
+    "quad_reach": QuadReach,
+    "reacher": Reacher,
+    "wheel_maze": WheelMaze,
+    **LOCOMOTION,
+}
 
 __all__ = [
     "TASKS",
@@ -20,12 +30,23 @@ __all__ = [
     "achieved_goal",
     "goal_distance",
     "make_task",
+    "task_names",
 ]
 
 
-@cache
 def make_task(name: str) -> Task:
-    """The task of that name; UsageError with the nearest name if there is none."""
-    if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
-    return TASKS[name]()
+    """The task of that name, once in a process: one of TASKS, of an installed package (entry points of
+    the group `fathom.tasks`), or of a file (`path/to/file.py:NAME`, a class or a function that makes it).
+
+    Raises: UsageError with the nearest name if there is none, FathomError if the task is not sound."""
+    return _made(task_reference(name))
+
+
+@cache
+def _made(name: str) -> Task:
+    return build_task(name, TASKS)
+
+
+def task_names() -> list[str]:
+    """Of this program's tasks and those of installed packages."""
+    return known_tasks(TASKS)

@@ -11,12 +11,21 @@ from teacher.spec import TaskSpec
 Array = Any  # NumPy or JAX
 
 
+class Links(NamedTuple):
+    """How L moving bodies move, in the world; fields may carry leading batch axes."""
+
+    centre: Array  # [L, 3] m: centres of mass
+    velocity: Array  # [L, 3] m/s: of the centres of mass
+    angular_velocity: Array  # [L, 3] rad/s
+
+
 class State(NamedTuple):
     """What a task sees of a simulation; fields may carry leading batch axes."""
 
     qpos: Array  # [nq]
     qvel: Array  # [nv]
     control: Array  # [U] held during the last control period; zero where an episode begins
+    links: Links | None = None  # where an engine's joints give, so that qpos and qvel do not tell
 
 
 class Start(NamedTuple):
@@ -75,6 +84,16 @@ class Task(abc.ABC):
         """-> [...] bool: whether the episode ends here, before its time."""
         xp = state.qpos.__array_namespace__()
         return xp.zeros(state.qpos.shape[:-1], dtype=bool)
+
+    def reading(self, state: State, action: Array) -> Array:
+        """What the robot's sensors say, without noise: -> [..., M], as `spec.deployed.reading` has it.
+
+        action: [..., A], the last one that the policy chose; zero where an episode begins."""
+        raise NotImplementedError(f"task {self.spec.name!r} describes no sensors")
+
+    def deployed_goal(self, state: State, goal: Array) -> Array:
+        """Goal [..., G] as the robot knows it: -> [..., H], as `spec.deployed.goal` has it."""
+        raise NotImplementedError(f"task {self.spec.name!r} describes no sensors")
 
 
 class MujocoTask(Task):

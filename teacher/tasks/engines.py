@@ -17,13 +17,20 @@ import numpy as np
 
 from teacher.errors import FathomError, unknown_name
 from teacher.randomise import Conditions
-from teacher.tasks.base import AnalyticTask, Array, MujocoTask, State, Task
+from teacher.tasks.base import AnalyticTask, Array, Links, MujocoTask, State, Task
 
 UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
     mujoco.mjtWarning.mjWARN_BADQACC,
 )
+
+# Conditions and the fields of a MuJoCo or MJX model that are multiplied by them.
+SCALED_BY = {
+    "friction": ("geom_friction", "pair_friction"),
+    "mass": ("body_mass", "body_inertia", "body_subtreemass"),
+    "strength": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange", "jnt_actfrcrange"),
+}
 
 
 class Engine(Protocol):
@@ -133,7 +140,9 @@ class BraxEngine:
         raise NotImplementedError
 
     def read(self, state: BraxState) -> State:
-        return State(state.pipeline.q, state.pipeline.qd, state.control)
+        pipeline = state.pipeline
+        links = Links(pipeline.x_i.pos, pipeline.xd_i.vel, pipeline.xd_i.ang)
+        return State(pipeline.q, pipeline.qd, state.control, links)
 
 
 class AnalyticEngine:
@@ -200,25 +209,25 @@ class MujocoEngine:
         return state
 
     def push(self, state: list[mujoco.MjData], change: np.ndarray) -> list[mujoco.MjData]:
-        for data, added in zip(state, change, strict=True):
+        for data, added in zip(state, np.asarray(change), strict=True):
             data.qvel += added
         return state
 
     def read(self, state: list[mujoco.MjData]) -> State:
         parts = ("qpos", "qvel", "ctrl")
-        return State(*(np.stack([getattr(data, part) for data in state]) for part in parts))
+        qpos, qvel, control = (np.stack([getattr(data, part) for data in state]) for part in parts)
+        return State(qpos, qvel, control)
 
 
 def altered(model: Any, conditions: Conditions) -> dict[str, Array]:
-    """The fields of a MuJoCo or MJX model that one episode's conditions change, with their new values."""
-    changed = {
-        "geom_friction": model.geom_friction * conditions.friction,
-        "body_mass": model.body_mass * conditions.mass,
-        "body_inertia": model.body_inertia * conditions.mass,
+    """The fields of a MuJoCo or MJX model that one episode's conditions change, with their new values.
+
+    Constants that MuJoCo derives from masses for the softness of constraints stay the model's."""
+    return {
+        name: getattr(model, name) * getattr(conditions, condition)
+        for condition, names in SCALED_BY.items()
+        for name in names
     }
-    for name in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"):
-        changed[name] = getattr(model, name) * conditions.strength
-    return changed
 
 
 ENGINES: dict[str, type[MjxEngine] | type[BraxEngine] | type[MujocoEngine] | type[AnalyticEngine]] = {

@@ -1,8 +1,4 @@
-"""A Franka Research 3 that brings its flange to a point.
-
-Kinematics, limits and inertia are Franka Robotics' published figures. The robot's own
-controller compensates gravity and follows joint velocities, so the model does too.
-"""
+"""A Franka Research 3 that brings its flange to a point."""
 
 from functools import cached_property
 
@@ -11,76 +7,26 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
+from teacher.spec import ActionSpec, GoalSpec, ObservationTerm, TaskSpec
 from teacher.tasks.base import Array, MujocoTask, Start, State
-
-JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
-# Origin of each joint in its parent (metres) and roll about the parent's x axis (quarter turns).
-ORIGINS = (
-    (0.0, 0.0, 0.333),
-    (0.0, 0.0, 0.0),
-    (0.0, -0.316, 0.0),
-    (0.0825, 0.0, 0.0),
-    (-0.0825, 0.384, 0.0),
-    (0.0, 0.0, 0.0),
-    (0.088, 0.0, 0.0),
+from teacher.tasks.fr3_arm import (
+    HOME,
+    JOINTS,
+    LIMIT_MARGIN,
+    LOWER,
+    UPPER,
+    add_arm,
+    flange_position,
+    joint_frames,
+    joint_spec,
+    slowed,
 )
-QUARTER_ROLLS = (0, -1, 1, 1, -1, 1, 1)
-FLANGE = (0.0, 0.0, 0.107)
-LOWER = (-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159)
-UPPER = (2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159)
-VELOCITY = (2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26)
-HOME = (0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4)
-# Links 1 to 7: mass (kg), centre of mass (m), inertia about it xx yy zz xy xz yz (kg m^2).
-INERTIA = (
-    (2.9275, (0.0, -0.01813, -0.0386), (0.02393, 0.02248, 0.00635, 1.3e-5, -1.14e-4, -0.001995)),
-    (2.9355, (0.00318, -0.07432, 0.00881), (0.04194, 0.02515, 0.0617, 2.03e-4, 0.004078, -0.004225)),
-    (2.2449, (0.0407, -0.00482, -0.02897), (0.0241, 0.01974, 0.01904, 0.002405, -0.002856, -0.002104)),
-    (2.6156, (-0.04591, 0.06305, -0.00852), (0.03453, 0.02888, 0.04125, 0.01322, 0.01015, -9.76e-4)),
-    (2.3271, (-0.0016, 0.02925, -0.0973), (0.05161, 0.04788, 0.01642, -0.005715, -0.003567, 0.01067)),
-    (1.817, (0.05971, -0.04103, -0.01017), (0.005412, 0.01406, 0.01608, 0.006193, 0.001422, -0.001314)),
-    (0.6271, (0.00452, 0.00863, -0.01616), (2.109e-4, 1.772e-4, 5.993e-5, -2.43e-5, 4.56e-5, 8.74e-5)),
-)
-# Motor inertia seen at the joint and gain of the velocity servo: the arm follows a commanded
-# velocity within some 20 ms, as the robot's own controller does.
-ARMATURE = 0.2
-SERVO_GAIN = (200.0, 200.0, 150.0, 150.0, 60.0, 60.0, 40.0)
 
 TIME_STEP = 0.01  # s
 GOAL_SPREAD = 0.8  # rad around home from which goals are drawn
 # Bounding box of the flange over all those configurations, rounded outwards to the millimetre (m).
 GOAL_LOW, GOAL_HIGH = (-0.597, -0.614, 0.139), (0.615, 0.614, 1.057)
 START_SPREAD = 0.1  # rad around home at which episodes begin
-LIMIT_MARGIN = 0.05  # rad
-
-
-def joint_frames(qpos: Array) -> tuple[Array, Array]:
-    """Forward kinematics: angles [..., 7] -> positions [..., 8, 3] (m) and rotations [..., 8, 3, 3].
-
-    Frames of joints 1 to 7 and of the flange, in the robot's base frame.
-    """
-    xp = qpos.__array_namespace__()
-    position = xp.zeros((*qpos.shape[:-1], 3), qpos.dtype)
-    rotation = xp.broadcast_to(xp.eye(3, dtype=qpos.dtype), (*qpos.shape[:-1], 3, 3))
-    positions, rotations = [], []
-    for joint in range(7):
-        position = position + rotation @ xp.asarray(ORIGINS[joint], dtype=qpos.dtype)
-        roll = QUARTER_ROLLS[joint]
-        turn = [[1, 0, 0], [0, 1 - abs(roll), -roll], [0, roll, 1 - abs(roll)]]
-        cos, sin = xp.cos(qpos[..., joint]), xp.sin(qpos[..., joint])
-        zero, one = xp.zeros_like(cos), xp.ones_like(cos)
-        about_z = xp.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], axis=-1)
-        rotation = rotation @ xp.asarray(turn, dtype=qpos.dtype) @ about_z.reshape(*cos.shape, 3, 3)
-        positions.append(position)
-        rotations.append(rotation)
-    positions.append(position + rotation @ xp.asarray(FLANGE, dtype=qpos.dtype))
-    rotations.append(rotation)
-    return xp.stack(positions, axis=-2), xp.stack(rotations, axis=-3)
-
-
-def flange_position(qpos: Array) -> Array:
-    """Angles [..., 7] -> flange position [..., 3] in metres, in the base frame."""
-    return joint_frames(qpos)[0][..., -1, :]
 
 
 class Fr3Reach(MujocoTask):
@@ -115,16 +61,7 @@ class Fr3Reach(MujocoTask):
             action=ActionSpec(
                 kind="joint_velocity", joints=JOINTS, unit="rad/s", scale=(1.0,) * 7, offset=(0.0,) * 7
             ),
-            joints=JointSpec(
-                names=JOINTS,
-                unit="rad",
-                default=HOME,
-                lower=LOWER,
-                upper=UPPER,
-                velocity=VELOCITY,
-                slowdown=5.0,
-                margin=LIMIT_MARGIN,
-            ),
+            joints=joint_spec(),
             control_dt=0.05,
             episode_length=100,
         )
@@ -135,50 +72,7 @@ class Fr3Reach(MujocoTask):
         spec.option.timestep = TIME_STEP
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.worldbody.add_light(pos=[0, 0, 3])
-        parent = spec.worldbody
-        ends = (*ORIGINS[1:], FLANGE)
-        for i in range(7):
-            mass, centre, inertia = INERTIA[i]
-            angle = QUARTER_ROLLS[i] * np.pi / 2
-            parent = parent.add_body(
-                name=f"fr3_link{i + 1}",
-                pos=ORIGINS[i],
-                quat=[np.cos(angle / 2), np.sin(angle / 2), 0, 0],
-                mass=mass,
-                ipos=centre,
-                fullinertia=inertia,
-                explicitinertial=True,
-                gravcomp=1,
-            )
-            parent.add_joint(
-                name=JOINTS[i],
-                type=mujoco.mjtJoint.mjJNT_HINGE,
-                axis=[0, 0, 1],
-                range=[LOWER[i], UPPER[i]],
-                limited=mujoco.mjtLimited.mjLIMITED_FALSE,
-                armature=ARMATURE,
-            )
-            if np.linalg.norm(ends[i]) > 0:
-                parent.add_geom(
-                    type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-                    fromto=[0, 0, 0, *ends[i]],
-                    size=[0.045, 0, 0],
-                    contype=0,
-                    conaffinity=0,
-                    rgba=[0.9, 0.9, 0.92, 1],
-                )
-            spec.add_actuator(
-                name=JOINTS[i],
-                trntype=mujoco.mjtTrn.mjTRN_JOINT,
-                target=JOINTS[i],
-                gaintype=mujoco.mjtGain.mjGAIN_FIXED,
-                biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-                gainprm=[SERVO_GAIN[i]] + [0] * 9,
-                biasprm=[0, 0, -SERVO_GAIN[i]] + [0] * 7,
-                ctrllimited=True,
-                ctrlrange=[-VELOCITY[i], VELOCITY[i]],
-            )
-        parent.add_site(name="flange", pos=FLANGE)
+        add_arm(spec)
         return spec.compile()
 
     def start(self, key: Array, layout: str) -> Start:
@@ -195,13 +89,9 @@ class Fr3Reach(MujocoTask):
 
     def control(self, state: State, action: Array) -> Array:
         """Joint velocities in rad/s, cut so that joints slow down and stop before their limits."""
-        qpos = state.qpos
-        xp = qpos.__array_namespace__()
-        joints, dtype = self.spec.joints, qpos.dtype
+        xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
         velocity = xp.clip(action, -1, 1) * xp.asarray(self.spec.action.scale, dtype=dtype)
-        upper = joints.slowdown * (xp.asarray(UPPER, dtype=dtype) - joints.margin - qpos)
-        lower = joints.slowdown * (xp.asarray(LOWER, dtype=dtype) + joints.margin - qpos)
-        return xp.clip(velocity, lower, upper)
+        return slowed(velocity, state.qpos)
 
     def marker(self, goal: Array) -> Array:
         return goal

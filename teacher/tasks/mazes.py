@@ -1,7 +1,7 @@
-"""Mazes as text: '#' wall, 'S' start, 'G' goal, '.' free and no goal.
+"""Mazes as text: '#' wall, 'S' start, 'G' goal, 'F' far goal, '.' free and no goal.
 
 The first index of a grid is x, the second y: a cell's centre is (row * cell, column * cell).
-Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.py.
+Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.py and humanoid_maze.py.
 """
 
 from functools import cached_property
@@ -24,9 +24,9 @@ class Maze:
         self.cell = cell
         if len({len(row) for row in self.rows}) != 1:
             raise ValueError(f"rows of a maze must be equally long, found {[len(row) for row in self.rows]}")
-        unknown = set("".join(self.rows)) - set("#SG.")
+        unknown = set("".join(self.rows)) - set("#SGF.")
         if unknown:
-            raise ValueError(f"a maze is made of '#SG.', found {sorted(unknown)}")
+            raise ValueError(f"a maze is made of '#SGF.', found {sorted(unknown)}")
         columns = ["".join(column) for column in zip(*self.rows, strict=True)]
         if any(set(edge) != {"#"} for edge in (self.rows[0], self.rows[-1], columns[0], columns[-1])):
             raise ValueError("the outermost cells of a maze must be walls")
@@ -92,6 +92,42 @@ class Maze:
             )
 
 
+U = """
+#####
+#SGG#
+###G#
+#FFF#
+#####
+"""
+U4 = """
+#####
+#GGG#
+#S#G#
+###G#
+#F#G#
+#FFF#
+#####
+"""
+U5 = """
+########
+#GGGGGG#
+#S####G#
+######G#
+#F####F#
+#FFFFFF#
+########
+"""
+BIG = """
+########
+#SG##FF#
+#GG#GGF#
+##GGG###
+#GG#GGG#
+#G#FG#F#
+#GFF#FF#
+########
+"""
+BIG_HUMANOID = BIG.replace("#GG#GGF#", "#GG#GFF#")  # one more far goal
 HARDEST = """
 ############
 #SGGG#GGGGG#

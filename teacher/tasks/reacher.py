@@ -97,7 +97,7 @@ class Reacher(MujocoTask):
         return Start(qpos, jnp.zeros(2), radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)]))
 
     def observe(self, state: State) -> Array:
-        qpos, qvel, _ = state
+        qpos, qvel = state.qpos, state.qvel
         xp = qpos.__array_namespace__()
         fingertip = self.skeleton(qpos)[..., -1, :2]
         return xp.concatenate([xp.cos(qpos), xp.sin(qpos), qvel, fingertip], axis=-1)

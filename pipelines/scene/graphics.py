@@ -1,0 +1,65 @@
+"""OpenGL without a display: which of its libraries works here."""
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+from teacher.errors import FathomError
+
+VARIABLE = "MUJOCO_GL"  # MuJoCo's own name for the choice
+INSTALL = "install EGL (Debian, Ubuntu: apt install libegl1) or OSMesa (apt install libosmesa6)"
+PROBE_S = 60.0
+
+
+class NoGraphics(FathomError):
+    """No picture can be drawn on this machine."""
+
+
+@cache
+def library() -> str:
+    """The first of MuJoCo's OpenGL libraries that draws here; NoGraphics if none does.
+
+    Each is tried in a process of its own: PyOpenGL keeps the first that it loads, and a broken driver
+    ends its process."""
+    refused = []
+    for name in candidates():
+        code = f"import mujoco.{name} as gl; context = gl.GLContext(8, 8); context.make_current()"
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, VARIABLE: name},
+                capture_output=True,
+                text=True,
+                timeout=PROBE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            refused.append(f"{name}: no answer in {PROBE_S:.0f} s")
+            continue
+        if done.returncode == 0:
+            return name
+        refused.append(f"{name}: {(done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]}")
+    raise NoGraphics(f"no pictures can be drawn here: {INSTALL} ({'; '.join(refused)})")
+
+
+def candidates() -> tuple[str, ...]:
+    """What to try, in this order: the user's choice alone, if there is one."""
+    chosen = os.environ.get(VARIABLE, "").strip().lower()
+    if chosen in ("egl", "osmesa", "glfw", "cgl"):
+        return (chosen,)
+    system = platform.system()
+    if system != "Linux":
+        return ("cgl", "glfw") if system == "Darwin" else ("glfw",)
+    has_display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return ("egl", "osmesa", *(("glfw",) if has_display else ()))
+
+
+def context(width: int, height: int) -> Any:
+    """A current OpenGL context, to be freed; NoGraphics if there is none to be had."""
+    made = importlib.import_module(f"mujoco.{library()}").GLContext(width, height)
+    made.make_current()
+    return made

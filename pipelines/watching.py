@@ -1,0 +1,124 @@
+"""Episodes of a policy as films: GIF, MP4, or a page to look at them from all sides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines import closed_loop, stages
+from pipelines.config import ControlConfig
+from pipelines.progress import Display
+from pipelines.report.page import watch_page
+from pipelines.rundir import Run, write_text
+from pipelines.scene.film import require_mp4, write_gif, write_mp4
+from pipelines.scene.footage import Footage, footage, recording
+from pipelines.scene.graphics import NoGraphics
+from pipelines.scene.pictures import stills
+from teacher import checkpoint
+from teacher.config import TeacherConfig
+from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.evaluate import evaluation_layout, evaluation_starts
+from teacher.simulation import Policy, simulation
+from teacher.tasks import MujocoTask, make_task
+from teacher.trained import load_teacher
+
+EPISODES = 3
+SUFFIXES = (".gif", ".mp4", ".html")
+
+
+class Subject(NamedTuple):
+    """Whom to watch."""
+
+    label: str
+    policy: Policy
+    config: TeacherConfig
+    settings: ControlConfig
+    folder: Path  # where films go
+
+
+def watch(
+    subject: Subject,
+    display: Display,
+    *,
+    engine: str | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+) -> list[Path]:
+    """Runs held-out episodes and writes them, to `out` or as GIF and page; returns what was written.
+
+    Raises: NoGraphics if `out` has to be drawn and cannot be; without `out` the page is written all the
+    same. UsageError for a task without a model, and for a suffix of `out` other than SUFFIXES."""
+    require_suffix(out)
+    targets = [out] if out else [subject.folder / f"{subject.label}{suffix}" for suffix in (".gif", ".html")]
+    task = make_task(subject.config.task.name)
+    if not isinstance(task, MujocoTask):
+        raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")
+    robot = simulation(subject.config.task.name, engine or stages.control_engine(task, subject.settings))
+    count, layout = episodes or EPISODES, evaluation_layout(subject.config)
+    display.say(f"{count} episodes of {subject.label} in {robot.engine_name}")
+    starts = evaluation_starts(robot, count, layout, seed)
+    with stages.controller_errors():
+        trajectories = robot.rollout(subject.policy, starts)
+    shown = footage(task, trajectories, starts.goal, count)
+    assert shown is not None, "a task with a model can be drawn"
+    written = []
+    for file in targets:
+        display.say(f"drawing {file}")
+        try:
+            _write(file, shown, subject.label)
+            written.append(file)
+        except NoGraphics as error:
+            if out:
+                raise NoGraphics(f"{error}; a page needs nothing of the kind: --out FILE.html") from error
+            display.say(f"[yellow]no {file.name}: {error}[/yellow]")
+    return written
+
+
+def of_run(run: Run, policy: str | None) -> Subject:
+    """The run's `teacher`, its selected `student`, or the student of a size; the best that there is."""
+    exported = sorted(run.summary.get("export", {}))
+    if policy is None:
+        policy = "student" if run.summary.get("selected") else "teacher"
+    if policy == "teacher":
+        if not checkpoint.saves(run.checkpoints):
+            raise FathomError(f"no checkpoint in {run.checkpoints}: first comes pipeline teacher")
+        teacher = load_teacher(run.checkpoints)
+        config = run.config
+        return Subject("teacher", teacher.policy(), config.teacher, config.control, run.path / "watch")
+    if policy == "student":
+        return of_bundle(stages.selected_bundle(run))
+    if policy not in exported:
+        raise unknown_name(f"policy of {run.path}", policy, ["teacher", "student", *exported])
+    return of_bundle(run.bundles / policy)
+
+
+def of_bundle(bundle: Path, task: str | None = None) -> Subject:
+    """The policy of a bundle; `task` as for `stages.control`."""
+    with stages.controller_errors():
+        controller, run, config, settings = stages.opened(bundle, task)
+    folder = run.path / "watch" if run else Path()
+    return Subject(bundle.resolve().name, closed_loop.batched(controller), config, settings, folder)
+
+
+def require_suffix(out: Path | None) -> None:
+    """Raises: UsageError for a film of a kind that is not known, or that needs what is not installed."""
+    if out is None:
+        return
+    if out.suffix not in SUFFIXES:
+        raise UsageError(f"--out {out}: found suffix {out.suffix!r}, allowed: {', '.join(SUFFIXES)}")
+    if out.suffix == ".mp4":
+        require_mp4()
+
+
+def _write(file: Path, shown: Footage, label: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".gif":
+        write_gif(file, shown)
+    elif file.suffix == ".mp4":
+        write_mp4(file, shown)
+    else:
+        try:
+            pictures: Sequence[bytes] = stills(shown)
+        except NoGraphics:
+            pictures = ()
+        write_text(file, watch_page(shown.spec.name, label, recording(shown), pictures))

@@ -1,0 +1,263 @@
+"""A Franka Research 3 that pushes a cube over a table, or grasps it and puts it elsewhere.
+
+After the published arm tasks (github.com/MichalBortkiewicz/JaxGCRL, envs/manipulation), which are of
+a Panda: the same four joints are driven, at the same 20 Hz. The table is a plane without edges that the
+arm could push the cube over; cube, fingers and table are all that collides.
+"""
+
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from teacher.errors import unknown_name
+from teacher.spec import ActionSpec, Floats, GoalSpec, ObservationTerm, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State
+from teacher.tasks.fr3_arm import HOME, JOINTS, SLOWDOWN, add_arm, joint_spec, slowed
+from teacher.tasks.fr3_hand import POSE_ENTRIES, WIDTH, add_hand, flange_pose, reach_down
+
+GOALS = ("object", "flange", "both")  # what a goal is about
+AXES = ("x", "y", "z")
+DRIVEN = (0, 1, 3, 5)  # joints; the control law holds the others, so the fingers stay in a vertical plane
+SPEED = 1.0  # rad/s at full action
+# The robot's own controller stops at contacts far weaker than what its motors could exert.
+TORQUE = (20.0, 20.0, 20.0, 20.0, 12.0, 12.0, 12.0)  # N m
+SPREAD = 0.1  # m: cube and goal begin this far from their regions' centres, at most, in x and in y
+# Poses to reach: the hand over the target's region, its tip at these heights (m) but for the tilt (rad).
+POSE_HEIGHT, POSE_HEIGHT_SPREAD, POSE_TILT = 0.2, 0.1, 0.3
+WIDTH_OFFSET, WIDTH_SCALE = 0.05, 0.03  # m: at rest open around a cube of 4 cm, at full action closed on it
+
+TIME_STEP = 0.01  # s
+# Newton's iterations: with fewer, a cube that the finger presses on the table is flung away.
+ITERATIONS, LINE_SEARCH = 6, 4
+TOLERANCE = 1e-6  # what float32 can resolve
+DENSITY = 1600.0  # kg/m^3: a cube of 5 cm weighs 0.2 kg
+# Which geoms meet: a bit of contype with the same bit of conaffinity. Fingers slide on the table
+# without friction; what meets the cube has the cube's number of contact dimensions.
+BY_TABLE, BY_FINGER = 1, 2
+FINGER_ON_TABLE = {"conaffinity": BY_TABLE, "condim": 1}
+FINGER_ON_CUBE = {"contype": BY_FINGER, "condim": 1, "friction": [1.0, 0.005, 0.0001]}
+TABLE_COLOUR, CUBE_COLOUR = (0.72, 0.62, 0.5, 1.0), (0.8, 0.25, 0.2, 1.0)
+
+
+class Fr3Cube(MujocoTask):
+    """Velocities of four joints, and with `grips` the gripper's width, move a cube, the hand or both.
+
+    Args:
+      start: box (m) from which the hand's tip begins: x and y from the cube, z from the table.
+      cube, target: centres (m) of the regions in which the cube begins and in which it is wanted.
+      half: half the cube's edge, m.
+      radii: strict, success and easy radius of the goal, m.
+      grips: whether the fingers open; half of the goals then lie in the air.
+      goal: "object", where the cube should be; "flange", the hand's pose as three points; or "both".
+    Raises: UsageError for another goal."""
+
+    engines = ("mjx", "mujoco")
+    pushed = tuple(range(7))
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        start: tuple[Floats, Floats],
+        cube: Floats,
+        target: Floats,
+        half: float,
+        radii: Floats,
+        grips: bool = False,
+        goal: str = "object",
+    ):
+        if goal not in GOALS:
+            raise unknown_name("goal", goal, GOALS)
+        self._name = name if goal == "object" else f"{name}_{goal}"
+        self._start, self._cube, self._target, self._half = start, cube, target, half
+        self._radii, self._grips, self._goal = radii, grips, goal
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        return ("all", "air") if self._grips and self._goal != "flange" else ("all",)
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        terms = [
+            ("joint_position", JOINTS, "rad", "joint"),
+            ("joint_velocity", JOINTS, "rad/s", "joint"),
+            ("flange_pose", POSE_ENTRIES, "m", "base"),
+            ("cube_position", AXES, "m", "base"),
+            *([("gripper_width", ("width",), "m", "hand")] if self._grips else []),
+        ]
+        starts = np.cumsum([0, *(len(entries) for _, entries, _, _ in terms)]).tolist()
+        pose, cube = (tuple(range(starts[i], starts[i + 1])) for i in (2, 3))
+        low, high = self._goal_range()
+        joints = tuple(JOINTS[i] for i in DRIVEN)
+        strict, success, easy = self._radii
+        return TaskSpec(
+            name=self._name,
+            version=1,
+            observation=tuple(
+                ObservationTerm(name=name, start=first, entries=entries, unit=unit, frame=frame)
+                for first, (name, entries, unit, frame) in zip(starts, terms, strict=False)
+            ),
+            goal=GoalSpec(
+                name={"object": "cube_position", "flange": "flange_pose", "both": "flange_and_cube"}[self._goal],
+                entries=self._chosen(POSE_ENTRIES, tuple(f"cube_{axis}" for axis in AXES)),
+                unit="m",
+                frame="base",
+                observation_indices=self._chosen(pose, cube),
+                low=low,
+                high=high,
+                success_radius=success,
+                strict_radius=strict,
+                easy_radius=easy,
+            ),
+            action=ActionSpec(
+                kind="joint_velocity_and_gripper_width" if self._grips else "joint_velocity",
+                joints=(*joints, WIDTH) if self._grips else joints,
+                unit="rad/s, m" if self._grips else "rad/s",
+                scale=(SPEED,) * 4 + (WIDTH_SCALE,) * self._grips,
+                offset=(0.0,) * 4 + (WIDTH_OFFSET,) * self._grips,
+            ),
+            joints=joint_spec(),
+            control_dt=0.05,
+            episode_length=150,
+        )
+
+    def model(self, engine: str) -> mujoco.MjModel:
+        spec = mujoco.MjSpec()
+        spec.modelname = self._name
+        option = spec.option
+        option.timestep = TIME_STEP
+        option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        option.iterations, option.ls_iterations, option.tolerance = ITERATIONS, LINE_SEARCH, TOLERANCE
+        spec.worldbody.add_light(pos=[0, 0, 3])
+        spec.worldbody.add_geom(
+            name="table",
+            type=mujoco.mjtGeom.mjGEOM_PLANE,
+            size=[1, 1, 0.1],  # as drawn
+            contype=BY_TABLE,
+            conaffinity=0,
+            condim=1,
+            friction=[0.4, 0.005, 0.0001],
+            rgba=TABLE_COLOUR,
+        )
+        add_hand(spec, add_arm(spec, TORQUE), self._grips, FINGER_ON_TABLE, FINGER_ON_CUBE)
+        cube = spec.worldbody.add_body(name="cube", pos=[*self._cube, self._half])
+        cube.add_freejoint(name="cube")
+        cube.add_geom(
+            name="cube",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[self._half] * 3,
+            density=DENSITY,
+            contype=0,
+            conaffinity=BY_TABLE | BY_FINGER,
+            condim=3,
+            friction=[0.4, 0.005, 0.0001],
+            rgba=CUBE_COLOUR,
+        )
+        return spec.compile()
+
+    def start(self, key: Array, layout: str) -> Start:
+        tip_key, cube_key, goal_key = jax.random.split(key, 3)
+        cube = self._on_table(cube_key, self._cube)
+        low, high = (jnp.array(corner) for corner in self._start)
+        tip = jax.random.uniform(tip_key, (3,), minval=low, maxval=high) + cube.at[2].set(0)
+        fingers = jnp.full(2 * self._grips, WIDTH_OFFSET / 2)
+        upright = jnp.array([1.0, 0.0, 0.0, 0.0])
+        qpos = jnp.concatenate([reach_down(tip), fingers, cube, upright])
+        return Start(qpos, jnp.zeros(qpos.size - 1), self._draw_goal(goal_key, layout))
+
+    def _on_table(self, key: Array, centre: Floats) -> Array:
+        offset = jax.random.uniform(key, (2,), minval=-SPREAD, maxval=SPREAD)
+        return jnp.append(jnp.array(centre) + offset, self._half)
+
+    def _draw_goal(self, key: Array, layout: str) -> Array:
+        pose_key, table_key, air_key = jax.random.split(key, 3)
+        pose = self._pose(jax.random.uniform(pose_key, (4,), minval=-1, maxval=1))
+        cube = self._on_table(table_key, self._target)
+        if self._grips:
+            in_air = (layout == "air") | jax.random.bernoulli(air_key)
+            cube = jnp.where(in_air, pose[3:6], cube)  # where a hand in that pose would hold it
+        return jnp.concatenate(self._chosen((pose,), (cube,)))
+
+    def _pose(self, offset: Array) -> Array:
+        """Place of the tip and tilt of the hand, [..., 4] within [-1, 1] -> a pose [..., 9] to reach."""
+        xp = offset.__array_namespace__()
+        centre = xp.asarray((*self._target, POSE_HEIGHT), dtype=offset.dtype)
+        spread = xp.asarray((SPREAD, SPREAD, POSE_HEIGHT_SPREAD), dtype=offset.dtype)
+        tilt = POSE_TILT * offset[..., 3:] * xp.asarray(np.eye(7)[5], dtype=offset.dtype)
+        return flange_pose(reach_down(centre + spread * offset[..., :3]) + tilt)
+
+    def _goal_range(self) -> tuple[Floats, Floats]:
+        """Box around all goals, rounded outwards to the millimetre."""
+        ways = [np.linspace(-1, 1, 9)] * 4
+        poses = self._pose(np.stack(np.meshgrid(*ways), axis=-1).reshape(-1, 4))
+        cube = np.array([[x + side * SPREAD for x in self._target] + [self._half] for side in (-1, 1)])
+        if self._grips:
+            cube = np.concatenate([cube, poses[:, 3:6]])
+        ranges = self._chosen((poses,), (cube,))
+        low = np.concatenate([points.min(0) for points in ranges])
+        high = np.concatenate([points.max(0) for points in ranges])
+        return tuple((np.floor(low * 1e3) / 1e3).tolist()), tuple((np.ceil(high * 1e3) / 1e3).tolist())
+
+    def _chosen(self, of_flange: tuple[Any, ...], of_object: tuple[Any, ...]) -> tuple[Any, ...]:
+        return {"object": of_object, "flange": of_flange, "both": of_flange + of_object}[self._goal]
+
+    def observe(self, state: State) -> Array:
+        qpos, xp = state.qpos, state.qpos.__array_namespace__()
+        arm, cube = qpos[..., :7], qpos[..., -7:-4]
+        parts = [arm, state.qvel[..., :7], flange_pose(arm), cube]
+        if self._grips:
+            parts.append(qpos[..., 7:8] + qpos[..., 8:9])
+        return xp.concatenate(parts, axis=-1)
+
+    def control(self, state: State, action: Array) -> Array:
+        """Joint velocities in rad/s, cut so that joints slow down and stop before their limits, and the
+        gripper's width in m; joints that are not driven return to where they are held."""
+        arm, xp = state.qpos[..., :7], state.qpos.__array_namespace__()
+        action = xp.clip(action, -1, 1)
+        velocity = [
+            SPEED * action[..., DRIVEN.index(i)] if i in DRIVEN else SLOWDOWN * (HOME[i] - arm[..., i])
+            for i in range(7)
+        ]
+        command = slowed(xp.stack(velocity, axis=-1), arm)
+        if self._grips:
+            command = xp.concatenate([command, WIDTH_OFFSET + WIDTH_SCALE * action[..., 4:]], axis=-1)
+        return command
+
+    def marker(self, goal: Array) -> Array:
+        """The cube's goal, or else the tip's."""
+        return goal[..., 3:6] if self._goal == "flange" else goal[..., -3:]
+
+
+# The hand begins low and beside the cube, which lies between it and the target.
+fr3_push_easy = partial(
+    Fr3Cube,
+    "fr3_push_easy",
+    start=((-0.03, -0.1, 0.015), (0.03, -0.05, 0.05)),
+    cube=(0.5, -0.1),
+    target=(0.5, 0.1),
+    half=0.025,
+    radii=(0.03, 0.1, 0.3),
+)
+fr3_push_hard = partial(
+    Fr3Cube,
+    "fr3_push_hard",
+    start=((-0.03, -0.1, 0.015), (0.03, -0.05, 0.05)),
+    cube=(0.45, -0.25),
+    target=(0.45, 0.25),
+    half=0.025,
+    radii=(0.03, 0.1, 0.3),
+)
+fr3_pick_place = partial(
+    Fr3Cube,
+    "fr3_pick_place",
+    start=((-0.03, -0.03, 0.06), (0.03, 0.03, 0.12)),
+    cube=(0.5, -0.1),
+    target=(0.5, 0.1),
+    half=0.02,
+    radii=(0.02, 0.05, 0.1),
+    grips=True,
+)

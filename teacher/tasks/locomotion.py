@@ -1,0 +1,341 @@
+"""Brax's packaged ant and humanoid, sent to points on the floor or through mazes.
+
+The published tasks: github.com/wang-kevin3290/scaling-crl and github.com/MichalBortkiewicz/JaxGCRL,
+envs/ant.py, ant_maze.py, humanoid.py and humanoid_maze.py. Time steps, gears and healthy heights are
+those of brax's own environments.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from importlib.metadata import distribution
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State
+from teacher.tasks.courses import WALL_BIT, Course, MazeCourse, OpenFloor
+from teacher.tasks.links import Tree
+from teacher.tasks.mazes import BIG, BIG_HUMANOID, HARDEST, U4, U5, Maze, U
+
+Part = tuple[str, tuple[str, ...], str, str]  # of an observation: name, entries, unit, frame
+
+AXES, QUATERNION = ("x", "y", "z"), ("w", "x", "y", "z")
+EPISODE = 1000  # control steps
+FLOOR = 100.0  # m: half size of the floor that is drawn; the floor itself is endless
+MAX_CONTACTS = 12  # the deepest ones, in MJX and brax; a robot on its feet in a corner has fewer
+
+ANT_POSE = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)  # m, rad
+ANT_NOISE = 0.1  # of a start: m, rad, 1 for the quaternion; m/s, rad/s
+ANT_HEALTHY = (0.2, 1.0)  # m: heights of the torso at which an episode goes on
+HUMANOID_HEALTHY = (1.0, 2.0)
+HUMANOID_STANDING = 1.25  # m: height of a goal
+HUMANOID_CONTROL = 0.4  # at full action, a fraction of an actuator's gear
+HUMANOID_SPRING_GEAR = (350.0,) * 11 + (100.0,) * 6  # N m at a control of 1
+
+
+class Ant(MujocoTask):
+    """Eight joint torques at 20 Hz walk an ant's torso to a point.
+
+    The observation is the joint state, the torso's place in the world first."""
+
+    engines = ("mjx", "brax", "mujoco")
+    pushed = (0, 1)
+
+    def __init__(self, name: str, course: Course):
+        self._name, self._course = name, course
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        return self._course.layouts
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        model = self.model("mjx")
+        joints = _hinges(model, np.array(ANT_POSE))
+        return TaskSpec(
+            name=self._name,
+            version=1,
+            observation=_terms(_joint_state(joints.names)),
+            goal=GoalSpec(
+                name="torso_position",
+                entries=AXES[:2],
+                unit="m",
+                frame="world",
+                observation_indices=(0, 1),
+                low=self._course.goal_range[0],
+                high=self._course.goal_range[1],
+                success_radius=0.5,
+                strict_radius=0.25,
+                easy_radius=2.0,
+            ),
+            action=_torques(model, 1.0),
+            joints=joints,
+            control_dt=0.05,
+            episode_length=EPISODE,
+        )
+
+    def model(self, engine: str) -> mujoco.MjModel:
+        spec = _packaged("ant", self._course, blocked="torso_geom")
+        # MJX takes the k-th number of all for the k-th numeric, which must therefore be single numbers.
+        spec.delete(spec.numeric("init_qpos"))
+        spec.option.timestep = 0.005 if engine == "brax" else 0.01
+        return spec.compile()
+
+    def start(self, key: Array, layout: str) -> Start:
+        pose_key, velocity_key, goal_key = jax.random.split(key, 3)
+        noise = jax.random.uniform(pose_key, (len(ANT_POSE),), minval=-ANT_NOISE, maxval=ANT_NOISE)
+        qpos = jnp.asarray(ANT_POSE) + noise
+        qpos = qpos.at[3:7].divide(jnp.linalg.norm(qpos[3:7]))
+        if self._course.start is not None:
+            qpos = qpos.at[:2].set(jnp.asarray(self._course.start))
+        qvel = ANT_NOISE * jax.random.normal(velocity_key, (len(ANT_POSE) - 1,))
+        return Start(qpos, qvel, self._course.goal(goal_key, layout))
+
+    def observe(self, state: State) -> Array:
+        return state.qpos.__array_namespace__().concatenate([state.qpos, state.qvel], axis=-1)
+
+    def control(self, state: State, action: Array) -> Array:
+        """Fractions of the gear."""
+        return action.__array_namespace__().clip(action, -1, 1)
+
+    def ended(self, state: State) -> Array:
+        """Whether the torso is too low or too high."""
+        return _outside(state.qpos[..., 2], ANT_HEALTHY)
+
+    def marker(self, goal: Array) -> Array:
+        xp = goal.__array_namespace__()
+        return xp.concatenate([goal, xp.full_like(goal[..., :1], ANT_POSE[2])], axis=-1)
+
+
+class Humanoid(MujocoTask):
+    """Seventeen joint torques at 67 Hz walk a humanoid's torso to a point at its standing height.
+
+    The observation is that of brax's humanoid on its spring engine, whatever the engine: each link
+    turns as if its moment of inertia were 1 kg m^2, and actuator forces are those of the spring
+    engine's gears, while MuJoCo's engines apply those of the packaged model.
+
+    Args:
+      goal_in_state: adds the body that shows the goal to model and observation, as the published state
+        has it: the commanded goal then stands in the state that a critic is given."""
+
+    engines = ("mjx", "brax", "mujoco")
+    pushed = (0, 1)
+
+    def __init__(self, name: str, course: Course, goal_in_state: bool = False):
+        self._name, self._course, self._goal_in_state = name, course, goal_in_state
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        return self._course.layouts
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        joints = _hinges(self._model, self._model.qpos0)
+        low, high = self._course.goal_range
+        return TaskSpec(
+            name=self._name,
+            version=1,
+            observation=_terms(self._observed(joints.names)),
+            goal=GoalSpec(
+                name="torso_position",
+                entries=AXES,
+                unit="m",
+                frame="world",
+                observation_indices=(0, 1, 2),
+                low=(*low, HUMANOID_STANDING),
+                high=(*high, HUMANOID_STANDING),
+                success_radius=0.5,
+                strict_radius=0.25,
+                easy_radius=2.0,
+            ),
+            action=_torques(self._model, HUMANOID_CONTROL),
+            joints=joints,
+            control_dt=0.015,
+            episode_length=EPISODE,
+        )
+
+    def _observed(self, joints: tuple[str, ...]) -> Iterable[Part]:
+        goal = AXES[:2] if self._goal_in_state else ()
+        yield from _joint_state(joints, goal)
+        matrix = tuple(f"{row}{column}" for row in AXES for column in AXES)
+        for link in self._tree.names:
+            yield f"link_{link}_inertia", matrix, "kg m^2", "world"
+            yield f"link_{link}_mass", ("mass",), "kg", "world"
+        for link in self._tree.names:
+            yield f"link_{link}_velocity_share", AXES, "m/s", "world"
+            yield f"link_{link}_angular_velocity", AXES, "rad/s", "world"
+        yield "torso_actuator_force", AXES, "N", "world"
+        yield "torso_actuator_torque", AXES, "N m", "torso"
+        yield "actuator_torque", joints, "N m", "joint"
+        if goal:
+            yield "goal_actuator_force", goal, "N", "world"
+
+    @cached_property
+    def _model(self) -> mujoco.MjModel:
+        return self.model("mjx")
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return Tree(self._model)
+
+    @cached_property
+    def _torque(self) -> np.ndarray:
+        """[U, nv] N m: what the spring engine applies to each entry of qvel at a control of 1."""
+        model = self._model
+        torque = np.zeros((model.nu, model.nv))
+        torque[range(model.nu), model.jnt_dofadr[model.actuator_trnid[:, 0]]] = HUMANOID_SPRING_GEAR
+        return torque
+
+    def model(self, engine: str) -> mujoco.MjModel:
+        # The pelvis of a walking humanoid is below the top of a wall, its torso above.
+        spec = _packaged("humanoid", self._course, blocked="butt")
+        if engine == "brax":
+            spec.option.timestep = 0.0015
+            for actuator, gear in zip(spec.actuators, HUMANOID_SPRING_GEAR, strict=True):
+                actuator.gear = [gear, 0, 0, 0, 0, 0]
+        else:
+            spec.option.timestep = 0.003
+        if self._goal_in_state:
+            _add_goal_body(spec)
+        return spec.compile()
+
+    def start(self, key: Array, layout: str) -> Start:
+        goal = self._course.goal(key, layout)
+        qpos = jnp.asarray(self._model.qpos0, dtype=jnp.float32)
+        if self._course.start is not None:
+            qpos = qpos.at[:2].set(jnp.asarray(self._course.start))
+        if self._goal_in_state:
+            qpos = qpos.at[-2:].set(goal)
+        return Start(qpos, jnp.zeros(self._model.nv), jnp.append(goal, HUMANOID_STANDING))
+
+    def observe(self, state: State) -> Array:
+        xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
+        links = state.links or self._tree.links(state.qpos, state.qvel)
+        mass = xp.asarray(self._tree.mass[:, None], dtype=dtype)
+        share = mass / mass.sum()
+        away = links.centre - (share * links.centre).sum(-2, keepdims=True)
+        one = xp.eye(3, dtype=dtype)
+        across = (away**2).sum(-1)[..., None, None] * one - away[..., :, None] * away[..., None, :]
+        inertia = (one + mass[..., None] * across).reshape(*away.shape[:-1], 9)
+        inertia = xp.concatenate([inertia, mass + xp.zeros_like(away[..., :1])], axis=-1)
+        motion = xp.concatenate([share * links.velocity, links.angular_velocity], axis=-1)
+        per_link = [part.reshape(*part.shape[:-2], -1) for part in (inertia, motion)]
+        torque = state.control @ xp.asarray(self._torque, dtype=dtype)
+        return xp.concatenate([state.qpos, state.qvel, *per_link, torque], axis=-1)
+
+    def control(self, state: State, action: Array) -> Array:
+        """Fractions of the gear, up to HUMANOID_CONTROL."""
+        return HUMANOID_CONTROL * action.__array_namespace__().clip(action, -1, 1)
+
+    def ended(self, state: State) -> Array:
+        """Whether the torso is too low or too high."""
+        return _outside(state.qpos[..., 2], HUMANOID_HEALTHY)
+
+    def marker(self, goal: Array) -> Array:
+        return goal
+
+
+def _packaged(robot: str, course: Course, blocked: str) -> mujoco.MjSpec:
+    """Brax's packaged robot on its course, with the settings that brax's environments give MJX.
+
+    Its feet meet the floor and walls; the geom `blocked` meets walls alone."""
+    # Found, not imported: importing brax takes a second and prints.
+    spec = mujoco.MjSpec.from_file(str(distribution("brax").locate_file(f"brax/envs/assets/{robot}.xml")))
+    spec.compiler.fusestatic = True  # brax knows no body without a joint
+    option = spec.option
+    option.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    option.iterations, option.ls_iterations = 1, 4
+    option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    spec.geom("floor").size = [FLOOR, FLOOR, 1]
+    spec.geom(blocked).conaffinity |= WALL_BIT
+    spec.add_numeric(name="max_contact_points", data=[MAX_CONTACTS], size=1)
+    course.build(spec)
+    return spec
+
+
+def _add_goal_body(spec: mujoco.MjSpec) -> None:
+    """A ball that slides along the floor at a goal's height and touches nothing."""
+    body = spec.worldbody.add_body(name="goal", pos=[0, 0, HUMANOID_STANDING])
+    sphere, slide = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtJoint.mjJNT_SLIDE
+    body.add_geom(type=sphere, size=[0.5, 0, 0], mass=1, contype=0, conaffinity=0)
+    for name, axis in (("goal_x", [1, 0, 0]), ("goal_y", [0, 1, 0])):
+        body.add_joint(name=name, type=slide, axis=axis, armature=0, damping=0, limited=False)
+
+
+def _hinges(model: mujoco.MjModel, pose: np.ndarray) -> JointSpec:
+    """The model's hinges, by default as in this configuration [nq]."""
+    hinges = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE)
+    lower, upper = model.jnt_range[hinges].T
+    # The packaged humanoid's knees are straight, 2 degrees beyond their limit.
+    default = np.clip(pose[model.jnt_qposadr[hinges]], lower + 0.01, upper - 0.01)
+    unlimited = (1e6,) * len(hinges)  # torques are limited, not velocities
+    return JointSpec(
+        names=tuple(model.joint(i).name for i in hinges),
+        unit="rad",
+        default=tuple(default.tolist()),
+        lower=tuple(lower.tolist()),
+        upper=tuple(upper.tolist()),
+        velocity=unlimited,
+        slowdown=0.0,
+        margin=0.0,
+    )
+
+
+def _torques(model: mujoco.MjModel, scale: float) -> ActionSpec:
+    return ActionSpec(
+        kind="joint_torque",
+        joints=tuple(model.joint(i).name for i in model.actuator_trnid[:, 0]),
+        unit="fraction",
+        scale=(scale,) * model.nu,
+        offset=(0.0,) * model.nu,
+    )
+
+
+def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterable[Part]:
+    """The parts of qpos and qvel."""
+    yield "torso_position", AXES, "m", "world"
+    yield "torso_orientation", QUATERNION, "1", "world"
+    yield "joint_position", joints, "rad", "joint"
+    if goal:
+        yield "goal_position", goal, "m", "world"
+    yield "torso_velocity", AXES, "m/s", "world"
+    yield "torso_angular_velocity", AXES, "rad/s", "torso"
+    yield "joint_velocity", joints, "rad/s", "joint"
+    if goal:
+        yield "goal_velocity", goal, "m/s", "world"
+
+
+def _terms(parts: Iterable[Part]) -> tuple[ObservationTerm, ...]:
+    terms: list[ObservationTerm] = []
+    for name, entries, unit, frame in parts:
+        start = terms[-1].stop if terms else 0
+        terms.append(ObservationTerm(name=name, start=start, entries=entries, unit=unit, frame=frame))
+    return tuple(terms)
+
+
+def _outside(height: Array, healthy: tuple[float, float]) -> Array:
+    return (height < healthy[0]) | (height > healthy[1])
+
+
+ANT_COURSES: dict[str, Course] = {
+    "ant": OpenFloor("circle", 10.0, 10.0),
+    "ant_u4_maze": MazeCourse(Maze(U4, 4.0)),
+    "ant_u5_maze": MazeCourse(Maze(U5, 4.0)),
+    "ant_big_maze": MazeCourse(Maze(BIG, 4.0)),
+    "ant_hardest_maze": MazeCourse(Maze(HARDEST, 4.0)),
+}
+HUMANOID_COURSES: dict[str, Course] = {
+    "humanoid": OpenFloor("annulus", 1.0, 5.0),
+    "humanoid_u_maze": MazeCourse(Maze(U, 2.0)),
+    "humanoid_big_maze": MazeCourse(Maze(BIG_HUMANOID, 2.0)),
+}
+LOCOMOTION: dict[str, Callable[[], MujocoTask]] = {
+    **{name: partial(Ant, name, course) for name, course in ANT_COURSES.items()},
+    **{name: partial(Humanoid, name, course) for name, course in HUMANOID_COURSES.items()},
+    "humanoid_published": partial(
+        Humanoid, "humanoid_published", HUMANOID_COURSES["humanoid"], goal_in_state=True
+    ),
+}

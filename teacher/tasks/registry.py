@@ -1,0 +1,116 @@
+"""Where tasks come from: this program, installed packages, a file of the user's own."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from teacher.config import task_reference
+from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.tasks.base import Task
+from teacher.tasks.requirements import own_code, require_sound
+
+GROUP = "fathom.tasks"  # of entry points: a task's name = a class, or a function that makes the task
+Maker = Callable[[], Any]
+
+
+def known_tasks(own: Mapping[str, Maker]) -> list[str]:
+    """Names of this program's `own` tasks and of those that installed packages bring."""
+    return [*own, *(name for name in _installed() if name not in own)]
+
+
+def hidden_tasks(own: Mapping[str, Maker]) -> list[str]:
+    """A sentence about each task of a package that is out of reach, because `own` has one of its name."""
+    return [
+        f"task {name!r} of package {_package(entry)} is out of reach: this program has one of that name"
+        for name, entry in _installed().items()
+        if name in own
+    ]
+
+
+def build_task(name: str, own: Mapping[str, Maker]) -> Task:
+    """The task of that name or reference, made and checked.
+
+    Raises: UsageError if there is none, FathomError if it cannot be made or used."""
+    if ".py:" in name:
+        maker = _from_file(name)
+    elif name in own:
+        maker = own[name]
+    else:
+        maker = _from_package(name, own)
+    with own_code(f"task {name!r} cannot be made", maker):
+        task = maker()
+    if not isinstance(task, Task):
+        raise FathomError(f"task {name!r}: made a {type(task).__name__}, not a teacher.tasks.Task")
+    require_sound(task, name)
+    if ".py:" not in name and task.spec.name != name:
+        raise FathomError(f"task {name!r} calls itself {task.spec.name!r}: the two must be the same")
+    return task
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "of unknown name"
+
+
+def _from_package(name: str, own: Mapping[str, Maker]) -> Maker:
+    installed = _installed()
+    if name.endswith(".py"):
+        raise UsageError(f"task {name!r}: say which task of the file, {name}:NAME")
+    if name not in installed:
+        refusal = unknown_name("task", name, known_tasks(own))
+        raise UsageError(f"{refusal}; a task of your own is named path/to/file.py:NAME")
+    entry = installed[name]
+    what = f"task {name!r} of package {_package(entry)}"
+    with own_code(f"{what} cannot be loaded"):
+        maker = entry.load()
+    return _callable(maker, what)
+
+
+def _from_file(reference: str) -> Maker:
+    """`/whole/path/file.py:NAME` -> what NAME is in that file."""
+    file, _, name = task_reference(reference).rpartition(":")
+    module = _module(Path(file))
+    if not hasattr(module, name):
+        made_here = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", None) == module.__name__
+        ]
+        raise unknown_name(f"task in {file}", name, made_here)
+    return _callable(getattr(module, name), f"task {reference!r}")
+
+
+def _callable(maker: Any, what: str) -> Maker:
+    if not callable(maker):
+        raise FathomError(f"{what}: is a {type(maker).__name__}, not a class or a function that makes a task")
+    return maker  # type: ignore[no-any-return]
+
+
+@cache
+def _module(file: Path) -> ModuleType:
+    """The file, executed once in a process."""
+    if not file.is_file():
+        raise UsageError(f"there is no task file {file}")
+    name = str(file)  # no other module is called that
+    found = importlib.util.spec_from_file_location(name, file)
+    assert found is not None and found.loader is not None, f"{file} ends in .py"
+    module = importlib.util.module_from_spec(found)
+    # Last, so that a file beside it hides no module of this program.
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    sys.modules[name] = module
+    try:
+        with own_code(f"task file {file} cannot be executed", module):
+            found.loader.exec_module(module)
+    except FathomError:
+        del sys.modules[name]
+        raise
+    return module

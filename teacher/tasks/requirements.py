@@ -1,0 +1,262 @@
+"""What a task must satisfy before anything is built on it, each with a sentence for whoever broke it."""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from pydantic import ValidationError
+
+from teacher.errors import FathomError, unknown_name
+from teacher.spec import TaskSpec
+from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task
+from teacher.tasks.engines import ENGINES, AnalyticEngine, control_substeps
+
+BATCH = (2, 3)  # leading axes with which the methods are tried
+Call = Callable[..., Any]  # (what, function, *arguments) -> the function's answer
+
+
+class Sizes(NamedTuple):
+    """Of a simulation's state; the number of controls is None where no model says it."""
+
+    nq: int
+    nv: int
+    nu: int | None
+
+
+def require_sound(task: Task, name: str) -> None:
+    """Raises FathomError with what is wrong with a task, `name` being what it was asked for by.
+
+    Compiles nothing and steps no engine, so that it may precede every use."""
+
+    def refuse(problems: Iterable[str]) -> None:
+        found = dict.fromkeys(problems)
+        if found:
+            raise FathomError("\n".join(f"task {name!r}: {problem}" for problem in found))
+
+    def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        with own_code(f"task {name!r}: {what} failed", task):
+            return function(*arguments)
+
+    refuse(_description_problems(task, call("spec", lambda: task.spec)))
+    sizes: list[Sizes] = []
+    for engine in task.engines:
+        if isinstance(task, MujocoTask) and ENGINES[engine] is not AnalyticEngine:
+            model = call(f"model({engine!r})", task.model, engine)
+            refuse(_model_problems(task, engine, model))
+            sizes.append(Sizes(model.nq, model.nv, model.nu))
+    for layout in task.layouts:
+        what, function = f"start(key, {layout!r})", partial(task.start, layout=layout)
+        start = call(what, jax.eval_shape, function, jax.random.key(0))
+        refuse(_start_problems(task, what, start, sizes))
+        sizes = sizes or [Sizes(start.qpos.size, start.qvel.size, None)]
+    for xp in (jnp, np):
+        refuse(_method_problems(task, call, sizes[0], xp))
+
+
+def require_same(what: str, stored: Mapping[str, Any], spec: TaskSpec) -> None:
+    """Raises FathomError naming the first field in which `what` was made for another task than `spec`.
+
+    `stored` is the specification in JSON's types, as artifacts hold it."""
+    different = _first_difference("", stored, spec.model_dump(mode="json"))
+    if different is not None:
+        field, there, here = different
+        raise FathomError(
+            f"{what} was made for another task than {spec.name!r} is now: "
+            f"{field} is {there!r} there and {here!r} here"
+        )
+
+
+def _first_difference(path: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
+    """Path of a field that differs and its two values; None and no field mean the same."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        pairs = [(f"{path}.{key}", there.get(key), here.get(key)) for key in {**here, **there}]
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = [(f"{path}[{i}]", *both) for i, both in enumerate(zip(there, here, strict=True))]
+    else:
+        return None if there == here else (path.removeprefix("."), there, here)
+    found = (_first_difference(*pair) for pair in pairs)
+    return next((different for different in found if different is not None), None)
+
+
+@contextmanager
+def own_code(what: str, source: Any = None) -> Iterator[None]:
+    """Whatever a task's own code raises as one message, which names the last line that was reached in
+    the module of `source`: a module, or something that one defines."""
+    try:
+        yield
+    except FathomError:
+        raise
+    except (Exception, SystemExit) as error:
+        file = getattr(sys.modules.get(getattr(source, "__module__", ""), source), "__file__", None)
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
+        ]
+        where = f" (line {lines[-1]} of {file})" if lines else ""
+        raise FathomError(f"{what}: {_reason(error)}{where}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        found = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors()]
+        told = [f"{field}: {text}" if field else text.removeprefix("Value error, ") for field, text in found]
+        return f"{error.title}: {'; '.join(told)}"
+    first, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first}"
+
+
+def _description_problems(task: Task, spec: Any) -> Iterator[str]:
+    """Of what a task says about itself."""
+    if not isinstance(spec, TaskSpec):
+        yield f"spec is a {type(spec).__name__}, not a TaskSpec"
+        return
+    if spec.episode_length < 2:
+        yield f"episode_length is {spec.episode_length}, but goals are taken from later steps of an episode"
+    goal = spec.goal
+    for entry, low, high in zip(goal.entries, goal.low, goal.high, strict=True):
+        if low > high:
+            yield f"goal entry {entry!r}: low is {low:g}, above high, {high:g}"
+    yield from _names_problems("layouts", task.layouts)
+    yield from _names_problems("engines", task.engines) or _engine_problems(task)
+
+
+def _names_problems(what: str, names: Any) -> list[str]:
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        return [f"{what} must be a tuple of names, found {names!r}"]
+    if not names:
+        return [f"{what} is empty: name at least one"]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [f"{what} names {name!r} twice" for name in twice]
+
+
+def _engine_problems(task: Task) -> Iterator[str]:
+    for name in task.engines:
+        if name not in ENGINES:
+            yield str(unknown_name("engine", name, ENGINES))
+        elif ENGINES[name] is AnalyticEngine and not isinstance(task, AnalyticTask):
+            yield f"engine {name!r} needs an AnalyticTask, which has advance(state, control)"
+        elif ENGINES[name] is not AnalyticEngine and not isinstance(task, MujocoTask):
+            yield f"engine {name!r} needs a MujocoTask, which has model(engine) and marker(goal)"
+    first, compiled = task.engines[0], [name for name, engine in ENGINES.items() if engine.compiled]
+    if first in ENGINES and first not in compiled:
+        yield f"its first engine is {first!r}, but teachers are trained in {', '.join(compiled)}"
+
+
+def _model_problems(task: Task, engine: str, model: Any) -> Iterator[str]:
+    """Of the MuJoCo model against the specification."""
+    if not isinstance(model, mujoco.MjModel):
+        yield f"model({engine!r}) returns a {type(model).__name__}, not a mujoco.MjModel"
+        return
+    joints = [model.joint(i).name for i in range(model.njnt)]
+    actuators = [model.actuator(i).name for i in range(model.nu)]
+    for field, names, known in (
+        ("spec.joints", task.spec.joints.names, joints),
+        ("spec.action.joints", task.spec.action.joints, [*joints, *actuators]),
+    ):
+        for name in names:
+            if name not in known:
+                yield f"{field}: {unknown_name('joint of the model', name, filter(None, known))}"
+    for i, name in enumerate(actuators):
+        if not (model.actuator_ctrllimited[i] or model.actuator_forcelimited[i] or _joint_limited(model, i)):
+            yield f"actuator {name or i!r} has no limits: give it a ctrlrange or a forcerange in the model"
+    outside = [i for i in task.pushed if not 0 <= i < model.nv]
+    if outside:
+        yield f"pushed: entries {outside} lie outside qvel [0, {model.nv})"
+    try:
+        control_substeps(task, model)
+    except FathomError as error:
+        yield str(error).partition(": ")[2]
+
+
+def _joint_limited(model: mujoco.MjModel, actuator: int) -> bool:
+    """Whether forces on the actuator's joint are limited, whatever drives it."""
+    of_joint = model.actuator_trntype[actuator] == mujoco.mjtTrn.mjTRN_JOINT
+    return bool(of_joint and model.jnt_actfrclimited[model.actuator_trnid[actuator, 0]])
+
+
+def _start_problems(task: Task, what: str, start: Any, sizes: Iterable[Sizes]) -> Iterator[str]:
+    """Of the shapes that `start` draws; `sizes` are those of the models."""
+    if not isinstance(start, Start):
+        yield f"{what} returns a {type(start).__name__}, not a Start"
+        return
+    for field in ("qpos", "qvel", "goal"):
+        array = getattr(start, field)
+        if getattr(array, "dtype", None) != jnp.float32 or array.ndim != 1:
+            yield f"{what}: {field} must be a float32 vector, found {array}"
+            return
+    if start.goal.size != task.spec.goal_size:
+        yield f"{what}: goal has {start.goal.size} entries, spec.goal has {task.spec.goal_size}"
+    for nq, nv, _ in sizes:
+        if (start.qpos.size, start.qvel.size) != (nq, nv):
+            found = f"qpos has {start.qpos.size} entries and qvel {start.qvel.size}"
+            yield f"{what}: {found}, the model has nq {nq} and nv {nv}"
+
+
+def _method_problems(task: Task, call: Call, sizes: Sizes, xp: Any) -> Iterator[str]:
+    """Of the shapes in which the methods answer to arrays of JAX or of NumPy with leading axes."""
+    spec, nu = task.spec, sizes.nu
+    action, goal = _array(xp, spec.action_size), _array(xp, spec.goal_size)
+    state = State(_array(xp, sizes.nq), _array(xp, sizes.nv), action)
+    if nu is None:
+        answer = call("control(state, action)", jax.eval_shape, task.control, state, action)
+        nu = (getattr(answer, "shape", None) or (0,))[-1]
+    state = state._replace(control=_array(xp, nu))
+    expected: list[tuple[str, Any, tuple[Any, ...], int | None, str]] = [
+        ("control(state, action)", task.control, (state, action), nu, "the model has actuators:"),
+        ("observe(state)", task.observe, (state,), spec.observation_size, "spec.observation has"),
+        ("ended(state)", task.ended, (state,), None, ""),
+    ]
+    if isinstance(task, MujocoTask):
+        expected.append(("marker(goal)", task.marker, (goal,), 3, "a point has"))
+    if isinstance(task, AnalyticTask):
+        for part, size in (("qpos", sizes.nq), ("qvel", sizes.nv)):
+            method = partial(_advanced, task, part)
+            expected.append((f"advance(state, control).{part}", method, (state,), size, "the state has"))
+    if deployed := spec.deployed:
+        goal_size = len(deployed.goal.entries)
+        expected += [
+            ("reading(state, action)", task.reading, (state, action), deployed.reading_size, "spec has"),
+            ("deployed_goal(state, goal)", task.deployed_goal, (state, goal), goal_size, "spec has"),
+        ]
+    for what, method, arguments, size, by in expected:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these states mean nothing
+            if xp is np:
+                answer = call(f"{what} of NumPy arrays", method, *arguments)
+            else:
+                answer = call(what, jax.eval_shape, method, *arguments)
+        yield from _answer_problems(what, answer, xp, size, by)
+
+
+def _array(xp: Any, size: int) -> Any:
+    shape = (*BATCH, size)
+    return np.ones(shape, np.float32) if xp is np else jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _advanced(task: AnalyticTask, part: str, state: State) -> Any:
+    return getattr(task.advance(state, state.control), part)
+
+
+def _answer_problems(what: str, answer: Any, xp: Any, size: int | None, by: str) -> Iterator[str]:
+    """Of one answer: `size` entries are expected, or with None a truth value for each state."""
+    shape = getattr(answer, "shape", None)
+    expected = BATCH if size is None else (*BATCH, size)
+    if shape is None or (xp is np and not isinstance(answer, np.ndarray)):
+        kind = "NumPy's" if xp is np else "JAX's"
+        yield (
+            f"{what} answers {kind} arrays with a {type(answer).__name__}: "
+            "compute with state.qpos.__array_namespace__() in place of numpy or jax.numpy"
+        )
+    elif size is not None and len(shape) == len(expected) and shape[:-1] == BATCH and shape[-1] != size:
+        yield f"{what} has {shape[-1]} entries, {by} {size}"
+    elif shape != expected:
+        yield f"{what} has shape {[*shape]} for states {[*BATCH]}, expected {[*expected]}"
+    elif size is None and answer.dtype != bool:
+        yield f"{what} has numbers of {answer.dtype}, expected bool"

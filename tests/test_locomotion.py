@@ -1,0 +1,356 @@
+import contextlib
+import io
+import warnings
+from functools import cache
+
+import jax
+import mujoco
+import numpy as np
+import pytest
+
+from teacher.compilation import jit_once, jit_physics
+from teacher.tasks import State
+from teacher.tasks.engines import make_engine
+from teacher.tasks.links import Tree
+from teacher.tasks.locomotion import LOCOMOTION
+from teacher.tasks.mazes import U4, Maze
+
+TASKS = {name: make() for name, make in LOCOMOTION.items()}
+ANTS = [name for name in TASKS if name.startswith("ant")]
+HUMANOIDS = [name for name in TASKS if name.startswith("humanoid")]
+LEGS = ("left", "right", "third", "fourth")
+MAZES = {  # m: place of the start cell
+    "ant_u4_maze": (8.0, 4.0),
+    "ant_u5_maze": (8.0, 4.0),
+    "ant_big_maze": (4.0, 4.0),
+    "ant_hardest_maze": (4.0, 4.0),
+    "humanoid_u_maze": (2.0, 2.0),
+    "humanoid_big_maze": (2.0, 2.0),
+}
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    return TASKS[request.param]
+
+
+def starts(task, count, layout=None):
+    keys = jax.random.split(jax.random.key(0), count)
+    draw = jit_once(jax.vmap(lambda key: task.start(key, layout or task.layouts[0])))
+    return jax.tree.map(np.asarray, draw(keys))
+
+
+def compiled(function, *arguments):
+    """For a few steps: optimising the program takes longer than running it."""
+    return jit_physics(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})
+
+
+# The published figures
+
+
+def test_every_task_has_the_published_figures(task):
+    spec, is_ant = task.spec, task.spec.name in ANTS
+    size = {"humanoid_published": 268}.get(spec.name, 29 if is_ant else 246)
+    assert (spec.observation_size, spec.action_size) == (size, 8 if is_ant else 17)
+    assert spec.goal.observation_indices == ((0, 1) if is_ant else (0, 1, 2))
+    assert (spec.goal.success_radius, spec.goal.easy_radius) == (0.5, 2.0)
+    assert (spec.episode_length, spec.control_dt) == (1000, 0.05 if is_ant else 0.015)
+    assert task.engines == ("mjx", "brax", "mujoco")
+
+
+def test_layouts_name_training_first_and_evaluation_last():
+    far = ("ant_u4_maze", "ant_u5_maze", "ant_big_maze", "humanoid_u_maze", "humanoid_big_maze")
+    for name in far:
+        assert TASKS[name].layouts == ("all", "far")
+    assert TASKS["ant_hardest_maze"].layouts == ("all",)
+    assert TASKS["ant"].layouts == ("circle",)
+    assert TASKS["humanoid"].layouts == TASKS["humanoid_published"].layouts == ("annulus",)
+
+
+def test_engines_integrate_with_the_published_steps_and_gears(task):
+    is_ant = task.spec.name in ANTS
+    for engine in task.engines:
+        model, spring = task.model(engine), engine == "brax"
+        step = (0.005 if spring else 0.01) if is_ant else (0.0015 if spring else 0.003)
+        assert model.opt.timestep == step
+        assert round(task.spec.control_dt / step) == (10 if spring else 5)
+        assert (model.opt.iterations, model.opt.ls_iterations) == (1, 4)
+        assert model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON
+        assert model.opt.disableflags == mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+        if is_ant:
+            gear = [150] * 8
+        elif spring:
+            gear = [350] * 11 + [100] * 6
+        else:
+            gear = [100] * 5 + [300, 200, 100, 100, 300, 200] + [25] * 6
+        np.testing.assert_array_equal(model.actuator_gear[:, 0], gear)
+        np.testing.assert_allclose(np.abs(model.actuator_ctrlrange), 1.0 if is_ant else 0.4)
+
+
+def test_an_action_is_a_share_of_the_actuators_range(task):
+    size, limit = task.spec.action_size, 1.0 if task.spec.name in ANTS else 0.4
+    for action in (-1.0, 0.25, 1.0):
+        command = task.control(State(np.zeros(1), np.zeros(1), np.zeros(size)), np.full(size, action))
+        np.testing.assert_allclose(command, limit * action)
+    np.testing.assert_allclose(task.spec.action.scale, limit)
+
+
+@pytest.mark.parametrize("name", ANTS)
+def test_an_ant_starts_near_its_pose_with_noise(name):
+    task = TASKS[name]
+    qpos, qvel, _ = starts(task, 3000)[:3]
+    pose = np.array([0, 0, 0.55, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1])
+    exact = slice(0, 2) if name in MAZES else slice(0)
+    np.testing.assert_array_equal(qpos[:, exact], np.broadcast_to(MAZES.get(name, ()), qpos[:, exact].shape))
+    noise = np.delete(qpos - pose, [*range(3, 7), *range(15)[exact]], axis=1)
+    np.testing.assert_allclose(
+        [noise.min(0), noise.max(0)], [[-0.1] * noise.shape[1], [0.1] * noise.shape[1]], atol=2e-3
+    )
+    np.testing.assert_allclose(noise.std(0), 0.2 / 12**0.5, rtol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(qpos[:, 3:7], axis=-1), 1, atol=1e-6)
+    assert (qpos[:, 3] > 0.97).all()
+    np.testing.assert_allclose(qvel.std(0), 0.1, rtol=0.06)
+    np.testing.assert_allclose(qvel.mean(0), 0, atol=0.01)
+
+
+@pytest.mark.parametrize("name", HUMANOIDS)
+def test_a_humanoid_starts_upright_without_noise(name):
+    task = TASKS[name]
+    qpos, qvel, goal = starts(task, 50)[:3]
+    place = np.array([*MAZES.get(name, (0, 0)), 1.4, 1, 0, 0, 0])
+    np.testing.assert_array_equal(qpos[:, :7], np.broadcast_to(place, (50, 7)).astype(np.float32))
+    np.testing.assert_array_equal(qpos[:, 7:24], 0)
+    np.testing.assert_array_equal(qvel, 0)
+    np.testing.assert_array_equal(goal[:, 2], 1.25)
+
+
+def test_the_published_humanoid_has_the_goal_in_its_state():
+    task = TASKS["humanoid_published"]
+    start = starts(task, 5)
+    observation = task.observe(State(start.qpos, start.qvel, np.zeros((5, 17), np.float32)))
+    shown = next(term for term in task.spec.observation if term.name == "goal_position")
+    np.testing.assert_array_equal(observation[:, shown.start : shown.stop], start.goal[:, :2])
+    plain = TASKS["humanoid"].observe(
+        State(start.qpos[:, :24], start.qvel[:, :23], np.zeros((5, 17), np.float32))
+    )
+    np.testing.assert_array_equal(observation[:, :24], plain[:, :24])
+
+
+@pytest.mark.parametrize("name", ["ant", "humanoid"])
+def test_an_episode_ends_at_unhealthy_heights(name):
+    task, (low, high) = TASKS[name], {"ant": (0.2, 1.0), "humanoid": (1.0, 2.0)}[name]
+    qpos = np.tile(starts(task, 1).qpos, (4, 1))
+    qpos[:, 2] = low - 1e-3, low + 1e-3, high - 1e-3, high + 1e-3
+    state = State(qpos, qpos, qpos)
+    np.testing.assert_array_equal(task.ended(state), [True, False, False, True])
+
+
+# The spring engine against brax's own environments
+
+
+@pytest.mark.parametrize(("name", "limit"), [("ant", 1.0), ("humanoid", 0.4)])
+def test_five_spring_steps_give_the_observations_of_braxs_own_environment(name, limit):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from brax.envs import ant, humanoid
+
+        made = {"ant": ant.Ant, "humanoid": humanoid.Humanoid}[name]
+        published = made(backend="spring", exclude_current_positions_from_observation=False)
+    task, rng = TASKS[name], np.random.default_rng(0)
+    engine = make_engine(task, "brax")
+    qpos = starts(task, 2).qpos
+    qvel = rng.normal(0, 0.5, (2, published.sys.qd_size())).astype(np.float32)
+    actions = rng.uniform(-1, 1, (5, 2, task.spec.action_size)).astype(np.float32)
+
+    def theirs(qpos, qvel, actions):
+        def step(state, action):
+            state = jax.vmap(published.pipeline_step)(state, limit * action)
+            seen = (state,) if name == "ant" else (state, limit * action)
+            return state, jax.vmap(published._get_obs)(*seen)
+
+        return jax.lax.scan(step, jax.vmap(published.pipeline_init)(qpos, qvel), actions)[1]
+
+    def ours(qpos, qvel, actions):
+        def step(state, action):
+            state = engine.step(state, task.control(engine.read(state), action), ())
+            return state, task.observe(engine.read(state))
+
+        return jax.lax.scan(step, engine.init(qpos, qvel, ()), actions)[1]
+
+    with jax.default_matmul_precision("highest"):
+        inputs = qpos, qvel, actions
+        expected, found = (np.asarray(compiled(run, *inputs)(*inputs)) for run in (theirs, ours))
+    assert np.abs(expected[4] - expected[0]).max() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+# Links
+
+
+@pytest.fixture(scope="module")
+def humanoid_model():
+    return TASKS["humanoid_published"].model("mujoco")  # free base, hinges and slides
+
+
+def random_states(model, count, far=0.0):
+    rng = np.random.default_rng(2)
+    qpos, qvel = rng.normal(size=(count, model.nq)), rng.normal(size=(count, model.nv))
+    qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=-1, keepdims=True)
+    qpos[:, :2] += far
+    return qpos, qvel
+
+
+def test_links_move_as_in_mujoco(humanoid_model):
+    model, data = humanoid_model, mujoco.MjData(humanoid_model)
+    qpos, qvel = random_states(model, 10)
+    links = Tree(model).links(qpos, qvel)
+    assert links.centre.dtype == np.float64
+    motion = np.zeros(6)
+    for i in range(10):
+        data.qpos, data.qvel = qpos[i], qvel[i]
+        mujoco.mj_forward(model, data)
+        np.testing.assert_allclose(links.centre[i], data.xipos[1:], atol=1e-12)
+        for body in range(1, model.nbody):
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, body, motion, 0)
+            np.testing.assert_allclose(links.angular_velocity[i, body - 1], motion[:3], atol=1e-12)
+            np.testing.assert_allclose(links.velocity[i, body - 1], motion[3:], atol=1e-12)
+
+
+def test_velocities_of_links_keep_their_digits_far_from_the_origin(humanoid_model):
+    tree = Tree(humanoid_model)
+    near, far = (tree.links(*random_states(humanoid_model, 20, far=far)) for far in (0.0, 40.0))
+    np.testing.assert_allclose(far.velocity[:, :-1], near.velocity[:, :-1], atol=1e-12)
+    single = tree.links(*(part.astype(np.float32) for part in random_states(humanoid_model, 20, far=40.0)))
+    assert single.velocity.dtype == np.float32
+    np.testing.assert_allclose(single.velocity[:, :-1], near.velocity[:, :-1], atol=2e-5)
+
+
+def test_a_tree_without_a_free_base_is_refused():
+    spec = mujoco.MjSpec()
+    body = spec.worldbody.add_body()
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.1, 0, 0])
+    body.add_joint(type=mujoco.mjtJoint.mjJNT_HINGE)
+    with pytest.raises(ValueError, match="first body must be free"):
+        Tree(spec.compile())
+
+
+def test_the_humanoid_observes_mass_inertia_motion_and_torque_of_its_links():
+    task = TASKS["humanoid"]
+    model = task.model("mujoco")
+    data = mujoco.MjData(model)
+    qpos, qvel = random_states(model, 1)
+    data.qpos, data.qvel = qpos[0], qvel[0]
+    mujoco.mj_forward(model, data)
+    control = np.linspace(-0.4, 0.4, 17)
+    seen = task.observe(State(qpos[0], qvel[0], control))
+    terms = {term.name: seen[term.start : term.stop] for term in task.spec.observation}
+    mass, total = model.body("left_thigh").mass[0], model.body_mass.sum()
+    away = data.body("left_thigh").xipos - data.subtree_com[0]
+    inertia = np.eye(3) + mass * (away @ away * np.eye(3) - np.outer(away, away))
+    np.testing.assert_allclose(terms["link_left_thigh_inertia"], inertia.ravel(), atol=1e-12)
+    np.testing.assert_allclose(terms["link_left_thigh_mass"], mass)
+    np.testing.assert_allclose(terms["torso_angular_velocity"], qvel[0, 3:6])
+    links = [name for name in terms if name.endswith("velocity_share")]
+    momentum = total * sum(terms[name] for name in links)
+    np.testing.assert_allclose(momentum, total * centre_velocity(model, data), atol=1e-9)
+    torque = dict(zip(task.spec.joints.names, terms["actuator_torque"], strict=True))
+    for i, joint in enumerate(task.spec.action.joints):
+        assert torque[joint] == pytest.approx((350 if i < 11 else 100) * control[i])
+
+
+def centre_velocity(model, data):
+    """Of the whole model's centre of mass."""
+    jacobian = np.zeros((3, model.nv))
+    mujoco.mj_jacSubtreeCom(model, data, jacobian, 0)
+    return jacobian @ data.qvel
+
+
+# Walls
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "blocked", "feet"),
+    [
+        ("ant_u4_maze", (9.9, 4.0, 0.5), "torso_geom", [f"{leg}_foot_geom" for leg in LEGS]),
+        ("humanoid_u_maze", (2.97, 2.0, 1.25), "butt", ["right_foot", "left_foot"]),
+    ],
+)
+def test_feet_meet_floor_and_walls_and_the_body_meets_walls_alone(name, place, blocked, feet):
+    task = TASKS[name]
+    model = task.model("mujoco")
+    data = mujoco.MjData(model)
+    touching = set()
+    for turn in range(4):  # quarters, so that every foot comes to the wall
+        data.qpos = starts(task, 1).qpos[0]
+        data.qpos[:3] = place
+        data.qpos[3:7] = np.cos(turn * np.pi / 4), 0, 0, np.sin(turn * np.pi / 4)
+        mujoco.mj_forward(model, data)
+        for pair in data.contact.geom:
+            names = sorted(
+                (model.geom(i).name for i in pair), key=lambda name: name.startswith(("floor", "wall"))
+            )
+            touching.add((names[0], names[1].rstrip("0123456789")))
+    assert touching == {(blocked, "wall"), *((foot, ground) for foot in feet for ground in ("wall", "floor"))}
+
+
+# In the maze `u4`: place of an ant (m), its heading and the direction in which it flies (rad).
+FLIGHTS = {
+    "corner between the front legs": ((4.0, 4.0), np.pi / 4, np.pi / 4),
+    "wall ahead": ((8.0, 4.0), 0.0, 0.0),
+    "wall at a slant": ((8.0, 4.0), 0.3, 0.4),
+    "wall aside": ((8.0, 4.0), 0.0, -np.pi / 2),
+}
+SPEED = 15.0  # m/s
+CONTROL_STEPS = 8
+
+
+@cache
+def flown(engine_name):
+    """Torsos [T, E, 3] of ants that fly at walls, and the engine's last state with its step."""
+    task = TASKS["ant_u4_maze"]
+    engine = make_engine(task, engine_name)
+    qpos, qvel = np.zeros((len(FLIGHTS), 15), np.float32), np.zeros((len(FLIGHTS), 14), np.float32)
+    for i, (place, heading, direction) in enumerate(FLIGHTS.values()):
+        qpos[i, :7] = *place, 0.8, np.cos(heading / 2), 0, 0, np.sin(heading / 2)
+        qpos[i, 7:] = task.spec.joints.default
+        qvel[i, :2] = SPEED * np.cos(direction), SPEED * np.sin(direction)
+    init, step = (lambda q, v: engine.init(q, v, ())), (lambda state, action: engine.step(state, action, ()))
+    action = np.zeros((len(FLIGHTS), 8), np.float32)
+    if engine.compiled:
+        init = compiled(init, qpos, qvel)
+        step = compiled(step, init(qpos, qvel), action)
+    state, torsos = init(qpos, qvel), []
+    for _ in range(CONTROL_STEPS):
+        state = step(state, action)
+        torsos.append(np.array(engine.read(state).qpos[:, :3]))
+    return np.stack(torsos), (engine, step, state)
+
+
+@pytest.mark.parametrize("engine", ["mujoco", "mjx", "brax"])
+def test_a_fast_ant_does_not_pass_a_wall(engine):
+    torsos, _ = flown(engine)
+    maze = Maze(U4, 4.0)
+    assert not maze.is_wall(torsos[..., 0], torsos[..., 1]).any()
+    corner, ahead, slant, aside = (torsos[:, i] for i in range(4))
+    # They did come to the wall: a torso to the corner, and feet ahead of the torso to the others.
+    assert 0.1 < np.linalg.norm(corner[:, :2] - 6.0, axis=-1).min() < 0.4
+    assert 9.0 < ahead[:, 0].max() < 9.95
+    assert 9.0 < slant[:, 0].max() < 9.95
+    assert 2.05 < aside[:, 1].min() < 3.0
+
+
+def test_mjx_and_the_c_engine_agree_until_an_ant_meets_the_wall():
+    (compiled, _), (exact, _) = flown("mjx"), flown("mujoco")
+    assert (np.abs(exact[1] - exact[0]) > 0.1).any(-1).all()
+    np.testing.assert_allclose(compiled[:2], exact[:2], atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["mujoco", "mjx", "brax"])
+def test_a_thousand_random_steps_among_walls_stay_finite(engine):
+    _, (simulator, step, state) = flown(engine)
+    rng = np.random.default_rng(3)
+    for _ in range(250):
+        state = step(state, rng.uniform(-1, 1, (len(FLIGHTS), 8)).astype(np.float32))
+    seen = simulator.read(state)
+    assert np.isfinite(seen.qpos).all()
+    assert np.isfinite(seen.qvel).all()

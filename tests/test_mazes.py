@@ -1,0 +1,150 @@
+import jax
+import mujoco
+import numpy as np
+import pytest
+
+from teacher.errors import UsageError
+from teacher.tasks.courses import MazeCourse, OpenFloor
+from teacher.tasks.mazes import BIG, BIG_HUMANOID, HARDEST, U4, U5, Maze, U
+
+CELL = 0.5
+GRIDS = {"u": U, "u4": U4, "u5": U5, "big": BIG, "big_humanoid": BIG_HUMANOID, "hardest": HARDEST}
+# Rows and columns, counted from 0, as the published mazes lay them out for evaluation.
+FAR = {
+    "u": [(3, 1), (3, 2), (3, 3)],
+    "u4": [(4, 1), (5, 1), (5, 2), (5, 3)],
+    "u5": [(4, 1), (4, 6), (5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (5, 6)],
+    "big": [(1, 5), (1, 6), (2, 6), (5, 3), (5, 6), (6, 2), (6, 3), (6, 5), (6, 6)],
+    "big_humanoid": [(1, 5), (1, 6), (2, 5), (2, 6), (5, 3), (5, 6), (6, 2), (6, 3), (6, 5), (6, 6)],
+    "hardest": [],
+}
+
+
+@pytest.fixture(params=GRIDS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def maze(name):
+    return Maze(GRIDS[name], CELL)
+
+
+def every_cell(maze):
+    """(row, column, letter) of every cell."""
+    return [(i, j, letter) for i, row in enumerate(maze.rows) for j, letter in enumerate(row)]
+
+
+def test_boxes_fill_the_wall_cells_and_nothing_else(maze):
+    boxes = np.array(maze.boxes)
+    assert len(boxes) < maze.walls.sum() / 2
+    for i, j, letter in every_cell(maze):
+        for shift in ((0, 0), (0.49, 0.49), (0.49, -0.49), (-0.49, 0.49), (-0.49, -0.49)):
+            point = CELL * (np.array([i, j]) + shift)
+            inside = (np.abs(point - boxes[:, :2]) < boxes[:, 2:]).all(-1).sum()
+            assert inside == (letter == "#"), (i, j, shift)
+            assert maze.is_wall(*point) == (letter == "#")
+
+
+def test_outside_a_maze_all_is_wall(maze):
+    x, y = maze.extent
+    outside = np.array([[-5.0, CELL], [CELL, -5.0], [x + CELL, CELL], [CELL, y + CELL], [1e3, 1e3]])
+    assert maze.is_wall(*outside.T).all()
+
+
+def test_every_free_cell_can_be_reached_from_the_only_start(maze):
+    (start,) = maze.centres("S") / CELL
+    reached, waiting = set(), [tuple(start.astype(int))]
+    while waiting:
+        i, j = waiting.pop()
+        if (i, j) not in reached and maze.rows[i][j] != "#":
+            reached.add((i, j))
+            waiting += [(i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)]
+    assert reached == {(i, j) for i, j, letter in every_cell(maze) if letter != "#"}
+
+
+def test_far_goals_are_the_published_ones(name, maze):
+    assert [tuple(cell) for cell in (maze.centres("F") / CELL).astype(int)] == FAR[name]
+
+
+def test_all_goals_are_all_free_cells_but_the_start(maze):
+    course = MazeCourse(maze)
+    free = {(CELL * i, CELL * j) for i, j, letter in every_cell(maze) if letter in "GF"}
+    assert drawn(course, "all") == free
+    assert course.start not in free
+    assert not maze.is_wall(*np.array(course.start))
+    low, high = course.goal_range
+    assert low == (min(x for x, _ in free), min(y for _, y in free))
+    assert high == (max(x for x, _ in free), max(y for _, y in free))
+
+
+def test_the_far_layout_draws_far_goals_alone(name, maze):
+    course = MazeCourse(maze)
+    if FAR[name]:
+        assert course.layouts == ("all", "far")
+        assert drawn(course, "far") == {(CELL * i, CELL * j) for i, j in FAR[name]}
+    else:
+        assert course.layouts == ("all",)
+        with pytest.raises(UsageError, match=r"unknown goal layout 'far' \(known: all\)"):
+            course.goal(jax.random.key(0), "far")
+
+
+def drawn(course, layout):
+    keys = jax.random.split(jax.random.key(0), 2000)
+    return {tuple(goal) for goal in np.asarray(jax.vmap(lambda key: course.goal(key, layout))(keys)).tolist()}
+
+
+def test_walls_of_a_model_stand_on_the_floor_half_a_cell_high(maze):
+    spec = mujoco.MjSpec()
+    MazeCourse(maze).build(spec)
+    model = spec.compile()
+    assert model.ngeom == len(maze.boxes)
+    np.testing.assert_allclose(model.geom_pos[:, 2] - model.geom_size[:, 2], 0, atol=1e-12)
+    np.testing.assert_allclose(2 * model.geom_size[:, 2], 0.5 * CELL)
+    found = np.concatenate([model.geom_pos[:, :2], model.geom_size[:, :2]], axis=-1)
+    np.testing.assert_allclose(found, maze.boxes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("###\n#S#\n####", r"rows of a maze must be equally long, found \[3, 3, 4\]"),
+        ("", r"rows of a maze must be equally long, found \[\]"),
+        ("####\n#SX#\n####", r"a maze is made of '#SGF.', found \['X'\]"),
+        ("####\n#SG.\n####", "outermost cells of a maze must be walls"),
+        ("#.##\n#SG#\n####", "outermost cells of a maze must be walls"),
+    ],
+)
+def test_a_bad_grid_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        Maze(text, CELL)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("####\n#.G#\n####", "one start cell, 'S', found 0"),
+        ("#####\n#SSG#\n#####", "one start cell, 'S', found 2"),
+        ("####\n#S.#\n####", "has no goal"),
+    ],
+)
+def test_a_course_needs_one_start_and_a_goal(text, message):
+    with pytest.raises(ValueError, match=message):
+        MazeCourse(Maze(text, CELL))
+
+
+@pytest.mark.parametrize(("nearest", "farthest"), [(10.0, 10.0), (1.0, 5.0)])
+def test_goals_on_an_open_floor_lie_anywhere_between_two_distances(nearest, farthest):
+    floor = OpenFloor("ring", nearest, farthest)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    goals = np.asarray(jax.vmap(lambda key: floor.goal(key, "ring"))(keys))
+    distance = np.linalg.norm(goals, axis=-1)
+    assert (distance > nearest - 1e-5).all()
+    assert (distance < farthest + 1e-5).all()
+    quarters = np.quantile(distance, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(quarters, np.linspace(nearest, farthest, 5)[1:4], atol=0.15)
+    np.testing.assert_allclose(goals.mean(0), 0, atol=0.5)  # no direction is preferred
+    low, high = floor.goal_range
+    np.testing.assert_allclose([goals.min(0), goals.max(0)], [low, high], atol=0.05)
+    with pytest.raises(UsageError, match=r"unknown goal layout 'all' \(known: ring\)"):
+        floor.goal(keys[0], "all")

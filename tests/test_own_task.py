@@ -1,0 +1,462 @@
+"""Tasks of a user's own: the files of docs/own-task.md, installed packages, and what is refused."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from pipelines import catalogue, stages, throughput
+from pipelines.config import Config, with_values
+from pipelines.grid import combinations, described, folder_name
+from pipelines.presets import preset
+from pipelines.progress import Display
+from teacher import checkpoint
+from teacher.config import task_reference
+from teacher.errors import FathomError, UsageError
+from teacher.simulation import simulation
+from teacher.spec import TaskSpec
+from teacher.tasks import TASKS, Start, make_task, task_names
+from teacher.tasks.requirements import require_same, require_sound
+from teacher.trained import load_teacher
+
+DOCS = Path(__file__).parent.parent / "docs" / "own-task.md"
+WHEELS, PUCK, FISH = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory) -> str:
+    """The documented robot, in a file of its own."""
+    file = tmp_path_factory.mktemp("robot") / "my_robot.py"
+    file.write_text(WHEELS)
+    return f"{file}:TwoWheels"
+
+
+@pytest.fixture(scope="module")
+def own_run(robot, tmp_path_factory, pipeline) -> Path:
+    """What the documentation tells its reader to type, beside the file."""
+    file = Path(robot.rpartition(":")[0])
+    done = pipeline(
+        "run", "--preset", "debug", "--task", "my_robot.py:TwoWheels", "--json", cwd=file.parent, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["task"] == "two_wheels"
+    return file.parent / "runs" / "debug"
+
+
+def written(folder: Path, text: str, name: str = "Robot") -> str:
+    file = folder / "robot.py"
+    file.write_text(text)
+    return f"{file}:{name}"
+
+
+# The whole way
+
+
+def test_the_documented_robot_goes_all_the_way_from_its_file_to_the_controller(own_run):
+    summary = json.loads((own_run / "summary.json").read_text())
+    assert {figures["engine"] for figures in summary["control"].values()} == {"mujoco"}
+    assert (own_run / "report.html").exists()
+    settings = json.loads((own_run / "config.json").read_text())["config"]
+    assert settings["teacher"]["task"]["name"] == f"{own_run.parent.parent / 'my_robot.py'}:TwoWheels"
+    bundle = json.loads((own_run / "export" / "2x16" / "spec.json").read_text())
+    assert bundle["task"]["name"] == "two_wheels"
+
+
+def test_a_bundle_that_left_its_run_asks_for_its_task(own_run, robot, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle = shutil.copytree(own_run / "export" / "2x16", tmp_path / "bundle")
+    with pytest.raises(UsageError, match=r"is for task 'two_wheels', which is not installed.*--task path"):
+        stages.control(bundle, Display(), episodes=2)
+    figures = stages.control(bundle, Display(), task=robot, episodes=2)
+    assert figures["episodes"] == 2
+
+
+def test_a_task_that_changed_since_is_refused_naming_the_field(own_run, tmp_path):
+    changed = written(tmp_path, WHEELS.replace("success_radius=0.1", "success_radius=0.15"), "TwoWheels")
+    with pytest.raises(FathomError, match=r"goal\.success_radius is 0\.1 there and 0\.15 here"):
+        stages.control(own_run / "export" / "2x16", Display(), task=changed, episodes=2)
+    folder = shutil.copytree(own_run / "teacher" / "checkpoints", tmp_path / "checkpoints")
+    manifest = folder / str(checkpoint.saves(folder)[0]) / checkpoint.MANIFEST
+    saved = json.loads(manifest.read_text())
+    saved["record"]["config"]["task"]["name"] = changed
+    manifest.write_text(json.dumps(saved))
+    with pytest.raises(FathomError, match=r"goal\.success_radius is 0\.1 there and 0\.15 here"):
+        load_teacher(folder)
+
+
+def test_the_first_field_that_differs_is_named():
+    spec = make_task("reacher").spec
+    stored = spec.model_dump(mode="json")
+    require_same("a bundle", stored, spec)
+    require_same("a bundle", {key: value for key, value in stored.items() if key != "deployed"}, spec)
+    for path, value, told in (
+        (("version",), 1, f"version is 1 there and {spec.version} here"),
+        (("action", "scale", 1), 0.5, r"action\.scale\[1\] is 0\.5 there and 1\.0 here"),
+        (("observation", 2, "unit"), "mm", r"observation\[2\]\.unit is 'mm' there and 'm' here"),
+        (("goal", "entries"), ["x"], r"goal\.entries is \['x'\] there and \['x', 'y'\] here"),
+    ):
+        other = json.loads(json.dumps(stored))
+        part = other
+        for step in path[:-1]:
+            part = part[step]
+        part[path[-1]] = value
+        with pytest.raises(FathomError, match=f"a bundle was made for another task.*{told}"):
+            require_same("a bundle", other, spec)
+
+
+# Where tasks come from
+
+
+def test_a_file_named_twice_is_one_task(robot, monkeypatch):
+    file = Path(robot.rpartition(":")[0])
+    monkeypatch.chdir(file.parent)
+    assert make_task("my_robot.py:TwoWheels") is make_task(robot)
+    monkeypatch.chdir(file.parent.parent)
+    assert make_task(f"{file.parent.name}/../{file.parent.name}/my_robot.py:TwoWheels") is make_task(robot)
+
+
+def test_settings_hold_the_whole_path_and_names_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = with_values(Config(), ["task.name=my_robot.py:TwoWheels"])
+    assert config.teacher.task.name == f"{tmp_path.resolve()}/my_robot.py:TwoWheels"
+    monkeypatch.chdir("/")
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    assert task_reference("fr3_reach") == "fr3_reach"
+
+
+def test_a_study_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = combinations(preset("debug"), ["task.name=reacher,robots/one.py:Robot"])
+    assert [folder_name(values) for values, _ in made] == ["name-reacher", "name-one.py:Robot"]
+    assert described(made[1].values) == "name one.py:Robot"
+    assert made[1].values == {"task.name": f"{tmp_path.resolve()}/robots/one.py:Robot"}
+
+
+def test_a_file_may_import_what_lies_beside_it_and_make_its_task_in_a_function(tmp_path):
+    (tmp_path / "own_wheels.py").write_text(WHEELS)
+    reference = written(
+        tmp_path, "import own_wheels\n\n\ndef robot():\n    return own_wheels.TwoWheels()\n", "robot"
+    )
+    assert make_task(reference).spec.name == "two_wheels"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "kind", "told"),
+    [
+        (None, "Robot", UsageError, r"there is no task file .*robot\.py"),
+        ("class Robot: pass\n", "", UsageError, r"unknown task in .* ''"),
+        ("class Robot: pass\n", "Robbot", UsageError, r"unknown task in .* 'Robbot'; did you mean 'Robot'\?"),
+        ("class Robot: pass\n", "Robot", FathomError, r"made a Robot, not a teacher\.tasks\.Task"),
+        ("Robot = 3\n", "Robot", FathomError, r"is a int, not a class or a function"),
+        ("x = 1\nx.y\n", "Robot", FathomError, r"AttributeError: .* \(line 2 of .*robot\.py\)"),
+        ("def f(:\n", "Robot", FathomError, r"SyntaxError"),
+        ("raise SystemExit('usage')\n", "Robot", FathomError, r"cannot be executed: SystemExit: usage"),
+        (
+            "class Robot:\n    def __init__(self):\n        raise OSError('no robot')\n",
+            "Robot",
+            FathomError,
+            r"cannot be made: OSError: no robot \(line 3 of",
+        ),
+        ("class Robot:\n    def __init__(self, arm): pass\n", "Robot", FathomError, r"missing 1 required"),
+        (
+            "from teacher.tasks import MujocoTask\nclass Robot(MujocoTask): pass\n",
+            "Robot",
+            FathomError,
+            r"cannot be made: TypeError: .*abstract.*control",
+        ),
+    ],
+)
+def test_a_file_without_a_task_is_refused(tmp_path, text, name, kind, told):
+    reference = f"{tmp_path / 'robot.py'}:{name}" if text is None else written(tmp_path, text, name)
+    with pytest.raises(kind, match=told) as refusal:
+        make_task(reference)
+    assert type(refusal.value) is kind
+
+
+def test_a_file_without_a_name_asks_for_it(tmp_path):
+    with pytest.raises(UsageError, match=r"say which task of the file, robot\.py:NAME"):
+        make_task("robot.py")
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """An installed package with a sound task, broken ones, and one of a name that is taken."""
+    record = tmp_path / "own_robots-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: own-robots\nVersion: 1.0\n")
+    points = {
+        "puck": "own_robots:Puck",
+        "misnamed": "own_robots:Puck",
+        "absent": "own_robots:Nothing",
+        "missing": "not_there.at_all:Puck",
+        "reacher": "own_robots:Puck",
+    }
+    (record / "entry_points.txt").write_text(
+        "[fathom.tasks]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+    )
+    (tmp_path / "own_robots.py").write_text(PUCK)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_installed_packages_bring_tasks_and_broken_ones_are_named(packages, capsys):
+    assert {"puck", "absent", *TASKS} <= set(task_names())
+    assert make_task("puck").spec.name == "puck"
+    assert make_task("reacher").spec.action.kind == "joint_torque"
+    found = catalogue.listed([], Display())
+    assert {"puck", "reacher", "fr3_reach"} <= set(found)
+    assert not {"absent", "missing", "misnamed"} & set(found)
+    told = capsys.readouterr().err
+    for sentence in (
+        "task 'absent' of package own-robots cannot be loaded: AttributeError",
+        "task 'missing' of package own-robots cannot be loaded: ModuleNotFoundError",
+        "task 'misnamed' calls itself 'puck'",
+        "task 'reacher' of package own-robots is out of reach",
+    ):
+        assert sentence in told
+    with pytest.raises(UsageError, match=r"unknown task 'puk'; did you mean 'puck'\?"):
+        make_task("puk")
+
+
+# What a task must satisfy
+
+
+def sound_values(broken) -> dict:
+    """The specification of the class that `broken` derives from, as values to change."""
+    return type(broken).__base__().spec.model_dump()
+
+
+def edited(**changes) -> property:
+    """The robot's specification with other values; `goal__low` is a field of its goal."""
+
+    def spec(self):
+        values = sound_values(self)
+        for path, value in changes.items():
+            part, _, field = path.rpartition("__")
+            (values[part] if part else values)[field] = value
+        return TaskSpec.model_validate(values)
+
+    return property(spec)
+
+
+def moved_term(self):
+    values = sound_values(self)
+    values["observation"][2]["start"] = 5
+    return TaskSpec.model_validate(values)
+
+
+def model_with(*replacements: tuple[str, str]):
+    text = re.search(r'"""(.*?)"""', WHEELS, re.DOTALL)[1]
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    return lambda self, engine: mujoco.MjModel.from_xml_string(text)
+
+
+def start_with(**changes):
+    return lambda self, key, layout: Start(jnp.zeros(9), jnp.zeros(8), jnp.zeros(2))._replace(**changes)
+
+
+LIMITS = 'ctrlrange="-10 10" forcerange="-1 1"'
+
+
+def wrong_axis(self, state):
+    xp = state.qpos.__array_namespace__()
+    return xp.concatenate([state.qpos[..., :7], state.qpos[..., :7]], axis=0)
+
+
+FAULTS = {
+    "a gap in the observation": (
+        {"spec": property(moved_term)},
+        "TaskSpec: observation term 'velocity' starts at 5, expected 4: terms must tile",
+    ),
+    "a goal outside the observation": (
+        {"spec": edited(goal__observation_indices=(0, 9))},
+        r"goal indices \[9\] point outside the observation \[0, 7\)",
+    ),
+    "a goal of another size": (
+        {"spec": edited(goal__low=(-1,))},
+        "low has 1 entries, entries has 2",
+    ),
+    "a field of no meaning": ({"spec": edited(control_dt=-1)}, "control_dt: Input should be greater than 0"),
+    "no specification": ({"spec": {}}, "spec is a dict, not a TaskSpec"),
+    "an episode of one step": ({"spec": edited(episode_length=1)}, "episode_length is 1"),
+    "a range upside down": ({"spec": edited(goal__low=(2, -1))}, "goal entry 'x': low is 2, above high, 1"),
+    "no engine": ({"engines": ()}, "engines is empty"),
+    "an engine in place of engines": ({"engines": "mjx"}, "engines must be a tuple of names, found 'mjx'"),
+    "an unknown engine": ({"engines": ("mjx", "mujco")}, r"'mujco'; did you mean 'mujoco'\?"),
+    "an engine of another kind": ({"engines": ("analytic",)}, "'analytic' needs an AnalyticTask"),
+    "nothing to train in": ({"engines": ("mujoco", "mjx")}, "first engine is 'mujoco', but teachers are"),
+    "no layout": ({"layouts": ()}, "layouts is empty"),
+    "a layout twice": ({"layouts": ("near", "far", "near")}, "layouts names 'near' twice"),
+    "a layout that start does not know": (
+        {
+            "layouts": ("all", "far"),
+            "start": lambda self, key, layout: {"all": start_with()(self, key, 0)}[layout],
+        },
+        r"start\(key, 'far'\) failed: KeyError: 'far'",
+    ),
+    "a start of another kind": ({"start": lambda self, key, layout: {}}, "returns a dict, not a Start"),
+    "a goal longer than the specification's": (
+        {"start": start_with(goal=jnp.zeros(3))},
+        "goal has 3 entries, spec.goal has 2",
+    ),
+    "whole numbers": ({"start": start_with(goal=jnp.arange(2))}, "goal must be a float32 vector"),
+    "a start of another model": (
+        {"start": start_with(qpos=jnp.zeros(7))},
+        "qpos has 7 entries and qvel 8, the model has nq 9 and nv 8",
+    ),
+    "no model": ({"model": lambda self, engine: None}, "returns a NoneType, not a mujoco.MjModel"),
+    "a model that does not compile": (
+        {"model": model_with(('joint="right_wheel"', 'joint="wheel"'))},
+        r"model\('mjx'\) failed: ValueError: .*'wheel'",
+    ),
+    "an actuator without limits": (
+        {"model": model_with((LIMITS, ""))},
+        "actuator 0 has no limits: give it a ctrlrange or a forcerange",
+    ),
+    "a joint that the model lacks": (
+        {"model": model_with(("left_wheel", "left_weel"))},
+        r"spec\.joints: unknown joint of the model 'left_wheel'; did you mean 'left_weel'\?",
+    ),
+    "an action on a joint that the model lacks": (
+        {"spec": edited(action__joints=("left_wheel", "tail"))},
+        r"spec\.action\.joints: unknown joint of the model 'tail'",
+    ),
+    "more controls than actions": (
+        {"control": lambda self, state, action: action[..., :1]},
+        r"control\(state, action\) has 1 entries, the model has actuators: 2",
+    ),
+    "a period of no whole steps": (
+        {"spec": edited(control_dt=0.025)},
+        "control period 0.025 s is no multiple of the model's time step 0.01 s",
+    ),
+    "an observation of another size": (
+        {"observe": lambda self, state: state.qpos},
+        r"observe\(state\) has 9 entries, spec\.observation has 7",
+    ),
+    "an observation along the wrong axis": (
+        {"observe": wrong_axis},
+        r"observe\(state\) has shape \[4, 3, 7\] for states \[2, 3\], expected \[2, 3, 7\]",
+    ),
+    "a method for JAX alone": (
+        {"observe": lambda self, state: jnp.zeros((*state.qpos.shape[:-1], 7))},
+        r"observe\(state\) answers NumPy's arrays with a ArrayImpl",
+    ),
+    "a method for NumPy alone": (
+        {"observe": lambda self, state: np.asarray(state.qpos)[..., :7]},
+        r"observe\(state\) failed: TracerArrayConversionError",
+    ),
+    "an end for all": ({"ended": lambda self, state: state.qpos.any()}, r"ended\(state\) has shape \[\]"),
+    "an end by degrees": (
+        {"ended": lambda self, state: state.qpos[..., 2]},
+        r"ended\(state\) has numbers of float32, expected bool",
+    ),
+    "a marker in the plane": (
+        {"marker": lambda self, goal: goal},
+        r"marker\(goal\) has 2 entries, a point has 3",
+    ),
+    "a push on nothing": ({"pushed": (0, 8)}, r"pushed: entries \[8\] lie outside qvel \[0, 8\)"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_refused_with_its_reason(robot, fault):
+    changes, told = FAULTS[fault]
+    broken = type("Broken", (type(make_task(robot)),), changes)
+    with pytest.raises(FathomError, match=f"task 'broken': .*{told}"):
+        require_sound(broken(), "broken")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        [(LIMITS, 'ctrlrange="-10 10"')],
+        [(LIMITS, 'forcerange="-1 1"')],
+        [(LIMITS, ""), ('_wheel" axis=', '_wheel" actuatorfrcrange="-1 1" axis=')],
+    ],
+    ids=["of control", "of force", "of the joint's force"],
+)
+def test_an_actuator_needs_one_limit_of_any_kind(robot, limits):
+    limited = type("Limited", (type(make_task(robot)),), {"model": model_with(*limits)})
+    require_sound(limited(), "limited")
+
+
+def test_all_that_is_wrong_with_a_specification_is_said_at_once(robot):
+    sound = type(make_task(robot))
+    broken = type("Broken", (sound,), {"engines": ("mjks",), "layouts": ()})
+    with pytest.raises(FathomError, match=r"layouts is empty(.|\n)*unknown engine 'mjks'"):
+        require_sound(broken(), "broken")
+
+
+# What is listed and measured
+
+
+def test_tasks_are_described_for_machines(robot, pipeline, tmp_path):
+    done = pipeline("tasks", "reacher", robot, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert listed.keys() == {"reacher", robot}
+    assert listed[robot] == {
+        "name": "two_wheels",
+        "engines": ["mjx", "mujoco"],
+        "observation": 7,
+        "goal": 2,
+        "action": 2,
+        "control_dt": 0.05,
+        "episode_length": 100,
+        "success_radius": 0.1,
+        "goal_unit": "m",
+        "layouts": ["all"],
+        "randomised": False,
+        "description": "Two driven wheels bring a robot to a point on the floor.",
+    }
+
+
+def test_speed_is_measured_on_every_engine_and_failures_are_said(tmp_path, monkeypatch):
+    puck = written(tmp_path, PUCK, "Puck")
+    analytic = throughput.measure(puck, "analytic", 8)
+    assert analytic["environments"] == 8
+    assert analytic["steps_per_s"] > 0
+    assert analytic["compile_s"] > 0
+    alone = throughput.measure("reacher", "mujoco", 8)
+    assert alone["environments"] == 1
+    assert "compile_s" not in alone
+
+    def measure(task, engine, envs):
+        if engine == "mujoco":
+            raise FathomError("the simulation became unstable")
+        return analytic
+
+    monkeypatch.setattr(throughput, "measure", measure)
+    figures = catalogue.measure({"reacher": make_task("reacher")}, 8, Display())
+    assert figures["tasks"]["reacher"] == {
+        "mjx": analytic,
+        "brax": analytic,
+        "mujoco": {"error": "the simulation became unstable"},
+    }
+
+
+# What the documentation shows besides
+
+
+def test_the_documented_puck_integrates_itself(tmp_path):
+    floor = simulation(written(tmp_path, PUCK, "Puck"))
+    start = floor.starts(jax.random.key(0), 3)
+    full = floor.rollout(lambda observation, goal: np.ones((len(goal), 2), np.float32), start)
+    steps = np.arange(51)
+    np.testing.assert_allclose(full.qpos[:, 0, 0], 0.01 * steps * (steps + 1) / 2, rtol=1e-5)
+
+
+def test_the_documented_environment_of_playground_is_a_task(tmp_path):
+    pytest.importorskip("mujoco_playground")
+    fish = simulation(written(tmp_path, FISH, "Fish"), "mujoco")
+    start = fish.starts(jax.random.key(0), 2)
+    swum = fish.rollout(lambda observation, goal: np.ones((len(goal), 5), np.float32), start)
+    assert np.isfinite(swum.observation).all()
+    assert np.ptp(swum.observation[..., 7:14], axis=0).max() > 0.5

@@ -1,0 +1,407 @@
+from functools import cached_property
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+import teacher.simulation
+from teacher.config import (
+    CollectConfig,
+    NetworkConfig,
+    RandomiseConfig,
+    TaskConfig,
+    TeacherConfig,
+    UpdateConfig,
+)
+from teacher.errors import UsageError
+from teacher.learner import Learner
+from teacher.randomise import Conditions, Randomisation, draw
+from teacher.simulation import CONDITIONS, NOTHING_RANDOM, Simulation, randomised, require_randomisable
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
+from teacher.tasks import MujocoTask, Start, make_task
+from teacher.tasks.engines import make_engine
+
+MASS, GRAVITY, FRICTION = 2.0, 9.81, 0.5  # kg, m/s^2, 1
+GAIN, FORCE_LIMIT = 4.0, 3.0  # N at full action, N
+PERIOD, TIME_STEP = 0.02, 0.01  # s
+PUSH, PUSH_INTERVAL = 0.5, 0.1  # m/s, s
+ENVS = 8
+
+
+class Sled(MujocoTask):
+    """A sled that a force moves along the floor: all that physics do to it can be told by hand."""
+
+    engines = ("mjx", "mujoco")
+    pushed = (0,)
+    randomise = Randomisation(friction=0.2, push_interval_s=3.0)
+
+    @cached_property
+    def spec(self):
+        return TaskSpec(
+            name="sled",
+            version=1,
+            observation=(
+                ObservationTerm(name="position", start=0, entries=("x",), unit="m", frame="world"),
+                ObservationTerm(name="velocity", start=1, entries=("x",), unit="m/s", frame="world"),
+            ),
+            goal=GoalSpec(
+                name="position",
+                entries=("x",),
+                unit="m",
+                frame="world",
+                observation_indices=(0,),
+                low=(-1.0,),
+                high=(1.0,),
+                success_radius=0.1,
+                strict_radius=0.05,
+                easy_radius=0.2,
+            ),
+            action=ActionSpec(kind="force", joints=("x",), unit="N", scale=(GAIN,), offset=(0.0,)),
+            joints=JointSpec(
+                names=("x",),
+                unit="m",
+                default=(0.0,),
+                lower=(-9.0,),
+                upper=(9.0,),
+                velocity=(9.0,),
+                slowdown=0.0,
+                margin=0.0,
+            ),
+            control_dt=PERIOD,
+            episode_length=30,
+        )
+
+    def model(self, engine):
+        spec = mujoco.MjSpec()
+        spec.option.timestep = TIME_STEP
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.1], friction=[FRICTION, 0.0, 0.0]
+        )
+        sled = spec.worldbody.add_body(
+            name="sled", pos=[0, 0, 0.1], mass=MASS, inertia=[1, 1, 1], explicitinertial=True
+        )
+        for name, axis in (("x", [1, 0, 0]), ("z", [0, 0, 1])):
+            sled.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis)
+        sled.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.1, 0, 0], friction=[FRICTION, 0.0, 0.0])
+        spec.add_actuator(
+            name="x",
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            target="x",
+            gainprm=[GAIN] + [0] * 9,
+            forcelimited=True,
+            forcerange=[-FORCE_LIMIT, FORCE_LIMIT],
+        )
+        return spec.compile()
+
+    def start(self, key, layout):
+        return Start(jnp.zeros(2), jnp.zeros(2), jax.random.uniform(key, (1,), minval=-1, maxval=1))
+
+    def observe(self, state):
+        xp = state.qpos.__array_namespace__()
+        return xp.stack([state.qpos[..., 0], state.qvel[..., 0]], axis=-1)
+
+    def control(self, state, action):
+        return action.__array_namespace__().clip(action, -1, 1)
+
+    def marker(self, goal):
+        xp = goal.__array_namespace__()
+        return xp.concatenate([goal, xp.zeros_like(goal), xp.zeros_like(goal)], axis=-1)
+
+
+SLED = Sled()
+EVERYTHING = Randomisation(friction=0.5, mass=0.5, strength=0.5, latency=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_batches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (ENVS,))
+        yield
+
+
+@pytest.fixture(scope="module", params=SLED.engines)
+def sled(request):
+    return Simulation(SLED, request.param, EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def pushed():
+    """The same starts, in the air, on both engines."""
+    spread = Randomisation(push=PUSH, push_interval_s=PUSH_INTERVAL)
+    found = {}
+    for engine in SLED.engines:
+        simulation = Simulation(SLED, engine, spread)
+        start = simulation.starts(jax.random.key(0), ENVS)
+        found[engine] = simulation.rollout(constant(0.0), in_the_air(start))
+    return found
+
+
+def constant(action):
+    return lambda observation, goal: np.full((len(goal), 1), action, np.float32)
+
+
+def in_the_air(start):
+    """So high that the floor is not reached within an episode."""
+    return start._replace(qpos=start.qpos + np.float32([0.0, 5.0]))
+
+
+def start_with(speed=0.0, **conditions):
+    """ENVS starts on the floor; conditions not given are the model's, those given are repeated."""
+    values = {"friction": 1.0, "mass": 1.0, "strength": 1.0, "delay": 0, "seed": 0} | conditions
+    dtypes = Conditions(np.float32, np.float32, np.float32, np.int32, np.uint32)
+    drawn = Conditions(
+        *(np.resize(values[name], ENVS).astype(getattr(dtypes, name)) for name in Conditions._fields)
+    )
+    qpos, qvel = np.zeros((ENVS, 2), np.float32), np.zeros((ENVS, 2), np.float32)
+    qvel[:, 0] = speed
+    return Start(qpos, qvel, np.zeros((ENVS, 1), np.float32), drawn)
+
+
+def velocity(trajectories):
+    return trajectories.observation[..., 1]
+
+
+# What each setting does, on both engines
+
+
+def test_what_is_heavier_gains_speed_more_slowly(sled):
+    ran = sled.rollout(constant(0.5), in_the_air(start_with(mass=[1.0, 2.0, 0.5])))
+    expected = 0.5 * GAIN / (MASS * np.array([1.0, 2.0, 0.5])) * 30 * PERIOD
+    np.testing.assert_allclose(velocity(ran)[-1, :3], expected, rtol=1e-3)
+
+
+def test_what_rubs_less_slides_further(sled):
+    speed = 1.0
+    friction = np.array([1.0, 0.5, 1.5])
+    ran = sled.rollout(constant(0.0), start_with(speed=speed, friction=friction))
+    slowed = speed - friction * FRICTION * GRAVITY * 5 * PERIOD
+    np.testing.assert_allclose(velocity(ran)[5, :3], slowed, atol=0.03 * speed)
+    distance = speed**2 / (2 * friction * FRICTION * GRAVITY)
+    np.testing.assert_allclose(ran.qpos[-1, :3, 0], distance, rtol=0.05)
+
+
+def test_stronger_actuators_pull_harder_and_up_to_a_higher_limit(sled):
+    strength = np.array([1.0, 0.5, 1.5])
+    for action, force in ((0.5, 0.5 * GAIN), (1.0, FORCE_LIMIT)):
+        ran = sled.rollout(constant(action), in_the_air(start_with(strength=strength)))
+        np.testing.assert_allclose(velocity(ran)[-1, :3], strength * force / MASS * 30 * PERIOD, rtol=1e-3)
+
+
+def test_an_action_arrives_exactly_its_delay_later(sled):
+    calls = iter(range(30))
+
+    def kick_first(observation, goal):
+        return constant(1.0 if next(calls) == 0 else 0.0)(observation, goal)
+
+    ran = sled.rollout(kick_first, in_the_air(start_with(delay=[0, 1, 2])))
+    moves = np.diff(velocity(ran)[:, :3], axis=0) > 1e-3
+    np.testing.assert_array_equal([np.flatnonzero(column).tolist() for column in moves.T], [[0], [1], [2]])
+
+
+def test_engines_agree_under_drawn_conditions():
+    ran = {}
+    for engine in SLED.engines:
+        simulation = Simulation(SLED, engine, EVERYTHING)
+        start = simulation.starts(jax.random.key(1), ENVS)
+        rng = np.random.default_rng(0)
+        ran[engine] = simulation.rollout(
+            lambda observation, goal, rng=rng: rng.uniform(-1, 1, (ENVS, 1)).astype(np.float32), start
+        )
+    np.testing.assert_allclose(ran["mjx"].qpos, ran["mujoco"].qpos, atol=2e-5)
+    assert (np.ptp(ran["mjx"].qpos[-1, :, 0]) > 1e-3).all()  # the same actions, other physics
+
+
+def test_pushes_come_at_their_rate_and_within_their_size(pushed):
+    change = np.abs(np.diff(velocity(pushed["mujoco"]), axis=0))
+    came = change[change > 1e-4]
+    chance, possible = PERIOD / PUSH_INTERVAL, change.size
+    spread = (possible * chance * (1 - chance)) ** 0.5
+    assert abs(len(came) - possible * chance) < 4 * spread
+    assert came.max() < PUSH + 1e-4
+    assert came.mean() == pytest.approx(PUSH / 2, rel=0.3)
+    assert (change > 1e-4).any(0).all()
+    assert not (change[:, :1] == change[:, 1:]).all(0).any()  # each environment has its own
+
+
+def test_a_start_is_pushed_alike_on_every_engine(pushed):
+    np.testing.assert_allclose(velocity(pushed["mjx"]), velocity(pushed["mujoco"]), atol=1e-5)
+
+
+def test_a_mass_changed_for_one_episode_is_that_of_a_heavier_model():
+    task = make_task("fr3_reach")
+    home = np.array([task.spec.joints.default])
+    actions = np.random.default_rng(0).uniform(-1, 1, (20, 1, 7))
+    engine = make_engine(task, "mujoco")
+    untouched = engine._model.body_mass.copy()
+    one = np.ones(1)
+    state = engine.init(home, np.zeros((1, 7)), Conditions(one, 1.5 * one, one, one, one))
+    for action in actions:
+        engine.step(state, action, ())
+
+    model = task.model("mujoco")
+    model.body_mass *= 1.5
+    model.body_inertia *= 1.5
+    data = mujoco.MjData(model)
+    mujoco.mj_setConst(model, data)
+    mujoco.mj_resetData(model, data)
+    data.qpos = home[0]
+    for action in actions:
+        data.ctrl = action[0]
+        mujoco.mj_step(model, data, 5)
+    np.testing.assert_allclose(engine.read(state).qpos[0], data.qpos, atol=1e-12)
+    np.testing.assert_allclose(state[0].subtree_com, data.subtree_com, atol=1e-12)
+    np.testing.assert_array_equal(engine._model.body_mass, untouched)
+
+
+# What is drawn
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    spread = Randomisation(friction=0.5, mass=0.25, strength=0.125, latency=3)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: draw(spread, key)))(keys))
+
+
+def test_factors_fill_their_range(drawn):
+    for name, share in (("friction", 0.5), ("mass", 0.25), ("strength", 0.125)):
+        factor = getattr(drawn, name)
+        assert 1 - share <= factor.min() < 1 - 0.99 * share
+        assert 1 + 0.99 * share < factor.max() <= 1 + share
+        assert factor.mean() == pytest.approx(1, abs=0.05 * share)
+
+
+def test_conditions_are_drawn_independently(drawn):
+    factors = np.stack([drawn.friction, drawn.mass, drawn.strength, drawn.delay])
+    np.testing.assert_allclose(np.corrcoef(factors), np.eye(4), atol=0.08)
+    assert len(np.unique(drawn.seed)) > 3990
+
+
+def test_every_delay_up_to_the_latency_is_as_likely(drawn):
+    np.testing.assert_allclose(np.bincount(drawn.delay, minlength=4) / 4000, 0.25, atol=0.03)
+
+
+def test_conditions_depend_on_key_and_number_alone():
+    simulation = Simulation(SLED, "mujoco", EVERYTHING)
+    few, many = (simulation.starts(jax.random.key(2), count) for count in (3, 5))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:3]), few, many)
+    other = simulation.starts(jax.random.key(3), 5).conditions
+    for name in ("friction", "mass", "strength", "seed"):
+        values = np.concatenate([getattr(many.conditions, name), getattr(other, name)])
+        assert len(np.unique(values)) == 10
+
+
+def test_starts_and_goals_are_the_same_with_and_without_conditions():
+    key = jax.random.key(4)
+    plain, varied = (
+        Simulation(SLED, "mujoco", spread).starts(key, 4) for spread in (NOTHING_RANDOM, EVERYTHING)
+    )
+    assert plain.conditions == ()
+    jax.tree.map(np.testing.assert_array_equal, plain[:3], varied[:3])
+
+
+def test_the_key_of_conditions_is_none_that_a_task_splits_off():
+    key = jax.random.key(5)
+    own = jax.random.key_data(jax.random.fold_in(key, CONDITIONS))
+    for count in range(1, 33):
+        assert not (jax.random.key_data(jax.random.split(key, count)) == own).all(-1).any()
+
+
+# Settings
+
+
+def test_settings_are_those_of_the_randomisation():
+    assert tuple(RandomiseConfig.model_fields) == Randomisation._fields
+
+
+def config_of(task, **randomise):
+    return TeacherConfig(task=TaskConfig(name=task), randomise=RandomiseConfig(**randomise))
+
+
+def test_settings_override_the_tasks_own_and_leave_the_rest():
+    own = make_task("quad_reach").randomise
+    assert randomised(config_of("quad_reach")) == own
+    changed = randomised(config_of("quad_reach", friction=0.3, push=0.0, noise=2.0))
+    assert changed == own._replace(friction=0.3, push=0.0, noise=2.0)
+
+
+def test_nothing_random_is_one_simulation_whatever_else_is_set():
+    assert randomised(config_of("reacher")) == NOTHING_RANDOM
+    assert randomised(config_of("reacher", push_interval_s=1.0)) == NOTHING_RANDOM
+    assert randomised(config_of("reacher", noise=0.5)) == NOTHING_RANDOM._replace(noise=0.5)
+
+
+@pytest.mark.parametrize(
+    "value", [{"friction": 1.0}, {"mass": -0.1}, {"strength": 2}, {"latency": -1}, {"push_interval_s": 0}]
+)
+def test_values_out_of_range_are_refused_by_name(value):
+    with pytest.raises(ValidationError, match=rf"randomise\.{next(iter(value))}"):
+        TeacherConfig.model_validate({"randomise": value})
+
+
+@pytest.mark.parametrize(
+    ("task", "engine", "spread", "message"),
+    [
+        (
+            "reacher",
+            "brax",
+            {"mass": 0.1, "friction": 0.1},
+            r"randomise\.friction, randomise\.mass: .*'brax'.*mjx",
+        ),
+        ("reacher", "brax", {"push": 0.1}, r"randomise\.push: task 'reacher' on engine 'brax'"),
+        ("reacher", "mjx", {"push": 0.1, "push_interval_s": 0.01}, r"randomise\.push_interval_s is 0\.01"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_by_name(task, engine, spread, message):
+    with pytest.raises(UsageError, match=message):
+        require_randomisable(make_task(task), engine, Randomisation(**spread))
+
+
+def test_what_an_engine_can_do_is_not_refused():
+    require_randomisable(make_task("reacher"), "brax", Randomisation(latency=2))
+    require_randomisable(make_task("reacher"), "mjx", EVERYTHING._replace(push=0.1))
+
+
+# Learning
+
+
+class Iterated(NamedTuple):
+    before: Conditions
+    after: Conditions
+    episode: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def iterated():
+    """One iteration of a learner; 10 control steps, in which some of the episodes of 30 end."""
+    learner = Learner(
+        TeacherConfig(
+            task=TaskConfig(name=f"{__file__}:Sled"),
+            randomise=RandomiseConfig(mass=0.3, latency=2, push=0.1),
+            network=NetworkConfig(depth=4, width=8, representation=4),
+            update=UpdateConfig(batch=8),
+            collect=CollectConfig(envs=ENVS, steps=10, updates=1, replay=40, prefill=10),
+        )
+    )
+    state = learner.init(jax.random.key(0))
+    before = jax.tree.map(np.array, state.environments.physics.conditions)
+    state, metrics = learner.iterate(state)
+    assert all(np.isfinite(value) for value in metrics.values())
+    after = jax.tree.map(np.array, state.environments.physics.conditions)
+    return Iterated(before, after, np.array(state.environments.episode))
+
+
+def test_every_environment_of_a_learner_has_its_own_conditions(iterated):
+    for values in (*iterated.before[:3], iterated.before.seed):
+        assert len(np.unique(values)) == ENVS
+
+
+def test_an_episode_keeps_its_conditions_and_a_new_one_has_new_ones(iterated):
+    ended = iterated.episode > 0
+    assert 0 < ended.sum() < ENVS
+    for before, after in zip(iterated.before[:3], iterated.after[:3], strict=True):
+        np.testing.assert_array_equal(before != after, ended)
