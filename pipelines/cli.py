@@ -234,51 +234,33 @@ def control(
 @app.command()
 def watch(
     target: Annotated[
-        str | None,
-        typer.Argument(metavar="[RUN|BUNDLE]", help="a run, or a bundle; not needed if there is only one run"),
+        str | None, typer.Argument(metavar="[RUN|BUNDLE]", help="not needed if there is only one run")
     ] = None,
     run_option: LaterRun = None,
     policy: Annotated[
         str | None,
-        typer.Option(
-            metavar="teacher|student|SIZE", help="of a run. Default: the selected student, or else the teacher"
-        ),
+        typer.Option(metavar="WHICH", help="of a run: teacher, student or a size. Default: its student"),
     ] = None,
     task: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="where a bundle's task is, if not installed: path/to/file.py:NAME"),
+        str | None, typer.Option(metavar="NAME", help="where a bundle's task is: path/to/file.py:NAME")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="simulator. Default: as for `control`, the MuJoCo C engine")
-    ] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="held-out episodes. Default: 3")] = None,
+    engine: Annotated[str | None, typer.Option(help="simulator; default: as for control")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="held-out episodes")] = 3,
     seed: HeldOutSeed = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="a .gif, .mp4 or .html. Default: GIF and page, in the run's folder watch/"
-        ),
+        Path | None, typer.Option(metavar="FILE", help="a .gif, .mp4 or .html; default: GIF and page")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look at a policy's episodes: a film, and a page in which to turn the scene; needs no display."""
+    """Look at a policy's episodes: a film, and a page in which to turn the scene. Needs no display."""
     with _reported(debug):
         from pipelines import watching
-        from pipelines.targets import existing
-        from teacher.errors import UsageError
+        from pipelines.targets import named
 
         watching.require_suffix(out)
-        if target is not None and (Path(target) / "spec.json").is_file():
-            if run_option or policy:
-                raise UsageError(f"{target} is a bundle: --run and --policy are for runs")
-            subject = watching.of_bundle(Path(target), task)
-        elif task is not None:
-            raise UsageError("--task is for a bundle; a run names its own task")
-        else:
-            subject = watching.of_run(existing(target, run_option), policy)
-        display = _display()
-        files = watching.watch(subject, display, engine=engine, episodes=episodes, seed=seed, out=out)
+        subject = watching.chosen(named(target, run_option), policy, task)
+        files = watching.watch(subject, _display(), engine=engine, episodes=episodes, seed=seed, out=out)
         print(json.dumps({"written": [str(f) for f in files]}) if as_json else "\n".join(map(str, files)))
 
 

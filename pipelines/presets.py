@@ -15,6 +15,21 @@ from teacher.errors import unknown_name
 
 DEFAULT = "quickstart"
 
+
+def _published(task: str) -> TeacherConfig:
+    """The published settings of a locomotion task (arXiv:2503.14858, table 7) at depth 16."""
+    return TeacherConfig(
+        task=TaskConfig(name=task, engine="brax"),
+        network=NetworkConfig(depth=16, width=256),
+        update=UpdateConfig(batch=512),
+        collect=CollectConfig(
+            envs=512, steps=62, updates=800, replay=10_000, prefill=1000, total_steps=100_000_000
+        ),
+        evaluate=EvaluateConfig(episodes=128, every=32),
+        checkpoint=CheckpointConfig(interval_s=600),
+    )
+
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
         "a Franka arm reaches points: depth 16, minutes on two cores",
@@ -89,6 +104,20 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 collect=CollectConfig(total_steps=2_560_000),
             ),
             student=StudentConfig(sizes=("2x64", "3x64")),
+        ),
+    ),
+    "ant-big-maze": (
+        "an ant finds its way to the far cells of a maze, trained at the published size; for a GPU",
+        Config(
+            teacher=_published("ant_big_maze"),
+            student=StudentConfig(sizes=("2x128", "4x256"), envs=64, rounds=6, teacher_rounds=2),
+        ),
+    ),
+    "humanoid": (
+        "a humanoid walks to points around it, trained at the published size; for a GPU",
+        Config(
+            teacher=_published("humanoid"),
+            student=StudentConfig(sizes=("2x128", "4x256"), envs=64, rounds=6, teacher_rounds=2),
         ),
     ),
     "reacher": (

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.markup import escape
+
 from pipelines import closed_loop, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
 from pipelines.report.page import watch_page
-from pipelines.rundir import Run, write_text
+from pipelines.rundir import Run, open_run, write_text
 from pipelines.scene.film import require_mp4, write_gif, write_mp4
 from pipelines.scene.footage import Footage, footage, recording
 from pipelines.scene.graphics import NoGraphics
@@ -21,7 +23,6 @@ from teacher.simulation import Policy, simulation
 from teacher.tasks import MujocoTask, make_task
 from teacher.trained import load_teacher
 
-EPISODES = 3
 SUFFIXES = (".gif", ".mp4", ".html")
 
 
@@ -40,7 +41,7 @@ def watch(
     display: Display,
     *,
     engine: str | None = None,
-    episodes: int | None = None,
+    episodes: int = 3,
     seed: int | None = None,
     out: Path | None = None,
 ) -> list[Path]:
@@ -54,12 +55,11 @@ def watch(
     if not isinstance(task, MujocoTask):
         raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")
     robot = simulation(subject.config.task.name, engine or stages.control_engine(task, subject.settings))
-    count, layout = episodes or EPISODES, evaluation_layout(subject.config)
-    display.say(f"{count} episodes of {subject.label} in {robot.engine_name}")
-    starts = evaluation_starts(robot, count, layout, seed)
+    display.say(f"{episodes} episodes of {subject.label} in {robot.engine_name}")
+    starts = evaluation_starts(robot, episodes, evaluation_layout(subject.config), seed)
     with stages.controller_errors():
         trajectories = robot.rollout(subject.policy, starts)
-    shown = footage(task, trajectories, starts.goal, count)
+    shown = footage(task, trajectories, starts.goal, episodes)
     assert shown is not None, "a task with a model can be drawn"
     written = []
     for file in targets:
@@ -70,8 +70,19 @@ def watch(
         except NoGraphics as error:
             if out:
                 raise NoGraphics(f"{error}; a page needs nothing of the kind: --out FILE.html") from error
-            display.say(f"[yellow]no {file.name}: {error}[/yellow]")
+            display.say(f"[yellow]no {file.name}: {escape(str(error))}[/yellow]")
     return written
+
+
+def chosen(name: str | None, policy: str | None = None, task: str | None = None) -> Subject:
+    """Of a bundle, by its path, or of a run; raises UsageError for options that are the other's."""
+    if name is not None and (Path(name) / "spec.json").is_file():
+        if policy is not None:
+            raise UsageError(f"--policy is for runs, and {name} is a bundle")
+        return of_bundle(Path(name), task)
+    if task is not None:
+        raise UsageError("--task is for bundles: a run knows its own task")
+    return of_run(open_run(name), policy)
 
 
 def of_run(run: Run, policy: str | None) -> Subject:
@@ -81,15 +92,18 @@ def of_run(run: Run, policy: str | None) -> Subject:
         policy = "student" if run.summary.get("selected") else "teacher"
     if policy == "teacher":
         if not checkpoint.saves(run.checkpoints):
-            raise FathomError(f"no checkpoint in {run.checkpoints}: first comes pipeline teacher")
+            raise FathomError(
+                f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"
+            )
         teacher = load_teacher(run.checkpoints)
-        config = run.config
-        return Subject("teacher", teacher.policy(), config.teacher, config.control, run.path / "watch")
+        return Subject(
+            "teacher", teacher.policy(), run.config.teacher, run.config.control, run.path / "watch"
+        )
     if policy == "student":
-        return of_bundle(stages.selected_bundle(run))
+        return _in(run, stages.selected_bundle(run))
     if policy not in exported:
         raise unknown_name(f"policy of {run.path}", policy, ["teacher", "student", *exported])
-    return of_bundle(run.bundles / policy)
+    return _in(run, run.bundles / policy)
 
 
 def of_bundle(bundle: Path, task: str | None = None) -> Subject:
@@ -98,6 +112,10 @@ def of_bundle(bundle: Path, task: str | None = None) -> Subject:
         controller, run, config, settings = stages.opened(bundle, task)
     folder = run.path / "watch" if run else Path()
     return Subject(bundle.resolve().name, closed_loop.batched(controller), config, settings, folder)
+
+
+def _in(run: Run, bundle: Path) -> Subject:
+    return of_bundle(bundle)._replace(folder=run.path / "watch")
 
 
 def require_suffix(out: Path | None) -> None:

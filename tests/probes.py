@@ -1,7 +1,7 @@
 """Probes: tiny tasks, each of which a learner with one certain fault cannot solve.
 
-Idea: the probe environments of Rejax and of A. Jones, "Debugging RL, without the agonizing pain".
-All have the same sizes, so that one compiled update serves them all.
+All have the same sizes, so that one compiled update serves them all. Idea: one property of the
+algorithm per environment, as in "Debugging RL, Without the Agonizing Pain" (andyljones.com).
 """
 
 from functools import cached_property
@@ -17,17 +17,27 @@ AXES = ("x", "y")
 
 
 class Probe(AnalyticTask):
-    """A point in the plane [x, y] with two more observed entries."""
+    """A position [2], in which goals lie, and two further entries `more` [2]; no units, no time.
+
+    Subclasses say where episodes begin (`draw`) and what an action does (`move`)."""
 
     engines = ("analytic",)
     length: int  # control steps
+    radius: float  # of success
     low, high = (-1.0, -1.0), (1.0, 1.0)  # of goals
-    radius: float
+
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        """-> position, more, goal; [2] each."""
+        raise NotImplementedError
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        """Position, more and control, [..., 2] each -> position and more afterwards."""
+        raise NotImplementedError
 
     @cached_property
     def spec(self) -> TaskSpec:
         return TaskSpec(
-            name=type(self).__name__.lower(),
+            name=name_of(type(self)),
             version=1,
             observation=(
                 ObservationTerm(name="position", start=0, entries=AXES, unit="1", frame="world"),
@@ -50,8 +60,8 @@ class Probe(AnalyticTask):
                 names=AXES,
                 unit="1",
                 default=(0.0, 0.0),
-                lower=(-10.0, -10.0),
-                upper=(10.0, 10.0),
+                lower=(-20.0, -20.0),
+                upper=(20.0, 20.0),
                 velocity=(1.0, 1.0),
                 slowdown=0.0,
                 margin=0.0,
@@ -60,169 +70,195 @@ class Probe(AnalyticTask):
             episode_length=self.length,
         )
 
+    def start(self, key: Array, layout: str) -> Start:
+        position, more, goal = self.draw(key, layout)
+        qpos = jnp.concatenate([position, more])
+        return Start(qpos, jnp.zeros_like(qpos), goal)
+
     def observe(self, state: State) -> Array:
         return state.qpos
 
     def control(self, state: State, action: Array) -> Array:
         return action.__array_namespace__().clip(action, -1, 1)
 
-    def start(self, key: Array, layout: str) -> Start:
-        position, more, goal = self.begin(key)
-        qpos = jnp.concatenate([position, more])
-        return Start(qpos, jnp.zeros_like(qpos), goal)
-
     def advance(self, state: State, control: Array) -> State:
         xp = control.__array_namespace__()
-        position, more = state.qpos[..., :2], state.qpos[..., 2:]
-        position = self.move(position, more, control)
-        return state._replace(qpos=xp.concatenate([position, more], axis=-1))
-
-
-def uniform(key, number, low, high):
-    return jax.random.uniform(jax.random.fold_in(key, number), (2,), minval=low, maxval=high)
+        moved = self.move(state.qpos[..., :2], state.qpos[..., 2:], control)
+        return state._replace(qpos=xp.concatenate(moved, axis=-1))
 
 
 class Aim(Probe):
+    """Goals lie everywhere around the start: whoever does not look at them hits one in fourteen."""
+
     length, radius = 8, 0.3
 
-    def begin(self, key):
-        return uniform(key, 0, -0.1, 0.1), jnp.zeros(2), uniform(key, 1, -1.0, 1.0)
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 1.0)
 
-    def move(self, position, more, control):
-        return position + 0.25 * control
-
-
-class Ratchet(Probe):
-    length, radius = 8, 0.25
-    low, high = (0.2, 0.2), (1.4, 1.4)
-
-    def begin(self, key):
-        return uniform(key, 0, 0.0, 0.1), jnp.zeros(2), uniform(key, 1, 0.2, 1.4)
-
-    def move(self, position, more, control):
-        xp = control.__array_namespace__()
-        return position + 0.3 * xp.maximum(control, 0)
-
-
-class Rooms(Probe):
-    length, radius = 4, 0.2
-    low, high = (-1.5, -1.5), (1.5, 1.5)
-
-    def begin(self, key):
-        start = uniform(key, 0, -1.0, 1.0)
-        return start, jnp.zeros(2), start + uniform(key, 1, -0.5, 0.5)
-
-    def move(self, position, more, control):
-        return position + 0.2 * control
-
-
-class Moment(Probe):
-    length, radius = 4, 0.2
-
-    def begin(self, key):
-        more = uniform(key, 0, -0.5, 0.5)
-        return uniform(key, 1, -1, 1), more, more + uniform(key, 2, -0.4, 0.4)
-
-    def move(self, position, more, control):
-        return more + 0.5 * control
-
-
-class Throw(Probe):
-    length, radius = 2, 0.2
-
-    def begin(self, key):
-        wind = uniform(key, 0, -0.5, 0.5)
-        return jnp.full(2, -2.0), wind, wind + uniform(key, 2, -0.4, 0.4)
-
-    def move(self, position, more, control):
-        xp = control.__array_namespace__()
-        return xp.where(position > 1.5, more + 0.5 * control, 2.0).astype(control.dtype)
-
-
-class Signs(Probe):
-    length, radius = 4, 0.15
-    def begin(self, key):
-        size = jnp.array([0.8, 0.2])
-        corner = jnp.sign(uniform(key, 0, -1, 1)) * size
-        return corner, jnp.zeros(2), jnp.sign(uniform(key, 1, -1, 1)) * size
-
-    def move(self, position, more, control):
-        xp = control.__array_namespace__()
-        side = xp.where(control > 0, 1.0, -1.0).astype(control.dtype)
-        return side * xp.asarray([0.8, -0.2], dtype=control.dtype)
-
-
-class Heavy(Probe):
-    length, radius = 8, 0.3
-    LEAST = .75
-
-    def begin(self, key):
-        return uniform(key, 0, -0.1, 0.1), jnp.zeros(2), uniform(key, 1, -.8, .8)
-
-    def move(self, position, more, control):
-        return position + .25 * control * (abs(control) > self.LEAST)
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        return position + 0.25 * control, more
 
 
 class Backswing(Probe):
-    """u, v: the last action"""
+    """An action first moves the point the wrong way and, a step later, further the right way.
+
+    Only goals from further ahead tell which way that is; the action itself and the past tell the
+    opposite, and other episodes nothing."""
+
     length, radius = 8, 0.3
 
-    def begin(self, key):
-        return uniform(key, 0, -0.1, 0.1), jnp.zeros(2), uniform(key, 1, -0.8, 0.8)
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 0.8)
 
-    def advance(self, state, control):
-        xp = control.__array_namespace__()
-        position, last = state.qpos[..., :2], state.qpos[..., 2:]
-        position = position - 0.15 * control + 0.4 * last
-        return state._replace(qpos=xp.concatenate([position, control], axis=-1))
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        return position - 0.15 * control + 0.4 * more, control
 
 
-class Cut(Probe):
-    """qpos[0] is the angle in half turns"""
+class Rooms(Probe):
+    """Each episode begins somewhere else and stays near; four steps, far fewer than the discount sees.
+
+    Goals from beyond an episode's end almost never have to do with its actions."""
+
+    length, radius = 4, 0.2
+    low, high = (-1.5, -1.5), (1.5, 1.5)
+
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        start = _uniform(key, 0, 1.0)
+        return start, jnp.zeros(2), start + _uniform(key, 1, 0.5)
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        return position + 0.2 * control, more
+
+
+class Home(Probe):
+    """On a circle with a gap, into which one falls; goals are on its one side, evaluation starts on the other.
+
+    The way there leads around the circle. Who goes on through the gap, or sees the next episode begin
+    at home after a fall, takes that for the shortest way. Angles are in half turns, the gap is at 1."""
+
     length, radius = 12, 0.4
-    layouts = ("anywhere", "across")
-    EDGE, STEP, START, SPREAD, HOME = 0.85, 0.2, .7, .1, .5   # of half a turn
+    layouts = ("home", "across")
+    EDGE, HOME, STEP = 0.85, 0.7, 0.2
 
-    def start(self, key, layout):
-        near = self.START + uniform(key, 0, -self.SPREAD, self.SPREAD)
-        anywhere = uniform(key, 1, -self.EDGE, self.EDGE)
-        if layout == "across":
-            angle, goal = -near[0], near[1]
-        else:
-            home = jax.random.bernoulli(jax.random.fold_in(key, 2), self.HOME)
-            angle, goal = jnp.where(home, near[0], anywhere[0]), near[1]
-        qpos = angle * jnp.array([1., 0, 0, 0])
-        return Start(qpos, jnp.zeros_like(qpos), self._on_circle(goal))
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        home, anywhere = self.HOME + _uniform(key, 0, 0.1), _uniform(key, 1, self.EDGE)
+        begins_at_home = jax.random.bernoulli(jax.random.fold_in(key, 2))
+        angle = -home[0] if layout == "across" else jnp.where(begins_at_home, home[0], anywhere[0])
+        return angle * jnp.array([1.0, 0.0]), jnp.zeros(2), self._on_circle(home[1])
 
-    def _on_circle(self, angle):
-        xp = angle.__array_namespace__()
-        return xp.stack([xp.cos(xp.pi*angle), xp.sin(xp.pi*angle)], axis=-1)
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        xp = control.__array_namespace__()
+        return position + self.STEP * control * xp.asarray([1, 0], dtype=control.dtype), more
 
-    def observe(self, state):
+    def observe(self, state: State) -> Array:
         xp = state.qpos.__array_namespace__()
         return xp.concatenate([self._on_circle(state.qpos[..., 0]), state.qpos[..., 2:]], axis=-1)
 
-    def advance(self, state, control):
-        xp = control.__array_namespace__()
-        return state._replace(qpos=state.qpos + self.STEP * control[..., :1] * xp.asarray([1, 0, 0, 0], dtype=control.dtype))
-
-    def ended(self, state):
+    def ended(self, state: State) -> Array:
         return abs(state.qpos[..., 0]) > self.EDGE
 
+    @staticmethod
+    def _on_circle(angle: Array) -> Array:
+        xp = angle.__array_namespace__()
+        return xp.stack([xp.cos(xp.pi * angle), xp.sin(xp.pi * angle)], axis=-1)
 
-class Uncut(Cut):
-    def ended(self, state):
-        return abs(state.qpos[..., 0]) > 100
 
-class Scaled(Moment):
-    offset, scale, goal_offset, goal_scale = (0.,0.), (1.,1.), (0.,0.),(1.,1.)
+class Signs(Probe):
+    """An action's signs alone say to which corner of a flat box the point goes, the second one reversed."""
 
-    def start(self, key, layout):
-        s = super().start(key, layout)
-        return s._replace(goal=s.goal*jnp.array(self.goal_scale)+jnp.array(self.goal_offset))
+    length, radius = 4, 0.15
+    SIZE = (0.8, 0.2)
 
-    def observe(self, state):
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        start, goal = (jnp.sign(_uniform(key, i, 1.0)) * jnp.array(self.SIZE) for i in (0, 1))
+        return start, jnp.zeros(2), goal
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        xp = control.__array_namespace__()
+        sides = 2 * (control > 0).astype(control.dtype) - 1
+        return sides * xp.asarray([self.SIZE[0], -self.SIZE[1]], dtype=control.dtype), more
+
+
+class Throw(Probe):
+    """The first step takes the point to a gate, whatever the action; the second one throws it, in a wind.
+
+    All that can be learned is in one row: the last action, what was seen before it and came after it."""
+
+    length, radius = 2, 0.2
+    AWAY, GATE = -2.0, 2.0
+
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        wind = _uniform(key, 0, 0.5)
+        return jnp.full(2, self.AWAY), wind, wind + _uniform(key, 1, 0.4)
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        xp = control.__array_namespace__()
+        gate = xp.full_like(position, self.GATE)
+        return xp.where(position == gate, more + 0.5 * control, gate), more
+
+
+class Heavy(Probe):
+    """Only actions close to their limits move the point, and a fresh actor's never are."""
+
+    length, radius = 8, 0.35
+    LEAST = 0.93
+
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 0.8)
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        return position + 0.25 * control * (abs(control) > self.LEAST), more
+
+
+class Units(Probe):
+    """A wind that has to be met, the one entry of which is seen in large units, the other in small ones."""
+
+    length, radius = 4, 0.2
+    SCALE = (100.0, 0.1)
+
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        wind = _uniform(key, 0, 0.5)
+        return _uniform(key, 1, 1.0), wind, wind + _uniform(key, 2, 0.4)
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        return more + 0.5 * control, more
+
+    def observe(self, state: State) -> Array:
         xp = state.qpos.__array_namespace__()
-        return state.qpos * xp.asarray(self.goal_scale+self.scale, dtype=state.qpos.dtype) + xp.asarray(self.goal_offset+self.offset, dtype=state.qpos.dtype)
+        return state.qpos * xp.asarray((1, 1, *self.SCALE), dtype=state.qpos.dtype)
 
-PROBES = {probe.__name__.lower(): probe for probe in (Aim, Rooms, Heavy,  Throw, Signs, Backswing, Cut, Uncut)}
+
+class Balance(Probe):
+    """A point that falls away from the middle unless it is held there, in a wind seen far from zero.
+
+    Whoever does not know the way yet falls: what it sees then is unlike all that a good policy sees."""
+
+    length, radius = 12, 0.15
+    low, high = (-0.3, -0.3), (0.3, 0.3)
+    GROWTH, STEP, WIND = 1.6, 0.4, 0.1
+    SCALE, OFFSET = (50.0, 1e-3), (1e3, 0.0)
+
+    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+        return _uniform(key, 0, 0.2), _uniform(key, 1, 1.0), _uniform(key, 2, 0.3)
+
+    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+        xp = control.__array_namespace__()
+        return xp.clip(self.GROWTH * position + self.STEP * control + self.WIND * more, -20, 20), more
+
+    def observe(self, state: State) -> Array:
+        xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
+        offset = xp.asarray((0, 0, *self.OFFSET), dtype=dtype)
+        return state.qpos * xp.asarray((1, 1, *self.SCALE), dtype=dtype) + offset
+
+    def outcome(self, observation: Array, action: Array) -> Array:
+        """[..., 4], [..., 2] -> the next position, while it is less than 20 away."""
+        wind = (observation[..., 2:] - jnp.array(self.OFFSET)) / jnp.array(self.SCALE)
+        return self.GROWTH * observation[..., :2] + self.STEP * action + self.WIND * wind
+
+
+def name_of(probe: type[Probe]) -> str:
+    return f"probe_{probe.__name__.lower()}"
+
+
+def _uniform(key: Array, number: int, reach: float) -> Array:
+    return jax.random.uniform(jax.random.fold_in(key, number), (2,), minval=-reach, maxval=reach)

@@ -66,7 +66,7 @@ def read_findings(run: Run) -> Findings:
         student_metrics=run.metrics("students"),
         bundles={size: read_json(file) for size, file in bundles.items() if file.exists()},
         recording=read_json(recording) if recording.exists() else None,
-        stills=[file.read_bytes() for file in stills if file.exists()] if recording.exists() else [],
+        stills=[file.read_bytes() for file in stills] if all(file.exists() for file in stills) else [],
     )
 
 

@@ -39,9 +39,7 @@ def watch_page(task: str, policy: str, recording: JSON, stills: Sequence[bytes])
     """Recorded episodes alone, as a HTML document that refers to nothing outside itself."""
     count = len(recording["episodes"])
     about = f"{count} held-out episode{'s' if count > 1 else ''} of {policy}"
-    body = joined(
-        element("h1", task), element("p", about, class_="about"), viewer(recording, stills)
-    )
+    body = joined(element("h1", task), element("p", about, class_="about"), viewer(recording, stills))
     return document(f"{task}: {policy}", body)
 
 

@@ -11,7 +11,7 @@ from pipelines.report.wording import centimetres
 
 SCRIPTS = ("shapes.js", "painter.js", "viewer.js")
 NEAR_M = 2.5  # up to which distance of the camera lengths are read in centimetres
-STILLS = ("first frame", "last frame")
+CAPTIONS = ("Episode 1, first frame", "Episode 1, last frame")
 HINT = (
     "Drag to turn, with Shift to move, click and scroll to zoom; on the keyboard: arrow keys, with Shift to "
     "move, + and \N{MINUS SIGN} to zoom, space to play, Home to go back to the first view."
@@ -34,7 +34,12 @@ def viewer(recording: JSON, stills: Sequence[bytes] = ()) -> Html:
             element(
                 "div",
                 element(
-                    "canvas", id="scene", tabindex=0, role="application", aria_label=label, aria_describedby="keys"
+                    "canvas",
+                    id="scene",
+                    tabindex=0,
+                    role="application",
+                    aria_label=label,
+                    aria_describedby="keys",
                 ),
                 _controls(len(recording["episodes"]), recording["mobile"]),
                 element("p", element("output", id="readout", aria_live="off"), class_="readout"),
@@ -56,10 +61,17 @@ def viewer(recording: JSON, stills: Sequence[bytes] = ()) -> Html:
 def _controls(episodes: int, mobile: bool) -> Html:
     choices = [element("option", f"episode {i + 1}", value=i) for i in range(episodes)]
     paces = [
-        Html(f'<option value="{pace}"{" selected" if pace == 1 else ""}>{pace:g} ×</option>')
+        element(
+            "option",
+            f"{pace:g} \N{MULTIPLICATION SIGN}",
+            value=pace,
+            selected="selected" if pace == 1 else None,
+        )
         for pace in (0.25, 0.5, 1, 2, 4, 8)
     ]
-    followed = element("label", Html('<input type="checkbox" id="follow">'), " follow", hidden=None if mobile else "hidden")
+    followed = element(
+        "label", Html('<input type="checkbox" id="follow">'), " follow", hidden=None if mobile else "hidden"
+    )
     return element(
         "div",
         element("button", "Play", type="button", id="play"),
@@ -74,8 +86,8 @@ def _controls(episodes: int, mobile: bool) -> Html:
 
 def _figures(stills: Sequence[bytes]) -> Html | None:
     figures = [
-        element("figure", element("figcaption", f"Episode 1, {name}"), _image(still, f"Episode 1, {name}"))
-        for name, still in zip(STILLS, stills, strict=False)
+        element("figure", element("figcaption", caption), _image(still, caption))
+        for caption, still in zip(CAPTIONS, stills, strict=False)
     ]
     return element("div", *figures, class_="plots stills") if figures else None
 

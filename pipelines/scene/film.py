@@ -55,7 +55,9 @@ def write_gif(file: Path, shown: Footage) -> None:
     content = _gif(images, durations)
     while len(content) > MAX_BYTES:
         width, height = (round(SHRINK * side) for side in images[0].size)
-        images = [indexed(np.asarray(image.convert("RGB").resize((width, height))), palette) for image in images]
+        images = [
+            indexed(np.asarray(image.convert("RGB").resize((width, height))), palette) for image in images
+        ]
         content = _gif(images, durations)
     file.write_bytes(content)
 

@@ -10,7 +10,7 @@ FIELD_OF_VIEW = 45.0  # degrees, vertical
 ASPECT = 4 / 3  # width over height
 MARGIN = 1.08
 REGION = 8.0  # robots' radii around a robot that is followed
-# Robots' radii up to which everything is shown at once: limbs have to be seen moving, a mere vehicle does not.
+# Robots' radii up to which everything is shown at once: limbs have to be seen moving, a vehicle does not.
 WHOLE, WHOLE_VEHICLE = 16.0, 60.0
 SMOOTHING_S = 1.0  # a camera that follows does not rock with the robot
 
@@ -41,10 +41,10 @@ def framed(scene: Scene, qpos: Array, markers: Array, radius: float) -> Camera:
     boxes = [_boxes(scene, configuration) for configuration in qpos]
     moving = scene.carriers > 0
     walls = ~moving & (scene.model.geom_type[scene.geoms] != GEOM.mjGEOM_PLANE)
-    content = [box[moving] for box in boxes] + [np.stack([markers - radius, markers + radius], axis=1)]
+    parts = [box[moving] for box in boxes] + [np.stack([markers - radius, markers + radius], axis=1)]
     if scene.mobile:
-        content.append(boxes[0][walls])
-    content = np.concatenate(content)
+        parts.append(boxes[0][walls])
+    content = np.concatenate(parts)
     low, high = content[:, 0].min(0), content[:, 1].max(0)
     robot = max(_reach(scene, configuration) for configuration in qpos)
     limit = WHOLE if len(scene.bodies) > 1 else WHOLE_VEHICLE

@@ -5,13 +5,21 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 from teacher.errors import FathomError
 
 VARIABLE = "MUJOCO_GL"  # MuJoCo's own name for the choice
 INSTALL = "install EGL (Debian, Ubuntu: apt install libegl1) or OSMesa (apt install libosmesa6)"
+PROBE = """
+import mujoco, mujoco.{0} as gl
+context = gl.GLContext(8, 8)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 100).free()
+context.free()
+"""
 PROBE_S = 60.0
 
 
@@ -27,7 +35,7 @@ def library() -> str:
     ends its process."""
     refused = []
     for name in candidates():
-        code = f"import mujoco.{name} as gl; context = gl.GLContext(8, 8); context.make_current()"
+        code = PROBE.format(name)
         try:
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -42,7 +50,9 @@ def library() -> str:
             continue
         if done.returncode == 0:
             return name
-        refused.append(f"{name}: {(done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]}")
+        refused.append(
+            f"{name}: {(done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]}"
+        )
     raise NoGraphics(f"no pictures can be drawn here: {INSTALL} ({'; '.join(refused)})")
 
 
@@ -58,8 +68,16 @@ def candidates() -> tuple[str, ...]:
     return ("egl", "osmesa", *(("glfw",) if has_display else ()))
 
 
-def context(width: int, height: int) -> Any:
-    """A current OpenGL context, to be freed; NoGraphics if there is none to be had."""
-    made = importlib.import_module(f"mujoco.{library()}").GLContext(width, height)
-    made.make_current()
-    return made
+@contextmanager
+def context(width: int, height: int) -> Iterator[None]:
+    """An OpenGL context that is current inside; NoGraphics if there is none to be had."""
+    name = library()
+    try:
+        made = importlib.import_module(f"mujoco.{name}").GLContext(width, height)
+        made.make_current()
+    except Exception as error:  # these libraries' own exceptions share no other base
+        raise NoGraphics(f"no pictures can be drawn here: {name}: {error}; {INSTALL}") from error
+    try:
+        yield
+    finally:
+        made.free()

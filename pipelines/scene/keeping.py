@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.markup import escape
+
 from pipelines.rundir import RECORDING, STILLS, write_text
 from pipelines.scene.footage import Footage, recording
 from pipelines.scene.graphics import NoGraphics
@@ -22,7 +24,7 @@ def keep(folder: Path, shown: Footage | None, say: Callable[[str], None]) -> Non
     try:
         pictures = stills(shown)
     except NoGraphics as error:
-        say(f"the report will be without pictures: {error}")
+        say(f"the report will be without pictures: {escape(str(error))}")
         return
     for name, picture in zip(STILLS, pictures, strict=True):
         (folder / name).write_bytes(picture)

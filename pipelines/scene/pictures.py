@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import mujoco
 import numpy as np
@@ -115,9 +116,9 @@ class Artist:
         for i in range(GRID_LINES):
             across = (np.round(place[:2] / spacing) + i - GRID_LINES // 2) * spacing
             for axis in range(2):
-                size, at = np.full(3, thickness), np.array([*place[:2], height])
-                size[1 - axis], size[2], at[axis] = reach, thickness / 4, across[axis]
-                self._add(GEOM.mjGEOM_BOX, size, at, LINE_COLOUR)
+                half, at = np.full(3, thickness), np.array([*place[:2], height])
+                half[1 - axis], half[2], at[axis] = reach, thickness / 4, across[axis]
+                self._add(GEOM.mjGEOM_BOX, half, at, LINE_COLOUR)
 
     def _add_goal(self, at: Array) -> None:
         """A sphere; among walls, with a pole that stands out above them."""
@@ -131,7 +132,7 @@ class Artist:
 
     def _add_path(self, path: Array) -> None:
         points = path[np.unique(np.linspace(0, len(path) - 1, min(len(path), PATH_PIECES)).astype(int))]
-        for start, end in zip(points[:-1], points[1:], strict=True):
+        for start, end in pairwise(points):
             drawn = self._add(GEOM.mjGEOM_LINE, np.zeros(3), start, PATH_COLOUR, emission=0.2)
             if drawn is not None:
                 ends = np.asarray(start, float), np.asarray(end, float)
@@ -140,7 +141,7 @@ class Artist:
     def _add(
         self,
         kind: mujoco.mjtGeom,
-        size: Sequence[float],
+        size: Array | Sequence[float],
         at: Array,
         colour: Sequence[float],
         emission: float = 0.0,
@@ -162,15 +163,12 @@ class Artist:
 @contextmanager
 def drawing(shown: Footage, size: tuple[int, int] = SIZE) -> Iterator[Artist]:
     """Raises: NoGraphics where no picture can be drawn."""
-    current = graphics.context(*size)
-    try:
+    with graphics.context(*size):
         artist = Artist(shown, size)
         try:
             yield artist
         finally:
             artist.free()
-    finally:
-        current.free()
 
 
 def stills(shown: Footage) -> tuple[bytes, bytes]:
@@ -180,10 +178,11 @@ def stills(shown: Footage) -> tuple[bytes, bytes]:
         return _png(artist.draw(episode, 0)), _png(artist.draw(episode, len(episode.qpos) - 1))
 
 
-def shared_palette(pictures: list[Array]) -> Image.Image:
+def shared_palette(pictures: Sequence[Array]) -> Image.Image:
     """256 colours for all pictures; a rare colour counts as much as a common one, or the goal would fade."""
     coarse = np.concatenate([picture.reshape(-1, 3) for picture in pictures]) & 0xFC
-    colours = np.unique(coarse, axis=0)
+    found = np.unique(coarse.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
+    colours = np.stack([found >> 16, found >> 8, found], axis=-1).astype(np.uint8)
     return Image.fromarray(colours[None]).quantize(256, dither=Image.Dither.NONE)
 
 

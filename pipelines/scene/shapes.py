@@ -83,7 +83,9 @@ class Scene:
     def mobile(self) -> bool:
         """Whether the robot can leave its place."""
         first, count = self.model.body_jntadr[self.root], self.model.body_jntnum[self.root]
-        kinds = {mujoco.mjtJoint(kind) for kind in self.model.jnt_type[first : first + count]} if count else set()
+        kinds = (
+            {mujoco.mjtJoint(kind) for kind in self.model.jnt_type[first : first + count]} if count else set()
+        )
         return not kinds.isdisjoint((mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE))
 
     @cached_property
@@ -121,7 +123,7 @@ class Scene:
     def shapes(self) -> tuple[list[JSON], list[JSON]]:
         """Shapes, without the floor, and the meshes that they name by number.
 
-        Poses are relative to `bodies[body]`, or the world where body is None; sizes are MuJoCo's, in metres."""
+        Poses are relative to `bodies[body]`, or the world where body is None; sizes are as MuJoCo's, in m."""
         model, data = self.model, self.at(self.model.qpos0)
         meshes: dict[tuple[int, int], JSON] = {}
         share = MAX_FACES // max(1, sum(GEOM(model.geom_type[i]) not in SIZES for i in self.geoms))

@@ -17,7 +17,6 @@ from teacher.tasks.fr3_arm import (
     UPPER,
     add_arm,
     flange_position,
-    joint_frames,
     joint_spec,
     slowed,
 )
@@ -95,12 +94,6 @@ class Fr3Reach(MujocoTask):
 
     def marker(self, goal: Array) -> Array:
         return goal
-
-    def skeleton(self, qpos: Array) -> Array:
-        """Base, joints 1 to 7, flange."""
-        xp = qpos.__array_namespace__()
-        positions = joint_frames(qpos)[0]
-        return xp.concatenate([xp.zeros_like(positions[..., :1, :]), positions], axis=-2)
 
 
 def _around_home(spread: float) -> tuple[np.ndarray, np.ndarray]:

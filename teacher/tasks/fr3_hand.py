@@ -26,8 +26,8 @@ HAND_INERTIA = (0.6544, (0.0, 0.0119, 0.0207), (0.00186, 0.0003, 0.00174, 0.0, 0
 FINGER_INERTIA = (0.0291, (0.0, 0.0153, 0.022), (8.5e-6, 8.5e-6, 1.8e-6, 0.0, 0.0, 0.0))
 # The hand follows a width; its force (N) and its fingers' friction (N s/m) make 0.1 m/s the fastest.
 WIDTH = "fr3_gripper_width"
-WIDTH_GAIN, WIDTH_FORCE = 3000.0, 30.0
-FINGER_DAMPING, FINGER_ARMATURE = 600.0, 0.1
+WIDTH_GAIN, WIDTH_FORCE = 3000.0, 15.0
+FINGER_DAMPING, FINGER_ARMATURE = 300.0, 3.0
 
 POSE_ENTRIES = tuple(f"{point}_{axis}" for point in ("flange", "tip", "side") for axis in "xyz")
 HAND_COLOUR, FINGER_COLOUR = (0.85, 0.85, 0.87, 1.0), (0.25, 0.26, 0.28, 1.0)

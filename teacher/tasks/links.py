@@ -85,7 +85,7 @@ class Tree:
             fixed = xp.asarray(self._anchor[:, k], dtype=dtype)
             axes.append(rotate(rotation, xp.asarray(self._axis[:, k], dtype=dtype)))
             anchors.append(position + rotate(rotation, fixed) + axes[-1] * way[..., k, None])
-            rotation = rotation @ _about(self._axis[:, k], angle[..., k])
+            rotation = _compose(rotation, _about(self._axis[:, k], angle[..., k]))
             position = anchors[-1] - rotate(rotation, fixed)
         return position, rotation, xp.stack(anchors, axis=-2), xp.stack(axes, axis=-2)
 
@@ -99,7 +99,7 @@ class Tree:
             within = np.searchsorted(above, self._parent[level])
             own_position, own_rotation = position[..., above, :], rotation[..., above, :, :]
             own_position = positions[-1] + rotate(rotations[-1], own_position)
-            own_rotation = rotations[-1] @ own_rotation
+            own_rotation = _compose(rotations[-1], own_rotation)
             positions.append(own_position[..., within, :])
             rotations.append(own_rotation[..., within, :, :])
         order = np.argsort(np.concatenate(self._levels))
@@ -111,7 +111,12 @@ class Tree:
 
 def rotate(rotation: Array, vector: Array) -> Array:
     """[..., 3, 3] times [..., 3] -> [..., 3]"""
-    return (rotation @ vector[..., None])[..., 0]
+    return (rotation * vector[..., None, :]).sum(-1)
+
+
+def _compose(outer: Array, inner: Array) -> Array:
+    """[..., 3, 3] times [..., 3, 3]; as `@`, XLA cannot compile it for a CPU with two leading axes."""
+    return (outer[..., None] * inner[..., None, :, :]).sum(-2)
 
 
 def _matrix(quaternion: Array) -> Array:

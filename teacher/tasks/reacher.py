@@ -19,6 +19,14 @@ START_SPREAD = 0.1  # rad
 REACH = 0.2  # m: goals lie in the disc that the published task uses
 
 
+def fingertip_position(qpos: Array) -> Array:
+    """Angles [..., 2] -> fingertip [..., 2] in metres, in the base frame."""
+    xp = qpos.__array_namespace__()
+    angles = xp.stack([qpos[..., 0], qpos[..., 0] + qpos[..., 1]], axis=-1)
+    lengths = xp.asarray([LINK, FINGERTIP], dtype=qpos.dtype)
+    return xp.stack([(lengths * xp.cos(angles)).sum(-1), (lengths * xp.sin(angles)).sum(-1)], axis=-1)
+
+
 class Reacher(MujocoTask):
     """Two joint torques at 50 Hz bring the fingertip to a point in the plane."""
 
@@ -99,8 +107,7 @@ class Reacher(MujocoTask):
     def observe(self, state: State) -> Array:
         qpos, qvel = state.qpos, state.qvel
         xp = qpos.__array_namespace__()
-        fingertip = self.skeleton(qpos)[..., -1, :2]
-        return xp.concatenate([xp.cos(qpos), xp.sin(qpos), qvel, fingertip], axis=-1)
+        return xp.concatenate([xp.cos(qpos), xp.sin(qpos), qvel, fingertip_position(qpos)], axis=-1)
 
     def control(self, state: State, action: Array) -> Array:
         return action.__array_namespace__().clip(action, -1, 1)
@@ -108,14 +115,3 @@ class Reacher(MujocoTask):
     def marker(self, goal: Array) -> Array:
         xp = goal.__array_namespace__()
         return xp.concatenate([goal, xp.full_like(goal[..., :1], HEIGHT)], axis=-1)
-
-    def skeleton(self, qpos: Array) -> Array:
-        """Base, second joint, fingertip."""
-        xp = qpos.__array_namespace__()
-        first, second = qpos[..., 0], qpos[..., 0] + qpos[..., 1]
-        zero = xp.zeros_like(first)
-        elbow = xp.stack([LINK * xp.cos(first), LINK * xp.sin(first), zero], axis=-1)
-        forearm = xp.stack([FINGERTIP * xp.cos(second), FINGERTIP * xp.sin(second), zero], axis=-1)
-        base = xp.zeros_like(elbow)
-        lift = xp.asarray([0.0, 0.0, HEIGHT], dtype=qpos.dtype)
-        return xp.stack([base, elbow, elbow + forearm], axis=-2) + lift

@@ -216,9 +216,9 @@ def _method_problems(task: Task, call: Call, sizes: Sizes, xp: Any) -> Iterator[
     if isinstance(task, MujocoTask):
         expected.append(("marker(goal)", task.marker, (goal,), 3, "a point has"))
     if isinstance(task, AnalyticTask):
-        for part, size in (("qpos", sizes.nq), ("qvel", sizes.nv)):
+        for part, entries in (("qpos", sizes.nq), ("qvel", sizes.nv)):
             method = partial(_advanced, task, part)
-            expected.append((f"advance(state, control).{part}", method, (state,), size, "the state has"))
+            expected.append((f"advance(state, control).{part}", method, (state,), entries, "the state has"))
     if deployed := spec.deployed:
         goal_size = len(deployed.goal.entries)
         expected += [
