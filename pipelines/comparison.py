@@ -112,7 +112,8 @@ def _over_seeds(runs: list[JSON]) -> JSON:
         "parameters": runs[0]["parameters"],
     }
     found = [figures_of(run) for run in finished]
-    if len(layouts := {teacher["layout"] for teacher in found}) == 1:
+    layouts = {teacher.get("layout") for teacher in found}
+    if len(layouts) == 1 and None not in layouts:
         figures["layout"] = layouts.pop()
     for key in (*SHARES, "final_distance", *COSTS):
         values = [teacher[key] for teacher in found if teacher.get(key) is not None]

@@ -55,7 +55,7 @@ def watch(
     if not isinstance(task, MujocoTask):
         raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")
     robot = simulation(subject.config.task.name, engine or stages.control_engine(task, subject.settings))
-    display.say(f"{episodes} episodes of {subject.label} in {robot.engine_name}")
+    display.say(f"{episodes} episode{'s' if episodes > 1 else ''} of {subject.label} in {robot.engine_name}")
     starts = evaluation_starts(robot, episodes, evaluation_layout(subject.config), seed)
     with stages.controller_errors():
         trajectories = robot.rollout(subject.policy, starts)

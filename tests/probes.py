@@ -138,12 +138,12 @@ class Home(Probe):
 
     length, radius = 12, 0.4
     layouts = ("home", "across")
-    EDGE, HOME, STEP = 0.85, 0.7, 0.2
+    EDGE, HOME, STEP, ACROSS, P, SP = 0.85, 0.7, 0.2, -.7, .5, .5
 
     def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
         home, anywhere = self.HOME + _uniform(key, 0, 0.1), _uniform(key, 1, self.EDGE)
-        begins_at_home = jax.random.bernoulli(jax.random.fold_in(key, 2))
-        angle = -home[0] if layout == "across" else jnp.where(begins_at_home, home[0], anywhere[0])
+        begins_at_home = jax.random.bernoulli(jax.random.fold_in(key, 2), self.P)
+        angle = self.ACROSS - self.SP*(home[0] - self.HOME) if layout == "across" else jnp.where(begins_at_home, home[0], anywhere[0])
         return angle * jnp.array([1.0, 0.0]), jnp.zeros(2), self._on_circle(home[1])
 
     def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
@@ -214,7 +214,7 @@ class Units(Probe):
     """A wind that has to be met, the one entry of which is seen in large units, the other in small ones."""
 
     length, radius = 4, 0.2
-    SCALE = (100.0, 0.1)
+    SCALE = (30.0, 0.1)
 
     def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
         wind = _uniform(key, 0, 0.5)

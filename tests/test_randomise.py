@@ -1,14 +1,16 @@
-from functools import cache, cached_property
+import inspect
+from functools import cache
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from sled import FORCE_LIMIT, FRICTION, GAIN, MASS, PERIOD, STEPS, Sled
 
 import teacher.simulation
+from pipelines.config import Config, with_values
+from teacher.compilation import jit_physics
 from teacher.config import (
     CollectConfig,
     NetworkConfig,
@@ -20,106 +22,15 @@ from teacher.config import (
 from teacher.errors import UsageError
 from teacher.learner import Learner
 from teacher.randomise import Conditions, Randomisation, draw, pushes
-from teacher.simulation import CONDITIONS, NOTHING_RANDOM, Simulation, randomised, require_randomisable
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks import MujocoTask, Start, make_task
+from teacher.simulation import NOTHING_RANDOM, Simulation, randomised, require_randomisable
+from teacher.tasks import Start, make_task
 from teacher.tasks.engines import make_engine
 
-MASS, GRAVITY, FRICTION = 2.0, 9.81, 0.5  # kg, m/s^2, 1
-GAIN, FORCE_LIMIT = 40.0, 30.0  # N at full action, N
-PERIOD, TIME_STEP = 0.02, 0.002  # s
+GRAVITY = 9.81  # m/s^2
 PUSH, PUSH_INTERVAL = 0.5, 0.5  # m/s, s
-STEPS = 30  # of an episode
 ENVS = 8
 
-
-class Sled(MujocoTask):
-    """A sled that a force moves along the floor: all that physics do to it can be told by hand."""
-
-    engines = ("mjx", "mujoco")
-    pushed = (0,)
-    randomise = Randomisation(friction=0.2, push_interval_s=3.0)
-
-    @cached_property
-    def spec(self):
-        return TaskSpec(
-            name="sled",
-            version=1,
-            observation=(
-                ObservationTerm(name="position", start=0, entries=("x",), unit="m", frame="world"),
-                ObservationTerm(name="velocity", start=1, entries=("x",), unit="m/s", frame="world"),
-            ),
-            goal=GoalSpec(
-                name="position",
-                entries=("x",),
-                unit="m",
-                frame="world",
-                observation_indices=(0,),
-                low=(-1.0,),
-                high=(1.0,),
-                success_radius=0.1,
-                strict_radius=0.05,
-                easy_radius=0.2,
-            ),
-            action=ActionSpec(kind="force", joints=("x",), unit="N", scale=(GAIN,), offset=(0.0,)),
-            joints=JointSpec(
-                names=("x",),
-                unit="m",
-                default=(0.0,),
-                lower=(-9.0,),
-                upper=(9.0,),
-                velocity=(9.0,),
-                slowdown=0.0,
-                margin=0.0,
-            ),
-            control_dt=PERIOD,
-            episode_length=STEPS,
-        )
-
-    def model(self, engine):
-        spec = mujoco.MjSpec()
-        spec.option.timestep = TIME_STEP
-        spec.worldbody.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.1], friction=[FRICTION, 0.0, 0.0]
-        )
-        sled = spec.worldbody.add_body(
-            name="sled", pos=[0, 0, 0.1], mass=MASS, inertia=[1, 1, 1], explicitinertial=True
-        )
-        for name, axis in (("x", [1, 0, 0]), ("z", [0, 0, 1])):
-            sled.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis)
-        sled.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_SPHERE,
-            size=[0.1, 0, 0],
-            friction=[FRICTION, 0.0, 0.0],
-            solref=[0.05, 1.0],  # s: harder contacts come and go while a sled slides
-            priority=1,
-        )
-        spec.add_actuator(
-            name="x",
-            trntype=mujoco.mjtTrn.mjTRN_JOINT,
-            target="x",
-            gainprm=[GAIN] + [0] * 9,
-            forcelimited=True,
-            forcerange=[-FORCE_LIMIT, FORCE_LIMIT],
-        )
-        return spec.compile()
-
-    def start(self, key, layout):
-        return Start(jnp.zeros(2), jnp.zeros(2), jax.random.uniform(key, (1,), minval=-1, maxval=1))
-
-    def observe(self, state):
-        xp = state.qpos.__array_namespace__()
-        return xp.stack([state.qpos[..., 0], state.qvel[..., 0]], axis=-1)
-
-    def control(self, state, action):
-        return action.__array_namespace__().clip(action, -1, 1)
-
-    def marker(self, goal):
-        xp = goal.__array_namespace__()
-        return xp.concatenate([goal, xp.zeros_like(goal), xp.zeros_like(goal)], axis=-1)
-
-
-SLED = Sled()
+SLED, SLED_FILE = Sled(), inspect.getfile(Sled)
 EVERYTHING = Randomisation(
     friction=0.5, mass=0.5, strength=0.5, latency=2, push=PUSH, push_interval_s=PUSH_INTERVAL
 )
@@ -322,10 +233,12 @@ def test_starts_and_goals_are_the_same_with_and_without_conditions(sleds):
     jax.tree.map(np.testing.assert_array_equal, plain[:3], varied[:3])
 
 
-def test_the_key_of_conditions_is_none_that_a_task_splits_off():
+def test_the_key_of_conditions_is_none_that_a_task_splits_off(sleds):
     key = jax.random.key(5)
-    own = jax.random.key_data(jax.random.fold_in(key, CONDITIONS))
-    assert not (jax.random.key_data(jax.random.split(key, 100)) == own).all(-1).any()
+    drawn = sleds["mujoco"].starts(key, ENVS).conditions
+    of_tasks = jax.random.split(jax.random.fold_in(key, 0), 100)
+    seeds = jax.jit(jax.vmap(lambda key: draw(EVERYTHING, key).seed))(of_tasks)
+    assert drawn.seed[0] not in np.asarray(seeds)
 
 
 # Settings
@@ -335,29 +248,31 @@ def test_settings_are_those_of_the_randomisation():
     assert tuple(RandomiseConfig.model_fields) == Randomisation._fields
 
 
-def config_of(task, **randomise):
-    return TeacherConfig(task=TaskConfig(name=task), randomise=RandomiseConfig(**randomise))
+def config_of(task, *assignments):
+    return with_values(Config(), [f"task.name={task}", *assignments]).teacher
 
 
 def test_settings_override_the_tasks_own_and_leave_the_rest():
     own = make_task("quad_reach").randomise
     assert randomised(config_of("quad_reach")) == own
-    changed = randomised(config_of("quad_reach", friction=0.3, push=0.0, noise=2.0))
+    changed = randomised(
+        config_of("quad_reach", *(f"randomise.{text}" for text in ("friction=0.3", "push=0", "noise=2")))
+    )
     assert changed == own._replace(friction=0.3, push=0.0, noise=2.0)
 
 
 def test_nothing_random_is_one_simulation_whatever_else_is_set():
     assert randomised(config_of("reacher")) == NOTHING_RANDOM
-    assert randomised(config_of("reacher", push_interval_s=1.0)) == NOTHING_RANDOM
-    assert randomised(config_of("reacher", noise=0.5)) == NOTHING_RANDOM._replace(noise=0.5)
+    assert randomised(config_of("reacher", "randomise.push_interval_s=1")) == NOTHING_RANDOM
+    assert randomised(config_of("reacher", "randomise.noise=0.5")) == NOTHING_RANDOM._replace(noise=0.5)
 
 
 @pytest.mark.parametrize(
-    "value", [{"friction": 1.0}, {"mass": -0.1}, {"strength": 2}, {"latency": -1}, {"push_interval_s": 0}]
+    "value", ["friction=1", "mass=-0.1", "strength=2", "latency=1.5", "push_interval_s=0"]
 )
 def test_values_out_of_range_are_refused_by_name(value):
-    with pytest.raises(ValidationError, match=rf"randomise\.{next(iter(value))}"):
-        TeacherConfig.model_validate({"randomise": value})
+    with pytest.raises(UsageError, match=rf"randomise\.{value.partition('=')[0]}: found "):
+        config_of("reacher", f"randomise.{value}")
 
 
 @pytest.mark.parametrize(
@@ -386,18 +301,18 @@ def test_what_an_engine_can_do_is_not_refused():
 # Learning
 
 
-class Iterated(NamedTuple):
+class Collected(NamedTuple):
     before: Conditions
     after: Conditions
     episode: np.ndarray
 
 
 @pytest.fixture(scope="module")
-def iterated():
-    """One iteration of a learner; 20 control steps, in which most of the episodes of 30 end."""
+def collected():
+    """What a learner collects in 20 control steps, in which most of the episodes of 30 end."""
     learner = Learner(
         TeacherConfig(
-            task=TaskConfig(name=f"{__file__}:Sled"),
+            task=TaskConfig(name=f"{SLED_FILE}:Sled"),
             randomise=RandomiseConfig(mass=0.3, strength=0.3, latency=2, push=0.1),
             network=NetworkConfig(depth=4, width=8, representation=4),
             update=UpdateConfig(batch=8),
@@ -406,19 +321,19 @@ def iterated():
     )
     state = learner.init(jax.random.key(0))
     before = jax.tree.map(np.array, state.environments.physics.conditions)
-    state, metrics = learner.iterate(state)
-    assert all(np.isfinite(value) for value in metrics.values())
+    state = jit_physics(learner.collect)(state)
+    assert np.isfinite(state.replay.rows.observation[:20]).all()
     after = jax.tree.map(np.array, state.environments.physics.conditions)
-    return Iterated(before, after, np.array(state.environments.episode))
+    return Collected(before, after, np.array(state.environments.episode))
 
 
-def test_every_environment_of_a_learner_has_its_own_conditions(iterated):
-    for values in (*iterated.before[:3], iterated.before.seed):
+def test_every_environment_of_a_learner_has_its_own_conditions(collected):
+    for values in (*collected.before[:3], collected.before.seed):
         assert len(np.unique(values)) == ENVS
 
 
-def test_an_episode_keeps_its_conditions_and_a_new_one_has_new_ones(iterated):
-    ended = iterated.episode > 0
+def test_an_episode_keeps_its_conditions_and_a_new_one_has_new_ones(collected):
+    ended = collected.episode > 0
     assert 0 < ended.sum() < ENVS
-    for before, after in zip(iterated.before[:3], iterated.after[:3], strict=True):
+    for before, after in zip(collected.before[:3], collected.after[:3], strict=True):
         np.testing.assert_array_equal(before != after, ended)

@@ -10,6 +10,8 @@ from pipelines.config import with_values
 from pipelines.presets import preset
 from pipelines.report import write_report
 from pipelines.report.drawing import MAX_POINTS, thinned
+from pipelines.report.findings import read_findings
+from pipelines.report.plots import distances
 from pipelines.report.reproduce import assignments
 from pipelines.rundir import RECORDING, STILLS, create_run, write_json
 from teacher.errors import FathomError
@@ -341,6 +343,15 @@ def test_stills_are_shown_if_they_were_drawn(full, tmp_path):
     add_control(full, stills=False)
     page = read(full)
     assert "img" not in page.tags and "canvas" in page.tags
+
+
+def test_distances_of_a_thinned_episode_stand_at_their_own_time(full):
+    thinned_out = recorded()
+    for episode in thinned_out["episodes"]:
+        episode["steps"] = [0, 200, 400, 600, 800]  # of 0.05 s: 40 s in all
+    write_json(full.path / "control" / SIZES[0] / RECORDING, thinned_out)
+    (figure,) = distances(read_findings(full))
+    assert re.search(r">40</text>", figure)
 
 
 def test_a_task_without_a_scene_has_no_viewer(full):

@@ -289,6 +289,14 @@ def test_without_graphics_the_recording_is_kept_and_the_lack_is_told(no_gl, tmp_
     assert "libegl1" in said[0]
 
 
+def test_the_user_s_choice_of_a_library_is_kept(monkeypatch):
+    monkeypatch.setenv(graphics.VARIABLE, "osmesa")
+    assert graphics.candidates() == ("osmesa",)
+    monkeypatch.setenv(graphics.VARIABLE, "off")
+    with pytest.raises(graphics.NoGraphics, match="MUJOCO_GL=off"):
+        graphics.library.__wrapped__()
+
+
 # The command
 
 

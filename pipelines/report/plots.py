@@ -114,7 +114,7 @@ def distances(findings: Findings) -> list[Html]:
     scale, unit = centimetres(findings.unit)
     with plot(f"Distance to the goal in the recorded episodes{f', {unit}' if unit else ''}", drawn) as axes:
         for i, episode in enumerate(recording["episodes"]):
-            seconds = [(step + 1) * recording["control_dt"] for step in range(len(episode["distance"]))]
+            seconds = [step * recording["control_dt"] for step in episode["steps"]]
             values = [scale * value for value in episode["distance"]]
             axes.plot(seconds, values, color=SERIES[i % len(SERIES)], label=f"{i + 1}")
         near = scale * recording["success_radius"]

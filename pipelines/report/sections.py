@@ -18,7 +18,7 @@ def funnel(findings: Findings) -> Html:
     near = radius(findings)
     strict = wording.length(goal["strict_radius"], goal["unit"]) if goal else None
     head = [
-        "",
+        "stage",
         "what",
         f"ends within {near}" if near else "success",
         f"within {strict}" if strict else "strict",

@@ -33,7 +33,7 @@ def library() -> str:
 
     Each is tried in a process of its own: PyOpenGL keeps the first that it loads, and a broken driver
     ends its process."""
-    refused = []
+    refused = [] if candidates() else [f"{VARIABLE}={os.environ[VARIABLE]}"]
     for name in candidates():
         code = PROBE.format(name)
         try:
@@ -57,10 +57,12 @@ def library() -> str:
 
 
 def candidates() -> tuple[str, ...]:
-    """What to try, in this order: the user's choice alone, if there is one."""
+    """What to try, in this order: the user's choice alone, if there is one; it may be none."""
     chosen = os.environ.get(VARIABLE, "").strip().lower()
     if chosen in ("egl", "osmesa", "glfw", "cgl"):
         return (chosen,)
+    if chosen in ("disable", "disabled", "off", "false", "0"):
+        return ()
     system = platform.system()
     if system != "Linux":
         return ("cgl", "glfw") if system == "Darwin" else ("glfw",)

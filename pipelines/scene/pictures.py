@@ -46,6 +46,7 @@ class Artist:
         if shown.scene.floor is not None:  # patterns are for eyes that see no lines
             model.geom_matid[shown.scene.floor] = -1
             model.geom_rgba[shown.scene.floor] = GROUND_COLOUR
+            model.geom_size[shown.scene.floor, :2] = 0  # endless
         # What is nearer than 0.01 and farther than 50 of these is cut off.
         model.stat.extent = camera.distance / 2
         self._data = mujoco.MjData(model)
@@ -179,11 +180,14 @@ def stills(shown: Footage) -> tuple[bytes, bytes]:
 
 
 def shared_palette(pictures: Sequence[Array]) -> Image.Image:
-    """256 colours for all pictures; a rare colour counts as much as a common one, or the goal would fade."""
-    coarse = np.concatenate([picture.reshape(-1, 3) for picture in pictures]) & 0xFC
-    found = np.unique(coarse.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
+    """256 colours for all pictures; those of small things count for more than their share, or the goal
+    would fade."""
+    fine = np.concatenate([picture.reshape(-1, 3) for picture in pictures]).astype(np.uint32)
+    found, counts = np.unique(fine @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_counts=True)
+    found = np.repeat(found, np.sqrt(counts).astype(int))
     colours = np.stack([found >> 16, found >> 8, found], axis=-1).astype(np.uint8)
-    return Image.fromarray(colours[None]).quantize(256, dither=Image.Dither.NONE)
+    # An octree errs by a little everywhere, the usual median cut by much where colours are crowded.
+    return Image.fromarray(colours[None]).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def indexed(pixels: Array, palette: Image.Image) -> Image.Image:

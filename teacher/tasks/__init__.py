@@ -6,6 +6,7 @@ from functools import cache
 from teacher.config import task_reference
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
 from teacher.tasks.fr3 import Fr3Reach
+from teacher.tasks.fr3_cube import fr3_pick_place, fr3_push_easy, fr3_push_hard
 from teacher.tasks.locomotion import LOCOMOTION
 from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
@@ -13,6 +14,9 @@ from teacher.tasks.registry import build_task, known_tasks
 from teacher.tasks.wheel_maze import WheelMaze
 
 TASKS: dict[str, Callable[[], Task]] = {
+    "fr3_pick_place": fr3_pick_place,
+    "fr3_push_easy": fr3_push_easy,
+    "fr3_push_hard": fr3_push_hard,
     "fr3_reach": Fr3Reach,
     "quad_reach": QuadReach,
     "reacher": Reacher,

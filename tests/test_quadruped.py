@@ -1,0 +1,326 @@
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+import teacher.simulation
+from teacher.randomise import Randomisation
+from teacher.sensing import (
+    begin_history,
+    deployed_observation,
+    extend_history,
+    noise_scale,
+    sense,
+)
+from teacher.simulation import Simulation
+from teacher.tasks import State, Task, make_task
+from teacher.tasks.quadruped import FOOT_RADIUS, JOINTS, LEGS, STANDING, QuadReach, knee_height
+
+ENVS, STEPS = 8, 1000
+STILL, MOVED = slice(0, 4), slice(4, 8)  # environments: no action, random actions
+
+
+class Endless(QuadReach):
+    """Goes on after a fall."""
+
+    ended = Task.ended
+
+    @cached_property
+    def spec(self):
+        return super().spec.model_copy(update={"episode_length": STEPS})
+
+
+@pytest.fixture(scope="module")
+def quad():
+    return make_task("quad_reach")
+
+
+@pytest.fixture(scope="module")
+def model(quad):
+    return quad.model("mujoco")
+
+
+@pytest.fixture(scope="module")
+def ran():
+    """Half of the environments stand, half move at random: by engine."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (ENVS,))
+        for engine in QuadReach.engines:
+            rng = np.random.default_rng(0)
+
+            def policy(observation, goal, rng=rng):
+                action = rng.uniform(-1, 1, (ENVS, 12)).astype(np.float32)
+                action[STILL] = 0
+                return action
+
+            simulation = Simulation(Endless(), engine)
+            found[engine] = simulation.rollout(policy, simulation.starts(jax.random.key(0), ENVS))
+    return found
+
+
+def standing(position=(0.0, 0.0, 0.3), turn=None, control=None):
+    qpos = np.zeros(19)
+    qpos[:3] = position
+    qpos[3:7] = (turn or Rotation.identity()).as_quat(scalar_first=True)
+    qpos[7:] = STANDING
+    return State(qpos, np.zeros(18), control)
+
+
+def tumbling(count):
+    """States of all kinds."""
+    rng = np.random.default_rng(1)
+    qpos = rng.normal(size=(count, 19))
+    qpos[:, 3:7] = Rotation.random(count, rng=rng).as_quat(scalar_first=True)
+    return State(qpos, rng.normal(size=(count, 18)), None)
+
+
+# The robot
+
+
+def test_dimensions_and_limits_are_the_published_ones(model):
+    assert model.body_mass.sum() == pytest.approx(15.017, abs=1e-3)  # kg
+    assert JOINTS[:4] == ("FR_hip_joint", "FR_thigh_joint", "FR_calf_joint", "FL_hip_joint")
+    assert JOINTS[6::3] == ("RR_hip_joint", "RL_hip_joint")
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)  # all joints at zero: legs straight down
+    trunk = data.body("trunk").xpos
+    feet = np.stack([data.geom(f"{leg}_foot").xpos - trunk for leg in LEGS])
+    np.testing.assert_allclose(np.abs(feet), np.tile([0.1934, 0.0465 + 0.0955, 0.213 * 2], (4, 1)), atol=1e-9)
+    np.testing.assert_array_equal(np.sign(feet[:, 0]), [1, 1, -1, -1])
+    np.testing.assert_array_equal(np.sign(feet[:, 1]), [-1, 1, -1, 1])
+    np.testing.assert_allclose(model.actuator_forcerange[:, 1], [23.7, 23.7, 45.43] * 4)
+    for side in ("F", "R"):
+        pair = [model.body(f"{side}{left}_{part}") for left in "RL" for part in ("hip", "thigh", "calf")]
+        for right, left in zip(pair[:3], pair[3:], strict=True):
+            np.testing.assert_allclose(left.ipos, right.ipos * [1, -1, 1], atol=1e-12)
+            np.testing.assert_allclose(left.inertia, right.inertia, atol=1e-12)
+
+
+def test_gains_and_default_pose_of_the_spec_are_the_models(quad, model):
+    action = quad.spec.action
+    np.testing.assert_array_equal(model.actuator_gainprm[:, 0], action.stiffness)
+    np.testing.assert_array_equal(model.actuator_biasprm[:, 1], np.negative(action.stiffness))
+    np.testing.assert_array_equal(model.actuator_biasprm[:, 2], np.negative(action.damping))
+    np.testing.assert_array_equal(quad.control(standing(), np.zeros(12)), quad.spec.joints.default)
+    for extreme in (-np.ones(12), np.ones(12)):
+        command = quad.control(standing(), extreme)
+        assert (command > quad.spec.joints.lower).all()
+        assert (command < quad.spec.joints.upper).all()
+
+
+@pytest.mark.parametrize("engine", QuadReach.engines)
+def test_the_robot_stands_still_under_zero_action(quad, ran, engine):
+    qpos = ran[engine].qpos[:, STILL].astype(np.float64)
+    observation = ran[engine].observation[:, STILL]
+    assert not quad.ended(State(qpos, None, None)).any()
+    late = qpos[250:]
+    assert np.ptp(late[..., :3], axis=0).max() < 0.01  # m
+    assert ((late[..., 2] > 0.25) & (late[..., 2] < 0.32)).all()
+    assert (observation[250:, :, 8] > 0.99).all()  # upright
+    assert np.abs(observation[-1, :, 9:15]).max() < 0.02
+    model = quad.model(engine)
+    data = mujoco.MjData(model)
+    for final in qpos[-1]:
+        data.qpos = final
+        mujoco.mj_kinematics(model, data)
+        feet = np.stack([data.geom(f"{leg}_foot").xpos for leg in LEGS])
+        assert (np.abs(feet[:, 2] - FOOT_RADIUS) < 0.02).all()  # on the floor, and pressed into it
+        beside = (data.body("trunk").xmat.reshape(3, 3).T @ (feet - final[:3]).T).T
+        assert ((np.abs(beside[:, 0]) > 0.15) & (np.abs(beside[:, 0]) < 0.3)).all()
+        assert ((np.abs(beside[:, 1]) > 0.1) & (np.abs(beside[:, 1]) < 0.22)).all()
+
+
+@pytest.mark.parametrize("engine", QuadReach.engines)
+def test_a_thousand_random_steps_stay_finite_and_move(ran, engine):
+    qpos, observation = ran[engine].qpos[:, MOVED], ran[engine].observation[:, MOVED]
+    assert len(qpos) == STEPS + 1
+    assert np.isfinite(observation).all()
+    assert (np.ptp(qpos, axis=0) > 0.01).all()
+
+
+def test_engines_integrate_alike_in_the_air_and_on_the_floor(ran):
+    compiled, exact = ran["mjx"].qpos, ran["mujoco"].qpos
+    np.testing.assert_allclose(compiled[1], exact[1], atol=1e-5)
+    np.testing.assert_allclose(compiled[:21], exact[:21], atol=1e-4)
+    np.testing.assert_allclose(compiled[:200, STILL], exact[:200, STILL], atol=1e-3)
+
+
+# What the teacher sees
+
+
+def test_observation_is_what_mujoco_says_of_the_trunk(quad, model):
+    states = tumbling(5)
+    observation = quad.observe(states)
+    data = mujoco.MjData(model)
+    for i in range(5):
+        data.qpos, data.qvel = states.qpos[i], states.qvel[i]
+        mujoco.mj_forward(model, data)
+        trunk = data.body("trunk")
+        velocity = np.zeros(6)
+        mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, trunk.id, velocity, 0)
+        axes = trunk.xmat.reshape(3, 3)
+        expected = [trunk.xpos, axes[:, 0], axes[:, 2], velocity[3:], velocity[:3]]
+        np.testing.assert_allclose(observation[i, :15], np.concatenate(expected), atol=1e-9)
+        np.testing.assert_array_equal(observation[i, 15:27], data.qpos[7:])
+        np.testing.assert_array_equal(observation[i, 27:], data.qvel[6:])
+        calves = [data.body(f"{leg}_calf").xpos[2] for leg in LEGS]
+        np.testing.assert_allclose(knee_height(states.qpos[i]), calves, atol=1e-9)
+
+
+def test_an_episode_ends_when_the_robot_has_fallen(quad):
+    kneeling = standing((0, 0, 0.2))
+    kneeling.qpos[7:] = np.tile([0.0, 0.0, -2.5], 4)
+    for ends, state in (
+        (False, standing()),
+        (False, standing(turn=Rotation.from_euler("xyz", [40, 0, 170], degrees=True))),
+        (True, standing((0, 0, 0.14))),
+        (True, standing((0, 0, 0.6), Rotation.from_euler("x", 65, degrees=True))),
+        (True, standing((0, 0, 0.6), Rotation.from_euler("y", -65, degrees=True))),
+        (True, kneeling),
+    ):
+        assert bool(quad.ended(state)) == ends
+
+
+def test_goals_fill_the_disc_around_the_start(quad):
+    keys = jax.random.split(jax.random.key(0), 2000)
+    start = jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: quad.start(key, "all")))(keys))
+    radius = np.linalg.norm(start.goal, axis=-1)
+    edge = quad.spec.goal.high[0]
+    assert radius.max() <= edge + 1e-6
+    assert np.mean(radius < edge / 2) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(start.goal > 0) == pytest.approx(0.5, abs=0.03)
+    assert not quad.ended(State(start.qpos, start.qvel, None)).any()
+
+
+# What the robot sees
+
+
+def turned(state, goal, angle):
+    """The whole world turned about the vertical."""
+    turn = Rotation.from_euler("z", angle)
+    qpos, qvel = state.qpos.copy(), state.qvel.copy()
+    qpos[..., :3] = turn.apply(qpos[..., :3])
+    before = Rotation.from_quat(qpos[..., 3:7], scalar_first=True)
+    qpos[..., 3:7] = (turn * before).as_quat(scalar_first=True)
+    qvel[..., :3] = turn.apply(qvel[..., :3])
+    flat = np.concatenate([goal, np.zeros_like(goal[..., :1])], axis=-1)
+    return State(qpos, qvel, state.control), turn.apply(flat)[..., :2]
+
+
+def test_a_robot_cannot_tell_which_way_the_world_is_turned(quad):
+    state, rng = tumbling(6), np.random.default_rng(2)
+    goal, action = rng.normal(size=(6, 2)), rng.uniform(-1, 1, (6, 12))
+    other, other_goal = turned(state, goal, 2.0)
+    assert np.abs(quad.observe(other) - quad.observe(state)).max() > 0.5
+    np.testing.assert_allclose(quad.reading(other, action), quad.reading(state, action), atol=1e-12)
+    expected = quad.deployed_goal(state, goal)
+    np.testing.assert_allclose(quad.deployed_goal(other, other_goal), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        np.linalg.norm(expected, axis=-1), np.linalg.norm(goal - state.qpos[:, :2], axis=-1)
+    )
+
+
+def test_gravity_points_down_as_the_robot_has_it(quad):
+    for turn, expected in (
+        (Rotation.identity(), [0, 0, -1]),
+        (Rotation.from_euler("z", 1.0), [0, 0, -1]),
+        (Rotation.from_euler("y", 90, degrees=True), [1, 0, 0]),  # nose down
+        (Rotation.from_euler("x", 30, degrees=True), [0, -0.5, -(0.75**0.5)]),  # right side down
+    ):
+        np.testing.assert_allclose(quad.reading(standing(turn=turn), np.zeros(12))[:3], expected, atol=1e-12)
+
+
+def test_a_goal_lies_ahead_and_to_the_left(quad):
+    for degrees, expected in ((0, [2, 1]), (90, [1, -2]), (180, [-2, -1])):
+        # A pitched trunk heads the same way.
+        turn = Rotation.from_euler("ZYX", [degrees, 25, 10], degrees=True)
+        found = quad.deployed_goal(standing((5, 5, 0.3), turn), np.array([7.0, 6.0]))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_reading_has_the_terms_of_the_spec(quad):
+    deployed, state = quad.spec.deployed, tumbling(3)
+    action = np.random.default_rng(3).uniform(-1, 1, (3, 12))
+    reading = quad.reading(state, action)
+    assert reading.shape == (3, deployed.reading_size)
+    term = {term.name: reading[:, term.start : term.stop] for term in deployed.reading}
+    np.testing.assert_array_equal(term["base_angular_velocity"], state.qvel[:, 3:6])
+    np.testing.assert_allclose(term["joint_position_from_default"], state.qpos[:, 7:] - STANDING)
+    np.testing.assert_array_equal(term["joint_velocity"], state.qvel[:, 6:])
+    np.testing.assert_array_equal(term["last_action"], action)
+    assert quad.deployed_goal(state, np.zeros((3, 2))).shape == (3, len(deployed.goal.entries))
+
+
+def many(state, count):
+    return State(np.tile(state.qpos, (count, 1)), np.tile(state.qvel, (count, 1)), None)
+
+
+def test_noise_has_the_size_that_the_spec_says(quad):
+    count, action = 20_000, np.zeros((20_000, 12))
+    exact = quad.reading(many(standing(), count), action)
+    scale = noise_scale(quad.spec.deployed)
+    for factor in (1.0, 0.5):
+        error = sense(quad, many(standing(), count), action, jax.random.key(0), factor) - exact
+        np.testing.assert_allclose(error.std(0), factor * scale, rtol=0.03)
+        np.testing.assert_allclose(error.mean(0), 0, atol=0.04 * scale.max())
+    np.testing.assert_array_equal(
+        sense(quad, many(standing(), 3), action[:3], jax.random.key(0), 0.0), exact[:3]
+    )
+
+
+def test_noise_depends_on_key_and_row_alone(quad):
+    key, action = jax.random.key(1), np.zeros((5, 12))
+    five, two = (sense(quad, many(standing(), n), action[:n], key) for n in (5, 2))
+    np.testing.assert_array_equal(five[:2], two)
+    other = sense(quad, many(standing(), 5), action, jax.random.key(2))
+    noisy = noise_scale(quad.spec.deployed) > 0
+    assert (five != other)[:, noisy].all()
+    assert (five[0] != five[1])[noisy].all()
+
+
+def test_sensing_means_the_same_on_the_host_and_in_compiled_code(quad):
+    state = jax.tree.map(np.float32, tumbling(4))
+    action, key = np.zeros((4, 12), np.float32), jax.random.key(3)
+
+    def seen(state, action, key):
+        first = begin_history(quad.spec.deployed, sense(quad, state, action, key))
+        later = extend_history(first, quad.reading(state, action + 0.5))
+        return deployed_observation(later), quad.deployed_goal(state, state.qpos[..., 7:9])
+
+    on_host, compiled = seen(state, action, key), jax.jit(seen)(state, action, key)
+    for here, there in zip(on_host, compiled, strict=True):
+        assert isinstance(here, np.ndarray)
+        assert here.dtype == there.dtype == np.float32
+        np.testing.assert_allclose(here, there, atol=1e-5)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_history_begins_with_the_first_reading_and_keeps_the_newest_first(quad, xp):
+    deployed = quad.spec.deployed
+    size, kept = deployed.reading_size, deployed.history
+    history = begin_history(deployed, xp.zeros((2, size)))
+    assert history.shape == (2, kept, size)
+    for step in range(1, kept + 2):
+        history = extend_history(history, xp.full((2, size), float(step)))
+        observation = np.asarray(deployed_observation(history))
+        assert observation.shape == (2, kept * size)
+        newest = [max(step - age, 0) for age in range(kept)]
+        np.testing.assert_array_equal(observation, np.tile(np.repeat(newest, size), (2, 1)))
+
+
+def test_a_task_without_sensors_says_so():
+    task = make_task("reacher")
+    with pytest.raises(NotImplementedError, match="'reacher' describes no sensors"):
+        task.reading(State(np.zeros(2), np.zeros(2), np.zeros(2)), np.zeros(2))
+
+
+def test_training_is_randomised_by_default(quad):
+    assert quad.randomise.alters_model
+    assert quad.randomise.latency
+    assert quad.randomise.push
+    assert quad.randomise.noise == Randomisation().noise == 1
