@@ -211,7 +211,8 @@ def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> N
     altered = [f"randomise.{name}" for name in ALTER_MODEL if getattr(randomise, name)]
     if altered and engine not in known:
         raise UsageError(
-            f"{', '.join(altered)}: {where} cannot change its model; engines that can: {', '.join(known) or 'none'}"
+            f"{', '.join(altered)}: {where} cannot change its model; "
+            f"engines that can: {', '.join(known) or 'none'}"
         )
     if not randomise.push:
         return

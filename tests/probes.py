@@ -131,19 +131,23 @@ class Rooms(Probe):
 
 
 class Home(Probe):
-    """On a circle with a gap, into which one falls; goals are on its one side, evaluation starts on the other.
+    """A circle with a gap, in which episodes end; home is not far from it, evaluation begins beyond it.
 
-    The way there leads around the circle. Who goes on through the gap, or sees the next episode begin
-    at home after a fall, takes that for the shortest way. Angles are in half turns, the gap is at 1."""
+    The way home leads around the circle. A learner that goes on through the gap, or that takes the next
+    episode's start for what follows a fall, finds the way through the gap shorter. Angles are in half
+    turns; the gap is where they turn from 1 to -1."""
 
     length, radius = 12, 0.4
     layouts = ("home", "across")
-    EDGE, HOME, STEP, ACROSS, P, SP = 0.85, 0.7, 0.2, -.7, .5, .5
+    EDGE, HOME, ACROSS, STEP = 0.85, 0.6, -0.78, 0.2
 
     def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
-        home, anywhere = self.HOME + _uniform(key, 0, 0.1), _uniform(key, 1, self.EDGE)
-        begins_at_home = jax.random.bernoulli(jax.random.fold_in(key, 2), self.P)
-        angle = self.ACROSS - self.SP*(home[0] - self.HOME) if layout == "across" else jnp.where(begins_at_home, home[0], anywhere[0])
+        home = self.HOME + _uniform(key, 0, 0.1)
+        if layout == "across":
+            angle = self.ACROSS + _uniform(key, 1, 0.05)[0]
+        else:
+            at_home = jax.random.bernoulli(jax.random.fold_in(key, 2))
+            angle = jnp.where(at_home, home[0], _uniform(key, 1, self.EDGE)[0])
         return angle * jnp.array([1.0, 0.0]), jnp.zeros(2), self._on_circle(home[1])
 
     def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:

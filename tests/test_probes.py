@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from probes import Aim, Backswing, Balance, Heavy, Home, Probe, Rooms, Signs, Throw, Units, name_of
+
 from student import distill
 from student.config import StudentConfig
 from student.distill import Distiller
@@ -24,8 +24,8 @@ from teacher.tasks import TASKS, make_task
 
 ITERATIONS = {Aim: 10, Backswing: 10, Rooms: 10, Home: 20, Signs: 10, Throw: 10, Heavy: 20, Units: 20}
 EPISODES = 64
-# Shares of final success. Solved probes reach 0.95 and more, unsolved ones mostly what chance gives.
-SOLVED, UNSOLVED = 0.8, 0.6
+# Shares of final success. Over seeds, solved probes reach 0.75 to 1 and unsolved ones 0 to 0.52.
+SOLVED, UNSOLVED = 0.7, 0.6
 
 jit_insert = jax.jit(replay.insert)
 
@@ -239,12 +239,13 @@ class Knowing:
         return jnp.tile(goal, self.copies)
 
 
-SETTINGS = dict(sizes=("2x32",), envs=64, rounds=4, teacher_rounds=1, noise=0.05, updates=20, batch=256)
-
-
 @pytest.fixture(scope="module")
 def distiller():
-    return Distiller(StudentConfig(**SETTINGS, rate=5e-3), Knowing())
+    """Few updates a round, so that the first students fall."""
+    few = StudentConfig(
+        sizes=("2x32",), envs=64, rounds=8, teacher_rounds=1, noise=0.05, updates=10, batch=256, rate=5e-3
+    )
+    return Distiller(few, Knowing())
 
 
 def student_score(distiller, seed=0):
@@ -265,6 +266,7 @@ def test_a_student_learns_though_what_it_sees_changes(distiller):
 
 def test_a_student_without_statistics_shows(distiller, monkeypatch):
     label = distiller._label
+
     def unmeasured(state, *seen):
         before = jax.tree.map(jnp.copy, state.normaliser)
         return label(state, *seen)._replace(normaliser=before)
