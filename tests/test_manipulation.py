@@ -1,17 +1,11 @@
 """The FR3 and its cube: what pushing, grasping and reaching for goals come to in both engines."""
 
-import jax
 import mujoco
 import numpy as np
 import pytest
 
-import teacher.simulation
-from teacher.errors import UsageError
-from teacher.simulation import Simulation, simulation
-from teacher.tasks import State, achieved_goal, goal_distance, make_task
-from teacher.tasks.fr3_arm import HOME, JOINTS
 from teacher.tasks.fr3_cube import DRIVEN, GOALS, fr3_pick_place, fr3_push_easy, fr3_push_hard
-from teacher.tasks.fr3_hand import TIP, flange_pose, reach_down
+from teacher.tasks.fr3_hand import TIP
 
 MAKERS = (fr3_push_easy, fr3_push_hard, fr3_pick_place)
 VARIANTS = [pytest.param(maker, goal, id=f"{maker.args[0]}-{goal}") for maker in MAKERS for goal in GOALS]
@@ -65,7 +59,7 @@ def gripper(task):
 
     def act(observation, goal, number):
         cube = part(spec, observation, "cube_position")
-        point = goal if number >= 60 else cube + [0, 0, 0.08] if number < 20 else cube
+        point = goal if number >= 60 else cube + np.array([0, 0, 0.08]) if number < 20 else cube
         return np.append(towards(model, observation[:7], point), OPEN if number < 45 else CLOSED)
 
     def policy(observation, goal):

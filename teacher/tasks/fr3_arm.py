@@ -6,8 +6,6 @@ and follows joint velocities, so the model does too.
 
 from typing import Any
 
-from typing import Any
-
 import mujoco
 import numpy as np
 

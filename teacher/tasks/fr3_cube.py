@@ -102,7 +102,9 @@ class Fr3Cube(MujocoTask):
                 for first, (name, entries, unit, frame) in zip(starts, terms, strict=False)
             ),
             goal=GoalSpec(
-                name={"object": "cube_position", "flange": "flange_pose", "both": "flange_and_cube"}[self._goal],
+                name={"object": "cube_position", "flange": "flange_pose", "both": "flange_and_cube"}[
+                    self._goal
+                ],
                 entries=self._chosen(POSE_ENTRIES, tuple(f"cube_{axis}" for axis in AXES)),
                 unit="m",
                 frame="base",

@@ -10,7 +10,6 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from teacher.spec import Floats
 from teacher.tasks.base import Array
 from teacher.tasks.fr3_arm import FLANGE, HOME, ORIGINS, add_capsule, joint_frames
 
@@ -65,7 +64,11 @@ def reach_down(tip: Array) -> Array:
 
 
 def add_hand(
-    spec: mujoco.MjSpec, link: mujoco.MjsBody, grips: bool, on_table: dict[str, Any], on_object: dict[str, Any]
+    spec: mujoco.MjSpec,
+    link: mujoco.MjsBody,
+    grips: bool,
+    on_table: dict[str, Any],
+    on_object: dict[str, Any],
 ) -> None:
     """Adds the hand to the arm's last link.
 
