@@ -10,6 +10,24 @@ from teacher.tasks.fr3_hand import TIP
 MAKERS = (fr3_push_easy, fr3_push_hard, fr3_pick_place)
 VARIANTS = [pytest.param(maker, goal, id=f"{maker.args[0]}-{goal}") for maker in MAKERS for goal in GOALS]
 OPEN, CLOSED = 1.0, -1.0
+EPISODES = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (EPISODES,))
+        yield
+
+
+@pytest.fixture(params=MAKERS, ids=lambda maker: maker.args[0])
+def task(request):
+    return make_task(request.param.args[0])
+
+
+def random_actions(spec, episodes=EPISODES):
+    rng = np.random.default_rng(0)
+    return lambda observation, goal: rng.uniform(-1, 1, (episodes, spec.action_size)).astype(np.float32)
 
 
 def part(spec, observation, name):
@@ -59,7 +77,7 @@ def gripper(task):
 
     def act(observation, goal, number):
         cube = part(spec, observation, "cube_position")
-        point = goal if number >= 60 else cube + np.array([0, 0, 0.08]) if number < 20 else cube
+        point = goal[-3:] if number >= 60 else cube + np.array([0, 0, 0.08]) if number < 20 else cube
         return np.append(towards(model, observation[:7], point), OPEN if number < 45 else CLOSED)
 
     def policy(observation, goal):
@@ -67,3 +85,211 @@ def gripper(task):
         return np.stack([act(o, g, number) for o, g in zip(observation, goal, strict=True)])
 
     return policy
+
+
+# What a state means
+
+
+def test_observations_are_those_of_the_model(task):
+    model, spec, rng = task.model("mujoco"), task.spec, np.random.default_rng(0)
+    data = mujoco.MjData(model)
+    for start in simulation(spec.name, "mujoco").starts(jax.random.key(1), 5).qpos:
+        data.qpos = start
+        data.qpos[:7] += rng.uniform(-0.3, 0.3, 7)
+        data.qvel = rng.normal(size=model.nv)
+        mujoco.mj_forward(model, data)
+        observation = task.observe(State(data.qpos.copy(), data.qvel.copy(), np.zeros(model.nu)))
+        np.testing.assert_array_equal(part(spec, observation, "cube_position"), data.body("cube").xpos)
+        np.testing.assert_array_equal(part(spec, observation, "joint_position"), data.qpos[:7])
+        np.testing.assert_array_equal(part(spec, observation, "joint_velocity"), data.qvel[:7])
+        flange, tip, side = part(spec, observation, "flange_pose").reshape(3, 3)
+        hand = data.body("fr3_hand").xmat.reshape(3, 3)
+        np.testing.assert_allclose(flange, data.site("flange").xpos, atol=1e-9)
+        np.testing.assert_allclose(tip - flange, TIP * hand[:, 2], atol=1e-9)
+        np.testing.assert_allclose(side - flange, SIDE * hand[:, 1], atol=1e-9)
+
+
+def test_the_width_is_that_between_the_fingers():
+    task = make_task("fr3_pick_place")
+    model = task.model("mujoco")
+    data = mujoco.MjData(model)
+    for width in (0.0, 0.03, 0.08):
+        data.qpos[7:9] = width / 2
+        mujoco.mj_kinematics(model, data)
+        apart = np.linalg.norm(data.body("fr3_finger1").xpos - data.body("fr3_finger2").xpos)
+        seen = task.observe(State(data.qpos.copy(), data.qvel.copy(), np.zeros(model.nu)))
+        np.testing.assert_allclose([apart, *part(task.spec, seen, "gripper_width")], width, atol=1e-9)
+
+
+def test_the_hand_is_brought_down_to_a_point():
+    points = np.random.default_rng(2).uniform([0.35, -0.3, 0.02], [0.6, 0.3, 0.3], (100, 3))
+    flange, tip, _ = np.split(flange_pose(reach_down(points)), 3, axis=-1)
+    np.testing.assert_allclose(tip, points, atol=1e-9)
+    np.testing.assert_allclose(flange - points, np.broadcast_to([0, 0, TIP], points.shape), atol=1e-9)
+
+
+# What a goal means
+
+
+@pytest.mark.parametrize(("maker", "goal"), VARIANTS)
+def test_goals_are_of_the_object_the_flange_or_both(maker, goal):
+    task = maker(goal=goal)
+    spec = task.spec
+    observation = np.arange(spec.observation_size)
+    about = {
+        "flange": part(spec, observation, "flange_pose"),
+        "object": part(spec, observation, "cube_position"),
+    }
+    expected = np.concatenate([about[name] for name in about if goal in (name, "both")])
+    np.testing.assert_array_equal(achieved_goal(spec, observation), expected)
+
+    keys = jax.random.split(jax.random.key(2), 2000)
+    for layout in task.layouts:
+        goals = np.asarray(jax.jit(jax.vmap(lambda key, layout=layout: task.start(key, layout)))(keys).goal)
+        assert (goals >= np.array(spec.goal.low) - 1e-6).all()
+        assert (goals <= np.array(spec.goal.high) + 1e-6).all()
+        assert len(np.unique(goals, axis=0)) == len(goals)
+
+
+def test_a_goal_of_both_is_met_only_by_both():
+    task = fr3_pick_place(goal="both")
+    spec, on_mujoco = task.spec, Simulation(task, "mujoco")
+    start = on_mujoco.starts(jax.random.key(0), 2, "air")
+    tip, cube = start.goal[:, 3:6], start.goal[:, -3:]
+    np.testing.assert_array_equal(tip, cube)  # a cube in the air is held
+    end = on_mujoco.rollout(gripper(task), start).observation[-1]
+    assert (np.linalg.norm(part(spec, end, "cube_position") - cube, axis=-1) < 0.03).all()
+    # It was carried by a hand that is upright, and the pose wanted is tilted.
+    distance = goal_distance(spec, end, start.goal)
+    tilted = np.linalg.norm(part(spec, end, "flange_pose") - start.goal[:, :9], axis=-1)
+    np.testing.assert_allclose(distance**2, tilted**2 + ((end[:, 23:26] - cube) ** 2).sum(-1), rtol=1e-6)
+    assert (distance > 0.01).all()
+
+
+def test_another_goal_is_refused():
+    with pytest.raises(UsageError, match=r"unknown goal 'objects'; did you mean 'object'\?"):
+        fr3_push_easy(goal="objects")
+
+
+def test_goals_in_the_air_are_laid_out_apart():
+    task = make_task("fr3_pick_place")
+    on_table = {
+        layout: np.isclose(
+            simulation("fr3_pick_place", "mujoco").starts(jax.random.key(0), 400, layout).goal[:, 2], 0.02
+        ).mean()
+        for layout in task.layouts
+    }
+    assert 0.4 < on_table["all"] < 0.6
+    assert on_table["air"] == 0
+
+
+# What the arm does to the cube
+
+
+@pytest.mark.parametrize("name", ["fr3_push_easy", "fr3_push_hard"])
+def test_the_arm_can_push_the_cube_to_its_goal(name):
+    on_mujoco = simulation(name, "mujoco")
+    spec = on_mujoco.task.spec
+    start = on_mujoco.starts(jax.random.key(0), 4)
+    qpos, observation, *_ = on_mujoco.rollout(pusher(on_mujoco.task), start)
+    distance = goal_distance(spec, observation, start.goal)
+    assert (distance[0] > 0.15).all()
+    assert (distance[-1] < spec.goal.strict_radius).all()
+    cube = qpos[..., -7:-4]
+    np.testing.assert_array_equal(part(spec, observation, "cube_position"), cube)
+    np.testing.assert_allclose(distance, np.linalg.norm(cube - start.goal, axis=-1))
+    np.testing.assert_allclose(cube[..., 2], 0.025, atol=0.004)  # it stays on the table
+
+
+def test_the_gripper_can_lift_the_cube_and_hold_it_where_it_should_be():
+    on_mujoco = simulation("fr3_pick_place", "mujoco")
+    spec = on_mujoco.task.spec
+    start = on_mujoco.starts(jax.random.key(0), 4, "air")
+    observation = on_mujoco.rollout(gripper(on_mujoco.task), start).observation
+    assert (goal_distance(spec, observation[:50], start.goal) > spec.goal.success_radius).all()
+    assert (goal_distance(spec, observation[100:], start.goal) < spec.goal.strict_radius).all()
+    width = part(spec, observation, "gripper_width")
+    assert (width[40] > 0.07).all()
+    assert (np.abs(width[100:] - 0.04) < 0.005).all()  # the cube is between the fingers
+
+
+# What random play does
+
+
+def test_an_untrained_policy_often_moves_the_cube():
+    on_mujoco = simulation("fr3_push_easy", "mujoco")
+    start = on_mujoco.starts(jax.random.key(3), 40)
+    cube = on_mujoco.rollout(random_actions(on_mujoco.task.spec, 40), start).qpos[..., -7:-4]
+    moved = np.linalg.norm(cube - cube[0], axis=-1).max(0)
+    assert (moved > 0.02).mean() >= 0.1
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("fr3_push_easy", "mujoco"),
+        ("fr3_pick_place", "mujoco"),
+        ("fr3_push_easy", "mjx"),
+        pytest.param(("fr3_pick_place", "mjx"), marks=pytest.mark.slow),
+    ],
+    ids="-".join,
+)
+def played(request):
+    on_engine = simulation(*request.param)
+    start = on_engine.starts(jax.random.key(4), EPISODES)
+    return on_engine.rollout(random_actions(on_engine.task.spec), start)
+
+
+def test_a_thousand_random_steps_leave_the_cube_on_the_table(played):
+    qpos, observation, action, _ = played
+    assert action.shape[0] * action.shape[1] >= 1000
+    assert np.isfinite(observation).all()
+    x, y, z = np.moveaxis(qpos[..., -7:-4], -1, 0)
+    assert (np.hypot(x, y) < 1).all()
+    assert (z > 0.01).all()
+    assert (z < 0.1).all()
+    assert (np.ptp(x, axis=0) > 0.002).any()  # it was met
+
+
+def test_the_joints_that_are_not_driven_stay_where_they_are_held(played):
+    held = [i for i in range(len(JOINTS)) if i not in DRIVEN]
+    np.testing.assert_allclose(
+        played.qpos[..., held], np.broadcast_to(np.array(HOME)[held], (1, 1, 3)), atol=0.05
+    )
+
+
+def test_the_hand_stays_over_the_table(played):
+    tip = flange_pose(played.qpos[..., :7])[..., 5]
+    assert (tip > 0).all()
+    assert (tip < 0.02).any()  # and touches it
+
+
+# MJX against the C engine
+
+
+def one_step(name, start, action):
+    return [
+        simulation(name, engine).rollout(lambda observation, goal: action, start, 1).qpos[-1]
+        for engine in ("mjx", "mujoco")
+    ]
+
+
+def test_engines_agree_on_a_step_without_contact_and_on_one_with_it():
+    on_mujoco = simulation("fr3_push_easy", "mujoco")
+    spec = on_mujoco.task.spec
+    start = on_mujoco.starts(jax.random.key(0), EPISODES)
+    action = np.random.default_rng(5).uniform(-1, 1, (EPISODES, spec.action_size)).astype(np.float32)
+    free = start._replace(
+        qpos=start.qpos + np.eye(start.qpos.shape[1], dtype=np.float32)[9] * 0.3
+    )  # it falls
+    np.testing.assert_allclose(*one_step("fr3_push_easy", free, action), atol=1e-4)
+
+    pushed = on_mujoco.rollout(pusher(on_mujoco.task), start, 25)
+    qpos = pushed.qpos[-1].astype(np.float32)
+    observation = pushed.observation[-1].astype(np.float32)
+    qvel = np.zeros_like(start.qvel)
+    qvel[:, :7] = part(spec, observation, "joint_velocity")
+    action = pusher(on_mujoco.task)(observation, start.goal).astype(np.float32)
+    mjx, exact = one_step("fr3_push_easy", start._replace(qpos=qpos, qvel=qvel), action)
+    assert (np.linalg.norm(exact - qpos, axis=-1) > 0.002).all()
+    np.testing.assert_allclose(mjx, exact, atol=2e-3)
