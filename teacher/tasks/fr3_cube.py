@@ -17,7 +17,7 @@ from teacher.errors import unknown_name
 from teacher.spec import ActionSpec, Floats, GoalSpec, ObservationTerm, TaskSpec
 from teacher.tasks.base import Array, MujocoTask, Start, State
 from teacher.tasks.fr3_arm import HOME, JOINTS, SLOWDOWN, add_arm, joint_spec, slowed
-from teacher.tasks.fr3_hand import POSE_ENTRIES, WIDTH, add_hand, flange_pose, reach_down
+from teacher.tasks.fr3_hand import POSE_ENTRIES, WIDTH, add_hand, flange_pose, reach_down, tilted_pose
 
 GOALS = ("object", "flange", "both")  # what a goal is about
 AXES = ("x", "y", "z")
@@ -26,7 +26,7 @@ SPEED = 1.0  # rad/s at full action
 # The robot's own controller stops at contacts far weaker than what its motors could exert.
 TORQUE = (20.0, 20.0, 20.0, 20.0, 12.0, 12.0, 12.0)  # N m
 SPREAD = 0.1  # m: cube and goal begin this far from their regions' centres, at most, in x and in y
-# Poses to reach: the hand over the target's region, its tip at these heights (m) but for the tilt (rad).
+# Poses to reach: the tip over the target's region at these heights (m), the hand tilted so far (rad).
 POSE_HEIGHT, POSE_HEIGHT_SPREAD, POSE_TILT = 0.2, 0.1, 0.3
 WIDTH_OFFSET, WIDTH_SCALE = 0.05, 0.03  # m: at rest open around a cube of 4 cm, at full action closed on it
 
@@ -189,20 +189,19 @@ class Fr3Cube(MujocoTask):
         xp = offset.__array_namespace__()
         centre = xp.asarray((*self._target, POSE_HEIGHT), dtype=offset.dtype)
         spread = xp.asarray((SPREAD, SPREAD, POSE_HEIGHT_SPREAD), dtype=offset.dtype)
-        tilt = POSE_TILT * offset[..., 3:] * xp.asarray(np.eye(7)[5], dtype=offset.dtype)
-        return flange_pose(reach_down(centre + spread * offset[..., :3]) + tilt)
+        return tilted_pose(centre + spread * offset[..., :3], POSE_TILT * offset[..., 3])
 
     def _goal_range(self) -> tuple[Floats, Floats]:
         """Box around all goals, rounded outwards to the millimetre."""
-        ways = [np.linspace(-1, 1, 9)] * 4
-        poses = self._pose(np.stack(np.meshgrid(*ways), axis=-1).reshape(-1, 4))
+        poses = self._pose(np.stack(np.meshgrid(*[np.linspace(-1, 1, 9)] * 4), axis=-1).reshape(-1, 4))
         cube = np.array([[x + side * SPREAD for x in self._target] + [self._half] for side in (-1, 1)])
         if self._grips:
             cube = np.concatenate([cube, poses[:, 3:6]])
         ranges = self._chosen((poses,), (cube,))
         low = np.concatenate([points.min(0) for points in ranges])
         high = np.concatenate([points.max(0) for points in ranges])
-        return tuple((np.floor(low * 1e3) / 1e3).tolist()), tuple((np.ceil(high * 1e3) / 1e3).tolist())
+        low, high = np.floor(low * 1e3 + 1e-6) / 1e3, np.ceil(high * 1e3 - 1e-6) / 1e3
+        return tuple(low.tolist()), tuple(high.tolist())
 
     def _chosen(self, of_flange: tuple[Any, ...], of_object: tuple[Any, ...]) -> tuple[Any, ...]:
         return {"object": of_object, "flange": of_flange, "both": of_flange + of_object}[self._goal]
