@@ -192,7 +192,6 @@ def test_goals_in_the_air_are_laid_out_apart():
 # What the arm does to the cube
 
 
-@pytest.mark.xfail(reason="known gap: the pushed cube hops by 6 mm, 4 mm are asked for")
 @pytest.mark.parametrize("name", ["fr3_push_easy", "fr3_push_hard"])
 def test_the_arm_can_push_the_cube_to_its_goal(name):
     on_mujoco = simulation(name, "mujoco")
@@ -258,7 +257,6 @@ def test_a_thousand_random_steps_leave_the_cube_on_the_table(played):
     assert (np.ptp(x, axis=0) > 0.002).any()  # it was met
 
 
-@pytest.mark.xfail(reason="known gap: held joints drift by more than 0.05 rad under contact")
 def test_the_joints_that_are_not_driven_stay_where_they_are_held(played):
     held = [i for i in range(len(JOINTS)) if i not in DRIVEN]
     assert (np.abs(played.qpos[..., held] - np.array(HOME)[held]) < 0.05).all()
@@ -280,7 +278,15 @@ def one_step(name, start, action):
     ]
 
 
-@pytest.mark.xfail(reason="known gap: MJX and the C engine differ by up to 0.023 after a control step")
+def corners(pose, half=0.025):
+    """Position and quaternion [E, 7] -> the corners of a cube [E, 8, 3], m."""
+    turn = np.empty((len(pose), 9))
+    for row, quaternion in zip(turn, pose[:, 3:].astype(float), strict=True):
+        mujoco.mju_quat2Mat(row, quaternion)
+    signs = np.stack(np.meshgrid(*[(-1, 1)] * 3), axis=-1).reshape(-1, 3)
+    return pose[:, None, :3] + half * signs @ turn.reshape(-1, 3, 3).swapaxes(-1, -2)
+
+
 def test_engines_agree_on_a_step_without_contact_and_on_one_with_it():
     on_mujoco = simulation("fr3_push_easy", "mujoco")
     spec = on_mujoco.task.spec
@@ -299,4 +305,6 @@ def test_engines_agree_on_a_step_without_contact_and_on_one_with_it():
     action = pusher(on_mujoco.task)(observation, start.goal).astype(np.float32)
     mjx, exact = one_step("fr3_push_easy", start._replace(qpos=qpos, qvel=qvel), action)
     assert (np.linalg.norm(exact - qpos, axis=-1) > 0.002).all()
-    np.testing.assert_allclose(mjx, exact, atol=2e-3)
+    np.testing.assert_allclose(mjx[:, :7], exact[:, :7], atol=1e-4)
+    # MJX finds contacts of a box in its own way, so a cube may be tilted a little differently.
+    np.testing.assert_allclose(corners(mjx[:, 7:]), corners(exact[:, 7:]), atol=2e-3)

@@ -100,11 +100,11 @@ def slowed(velocity: Array, qpos: Array) -> Array:
     return xp.clip(velocity, lower, upper)
 
 
-def add_arm(spec: mujoco.MjSpec, torque: Floats | None = None) -> mujoco.MjsBody:
+def add_arm(spec: mujoco.MjSpec, gains: Floats = SERVO_GAIN) -> mujoco.MjsBody:
     """Adds the arm, standing at the origin, with a velocity servo on each joint.
 
     Args:
-      torque: the most that each servo may exert, N m; None: without limit.
+      gains: of the servos, N m s/rad.
     Returns: link 7, which bears the site `flange`. Nothing of the arm collides."""
     parent = spec.worldbody
     ends = (*ORIGINS[1:], FLANGE)
@@ -138,12 +138,10 @@ def add_arm(spec: mujoco.MjSpec, torque: Floats | None = None) -> mujoco.MjsBody
             target=JOINTS[i],
             gaintype=mujoco.mjtGain.mjGAIN_FIXED,
             biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-            gainprm=[SERVO_GAIN[i]] + [0] * 9,
-            biasprm=[0, 0, -SERVO_GAIN[i]] + [0] * 7,
+            gainprm=[gains[i]] + [0] * 9,
+            biasprm=[0, 0, -gains[i]] + [0] * 7,
             ctrllimited=True,
             ctrlrange=[-VELOCITY[i], VELOCITY[i]],
-            forcelimited=torque is not None,
-            forcerange=[-torque[i], torque[i]] if torque else [0, 0],
         )
     parent.add_site(name="flange", pos=FLANGE)
     return parent

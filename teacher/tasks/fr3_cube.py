@@ -16,15 +16,18 @@ import numpy as np
 from teacher.errors import unknown_name
 from teacher.spec import ActionSpec, Floats, GoalSpec, ObservationTerm, TaskSpec
 from teacher.tasks.base import Array, MujocoTask, Start, State
-from teacher.tasks.fr3_arm import HOME, JOINTS, SLOWDOWN, add_arm, joint_spec, slowed
+from teacher.tasks.fr3_arm import HOME, JOINTS, SERVO_GAIN, add_arm, joint_spec, slowed
 from teacher.tasks.fr3_hand import POSE_ENTRIES, WIDTH, add_hand, flange_pose, reach_down, tilted_pose
 
 GOALS = ("object", "flange", "both")  # what a goal is about
 AXES = ("x", "y", "z")
 DRIVEN = (0, 1, 3, 5)  # joints; the control law holds the others, so the fingers stay in a vertical plane
 SPEED = 1.0  # rad/s at full action
-# The robot's own controller stops at contacts far weaker than what its motors could exert.
-TORQUE = (20.0, 20.0, 20.0, 20.0, 12.0, 12.0, 12.0)  # N m
+HOLD = 10.0  # 1/s: how fast the other joints return
+# Driven joints are soft, so that what the hand meets is not flung away: at full action they exert at most
+# so many N m (kg m^2/s^2) as this, and twice that where they brake. A limit of the servos' torques would be
+# integrated differently by MJX and the C engine.
+GAIN = (20.0, 20.0, SERVO_GAIN[2], 20.0, SERVO_GAIN[4], 12.0, SERVO_GAIN[6])  # N m s/rad
 SPREAD = 0.1  # m: cube and goal begin this far from their regions' centres, at most, in x and in y
 # Poses to reach: the tip over the target's region at these heights (m), the hand tilted so far (rad).
 POSE_HEIGHT, POSE_HEIGHT_SPREAD, POSE_TILT = 0.2, 0.1, 0.3
@@ -32,7 +35,7 @@ WIDTH_OFFSET, WIDTH_SCALE = 0.05, 0.03  # m: at rest open around a cube of 4 cm,
 
 TIME_STEP = 0.01  # s
 # Newton's iterations: with fewer, a cube that the finger presses on the table is flung away.
-ITERATIONS, LINE_SEARCH = 6, 4
+ITERATIONS, LINE_SEARCH = 6, 10
 TOLERANCE = 1e-6  # what float32 can resolve
 DENSITY = 1600.0  # kg/m^3: a cube of 5 cm weighs 0.2 kg
 # Which geoms meet: a bit of contype with the same bit of conaffinity. Fingers slide on the table
@@ -96,7 +99,7 @@ class Fr3Cube(MujocoTask):
         strict, success, easy = self._radii
         return TaskSpec(
             name=self._name,
-            version=1,
+            version=2,
             observation=tuple(
                 ObservationTerm(name=name, start=first, entries=entries, unit=unit, frame=frame)
                 for first, (name, entries, unit, frame) in zip(starts, terms, strict=False)
@@ -145,7 +148,7 @@ class Fr3Cube(MujocoTask):
             friction=[0.4, 0.005, 0.0001],
             rgba=TABLE_COLOUR,
         )
-        add_hand(spec, add_arm(spec, TORQUE), self._grips, FINGER_ON_TABLE, FINGER_ON_CUBE)
+        add_hand(spec, add_arm(spec, GAIN), self._grips, FINGER_ON_TABLE, FINGER_ON_CUBE)
         cube = spec.worldbody.add_body(name="cube", pos=[*self._cube, self._half])
         cube.add_freejoint(name="cube")
         cube.add_geom(
@@ -220,7 +223,7 @@ class Fr3Cube(MujocoTask):
         arm, xp = state.qpos[..., :7], state.qpos.__array_namespace__()
         action = xp.clip(action, -1, 1)
         velocity = [
-            SPEED * action[..., DRIVEN.index(i)] if i in DRIVEN else SLOWDOWN * (HOME[i] - arm[..., i])
+            SPEED * action[..., DRIVEN.index(i)] if i in DRIVEN else HOLD * (HOME[i] - arm[..., i])
             for i in range(7)
         ]
         command = slowed(xp.stack(velocity, axis=-1), arm)
