@@ -10,6 +10,7 @@ from pipelines import throughput
 from pipelines.progress import Display
 from teacher.errors import FathomError
 from teacher.tasks import TASKS, Task, make_task, task_names
+from teacher.tasks.engines import engines_of
 from teacher.tasks.registry import hidden_tasks
 
 JSON = dict[str, Any]
@@ -42,7 +43,7 @@ def _description(task: Task) -> JSON:
     spec = task.spec
     return {
         "name": spec.name,
-        "engines": list(task.engines),
+        "engines": list(engines_of(task)),
         "observation": spec.observation_size,
         "goal": spec.goal_size,
         "action": spec.action_size,
@@ -63,7 +64,7 @@ def measure(tasks: dict[str, Task], envs: int, display: Display) -> JSON:
     figures: JSON = {}
     for name, task in tasks.items():
         figures[name] = {}
-        for engine in task.engines:
+        for engine in engines_of(task):
             with display.console.status(f"{name} on {engine}"):
                 try:
                     found: JSON = throughput.measure(name, engine, envs)

@@ -37,7 +37,7 @@ from teacher.memory import require_fit
 from teacher.simulation import randomised, require_randomisable, simulation
 from teacher.spec import TaskSpec
 from teacher.tasks import Task, make_task, task_names
-from teacher.tasks.engines import ENGINES
+from teacher.tasks.engines import ENGINES, engines_of
 from teacher.tasks.requirements import require_same
 from teacher.train import require_finite
 from teacher.trained import Teacher, confirm, load_teacher, reevaluate
@@ -52,12 +52,12 @@ def check(config: Config, *, trained: bool = False) -> None:
     """Refuses names that no task or engine has, physics that cannot be randomised as asked, and a teacher
     still to be trained that the devices here cannot divide or hold, before anything is created."""
     task = make_task(config.teacher.task.name)
-    trains_in = [name for name in task.engines if ENGINES[name].compiled]
+    trains_in = [name for name in engines_of(task) if ENGINES[name].compiled]
     asked = (
         ("task.engine", config.teacher.task.engine, trains_in),
         ("task.layout", config.teacher.task.layout, task.layouts),
         ("evaluate.layout", config.teacher.evaluate.layout, task.layouts),
-        ("control.engine", config.control.engine, task.engines),
+        ("control.engine", config.control.engine, engines_of(task)),
     )
     for field, name, allowed in asked:
         if name is not None and name not in allowed:
@@ -254,8 +254,8 @@ def control(
         made = make_task(config.task.name)
         usual = (control_engine(made, settings), settings.episodes, None)
         asked = (engine or usual[0], episodes or usual[1], seed)
-        if asked[0] not in made.engines:
-            raise unknown_name(f"engine for task {made.spec.name!r}", asked[0], made.engines)
+        if asked[0] not in engines_of(made):
+            raise unknown_name(f"engine for task {made.spec.name!r}", asked[0], engines_of(made))
         display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
         robot, layout = simulation(config.task.name, asked[0]), evaluation_layout(config)
         figures, shown = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)

@@ -13,7 +13,7 @@ from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError
 from teacher.randomise import ALTER_MODEL, Conditions, Randomisation, draw, pushes
 from teacher.tasks import Start, Task, make_task
-from teacher.tasks.engines import ENGINES, make_engine
+from teacher.tasks.engines import ENGINES, engines_of, make_engine
 
 Array = jax.Array
 # (observation [E, N], goal [E, G]) -> action [E, A]
@@ -207,7 +207,7 @@ def choose(condition: Array, yes: Any, no: Any) -> Any:
 def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> None:
     """Raises UsageError for randomisation that the task or the engine cannot do."""
     where = f"task {task.spec.name!r} on engine {engine!r}"
-    known = [name for name in task.engines if ENGINES[name].alters_model]
+    known = [name for name in engines_of(task) if ENGINES[name].alters_model]
     altered = [f"randomise.{name}" for name in ALTER_MODEL if getattr(randomise, name)]
     if altered and engine not in known:
         raise UsageError(

@@ -1,13 +1,16 @@
 """The simulators: one description of a task, several ways to integrate it.
 
-`mjx` and `brax` are pure JAX and run batched inside compiled code; `mujoco` is the C engine, the
-other simulator that an exported policy must survive; `analytic` is a task's own arithmetic.
+`mjx` and `brax` are pure JAX and run batched inside compiled code, `warp` is MJX over kernels of the
+package warp; `mujoco` is the C engine, the other simulator that an exported policy must survive;
+`analytic` is a task's own arithmetic.
 """
 
 import contextlib
 import copy
+import importlib.util
 import io
 import warnings
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -73,9 +76,15 @@ class MjxEngine:
             from mujoco import mjx
 
         self._mjx, self._substeps = mjx, substeps
-        here = jax.local_devices()[0]  # MJX would take the first of all processes
-        self._model = mjx.put_model(model, device=here, impl="jax")
-        self._data = mjx.make_data(model, device=here, impl="jax")
+        self._put(model, jax.local_devices()[0])  # MJX would take the first of all processes
+
+    def _put(self, model: mujoco.MjModel, device: jax.Device) -> None:
+        self._model = self._mjx.put_model(model, device=device, impl="jax")
+        self._made = self._mjx.make_data(model, device=device, impl="jax")
+
+    def _data(self, environments: int) -> Any:
+        """Scratch of one environment among so many."""
+        return self._made
 
     def init(self, qpos: Array, qvel: Array, conditions: Any) -> MjxState:
         control = jnp.zeros((len(qpos), self._model.nu))
@@ -84,15 +93,13 @@ class MjxEngine:
     def step(self, state: MjxState, control: Array, conditions: Any) -> MjxState:
         # TF32, the default on recent GPUs, is too coarse for solving the equations of motion.
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(self._step)(state, control, conditions)
+            return jax.vmap(partial(self._step, self._data(len(control))))(state, control, conditions)
 
-    def _step(self, state: MjxState, control: Array, conditions: Any) -> MjxState:
+    def _step(self, data: Any, state: MjxState, control: Array, conditions: Any) -> MjxState:
         model = self._model
         if conditions:
             model = model.replace(**altered(model, conditions))
-        data = self._data.replace(
-            qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart, ctrl=control
-        )
+        data = data.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart, ctrl=control)
         data = jax.lax.fori_loop(0, self._substeps, lambda _, d: self._mjx.step(model, d), data)
         return MjxState(data.qpos, data.qvel, control, data.qacc_warmstart)
 
@@ -101,6 +108,33 @@ class MjxEngine:
 
     def read(self, state: MjxState) -> State:
         return State(state.qpos, state.qvel, state.control)
+
+
+class WarpEngine(MjxEngine):
+    """MuJoCo in kernels of the package warp, under MJX's interface.
+
+    Those keep room for a fixed number of contacts and constraints; what is beyond it is left out."""
+
+    alters_model = False  # its kernels take one model for all environments
+
+    CONTACTS, CONSTRAINTS = 48, 192  # of one environment; contacts are shared by all of them
+
+    def _put(self, model: mujoco.MjModel, device: jax.Device) -> None:
+        import warp
+
+        warp.config.log_level = warp.LOG_WARNING  # or else it announces itself and every kernel
+        from mujoco.mjx.warp.types import GraphMode
+
+        # Staged graphs leave the replay of a CUDA graph to XLA; a CPU has none.
+        mode = GraphMode.NONE if device.platform == "cpu" else GraphMode.WARP_STAGED
+        self._model = self._mjx.put_model(model, device=device, impl="warp", graph_mode=mode)
+        self._source, self._device = model, device
+
+    def _data(self, environments: int) -> Any:
+        contacts = environments * self.CONTACTS
+        return self._mjx.make_data(
+            self._source, device=self._device, impl="warp", naconmax=contacts, njmax=self.CONSTRAINTS
+        )
 
 
 class BraxState(NamedTuple):
@@ -230,24 +264,33 @@ def altered(model: Any, conditions: Conditions) -> dict[str, Array]:
     }
 
 
-ENGINES: dict[str, type[MjxEngine] | type[BraxEngine] | type[MujocoEngine] | type[AnalyticEngine]] = {
+EngineClass = type[MjxEngine | WarpEngine | BraxEngine | MujocoEngine | AnalyticEngine]
+ENGINES: dict[str, EngineClass] = {
     "mjx": MjxEngine,
+    "warp": WarpEngine,
     "brax": BraxEngine,
     "mujoco": MujocoEngine,
     "analytic": AnalyticEngine,
 }
 
 
+def engines_of(task: Task) -> tuple[str, ...]:
+    """Names of the engines that run the task here, its default first; `warp` wherever `mjx` does, if the
+    package is installed."""
+    added = ("warp",) if "mjx" in task.engines and importlib.util.find_spec("warp") else ()
+    return (*task.engines, *(name for name in added if name not in task.engines))
+
+
 def make_engine(task: Task, name: str) -> Engine:
     """The named engine over the task; UsageError if the task does not run on it."""
-    if name not in task.engines:
-        raise unknown_name(f"engine for task {task.spec.name!r}", name, task.engines)
+    if name not in engines_of(task):
+        raise unknown_name(f"engine for task {task.spec.name!r}", name, engines_of(task))
     engine: Any = ENGINES[name]
     if engine is AnalyticEngine:
         assert isinstance(task, AnalyticTask), f"{task.spec.name} does not integrate itself"
         return AnalyticEngine(task)
     assert isinstance(task, MujocoTask), f"{task.spec.name} has no MuJoCo model"
-    model = task.model(name)
+    model = task.model("mjx" if engine is WarpEngine else name)
     made: Engine = engine(model, control_substeps(task, model))
     return made
 

@@ -27,7 +27,7 @@ class Tree:
         self._parent = model.body_parentid[1:] - 1  # [L], -1: the world
         self._position = model.body_pos[1:].copy()
         self._position[0] = 0  # a free body's place is in qpos
-        self._rotation = np.stack([_matrix(quaternion) for quaternion in model.body_quat[1:]])
+        self._rotation = np.stack([rotation_matrix(quaternion) for quaternion in model.body_quat[1:]])
 
         slots = np.arange(model.body_jntnum[2:].max(initial=0))
         used = slots < model.body_jntnum[1:, None]
@@ -74,7 +74,7 @@ class Tree:
         """Frames of the links, position [..., L, 3] and rotation [..., L, 3, 3], and anchors and axes
         [..., L, K, 3] of their joints; each in its parent's frame, the base from itself."""
         xp, dtype = qpos.__array_namespace__(), qpos.dtype
-        base = _matrix(qpos[..., 3:7])[..., None, :, :]
+        base = rotation_matrix(qpos[..., 3:7])[..., None, :, :]
         rest = xp.asarray(self._rotation[1:], dtype=dtype)
         rotation = xp.concatenate([base, xp.broadcast_to(rest, (*base.shape[:-3], *rest.shape))], axis=-3)
         position = xp.zeros_like(rotation[..., 0]) + xp.asarray(self._position, dtype=dtype)
@@ -119,7 +119,7 @@ def _compose(outer: Array, inner: Array) -> Array:
     return (outer[..., None] * inner[..., None, :, :]).sum(-2)
 
 
-def _matrix(quaternion: Array) -> Array:
+def rotation_matrix(quaternion: Array) -> Array:
     """[..., 4] w x y z of any length -> rotation [..., 3, 3]."""
     xp = quaternion.__array_namespace__()
     unit = quaternion / (quaternion**2).sum(-1, keepdims=True) ** 0.5

@@ -23,6 +23,7 @@ from teacher.spec import (
     TaskSpec,
 )
 from teacher.tasks.base import Array, MujocoTask, Start, State
+from teacher.tasks.links import rotation_matrix
 
 LEGS = ("FR", "FL", "RR", "RL")  # in the order of the robot's own interface
 JOINTS = tuple(f"{leg}_{part}_joint" for leg in LEGS for part in ("hip", "thigh", "calf"))
@@ -67,14 +68,7 @@ KNEE_HEIGHT = 0.02  # m: of a knee that touches the floor; the model's knees wou
 
 def rotation(qpos: Array) -> Array:
     """Configurations [..., 19] -> the trunk's rotation matrix [..., 3, 3], body to world."""
-    xp = qpos.__array_namespace__()
-    w, x, y, z = (qpos[..., i] for i in range(3, 7))
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+    return rotation_matrix(qpos[..., 3:7])
 
 
 def knee_height(qpos: Array) -> Array:
