@@ -1,26 +1,20 @@
 """Settings of the distillation stage."""
 
-import re
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from teacher.config import Episodes, Group, Rate
-
-
-class Size(NamedTuple):
-    """Hidden layers and units in each."""
-
-    layers: int
-    width: int
-
-
-def parse_size(name: str) -> Size:
-    """`2x64` -> two hidden layers of 64 units."""
-    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d{0,3})", name)
-    if match is None:
-        raise ValueError(f"{name!r} is no size; write LAYERSxWIDTH, for example 2x64")
-    return Size(int(match[1]), int(match[2]))
+from teacher.config import Size as Size
+from teacher.config import parse_size as parse_size
 
 
 def _listed(value: object) -> object:
@@ -61,6 +55,8 @@ class StudentConfig(Group):
     """held-out episodes in which each exported student is compared with its teacher"""
     retention: Annotated[float, Field(ge=0, le=2)] = 0.98
     """the smallest student whose retention's lower bound reaches this is selected"""
+    baseline_budget_s: PositiveFloat | None = None
+    """seconds that baselines may take together, as far as can be foreseen; without it, any number"""
 
     @model_validator(mode="after")
     def _students_act(self) -> Self:

@@ -1,15 +1,18 @@
 """What a teacher's run is made of; every value is checked when it is set."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -26,6 +29,25 @@ def _whole_blocks(depth: int) -> int:
     return depth
 
 
+class Size(NamedTuple):
+    """Hidden layers of a plain network, and units in each."""
+
+    layers: int
+    width: int
+
+
+def parse_size(name: str) -> Size:
+    """`2x64` -> two hidden layers of 64 units."""
+    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d{0,3})", name)
+    if match is None:
+        raise ValueError(f"{name!r} is no size; write LAYERSxWIDTH, for example 2x64")
+    return Size(int(match[1]), int(match[2]))
+
+
+def _written_size(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
 def task_reference(name: str) -> str:
     """`path/to/file.py:NAME` with the file's whole path, so that later stages find it from any directory.
 
@@ -35,6 +57,9 @@ def task_reference(name: str) -> str:
 
 
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
+PlainSize = Annotated[
+    Size, BeforeValidator(_written_size), PlainSerializer(lambda size: f"{size.layers}x{size.width}")
+]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Spread = Annotated[float, Field(ge=0, lt=1)]
@@ -86,6 +111,10 @@ class NetworkConfig(Group):
     """hidden layers of the actor, if not `depth`"""
     critic_depth: Depth | None = None
     """hidden layers of both encoders, if not `depth`"""
+    plain_actor: PlainSize | None = None
+    """LAYERSxWIDTH of an actor without residual blocks and LayerNorm, in place of the deep one"""
+    plain_critic: PlainSize | None = None
+    """LAYERSxWIDTH of both encoders, likewise"""
     architecture: Literal["scaled", "published"] = "scaled"
     """`published` lets the residual stream grow with depth; `scaled` does not"""
     precision: Precision = "tensorfloat32"
@@ -98,7 +127,17 @@ class NetworkConfig(Group):
     @property
     def depths(self) -> tuple[int, int]:
         """Of the actor, and of both encoders."""
-        return self.actor_depth or self.depth, self.critic_depth or self.depth
+        actor, critic = self.plain_actor, self.plain_critic
+        return (
+            actor.layers if actor else self.actor_depth or self.depth,
+            critic.layers if critic else self.critic_depth or self.depth,
+        )
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of the actor's hidden layers, and of both encoders'."""
+        actor, critic = self.plain_actor, self.plain_critic
+        return actor.width if actor else self.width, critic.width if critic else self.width
 
     @model_validator(mode="after")
     def _kernels_take_bfloat16(self) -> Self:

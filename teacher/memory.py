@@ -88,7 +88,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, 
         jax.eval_shape(lambda rows=rows: replay.empty(rows, environments, *sizes))
         for rows in (collect.replay, collect.steps)
     )
-    stepped = POLICY_ROWS * config.network.width + SIMULATOR * spec.observation_size
+    stepped = POLICY_ROWS * config.network.widths[0] + SIMULATOR * spec.observation_size
     on_host = jax.default_backend() == "cpu"
     return Needs(
         parameters=_bytes(params),
@@ -207,7 +207,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
 def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
     """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
     network = config.network
-    width = network.width
+    width = max(network.widths)
     actor, encoder = network.depths
     # A batch's rows pass the state-action encoder twice and teach it once.
     walked, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch

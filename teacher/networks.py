@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision
+from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision, Size
 from teacher.residual import NORM_EPSILON, Blocks, Settings, residual_stacks
 
 Array = jax.Array
@@ -71,12 +71,28 @@ class ResidualNetwork(nn.Module):
         return self.output(x)
 
 
+class PlainNetwork(nn.Module):
+    """[B, inputs] -> [B, outputs] through `size.layers` hidden layers of swish and nothing else."""
+
+    size: Size
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(self.size.layers):
+            x = nn.swish(nn.Dense(self.size.width, kernel_init=_kernel_init, precision=_EXACT)(x))
+        return nn.Dense(self.outputs, kernel_init=_kernel_init, precision=_EXACT)(x)
+
+
+Network = ResidualNetwork | PlainNetwork
+
+
 class Networks(NamedTuple):
     """The actor, and the critic's two encoders of state-action and goal."""
 
-    actor: ResidualNetwork
-    state_action: ResidualNetwork
-    goal: ResidualNetwork
+    actor: Network
+    state_action: Network
+    goal: Network
 
 
 class Params(NamedTuple):
@@ -89,16 +105,18 @@ class Params(NamedTuple):
 
 
 def make_networks(config: NetworkConfig, action_size: int) -> Networks:
-    def network(depth: int, outputs: int) -> ResidualNetwork:
+    def network(plain: Size | None, depth: int, outputs: int) -> Network:
+        if plain:
+            return PlainNetwork(plain, outputs)
         return ResidualNetwork(
             depth, config.width, outputs, config.architecture, config.precision, config.fused
         )
 
     actor_depth, critic_depth = config.depths
     return Networks(
-        actor=network(actor_depth, 2 * action_size),
-        state_action=network(critic_depth, config.representation),
-        goal=network(critic_depth, config.representation),
+        actor=network(config.plain_actor, actor_depth, 2 * action_size),
+        state_action=network(config.plain_critic, critic_depth, config.representation),
+        goal=network(config.plain_critic, critic_depth, config.representation),
     )
 
 
@@ -139,18 +157,19 @@ def embed_goal(networks: Networks, params: Tree, goal: Array) -> Array:
 def act_and_embed_goal(
     networks: Networks, params: Params, observation: Array, goal: Array
 ) -> tuple[Array, Array, Array]:
-    """`action_distribution` and `embed_goal` in one walk, where both networks are equally deep.
+    """`action_distribution` and `embed_goal`, in one walk where both networks are residual and equally deep.
 
     Args: [B, S], [B, G]. Returns: mean [B, A], log standard deviation [B, A], embedding [B, R]."""
-    if networks.actor.depth != networks.goal.depth:
+    actor, encoder = networks.actor, networks.goal
+    if isinstance(actor, PlainNetwork) or isinstance(encoder, PlainNetwork) or actor.depth != encoder.depth:
         mean, log_std = action_distribution(networks, params.actor, observation, goal)
         return mean, log_std, embed_goal(networks, params.goal, goal)
-    members = (networks.actor, params.actor), (networks.goal, params.goal)
+    members = (actor, params.actor), (encoder, params.goal)
     entered = tuple(
         _apply(network, tree, x, "enter")
         for (network, tree), x in zip(members, (_pair(observation, goal), goal), strict=True)
     )
-    walked = residual_stacks(entered, tuple(_blocks(tree) for _, tree in members), networks.actor.settings)
+    walked = residual_stacks(entered, tuple(_blocks(tree) for _, tree in members), actor.settings)
     outputs, embedding = (
         _apply(network, tree, x, "leave") for (network, tree), x in zip(members, walked, strict=True)
     )
@@ -160,12 +179,17 @@ def act_and_embed_goal(
 def embed_both_actions(
     networks: Networks, params: Tree, observation: Array, data: Array, policy: Array
 ) -> tuple[Array, Array]:
-    """`embed_state_action` of two actions of each state in one walk over the weights.
+    """`embed_state_action` of two actions of each state, in one walk over the weights of a deep network.
 
     Args: [B, S], [B, A], [B, A]; the parameters learn from `data` alone and are constants for
     `policy`, whose derivative is that of the action.
     Returns: [B, R] each."""
     network, fixed, count = networks.state_action, jax.lax.stop_gradient(params), len(data)
+    if isinstance(network, PlainNetwork):
+        return (
+            embed_state_action(networks, params, observation, data),
+            embed_state_action(networks, fixed, observation, policy),
+        )
     entered = (
         _apply(network, params, _pair(observation, data), "enter"),
         _apply(network, fixed, _pair(observation, policy), "enter"),
@@ -191,6 +215,6 @@ def _blocks(params: Tree) -> Blocks:
     return Blocks(*(params["params"][name] for name in Blocks._fields))
 
 
-def _apply(network: ResidualNetwork, params: Tree, x: Array, method: str = "__call__") -> Array:
+def _apply(network: Network, params: Tree, x: Array, method: str = "__call__") -> Array:
     # flax's type also covers networks with mutable state, which these have not.
     return cast(Array, network.apply(params, x, method=method))

@@ -59,8 +59,8 @@ def towards(model, qpos, point, speed=0.3):
     return np.clip(np.linalg.solve(rows.T @ rows + 1e-4 * np.eye(4), rows.T @ error), -1, 1)
 
 
-def pusher(task):
-    """Goes behind the cube, as seen from the goal, and on through it."""
+def pusher(task, through=0.05):
+    """Goes behind the cube, as seen from the goal, and on, aiming so far (m) from there."""
     model, spec = task.model("mujoco"), task.spec
 
     def act(observation, goal):
@@ -71,7 +71,7 @@ def pusher(task):
         way = (goal - cube) / np.linalg.norm(goal - cube)
         behind = cube - 0.05 * way
         aligned = np.linalg.norm((tip - behind) - way * ((tip - behind) @ way)) < 0.015
-        return towards(model, observation[:7], behind + 0.05 * way * aligned, speed=0.2)
+        return towards(model, observation[:7], behind + through * way * aligned, speed=0.3)
 
     return lambda observation, goal: np.stack(list(map(act, observation, goal)))
 
@@ -197,7 +197,7 @@ def test_the_arm_can_push_the_cube_to_its_goal(name):
     on_mujoco = simulation(name, "mujoco")
     spec = on_mujoco.task.spec
     start = on_mujoco.starts(jax.random.key(0), 4)
-    qpos, observation, *_ = on_mujoco.rollout(pusher(on_mujoco.task), start)
+    qpos, observation, *_ = on_mujoco.rollout(pusher(on_mujoco.task, through=0.07), start)
     distance = goal_distance(spec, observation, start.goal)
     assert (distance[0] > 0.15).all()
     assert (distance[-1] < spec.goal.strict_radius).all()

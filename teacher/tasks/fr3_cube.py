@@ -37,6 +37,7 @@ TIME_STEP = 0.01  # s
 # Newton's iterations: with fewer, a cube that the finger presses on the table is flung away.
 ITERATIONS, LINE_SEARCH = 6, 10
 TOLERANCE = 1e-6  # what float32 can resolve
+SETTLED = 1e-5  # m: how far the cube sinks in at rest; where it only touches, rounding decides on contact
 DENSITY = 1600.0  # kg/m^3: a cube of 5 cm weighs 0.2 kg
 # Which geoms meet: a bit of contype with the same bit of conaffinity. Fingers slide on the table
 # without friction; what meets the cube has the cube's number of contact dimensions.
@@ -171,7 +172,8 @@ class Fr3Cube(MujocoTask):
         tip = jax.random.uniform(tip_key, (3,), minval=low, maxval=high) + cube.at[2].set(0)
         fingers = jnp.full(2 * self._grips, WIDTH_OFFSET / 2)
         upright = jnp.array([1.0, 0.0, 0.0, 0.0])
-        qpos = jnp.concatenate([reach_down(tip), fingers, cube, upright])
+        resting = cube.at[2].add(-SETTLED)
+        qpos = jnp.concatenate([reach_down(tip), fingers, resting, upright])
         return Start(qpos, jnp.zeros(qpos.size - 1), self._draw_goal(goal_key, layout))
 
     def _on_table(self, key: Array, centre: Floats) -> Array:
