@@ -26,6 +26,7 @@ from student.networks import (
     normalise,
 )
 from teacher.compilation import jit_once
+from teacher.losses import distance
 from teacher.networks import Params
 from teacher.simulation import Trajectories, training_simulation_of
 from teacher.tasks import achieved_goal
@@ -33,6 +34,9 @@ from teacher.trained import Teacher
 
 Array = jax.Array
 STUDENT_NOISE = 0.05  # standard deviation on a student's actions: neighbours of its path
+ACTIONS = 4  # that the teacher's critic is asked about in each state
+NEARBY = 0.3  # standard deviation of the one that is drawn around the action carried out
+PREFERENCE_WEIGHT = 10.0  # docs/results.md has what it buys
 
 
 class Labels(NamedTuple):
@@ -42,8 +46,8 @@ class Labels(NamedTuple):
     goal: Array  # [T, E, G]: commanded
     outcome: Array  # [T, E, G]: what the goal's entries were after the action
     action: Array  # [T, E, A]: the teacher's
-    tried: Array  # [T, E, 2, A]: the action that was carried out, and an arbitrary one
-    tried_features: Array  # [T, E, 2, R]
+    tried: Array  # [T, E, K, A]: the action that was carried out, one near it, and arbitrary ones
+    tried_features: Array  # [T, E, K, R]
     goal_features: Array  # [T, E, R]
     outcome_features: Array  # [T, E, R]
 
@@ -90,8 +94,8 @@ class Distiller:
             goal=jnp.zeros((*steps, spec.goal_size)),
             outcome=jnp.zeros((*steps, spec.goal_size)),
             action=jnp.zeros((*steps, spec.action_size)),
-            tried=jnp.zeros((*steps, 2, spec.action_size)),
-            tried_features=jnp.zeros((*steps, 2, representation)),
+            tried=jnp.zeros((*steps, ACTIONS, spec.action_size)),
+            tried_features=jnp.zeros((*steps, ACTIONS, representation)),
             goal_features=jnp.zeros((*steps, representation)),
             outcome_features=jnp.zeros((*steps, representation)),
         )
@@ -149,13 +153,18 @@ class Distiller:
     ) -> DistillState:
         """Adds the teacher's answers on a round's steps: observations [L, E, S], actions [L, E, A]."""
         key = self._round_key(state, 1)
-        arbitrary = jax.random.uniform(key, action.shape, minval=-1, maxval=1)
+        nearby_key, arbitrary_key = jax.random.split(key)
+        length, envs, size = action.shape
+        arbitrary = jax.random.uniform(arbitrary_key, (length, envs, ACTIONS - 2, size), minval=-1, maxval=1)
+        nearby = _with_noise(action, NEARBY, nearby_key)
+        tried = jnp.concatenate([jnp.stack([action, nearby], axis=2), arbitrary], axis=2)
         new = jax.lax.map(
             lambda step: self._labels(params, step, goal),
-            (before, after, jnp.stack([action, arbitrary], axis=2)),
+            (before, after, tried),
         )
-        length = self.spec.episode_length
-        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state.round * length, axis=0)
+        write = partial(
+            jax.lax.dynamic_update_slice_in_dim, start_index=state.round * self.spec.episode_length, axis=0
+        )
         # Measured in the first round, in which the untrained students do not act yet.
         measured = Normaliser(_statistics(new.observation), _statistics(new.tried), _statistics(new.goal))
         return state._replace(
@@ -164,7 +173,7 @@ class Distiller:
         )
 
     def _labels(self, params: Params, step: tuple[Array, Array, Array], goal: Array) -> Labels:
-        """One step of every environment: before [E, S], after [E, S], tried [E, 2, A]; goal [E, G]."""
+        """One step of every environment: before [E, S], after [E, S], tried [E, K, A]; goal [E, G]."""
         before, after, tried = step
         teacher, outcome = self.teacher, achieved_goal(self.spec, after)
         embed = jax.vmap(partial(teacher.embed_state_action, params), in_axes=(None, 1), out_axes=1)
@@ -226,13 +235,18 @@ def student_losses(student: Student, normaliser: Normaliser, batch: Labels) -> t
     both = jnp.broadcast_to(observation[:, None], (*tried.shape[:2], observation.shape[-1]))
     features = embed_state_action(student, both, tried)
     goal_features, outcome_features = embed_goal(student, goal), embed_goal(student, outcome)
+    preference = losses.preference_loss(
+        distance(features, goal_features[:, None]),
+        distance(batch.tried_features, batch.goal_features[:, None]),
+    )
     critic = (
         losses.feature_loss(features, batch.tried_features)
         + losses.feature_loss(goal_features, batch.goal_features)
         + losses.feature_loss(outcome_features, batch.outcome_features)
+        + PREFERENCE_WEIGHT * preference
         + losses.distance_loss(features[:, 0], goal_features, batch.tried_features[:, 0], batch.goal_features)
         + losses.distance_loss(
-            features[:, 1], outcome_features, batch.tried_features[:, 1], batch.outcome_features
+            features[:, -1], outcome_features, batch.tried_features[:, -1], batch.outcome_features
         )
     )
     return policy, critic

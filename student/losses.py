@@ -5,6 +5,8 @@ from jax import Array
 
 from teacher.losses import pairwise_distance
 
+SPREAD_FLOOR = 0.05  # of distances over actions, which at a goal may be next to nothing
+
 
 def policy_loss(action: Array, label: Array) -> Array:
     """Huber loss between actions after tanh, [B, A] each: saturated joints count for what they do."""
@@ -24,3 +26,14 @@ def distance_loss(state_action: Array, goal: Array, state_action_label: Array, g
     """Huber loss between all distances of a batch: [B, R] against [C, R], student and teacher."""
     student = pairwise_distance(state_action, goal)
     return optax.huber_loss(student, pairwise_distance(state_action_label, goal_label)).mean()
+
+
+def preference_loss(distance: Array, label: Array) -> Array:
+    """Huber loss between the distances of K actions at one state, [B, K] each, less their mean.
+
+    What a policy asks of its critic. An offset that a state and a goal give to all actions reorders none,
+    but outweighs their differences in the other terms; so do states far away, where actions differ more,
+    unless differences are taken in units of the teacher's own spread."""
+    spread = label.std(axis=1, keepdims=True) + SPREAD_FLOOR
+    student, teacher = ((d - d.mean(axis=1, keepdims=True)) / spread for d in (distance, label))
+    return optax.huber_loss(student, teacher).mean()

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from student import losses
 from student.assess import Critic, critic_agreement, critic_answers, retention, select
 from student.config import Size, parse_size
 from student.networks import Normaliser, act, critic_distance, fold, init_student, normalise, parameter_count
@@ -129,3 +130,18 @@ def test_students_learn_what_they_are_shown(debug_run):
     assert len(losses) == 4
     for key in losses:
         assert last[key] < first[key]
+
+
+def test_preferences_among_actions_are_what_counts():
+    label = 1 + jax.random.uniform(jax.random.key(0), (16, 4))
+    offset = jax.random.normal(jax.random.key(1), (16, 1))
+    assert losses.preference_loss(label + offset, label) < 1e-9
+    reversed_order = 2 * label.mean(axis=1, keepdims=True) - label
+    assert losses.preference_loss(reversed_order, label) > 0.5
+
+
+def test_preferences_count_alike_near_and_far():
+    label = 1 + jax.random.uniform(jax.random.key(0), (16, 4))
+    wrong = label[:, ::-1]
+    near, far = (float(losses.preference_loss(10 * k * wrong, 10 * k * label)) for k in (1, 10))
+    np.testing.assert_allclose(near, far, rtol=0.05)
