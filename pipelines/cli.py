@@ -76,6 +76,17 @@ Coordinator = Annotated[
 ]
 Processes = Annotated[int | None, typer.Option(min=1, help="how many processes train one teacher together")]
 Process = Annotated[int | None, typer.Option(min=0, help="which of them this is, from 0")]
+Baselines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|NAME,...",
+        help="also train what distillation is compared with: direct, shallow_actor, cloning, dagger",
+    ),
+]
+Student = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="select this student; the same as --set student.choose=SIZE"),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
 Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
 Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes; default: as the run sets it")]
@@ -96,6 +107,7 @@ def run(
     coordinator: Coordinator = None,
     processes: Processes = None,
     process: Process = None,
+    student: Student = None,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -103,13 +115,15 @@ def run(
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
         from pipelines import cluster, stages, tables, teaching
-        from pipelines.targets import held_target, with_task
+        from pipelines.targets import held_target, with_value
 
         cluster.join(coordinator, processes, process)
-        with held_target(run, preset, with_task(set_, task), seed, resume) as target:
+        set_ = with_value(with_value(set_, "task.name", task), "student.choose", student)
+        with held_target(run, preset, set_, seed, resume) as target:
             if cluster.is_first():
                 summary = stages.run_all(target, _display(), resume=resume)
                 _print(summary, as_json, tables.summary)
+                stages.require_selection(target)
             else:
                 teaching.follow(target, resume=resume)
 
@@ -138,11 +152,11 @@ def teacher(
     with _reported(debug):
         from pipelines import cluster, tables, teaching
         from pipelines.study import requested_study
-        from pipelines.targets import held_target, with_task
+        from pipelines.targets import held_target, with_value
 
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-        set_ = with_task(set_, task)
+        set_ = with_value(set_, "task.name", task)
         study = requested_study(run, preset, set_, varied, seed, seeds, resume=resume)
         if study is not None:
             _train_study(study, as_json)
@@ -162,19 +176,27 @@ def distill(
     set_: Set = None,
     seed: LaterSeed = None,
     run_option: LaterRun = None,
+    baselines: Baselines = None,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fit small students to a run's teacher: its policy and its critic."""
+    """Fit small students to a run's teacher: its policy and its critic.
+
+    With --baselines, which may also follow when the students are done: the same network made otherwise."""
     with _reported(debug):
         from pipelines import stages, tables
+        from pipelines.baselines import distil_beside
         from pipelines.targets import changed_run, existing
 
         target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
-            students = stages.distil(target, _display(), resume=resume, seed=seed)
-        _print(students, as_json, tables.students)
+            if baselines is None:
+                students = stages.distil(target, _display(), resume=resume, seed=seed)
+                _print(students, as_json, tables.students)
+            else:
+                figures = distil_beside(target, _display(), baselines, resume=resume, seed=seed)
+                _print(figures, as_json, tables.beside_baselines)
 
 
 @app.command()
@@ -183,6 +205,7 @@ def export(
     preset: LaterPreset = None,
     set_: Set = None,
     seed: LaterSeed = None,
+    student: Student = None,
     run_option: LaterRun = None,
     resume: Resume = False,
     as_json: Json = False,
@@ -191,12 +214,14 @@ def export(
     """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
     with _reported(debug):
         from pipelines import stages, tables
-        from pipelines.targets import changed_run, existing
+        from pipelines.targets import changed_run, existing, with_value
 
+        set_ = with_value(set_, "student.choose", student)
         target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
             summary = stages.export(target, _display(), resume=resume, seed=seed)
         _print(summary, as_json, tables.summary)
+        stages.require_selection(target)
 
 
 @app.command()

@@ -12,15 +12,54 @@ from jax import Array
 from export.controller import Controller
 from pipelines import closed_loop
 from student import assess
-from student.networks import Student, act, embed_goal, embed_state_action
+from student.networks import Student, act, embed_goal, embed_state_action, parameter_count
 from teacher.compilation import jit_once
-from teacher.evaluate import Outcomes, evaluation_layout, evaluation_starts, run_episodes, summarise
-from teacher.simulation import Simulation, simulation_of
+from teacher.evaluate import (
+    Outcomes,
+    evaluation_layout,
+    evaluation_noise_key,
+    evaluation_starts,
+    run_episodes,
+    summarise,
+)
+from teacher.sensing import Sensed
+from teacher.simulation import Simulation, Trajectories, on_robot, simulation_of
 from teacher.tasks import Start
 from teacher.trained import Teacher
 
 AGREEMENT_STATES = 256
 AGREEMENT_ACTIONS = 32  # at each of them
+ERROR_STATES = 2048  # in which actions are compared
+
+
+class Asked(NamedTuple):
+    """What every critic is asked, as `assess.critic_answers` has it; as the teacher sees it, or a student."""
+
+    observation: Array
+    action: Array
+    goal: Array
+    goals: Array
+    further: Array
+
+
+class Seen(NamedTuple):
+    """N states of some policy's episodes, evenly over steps and episodes; NumPy arrays."""
+
+    observation: np.ndarray  # [N, S]
+    goal: np.ndarray  # [N, G]
+    sensed: Sensed  # [N, ...]
+    action: np.ndarray  # [N, A]: the policy's
+
+    @classmethod
+    def of(cls, lived: Trajectories, goal: np.ndarray, count: int) -> Self:
+        """From L steps of E episodes with goals [E, G]."""
+        before, action, _ = lived.steps()
+        length, episodes = action.shape[:2]
+        rows = np.linspace(0, length * episodes - 1, count).round().astype(int)
+        goal = np.broadcast_to(goal, (length, *goal.shape))
+        values = (before, goal, *lived.sensed_steps(), action)
+        observation, goal, *sensed, action = (v.reshape(-1, v.shape[-1])[rows] for v in values)
+        return cls(observation, goal, Sensed(*sensed), action)
 
 
 class Yardstick(NamedTuple):
@@ -31,34 +70,46 @@ class Yardstick(NamedTuple):
     layout: str
     starts: Start
     outcomes: Outcomes
-    asked: tuple[Array, ...]  # of every critic: see assess.critic_answers
-    answers: assess.CriticAnswers
+    seen: Seen
+    asked: Asked  # of students' critics
+    answers: assess.CriticAnswers  # the teacher's, to the same questions
 
     @classmethod
     def of(cls, teacher: Teacher, episodes: int) -> Self:
         simulation = simulation_of(teacher.config.task)
         layout = evaluation_layout(teacher.config)
         starts = evaluation_starts(simulation, episodes, layout)
-        outcomes, lived = run_episodes(simulation, teacher.policy(), starts)
-        length, _, size = lived.action.shape
-        count = min(AGREEMENT_STATES, episodes)
-        # One state an episode, so that no two share a goal, at times spread over its length.
-        step, episode = np.arange(count) * length // count, np.arange(count)
-        further = jax.random.uniform(jax.random.key(0), (AGREEMENT_ACTIONS, count, size), minval=-1, maxval=1)
-        asked = (
-            jnp.asarray(lived.observation[step, episode]),
-            jnp.asarray(lived.action[step, episode]),
-            jnp.asarray(starts.goal[episode]),
-            further,
+        policy = teacher.policy()
+        outcomes, lived = run_episodes(
+            simulation, lambda observation, goal, _: policy(observation, goal), starts, evaluation_noise_key()
         )
-        answers = _answers(teacher.embed_state_action, teacher.embed_goal, teacher.params, asked)
-        return cls(teacher, simulation, layout, starts, outcomes, asked, answers)
+        seen = Seen.of(lived, starts.goal, ERROR_STATES)
+        of_teacher, of_students = _questions(simulation, lived, starts.goal)
+        answers = _answers(teacher.embed_state_action, teacher.embed_goal, teacher.params, of_teacher)
+        return cls(teacher, simulation, layout, starts, outcomes, seen, of_students, answers)
 
     def closed_loop(self, controller: Controller) -> dict[str, Any]:
-        """The controller's score on the same episodes, and its retention."""
-        found, _ = run_episodes(self.simulation, closed_loop.batched(controller), self.starts)
-        of_teacher = {"teacher_time_at_goal": float(self.outcomes.time_at_goal.mean())}
-        return summarise(found, self.layout) | of_teacher | assess.retention(found, self.outcomes)
+        """The controller's score on the same episodes, and what it keeps of its teacher's.
+
+        `policy_error` is the root mean square difference of an action's entries from the teacher's, on
+        states of the teacher's episodes and of its own."""
+        policy = closed_loop.batched(controller)
+        found, lived = run_episodes(self.simulation, on_robot(policy), self.starts, evaluation_noise_key())
+        own, teachers = Seen.of(lived, self.starts.goal, ERROR_STATES), self.seen
+        label = np.asarray(self.teacher.policy()(own.observation, own.goal))
+        return (
+            summarise(found, self.layout)
+            | {
+                "teacher_time_at_goal": float(self.outcomes.time_at_goal.mean()),
+                "teacher_parameters": parameter_count(self.teacher.params.actor),
+                "policy_error": {
+                    "teacher_states": _rms(policy(*teachers.sensed) - teachers.action),
+                    "own_states": _rms(own.action - label),
+                },
+            }
+            | assess.retention(found, self.outcomes)
+            | assess.beside_teacher(found, self.outcomes)
+        )
 
     def critic(self, student: Student) -> dict[str, float]:
         """How far the student's critic agrees with the teacher's."""
@@ -66,8 +117,29 @@ class Yardstick(NamedTuple):
         return assess.critic_agreement(answers, self.answers)
 
 
+def _questions(simulation: Simulation, lived: Trajectories, goal: np.ndarray) -> tuple[Asked, Asked]:
+    """One state an episode, so that no two share a goal, at times spread over its length: the same
+    questions as the teacher sees them, and as its students do."""
+    assert lived.sensed is not None, "the rollout was given no noise_key"
+    length, episodes, size = lived.action.shape
+    count = min(AGREEMENT_STATES, episodes)
+    step, episode = np.arange(count) * length // count, np.arange(count)
+    further = jax.random.uniform(jax.random.key(0), (AGREEMENT_ACTIONS, count, size), minval=-1, maxval=1)
+    action, own = jnp.asarray(lived.action[step, episode]), jnp.asarray(goal[episode])
+    of_teacher = Asked(jnp.asarray(lived.observation[step, episode]), action, own, own, further)
+    sensed = Sensed(*(jnp.asarray(values[step, episode]) for values in lived.sensed))
+    goals = own
+    if simulation.task.spec.deployed:
+        qpos = jnp.asarray(lived.qpos[step, episode])
+        pairs = (count, count, -1)
+        goals = simulation.task.deployed_goal(
+            jnp.repeat(qpos, count, axis=0).reshape(pairs), jnp.tile(own, (count, 1)).reshape(pairs)
+        )
+    return of_teacher, Asked(sensed.observation, action, sensed.goal, goals, further)
+
+
 def _answers(
-    embed_state_action: Callable, embed_goal: Callable, params: Any, asked: tuple[Array, ...]
+    embed_state_action: Callable, embed_goal: Callable, params: Any, asked: Asked
 ) -> assess.CriticAnswers:
     """What a critic says; its parameters are an argument, for compiled in they would be gigabytes of code."""
 
@@ -79,17 +151,20 @@ def _answers(
     return answers
 
 
+def _rms(difference: np.ndarray) -> float:
+    return float(np.sqrt((difference**2).mean()))
+
+
 def own_experience(
     simulation: Simulation, student: Student, key: Array, episodes: int, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations [K, N], goals [K, G] and actions [K, A] from the student's own episodes, K = count."""
-    length = simulation.task.spec.episode_length
-    episodes = max(episodes, -(-count // length))
-    starts = simulation.starts(key, episodes)
-    lived = simulation.rollout(partial(jax.jit(act), student), starts)
-    goal = np.broadcast_to(starts.goal, (length, *starts.goal.shape))
-    rows = np.linspace(0, length * episodes - 1, count).round().astype(int)
-    before, acted, _ = lived.steps()
-    values = (before, goal, acted)
-    observation, goal, action = (v.reshape(-1, v.shape[-1])[rows].astype(np.float32) for v in values)
+    """What the student sees of observations [K, N] and goals [K, G], and its actions [K, A], K = count.
+
+    All from its own episodes."""
+    episodes = max(episodes, -(-count // simulation.task.spec.episode_length))
+    start_key, noise_key = jax.random.split(key)
+    starts = simulation.starts(start_key, episodes)
+    lived = simulation.rollout(on_robot(partial(jax.jit(act), student)), starts, noise_key=noise_key)
+    seen = Seen.of(lived, starts.goal, count)
+    observation, goal, action = (v.astype(np.float32) for v in (*seen.sensed, seen.action))
     return observation, goal, action

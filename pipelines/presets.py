@@ -40,7 +40,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 update=UpdateConfig(actor_rate=6e-4, critic_rate=6e-4),
                 collect=CollectConfig(total_steps=1_280_000),
             ),
-            student=StudentConfig(sizes=("2x64", "3x64")),
         ),
     ),
     "debug": (
@@ -56,7 +55,16 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 evaluate=EvaluateConfig(episodes=16, every=2),
             ),
             student=StudentConfig(
-                sizes=("2x16", "3x16"), envs=16, rounds=3, teacher_rounds=1, updates=10, batch=64, episodes=16
+                sizes=("2x16", "3x16"),
+                critic="2x16",
+                envs=16,
+                rounds=3,
+                teacher_rounds=1,
+                updates=10,
+                batch=64,
+                episodes=16,
+                retention=0,
+                robustness=0,
             ),
             export=ExportConfig(observations=1000),
             control=ControlConfig(episodes=16),
@@ -75,7 +83,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 evaluate=EvaluateConfig(episodes=64, every=15),
             ),
             student=StudentConfig(
-                sizes=("2x64", "3x64"), envs=64, rounds=4, teacher_rounds=1, updates=200, episodes=64
+                sizes=("2x64", "3x64"),
+                envs=64,
+                rounds=4,
+                teacher_rounds=1,
+                updates=200,
+                episodes=64,
+                retention=0,
+                robustness=0,
             ),
             export=ExportConfig(observations=1000),
             control=ControlConfig(episodes=64),
@@ -103,7 +118,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 network=NetworkConfig(depth=16, width=64),
                 collect=CollectConfig(total_steps=2_560_000),
             ),
-            student=StudentConfig(sizes=("2x64", "3x64")),
         ),
     ),
     "ant-big-maze": (

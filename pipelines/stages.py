@@ -1,9 +1,10 @@
 """The stages: a run directory in, an artifact out. Each reads what the one before wrote."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +19,17 @@ from pipelines.config import Config, ControlConfig
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
+from pipelines.robustness import robustness
 from pipelines.rundir import Run
 from pipelines.scene.keeping import keep
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.teaching import teach, warn_of_versions
-from student import assess
 from student.distill import Distiller
 from student.networks import act, critic_distance, parameter_count
 from student.saved import TrainedStudent, load_student, save_students
 from student.saved import restore_state as restore_distillation
 from student.saved import save_state as save_distillation
+from student.selection import Selection, select
 from teacher import checkpoint
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -45,6 +47,7 @@ from teacher.trained import Teacher, confirm, load_teacher, reevaluate
 JSON = dict[str, Any]
 # Each stage draws from its own stream of a run's seed; the teacher's is the seed's own.
 STAGE_NUMBER = {"students": 1, "export": 2}
+SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
 _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
@@ -62,6 +65,8 @@ def check(config: Config, *, trained: bool = False) -> None:
     for field, name, allowed in asked:
         if name is not None and name not in allowed:
             raise unknown_name(f"{field} for task {task.spec.name!r}", name, allowed)
+    if config.student.choose is not None and config.student.choose not in config.student.sizes:
+        raise unknown_name("student.choose", config.student.choose, config.student.sizes)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     if not trained:
         require_devices(config.teacher, jax.devices())
@@ -80,6 +85,7 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     score = confirm(teacher)
     display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
     distiller = Distiller(config, teacher)
+    _warn_of_larger_students(distiller, display)
     if resume and checkpoint.saves(folder):
         state = restore_distillation(folder, distiller)
         display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
@@ -101,7 +107,8 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
             done = int(state.round)
             metrics = {key: float(value) for key, value in device_metrics.items()}
             require_finite(metrics, f"round {done}")
-            line = {"round": done, "labels": done * per_round, "wall_s": clock.read(), **metrics}
+            taken = {"labels": done * per_round, "env_steps": done * per_round}
+            line = {"round": done, **taken, "wall_s": clock.read(), **metrics}
             run.append_metrics("students", line)
             bar.update(done * per_round, metrics)
             if done == config.rounds or timer.due() or interruption.requested:
@@ -109,14 +116,30 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
                     save_distillation(folder, distiller, state)
             if interruption.requested:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
-    save_students(run.students, distiller, state)
-    wall_s = run.last_metrics("students")["wall_s"]
-    students = {
-        name: {"parameters": parameter_count(student.policy), "wall_s": wall_s}
-        for name, student in zip(config.sizes, state.students, strict=True)
-    }
+    kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
+    save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
+    last = run.last_metrics("students")
+    effort = {key: last[key] for key in ("wall_s", "labels", "env_steps")}
+    students: JSON = {}
+    for name, (seed_kept, times) in kept.items():
+        policy = load_student(run.students / name).params.policy
+        students[name] = {"parameters": parameter_count(policy)} | effort
+        if times:
+            students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
     run.update_summary({"students": students})
     return students
+
+
+def _warn_of_larger_students(distiller: Distiller, display: Display) -> None:
+    """A student that is no smaller than its teacher is no reason to stop, but seldom what was meant."""
+    of_teacher = parameter_count(distiller.teacher.params.actor)
+    shapes = jax.eval_shape(distiller.init, jax.random.key(0)).family
+    for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):
+        count = parameter_count(policy) // distiller.config.seeds
+        if count >= of_teacher:
+            display.say(
+                f"[yellow]student {name} has {count:,} parameters, its teacher's actor {of_teacher:,}[/yellow]"
+            )
 
 
 def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
@@ -127,24 +150,51 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     kept = [student for student in students if resume and _is_exported(run, student)]
     for student in kept:
         display.say(f"kept {run.bundles / student.name}")
-    if len(kept) < len(students):
+    measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
+    if len(kept) < len(students) or run.changed is not None:
         run.begin_stage("export", teacher.source, chosen)
-        measure = Yardstick.of(teacher, config.student.episodes)
-        for student in (student for student in students if student not in kept):
-            figures = _export_student(run, measure, student, chosen)
-            run.update_summary(figures)
-            parity = figures["export"][student.name]["parity_max_error"]
-            display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-    threshold = config.student.retention
-    assessments = {student.name: run.summary["students"][student.name] for student in students}
-    selected, passes = assess.select(assessments, threshold)
-    if not passes:
-        display.say(
-            f"[yellow]no student surely keeps {threshold:g} of the teacher's time at goal; "
-            f"{selected} comes nearest[/yellow]"
-        )
-    run.update_summary({"selected": selected, "selected_passes": passes})
-    return {key: run.summary[key] for key in ("students", "export", "selected", "selected_passes")}
+    for student in (student for student in students if student not in kept):
+        figures = _export_student(run, measure(), student, chosen)
+        run.update_summary(figures)
+        parity = figures["export"][student.name]["parity_max_error"]
+        display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
+    selection = _select(run)
+    display.say(f"selected: {selection.because}")
+    selected = next(student for student in students if student.name == selection.size)
+    _measure_robustness(run, measure, selected, resume=resume)
+    return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
+
+
+def _select(run: Run) -> Selection:
+    """Marks a student in the summary."""
+    config, summary = run.config.student, run.summary
+    last = lines[-1] if (lines := run.metrics("students")) else {}
+    learned = {size: last[key] for size in config.sizes if (key := f"{size}/action_error") in last}
+    selection = select({size: summary["students"][size] for size in config.sizes}, config, learned)
+    run.update_summary(dict(zip(SELECTED, selection, strict=True)))
+    return selection
+
+
+def require_selection(run: Run) -> None:
+    """FathomError that says what limits the students, if none keeps enough and none was asked for."""
+    if run.config.student.choose is None and not run.summary["selected_passes"]:
+        raise FathomError(run.summary["selected_because"])
+
+
+def _measure_robustness(
+    run: Run, measure: Callable[[], Yardstick], student: TrainedStudent, *, resume: bool
+) -> None:
+    """Adds how the student's bundle bears harder conditions to the summary, unless that is known."""
+    config = run.config.student
+    episodes = min(config.robustness, config.episodes)
+    basis = {"episodes": episodes, "student_sha256": student.source}
+    known = run.summary["students"][student.name].get("robustness", {})
+    if not episodes or (resume and known.items() >= basis.items()):
+        return
+    with controller_errors():
+        policy = closed_loop.batched(load_controller(run.bundles / student.name))
+        found = robustness(measure(), policy, episodes)
+    run.update_summary({"students": {student.name: {"robustness": basis | {"conditions": found}}}})
 
 
 def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed: int) -> JSON:

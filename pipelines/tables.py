@@ -65,6 +65,22 @@ def students(figures: JSON) -> Table:
     return table
 
 
+def beside_baselines(figures: JSON) -> Group:
+    """`students` and `baselines` of a summary."""
+    table = Table("baseline", "parameters", "steps", "seconds", "success", "at goal", "retention")
+    for name, baseline in figures["baselines"].items():
+        table.add_row(
+            name,
+            f"{baseline['parameters']:,}",
+            f"{baseline['env_steps']:,}",
+            f"{baseline['wall_s']:.0f}",
+            _share(baseline, "success_final"),
+            _share(baseline, "time_at_goal"),
+            _retention(baseline),
+        )
+    return Group(students(figures["students"]), table)
+
+
 def score(figures: JSON) -> Table:
     """One policy's figures, a row each, with their intervals."""
     table = Table("figure", "value", "95 % interval")

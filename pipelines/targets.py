@@ -52,9 +52,9 @@ def requested_run(
     return create_run(path, config, chosen, seed or 0)
 
 
-def with_task(assignments: list[str] | None, task: str | None) -> list[str]:
-    """The assignments of --set, and that of --task after them."""
-    return [*(assignments or []), *([] if task is None else [f"task.name={task}"])]
+def with_value(assignments: list[str] | None, field: str, value: str | None) -> list[str]:
+    """The assignments of --set, and after them one that has an option of its own, if that is given."""
+    return [*(assignments or []), *([] if value is None else [f"{field}={value}"])]
 
 
 def target_path(name: str | None, preset: str | None, seed: int | None) -> Path:

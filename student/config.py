@@ -1,20 +1,48 @@
 """Settings of the distillation stage."""
 
-from typing import Annotated, Self
+import math
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
+from teacher import config as teacher_config
 from teacher.config import Episodes, Group, Rate
-from teacher.config import Size as Size
-from teacher.config import parse_size as parse_size
+
+ACTIVATIONS = ("swish", "relu")
+
+
+class Size(NamedTuple):
+    """Hidden layers of a student's network, units in each, and what comes after each."""
+
+    layers: int
+    width: int
+    activation: str = "swish"
+
+
+def parse_size(name: str) -> Size:
+    """`2x64` -> two hidden layers of 64 units with swish; `2x64-relu` -> the same with ReLU."""
+    size, dash, activation = name.partition("-")
+    if dash and activation not in ACTIVATIONS[1:]:
+        raise ValueError(f"{name!r} has no known activation; write {size} or {size}-{ACTIVATIONS[1]}")
+    return Size(*teacher_config.parse_size(size), activation or ACTIVATIONS[0])
+
+
+class GoalShares(NamedTuple):
+    """How often labels are for goals of each kind."""
+
+    commanded: float
+    hindsight: float
+    cross: float
+    beyond: float
 
 
 def _listed(value: object) -> object:
@@ -30,31 +58,60 @@ def _sizes(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _size(name: str) -> str:
+    parse_size(name)
+    return name
+
+
+def _none_or_several(episodes: int) -> int:
+    if episodes == 1:
+        raise ValueError("one episode has no interval: take at least 2, or 0 for none")
+    return episodes
+
+
+def _shares(shares: GoalShares) -> GoalShares:
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6) or min(shares) < 0:
+        raise ValueError(f"must be four shares ({', '.join(GoalShares._fields)}), none negative, that sum to 1")
+    return shares
+
+
 class StudentConfig(Group):
     """Settings of the distillation stage."""
 
     sizes: Annotated[
         tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_sizes)
-    ] = ("2x64", "3x64")
-    """students trained at once, each LAYERSxWIDTH"""
+    ] = ("2x32", "2x64", "2x128", "3x32", "3x64", "3x128", "4x32", "4x64", "4x128", "4x256")
+    """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for a cheaper activation than swish"""
+    seeds: PositiveInt = 1
+    """initialisations of each, also at once; the one longest at its goals is kept"""
+    critic: Annotated[str, AfterValidator(_size)] = "3x128"
+    """size of the critic's two encoders, which all students share"""
     envs: PositiveInt = 256
     """environments per round"""
     rounds: PositiveInt = 12
     """rounds of one episode per environment, followed by updates"""
     teacher_rounds: PositiveInt = 2
-    """first rounds, in which the teacher acts with noise; then the students act"""
+    """first rounds, in which the teacher acts with noise"""
+    mixed_rounds: NonNegativeInt = 3
+    """next rounds, over which the teacher's share of acting falls from a half to what it stays at"""
     noise: NonNegativeFloat = 0.3
-    """standard deviation of the noise on the teacher's actions"""
+    """standard deviation of the noise on the teacher's first actions; later, the students' current error"""
+    goals: Annotated[GoalShares, AfterValidator(_shares)] = GoalShares(0.5, 0.25, 0.15, 0.1)
+    """shares of labels for commanded, hindsight and cross-trajectory goals, and goals beyond the range"""
     updates: PositiveInt = 300
     """updates per round"""
     batch: Annotated[int, Field(ge=2)] = 512
-    """labelled states per update"""
+    """labelled states per update; the critic learns from every second of them"""
     rate: Rate = 2e-3
     """learning rate (Adam), lowered to a hundredth over the run"""
     episodes: Episodes = 512
     """held-out episodes in which each exported student is compared with its teacher"""
     retention: Annotated[float, Field(ge=0, le=2)] = 0.98
-    """the smallest student whose retention's lower bound reaches this is selected"""
+    """the smallest student whose retention's lower bound reaches this is selected; 0: the smallest of all"""
+    choose: str | None = None
+    """size of the student to select instead, whatever it keeps"""
+    robustness: Annotated[NonNegativeInt, AfterValidator(_none_or_several)] = 64
+    """held-out episodes of the selected student and its teacher under each harder condition; 0: none"""
     baseline_budget_s: PositiveFloat | None = None
     """seconds that baselines may take together, as far as can be foreseen; without it, any number"""
 
@@ -68,4 +125,17 @@ class StudentConfig(Group):
 
 
 # What decides the students; the other fields only judge them, and may change between two runs.
-TRAINING_FIELDS = {"sizes", "envs", "rounds", "teacher_rounds", "noise", "updates", "batch", "rate"}
+TRAINING_FIELDS = {
+    "sizes",
+    "seeds",
+    "critic",
+    "envs",
+    "rounds",
+    "teacher_rounds",
+    "mixed_rounds",
+    "noise",
+    "goals",
+    "updates",
+    "batch",
+    "rate",
+}

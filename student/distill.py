@@ -1,11 +1,13 @@
-"""Distillation: the student acts, the teacher labels (DAgger, arXiv:1011.0686); all pure.
+"""Distillation: the students act, the teacher labels (DAgger, arXiv:1011.0686); all pure.
 
-The first rounds are the teacher's own with noise, so that labels cover recoveries
-(DART, arXiv:1703.09327); after them every environment is driven by one of the students. Labels are
-computed once, when a state is visited, and every student learns from all of them.
+The first rounds are the teacher's own, with noise as large as the students' present error, so that labels
+cover recoveries (DART, arXiv:1703.09327). Then teacher and students take turns within an episode, and at
+last the students drive most environments. Labels are computed once, when a state is visited, and every
+student learns from all of them.
 """
 
 import itertools
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import optax
 
 from student import losses
 from student.config import StudentConfig, parse_size
+from student.labels import Labels, Visited, answered, empty
 from student.networks import (
     Normaliser,
     Student,
@@ -26,38 +29,38 @@ from student.networks import (
     normalise,
 )
 from teacher.compilation import jit_once
+from teacher.evaluate import outcomes
 from teacher.losses import distance
 from teacher.networks import Params
-from teacher.simulation import Trajectories, training_simulation_of
-from teacher.tasks import achieved_goal
+from teacher.simulation import on_robot, training_simulation_of
+from teacher.tasks import Start
 from teacher.trained import Teacher
 
 Array = jax.Array
-STUDENT_NOISE = 0.05  # standard deviation on a student's actions: neighbours of its path
-ACTIONS = 4  # that the teacher's critic is asked about in each state
-NEARBY = 0.3  # standard deviation of the one that is drawn around the action carried out
-PREFERENCE_WEIGHT = 10.0  # docs/results.md has what it buys
+SEGMENTS = 4  # of an episode, each led by the teacher or by a student
+TEACHER_SHARE = (0.5, 0.15)  # of the environments that the teacher leads once students act: falling, final
+COMPARED_EPISODES = 128  # in which the initialisations of a size are compared
+WEIGHTS = {"policy": 1.0, "features": 1.0, "goal_features": 1.0, "distance": 1.0, "preference": 10.0}
 
 
-class Labels(NamedTuple):
-    """Visited states and the teacher's answers; T steps, E environments."""
+class Family(NamedTuple):
+    """All that is trained at once; leaves of states have a leading axis over seeds."""
 
-    observation: Array  # [T, E, S]
-    goal: Array  # [T, E, G]: commanded
-    outcome: Array  # [T, E, G]: what the goal's entries were after the action
-    action: Array  # [T, E, A]: the teacher's
-    tried: Array  # [T, E, K, A]: the action that was carried out, one near it, and arbitrary ones
-    tried_features: Array  # [T, E, K, R]
-    goal_features: Array  # [T, E, R]
-    outcome_features: Array  # [T, E, R]
+    policies: tuple[Any, ...]  # one of each size
+    state_action: Any
+    goal: Any
+
+    def student(self, number: int) -> Student:
+        return Student(self.policies[number], self.state_action, self.goal)
 
 
 class DistillState(NamedTuple):
     """All that a distillation needs to go on exactly as it would have."""
 
-    students: tuple[Student, ...]
+    family: Family
     optimiser: Any
     normaliser: Normaliser
+    error: Array  # scalar: of the students' actions, root mean square
     labels: Labels  # T = rounds * episode length
     key: Array
     round: Array  # scalar int32
@@ -66,10 +69,13 @@ class DistillState(NamedTuple):
 class Distiller:
     """The functions of one configuration and one teacher."""
 
-    def __init__(self, config: StudentConfig, teacher: Teacher):
-        self.config, self.teacher = config, teacher
+    def __init__(self, config: StudentConfig, teacher: Teacher, weights: Mapping[str, float] = WEIGHTS):
+        self.config, self.teacher, self.weights = config, teacher, weights
         self.simulation = training_simulation_of(teacher.config)
         self.spec = teacher.spec
+        # Where the robot's goal is told from where it stands, one goal has many descriptions, and none of
+        # the embeddings that the teacher gives it can be matched: only distances can.
+        self.same_goals = self.spec.sensed_goal.frame == self.spec.goal.frame
         decay = optax.cosine_decay_schedule(config.rate, config.rounds * config.updates, alpha=0.01)
         self.optimiser = optax.adam(decay)
         self.init = jit_once(self._init)
@@ -81,111 +87,97 @@ class Distiller:
     def _init(self, key: Array) -> DistillState:
         spec, config = self.spec, self.config
         representation = self.teacher.config.network.representation
-        student_key, run_key = jax.random.split(key)
-        sizes = spec.sizes
-        students = tuple(
-            init_student(jax.random.fold_in(student_key, i), parse_size(name), sizes, representation)
-            for i, name in enumerate(config.sizes)
-        )
+        family_key, run_key = jax.random.split(key)
+        sizes = spec.sensed_sizes
+        critic = parse_size(config.critic)
+
+        def family(key: Array) -> Family:
+            students = [
+                init_student(jax.random.fold_in(key, i), parse_size(name), critic, sizes, representation)
+                for i, name in enumerate(config.sizes)
+            ]
+            return Family(tuple(s.policy for s in students), students[0].state_action, students[0].goal)
+
+        families = jax.vmap(family)(jax.random.split(family_key, config.seeds))
         observation, action, goal = ((jnp.zeros(n), jnp.ones(n)) for n in sizes)
-        steps = (config.rounds * spec.episode_length, config.envs)
-        labels = Labels(
-            observation=jnp.zeros((*steps, spec.observation_size)),
-            goal=jnp.zeros((*steps, spec.goal_size)),
-            outcome=jnp.zeros((*steps, spec.goal_size)),
-            action=jnp.zeros((*steps, spec.action_size)),
-            tried=jnp.zeros((*steps, ACTIONS, spec.action_size)),
-            tried_features=jnp.zeros((*steps, ACTIONS, representation)),
-            goal_features=jnp.zeros((*steps, representation)),
-            outcome_features=jnp.zeros((*steps, representation)),
-        )
         return DistillState(
-            students=students,
-            optimiser=self.optimiser.init(students),
+            family=families,
+            optimiser=self.optimiser.init(families),
             normaliser=Normaliser(observation, action, goal),
-            labels=labels,
+            error=jnp.asarray(config.noise),
+            labels=empty(spec, representation, config.rounds * spec.episode_length, config.envs),
             key=run_key,
             round=jnp.zeros((), jnp.int32),
         )
 
     def iterate(self, state: DistillState) -> tuple[DistillState, dict[str, Array]]:
         """One round: visit, label, update. The given state's buffers are reused."""
-        visited, goal = self._visit(state)
-        return self._update(self._label(state, self.teacher.params, *visited.steps(), goal))
+        return self._update(self._label(state, self.teacher.params, self._visit(state)))
 
-    def _visit(self, state: DistillState) -> tuple[Trajectories, np.ndarray]:
-        """One episode in every environment, and the goals [E, G] that were asked for."""
-        start_key, noise_key = jax.random.split(self._round_key(state, 0))
+    def _visit(self, state: DistillState) -> Visited:
+        """One episode in every environment, of the teacher or the students as the round has it."""
+        start_key, noise_key, sensor_key = jax.random.split(self._round_key(state, 0), 3)
         start = self.simulation.starts(start_key, self.config.envs, self.teacher.config.task.layout)
+        share, segment = self.teacher_share(int(state.round)), max(self.spec.episode_length // SEGMENTS, 1)
         calls = itertools.count()
-        teacher_acts = int(state.round) < self.config.teacher_rounds
 
-        def policy(observation: np.ndarray, goal: np.ndarray) -> Array:
-            key = jax.random.fold_in(noise_key, next(calls))
-            if teacher_acts:
-                return self._act_as_teacher(self.teacher.params, observation, goal, key)
-            return self._act_as_students(state.students, state.normaliser, observation, goal, key)
+        def policy(observation: np.ndarray, goal: np.ndarray, sensed: Any) -> np.ndarray:
+            call = next(calls)
+            led = led_by_teacher(share, call // segment, len(goal))
+            key = jax.random.fold_in(noise_key, call)
+            action = np.array(self._act_as_students(state.family, state.normaliser, *sensed))
+            if len(led):
+                shown = (observation[led], goal[led], state.error, key)
+                action[led] = self._act_as_teacher(self.teacher.params, *shown)
+            return action
 
-        return self.simulation.rollout(policy, start), start.goal
+        lived = self.simulation.rollout(policy, start, noise_key=sensor_key)
+        before, action, after = lived.steps()
+        sensed = lived.before_steps(lived.sensed.observation)
+        qpos = lived.before_steps(lived.qpos)
+        return Visited(before, action, after, qpos, sensed, lived.going.sum(0), start.goal)
 
-    def teacher_action(self, params: Params, observation: Array, goal: Array, key: Array) -> Array:
+    def teacher_share(self, round_: int) -> float:
+        """Share of the environments that the teacher leads in a round."""
+        since = round_ - self.config.teacher_rounds
+        return 1.0 if since < 0 else float(np.interp(since, (0, self.config.mixed_rounds), TEACHER_SHARE))
+
+    def teacher_action(
+        self, params: Params, observation: Array, goal: Array, spread: Array, key: Array
+    ) -> Array:
         """The teacher's action [E, A] with noise, so that labels show the way back."""
-        return _with_noise(self.teacher.act(params, observation, goal), self.config.noise, key)
+        action = self.teacher.act(params, observation, goal)
+        return jnp.clip(action + spread * jax.random.normal(key, action.shape), -1, 1)
 
     def students_action(
-        self,
-        students: tuple[Student, ...],
-        normaliser: Normaliser,
-        observation: Array,
-        goal: Array,
-        key: Array,
+        self, family: Family, normaliser: Normaliser, observation: Array, goal: Array
     ) -> Array:
         """Environment e driven by student e mod S, [E, A]; every student learns from the others' paths."""
+        actions = self._actions(family, normaliser, observation, goal)
+        environment = jnp.arange(len(goal))
+        return actions[environment % len(actions), environment]
+
+    def _actions(self, family: Family, normaliser: Normaliser, observation: Array, goal: Array) -> Array:
+        """[sizes * seeds, E, A]: of every size and, within it, every seed."""
         observation = normalise(observation, normaliser.observation)
         goal = normalise(goal, normaliser.goal)
-        actions = jnp.stack([act(student, observation, goal) for student in students])
-        environment = jnp.arange(len(goal))
-        chosen = actions[environment % len(students), environment]
-        return _with_noise(chosen, STUDENT_NOISE, key)
+        each = [
+            jax.vmap(act, in_axes=(0, None, None))(family.student(i), observation, goal)
+            for i in range(len(self.config.sizes))
+        ]
+        return jnp.concatenate(each)
 
-    def label(
-        self, state: DistillState, params: Params, before: Array, action: Array, after: Array, goal: Array
-    ) -> DistillState:
-        """Adds the teacher's answers on a round's steps: observations [L, E, S], actions [L, E, A]."""
+    def label(self, state: DistillState, params: Params, visited: Visited) -> DistillState:
+        """Adds the teacher's answers on a round's steps."""
         key = self._round_key(state, 1)
-        nearby_key, arbitrary_key = jax.random.split(key)
-        length, envs, size = action.shape
-        arbitrary = jax.random.uniform(arbitrary_key, (length, envs, ACTIONS - 2, size), minval=-1, maxval=1)
-        nearby = _with_noise(action, NEARBY, nearby_key)
-        tried = jnp.concatenate([jnp.stack([action, nearby], axis=2), arbitrary], axis=2)
-        new = jax.lax.map(
-            lambda step: self._labels(params, step, goal),
-            (before, after, tried),
-        )
-        write = partial(
-            jax.lax.dynamic_update_slice_in_dim, start_index=state.round * self.spec.episode_length, axis=0
-        )
+        new = answered(self.teacher, params, self.simulation.task, visited, self.config.goals, key)
+        first = state.round * self.spec.episode_length
+        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
         # Measured in the first round, in which the untrained students do not act yet.
-        measured = Normaliser(_statistics(new.observation), _statistics(new.tried), _statistics(new.goal))
+        measured = Normaliser(*map(_statistics, (new.observation, new.tried, new.goal)))
         return state._replace(
             labels=jax.tree.map(write, state.labels, new),
             normaliser=jax.tree.map(partial(jnp.where, state.round == 0), measured, state.normaliser),
-        )
-
-    def _labels(self, params: Params, step: tuple[Array, Array, Array], goal: Array) -> Labels:
-        """One step of every environment: before [E, S], after [E, S], tried [E, K, A]; goal [E, G]."""
-        before, after, tried = step
-        teacher, outcome = self.teacher, achieved_goal(self.spec, after)
-        embed = jax.vmap(partial(teacher.embed_state_action, params), in_axes=(None, 1), out_axes=1)
-        return Labels(
-            observation=before,
-            goal=goal,
-            outcome=outcome,
-            action=teacher.act(params, before, goal),
-            tried=tried,
-            tried_features=embed(before, tried),
-            goal_features=teacher.embed_goal(params, goal),
-            outcome_features=teacher.embed_goal(params, outcome),
         )
 
     def _round_key(self, state: DistillState, purpose: int) -> Array:
@@ -195,65 +187,98 @@ class Distiller:
         """`updates` updates on batches from all rounds so far; metrics are their means."""
         key = self._round_key(state, 2)
         held = (state.round + 1) * self.spec.episode_length
+        normaliser = state.normaliser
 
         def body(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            students, optimiser = carry
+            families, optimiser = carry
             step_key, environment_key = jax.random.split(key)
             step = jax.random.randint(step_key, (self.config.batch,), 0, held)
             environment = jax.random.randint(environment_key, (self.config.batch,), 0, self.config.envs)
-            batch = jax.tree.map(lambda leaf: leaf[step, environment], state.labels)
-            gradient, metrics = jax.grad(self._loss, has_aux=True)(students, state.normaliser, batch)
-            change, optimiser = self.optimiser.update(gradient, optimiser, students)
-            return (optax.apply_updates(students, change), optimiser), metrics
+            batch = _normalised(jax.tree.map(lambda leaf: leaf[step, environment], state.labels), normaliser)
+            gradient = jax.vmap(jax.grad(self._loss, has_aux=True), in_axes=(0, None))
+            slope, metrics = gradient(families, batch)
+            change, optimiser = self.optimiser.update(slope, optimiser, families)
+            return (optax.apply_updates(families, change), optimiser), jax.tree.map(jnp.mean, metrics)
 
         keys = jax.random.split(key, self.config.updates)
-        (students, optimiser), metrics = jax.lax.scan(body, (state.students, state.optimiser), keys)
-        state = state._replace(students=students, optimiser=optimiser, round=state.round + 1)
-        return state, jax.tree.map(jnp.mean, metrics)
+        (family, optimiser), metrics = jax.lax.scan(body, (state.family, state.optimiser), keys)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        error = jnp.stack([metrics[f"{name}/action_error"] for name in self.config.sizes]).mean()
+        state = state._replace(family=family, optimiser=optimiser, error=error, round=state.round + 1)
+        return state, metrics
 
-    def _loss(
-        self, students: tuple[Student, ...], normaliser: Normaliser, batch: Labels
-    ) -> tuple[Array, dict[str, Array]]:
-        """All students' losses added up: they share nothing, so each has its own gradient."""
-        total = jnp.zeros(())
-        metrics: dict[str, Array] = {}
-        for name, student in zip(self.config.sizes, students, strict=True):
-            policy, critic = student_losses(student, normaliser, batch)
-            total = total + policy + critic
-            metrics |= {f"{name}/policy_loss": policy, f"{name}/critic_loss": critic}
+    def _loss(self, family: Family, batch: Labels) -> tuple[Array, dict[str, Array]]:
+        """All losses of one seed added up: policies share nothing, so each has its own gradient.
+
+        batch: [B, ...] of each label, normalised."""
+        critic = critic_terms(family.student(0), jax.tree.map(_half, batch), self.same_goals)
+        total = sum((self.weights[name] * term for name, term in critic.items()), jnp.zeros(()))
+        metrics = {f"critic/{name}_loss": term for name, term in critic.items()}
+        for i, name in enumerate(self.config.sizes):
+            action = act(family.student(i), batch.observation, batch.goal)
+            policy = losses.policy_loss(action, batch.action)
+            total = total + self.weights["policy"] * policy
+            metrics[f"{name}/policy_loss"] = policy
+            metrics[f"{name}/action_error"] = jnp.sqrt(((action - batch.action) ** 2).mean())
         return total, metrics
 
+    def best_seeds(self, state: DistillState) -> dict[str, tuple[int, list[float]]]:
+        """For each size, the seed longest at its goals on fresh training starts, and that time of each."""
+        count = len(self.config.sizes) * self.config.seeds
+        start_key, sensor_key = jax.random.split(self._round_key(state, 3))
+        start: Start = self.simulation.starts(start_key, COMPARED_EPISODES, self.teacher.config.task.layout)
+        actions = jax.jit(self._actions)
+        scores = []
+        for member in range(count):
 
-def student_losses(student: Student, normaliser: Normaliser, batch: Labels) -> tuple[Array, Array]:
-    """Policy and critic loss of one student; `batch` holds [B, ...] of each label."""
-    observation = normalise(batch.observation, normaliser.observation)
-    tried = normalise(batch.tried, normaliser.action)
-    goal = normalise(batch.goal, normaliser.goal)
-    outcome = normalise(batch.outcome, normaliser.goal)
+            def policy(observation: Any, goal: Any, member: int = member) -> Array:
+                return actions(state.family, state.normaliser, observation, goal)[member]
 
-    policy = losses.policy_loss(act(student, observation, goal), batch.action)
-    both = jnp.broadcast_to(observation[:, None], (*tried.shape[:2], observation.shape[-1]))
-    features = embed_state_action(student, both, tried)
-    goal_features, outcome_features = embed_goal(student, goal), embed_goal(student, outcome)
-    preference = losses.preference_loss(
-        distance(features, goal_features[:, None]),
-        distance(batch.tried_features, batch.goal_features[:, None]),
+            lived = self.simulation.rollout(on_robot(policy), start, noise_key=sensor_key)
+            scores.append(float(outcomes(self.spec, lived, start.goal).time_at_goal.mean()))
+        of_sizes = np.reshape(scores, (len(self.config.sizes), self.config.seeds))
+        return {
+            name: (int(of_size.argmax()), of_size.tolist())
+            for name, of_size in zip(self.config.sizes, of_sizes, strict=True)
+        }
+
+
+def led_by_teacher(share: float, segment: int, environments: int) -> np.ndarray:
+    """Numbers of the environments that the teacher leads in this segment; the next segment has others."""
+    count = round(share * environments)
+    return (np.arange(count) + segment * count) % environments
+
+
+def critic_terms(student: Student, batch: Labels, same_goals: bool) -> dict[str, Array]:
+    """What the student's critic is asked to match; `batch` holds [B, ...] of each label, normalised."""
+    both = jnp.broadcast_to(
+        batch.observation[:, None], (*batch.tried.shape[:2], batch.observation.shape[-1])
     )
-    critic = (
-        losses.feature_loss(features, batch.tried_features)
-        + losses.feature_loss(goal_features, batch.goal_features)
-        + losses.feature_loss(outcome_features, batch.outcome_features)
-        + PREFERENCE_WEIGHT * preference
-        + losses.distance_loss(features[:, 0], goal_features, batch.tried_features[:, 0], batch.goal_features)
-        + losses.distance_loss(
-            features[:, -1], outcome_features, batch.tried_features[:, -1], batch.outcome_features
-        )
+    features = embed_state_action(student, both, batch.tried)
+    goal_features = embed_goal(student, batch.goal)
+    own = distance(features, goal_features[:, None])
+    preference = losses.preference_loss(own, batch.distance)
+    if not same_goals:
+        return {"distance": losses.distance_loss(own, batch.distance), "preference": preference}
+    return {
+        "features": losses.feature_loss(features, batch.features),
+        "goal_features": losses.feature_loss(goal_features, batch.goal_features),
+        "preference": preference,
+    }
+
+
+def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
+    return batch._replace(
+        observation=normalise(batch.observation, normaliser.observation),
+        tried=normalise(batch.tried, normaliser.action),
+        goal=normalise(batch.goal, normaliser.goal),
+        features=batch.features.astype(jnp.float32),
     )
-    return policy, critic
 
 
-def _with_noise(action: Array, spread: float, key: Array) -> Array:
-    return jnp.clip(action + spread * jax.random.normal(key, action.shape), -1, 1)
+def _half(values: Array) -> Array:
+    """What the critic learns from: its batch is large enough, and its walks are the dear ones."""
+    return values[: max(len(values) // 2, 1)]
 
 
 def _statistics(values: Array) -> tuple[Array, Array]:

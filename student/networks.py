@@ -1,5 +1,8 @@
-"""Students: plain networks without LayerNorm, so that the exported graph has none."""
+"""Students: plain networks without LayerNorm, so that the exported graph has none.
 
+A policy of its own size each; the critic is one for all, for it answers no question of theirs alone."""
+
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -21,34 +24,41 @@ class Normaliser(NamedTuple):
 
 
 class Student(NamedTuple):
-    """Parameters of one student: its policy and its critic's two encoders."""
+    """Parameters of one student: its policy, and the two encoders of a critic."""
 
     policy: Any
     state_action: Any
     goal: Any
 
 
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {"swish": nn.swish, "relu": nn.relu}
+_LAST = "output"
+
+
 class Perceptron(nn.Module):
-    """[B, inputs] -> [B, outputs] through `size.layers` hidden layers of swish."""
+    """[B, inputs] -> [B, outputs] through `size.layers` hidden layers, named after their activation."""
 
     size: Size
     outputs: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        for _ in range(self.size.layers):
-            x = nn.swish(nn.Dense(self.size.width)(x))
-        return nn.Dense(self.outputs)(x)
+        activation = _FUNCTIONS[self.size.activation]
+        for i in range(self.size.layers):
+            x = activation(nn.Dense(self.size.width, name=f"{self.size.activation}_{i}")(x))
+        return nn.Dense(self.outputs, name=_LAST)(x)
 
 
-def init_student(key: Array, size: Size, sizes: tuple[int, int, int], representation: int) -> Student:
+def init_student(
+    key: Array, size: Size, critic: Size, sizes: tuple[int, int, int], representation: int
+) -> Student:
     """Fresh parameters; `sizes` are those of observation, action and goal."""
     observation, action, goal = sizes
     keys = jax.random.split(key, 3)
     return Student(
         policy=Perceptron(size, action).init(keys[0], jnp.zeros((1, observation + goal))),
-        state_action=Perceptron(size, representation).init(keys[1], jnp.zeros((1, observation + action))),
-        goal=Perceptron(size, representation).init(keys[2], jnp.zeros((1, goal))),
+        state_action=Perceptron(critic, representation).init(keys[1], jnp.zeros((1, observation + action))),
+        goal=Perceptron(critic, representation).init(keys[2], jnp.zeros((1, goal))),
     )
 
 
@@ -95,11 +105,15 @@ def parameter_count(tree: Any) -> int:
 
 def _apply(params: Any, x: Array) -> Array:
     """The layers that the parameters themselves describe."""
-    *hidden, _ = params["params"].values()
-    kernel = params["params"]["Dense_0"]["kernel"]
-    outputs = params["params"][f"Dense_{len(hidden)}"]["bias"]
-    network = Perceptron(Size(len(hidden), kernel.shape[1]), outputs.shape[0])
-    return cast(Array, network.apply(params, x))
+    layers = params["params"]
+    first = _first(layers)
+    size = Size(len(layers) - 1, layers[first]["kernel"].shape[1], first.removesuffix("_0"))
+    return cast(Array, Perceptron(size, layers[_LAST]["bias"].shape[0]).apply(params, x))
+
+
+def _first(layers: dict[str, Any]) -> str:
+    """The name of the layer that reads the inputs."""
+    return next(name for name in layers if name.endswith("_0"))
 
 
 def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,6 +124,7 @@ def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
 def _fold_first(params: Any, normaliser: tuple[Array, Array]) -> Any:
     mean, std = normaliser
     layers = dict(params["params"])
-    kernel = layers["Dense_0"]["kernel"] / std[:, None]
-    layers["Dense_0"] = {"kernel": kernel, "bias": layers["Dense_0"]["bias"] - mean @ kernel}
+    name = _first(layers)
+    kernel = layers[name]["kernel"] / std[:, None]
+    layers[name] = {"kernel": kernel, "bias": layers[name]["bias"] - mean @ kernel}
     return {"params": layers}

@@ -1,11 +1,12 @@
 """What of a distillation is saved: its state while it runs, each student when it is done."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from student.config import TRAINING_FIELDS, Size, parse_size
+from student.config import TRAINING_FIELDS, parse_size
 from student.distill import Distiller, DistillState
 from student.networks import Student, fold, init_student
 from teacher import checkpoint
@@ -59,9 +60,12 @@ def _record(distiller: Distiller) -> dict[str, Any]:
 _NOTHING: Any = None  # in place of what is saved as rows
 
 
-def save_students(directory: Path, distiller: Distiller, state: DistillState) -> None:
-    """Writes each student to `directory`/SIZE, normalisation folded in."""
-    for name, student in zip(distiller.config.sizes, state.students, strict=True):
+def save_students(
+    directory: Path, distiller: Distiller, state: DistillState, seeds: Mapping[str, int]
+) -> None:
+    """Writes each student to `directory`/SIZE, of the seed in `seeds`, normalisation folded in."""
+    for number, name in enumerate(distiller.config.sizes):
+        student = jax.tree.map(lambda leaf, seed=seeds[name]: leaf[seed], state.family.student(number))
         checkpoint.save(
             directory / name,
             int(state.round),
@@ -69,6 +73,7 @@ def save_students(directory: Path, distiller: Distiller, state: DistillState) ->
             record={
                 "spec": distiller.spec.model_dump(mode="json"),
                 "representation": distiller.teacher.config.network.representation,
+                "critic": distiller.config.critic,
                 "teacher": distiller.teacher.source,
             },
         )
@@ -80,10 +85,10 @@ def load_student(directory: Path) -> TrainedStudent:
     try:
         spec = TaskSpec.model_validate(saved.record["spec"])
         representation, teacher = saved.record["representation"], saved.record["teacher"]
-        size: Size = parse_size(directory.name)
+        size, critic = parse_size(directory.name), parse_size(saved.record["critic"])
     except (ValueError, KeyError, TypeError) as error:
         raise FathomError(f"{directory} holds no student that this program knows: {error}") from error
-    sizes = spec.sizes
-    template = jax.eval_shape(lambda: init_student(jax.random.key(0), size, sizes, representation))
+    sizes = spec.sensed_sizes
+    template = jax.eval_shape(lambda: init_student(jax.random.key(0), size, critic, sizes, representation))
     params = checkpoint.fill(template, saved.leaves, f"student {directory}")
     return TrainedStudent(directory.name, params, spec, teacher, saved.fingerprint)

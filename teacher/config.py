@@ -45,7 +45,7 @@ def parse_size(name: str) -> Size:
 
 
 def _written_size(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else value
+    return value if isinstance(value, Size) else parse_size(str(value))
 
 
 def task_reference(name: str) -> str:

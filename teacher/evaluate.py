@@ -1,5 +1,6 @@
 """How good a policy is: per-episode outcomes and their intervals."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import scipy.stats
 
 from teacher.config import TeacherConfig
-from teacher.simulation import Policy, Simulation, Trajectories
+from teacher.simulation import Simulation, Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import Start, goal_distance, make_task
 
@@ -52,9 +53,16 @@ def evaluation_starts(simulation: Simulation, episodes: int, layout: str, seed: 
     return simulation.starts(key, episodes, layout)
 
 
-def run_episodes(simulation: Simulation, policy: Policy, start: Start) -> tuple[Outcomes, Trajectories]:
-    """Episodes of any policy on any engine, and how they went."""
-    trajectories = simulation.rollout(policy, start)
+def evaluation_noise_key(seed: int | None = None) -> jax.Array:
+    """Of the sensors' noise in held-out episodes: the same for every policy that is compared."""
+    return jax.random.fold_in(jax.random.key(EVALUATION_SEED if seed is None else seed), 1)
+
+
+def run_episodes(
+    simulation: Simulation, policy: Callable[..., Any], start: Start, noise_key: jax.Array | None = None
+) -> tuple[Outcomes, Trajectories]:
+    """Episodes of any policy on any engine, and how they went; arguments as of `Simulation.rollout`."""
+    trajectories = simulation.rollout(policy, start, noise_key=noise_key)
     return outcomes(simulation.task.spec, trajectories, start.goal), trajectories
 
 

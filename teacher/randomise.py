@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from teacher.config import RandomiseConfig
 
 Array = Any  # NumPy or JAX
 ALTER_MODEL = ("friction", "mass", "strength")  # fields that change a model's numbers
+UNPUSHED = np.uint32(2**32 - 1)  # seed of an episode without pushes
 
 
 class Randomisation(NamedTuple):
@@ -42,7 +44,7 @@ class Conditions(NamedTuple):
     mass: Array  # factor of masses and inertias
     strength: Array  # factor of actuators' gains and force limits
     delay: Array  # int32: control steps by which actions come late
-    seed: Array  # uint32: of its pushes
+    seed: Array  # uint32: of its pushes; `UNPUSHED`: none
 
 
 def draw(spread: Randomisation, key: jax.Array) -> Conditions:
@@ -68,7 +70,7 @@ def pushes(
 
     def push(seed: jax.Array, step: jax.Array) -> jax.Array:
         when, where = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-        happens = jax.random.bernoulli(when, control_dt / spread.push_interval_s)
+        happens = jax.random.bernoulli(when, control_dt / spread.push_interval_s) & (seed != UNPUSHED)
         return happens * jax.random.uniform(where, (size,), minval=-spread.push, maxval=spread.push)
 
     return jax.vmap(push)(jnp.asarray(conditions.seed), jnp.asarray(step))

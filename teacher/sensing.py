@@ -4,7 +4,7 @@ Arrays may be NumPy or JAX, so that a simulation stepped from the host and compi
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,25 @@ from teacher.tasks.base import State, Task
 Array = Any  # NumPy or JAX
 
 
-def sense(task: Task, state: State, action: Array, key: jax.Array, noise: float = 1.0) -> Array:
+class Sensed(NamedTuple):
+    """What policies see on E robots: the task's own observation and goal where it describes no sensors."""
+
+    observation: Array  # [E, H * M]: readings with their noise, the newest first
+    goal: Array  # [E, G']: as the robot knows it
+
+
+def sense(task: Task, state: State, action: Array, keys: jax.Array, noise: float = 1.0) -> Array:
     """One reading of the sensors [E, M], in the arrays' own precision.
 
     Args:
       action: [E, A], the last one that the policy chose; zero where an episode begins.
-      key: of this step alone; the noise of row i depends on it and on i, not on the other rows.
+      keys: [E], of this step of each robot alone: no robot's noise depends on the others.
       noise: factor of the noise that `task.spec.deployed` names."""
     deployed = task.spec.deployed
     assert deployed is not None, f"{task.spec.name} describes no sensors"
     reading = task.reading(state, action)
     xp = reading.__array_namespace__()
-    errors = xp.asarray(_standard_normal(key, *reading.shape), dtype=reading.dtype)
+    errors = xp.asarray(_standard_normal(keys, reading.shape[-1]), dtype=reading.dtype)
     return reading + xp.asarray(noise * noise_scale(deployed), dtype=reading.dtype) * errors
 
 
@@ -53,11 +60,13 @@ def deployed_observation(history: Array) -> Array:
     return history.reshape(len(history), -1)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _standard_normal(key: jax.Array, rows: int, size: int) -> jax.Array:
-    """[rows, size]; each row depends on its number alone."""
+@partial(jax.jit, static_argnums=1)
+def _standard_normal(keys: jax.Array, size: int) -> jax.Array:
+    """[E, size]"""
+    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
 
-    def draw(number: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, number), (size,))
 
-    return jax.vmap(draw)(jnp.arange(rows))
+@jax.jit
+def fold_each(keys: jax.Array, numbers: Array) -> jax.Array:
+    """Keys [E], or one for all, each with its own number [E] folded in."""
+    return jax.vmap(jax.random.fold_in)(jnp.broadcast_to(keys, numbers.shape), numbers)

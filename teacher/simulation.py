@@ -12,12 +12,15 @@ from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError
 from teacher.randomise import ALTER_MODEL, Conditions, Randomisation, draw, pushes
+from teacher.sensing import Sensed, begin_history, deployed_observation, extend_history, fold_each, sense
 from teacher.tasks import Start, Task, make_task
 from teacher.tasks.engines import ENGINES, engines_of, make_engine
 
 Array = jax.Array
 # (observation [E, N], goal [E, G]) -> action [E, A]
 Policy = Callable[[Any, Any], Any]
+# (observation, goal, sensed) -> action [E, A], of policies that see as a robot does, or both ways
+SensingPolicy = Callable[[Any, Any, Sensed], Any]
 
 # Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
 ROLLOUT_BATCHES = (64, 256)
@@ -34,19 +37,34 @@ class Trajectories(NamedTuple):
     observation: np.ndarray  # [L + 1, E, N]: the first before, each other after an action
     action: np.ndarray  # [L, E, A]
     going: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
+    sensed: Sensed | None = None  # [L + 1, E, ...], where the rollout was given a key for its noise
 
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observation before, action and observation after of L steps of each episode, [L, E, ...].
 
         An episode that ended early has fewer: its own steps are repeated."""
-        length, episodes = self.going.shape
-        row = np.arange(length)[:, None] % np.maximum(self.going.sum(0), 1)
-        episode = np.arange(episodes)
+        row, episode = self._own_steps()
         return (
             self.observation[row, episode],
             self.action[row, episode],
             self.observation[row + 1, episode],
         )
+
+    def before_steps(self, values: np.ndarray) -> np.ndarray:
+        """What of values [L + 1, E, ...] was there before each of the `steps`, [L, E, ...]."""
+        row, episode = self._own_steps()
+        before: np.ndarray = values[row, episode]
+        return before
+
+    def sensed_steps(self) -> Sensed:
+        """What policies on the robots saw before each of the `steps`, [L, E, ...]."""
+        assert self.sensed is not None, "the rollout was given no noise_key"
+        return Sensed(*map(self.before_steps, self.sensed))
+
+    def _own_steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices, together [L, E], of each episode's own steps, repeated."""
+        length, episodes = self.going.shape
+        return np.arange(length)[:, None] % np.maximum(self.going.sum(0), 1), np.arange(episodes)
 
 
 class Running(NamedTuple):
@@ -56,6 +74,14 @@ class Running(NamedTuple):
     conditions: Any  # Conditions [E]; () where nothing is random
     step: Any  # [E] int32: control steps since the episode began
     waiting: Any  # [E, D, A]: the newest D actions, the newest first; () where none comes late
+
+
+class _Senses(NamedTuple):
+    """What sensing on E robots needs to go on."""
+
+    keys: Any  # [E]: of each episode's noise
+    goal: Any  # [E, G]: as it was asked for
+    history: Any  # [E, H, M]: the newest reading first
 
 
 class Simulation:
@@ -126,43 +152,74 @@ class Simulation:
     def prepare(self, start: Start) -> None:
         """Compiles what a rollout from these starts needs; may run beside other work."""
         batch = self._batch(len(start.goal))
-        state, _ = self._begin(_rows(start, 0, batch))
+        state, senses, _ = self._begin(*_rows((start, self._noise_keys(None, start)), 0, batch))
         action = np.zeros((batch, self.task.spec.action_size), np.float32)
-        self._advance(state, action, np.ones(batch, bool))
+        self._advance(state, senses, action, np.ones(batch, bool))
 
-    def rollout(self, policy: Policy, start: Start, steps: int | None = None) -> Trajectories:
+    def rollout(
+        self,
+        policy: Callable[..., Any],
+        start: Start,
+        steps: int | None = None,
+        noise_key: Array | None = None,
+    ) -> Trajectories:
         """One episode of any policy from each start (NumPy), or its first steps, from the host.
 
-        The policy is asked with NumPy batches, whose last rows may be padding."""
+        Args:
+          policy: a SensingPolicy if there is a `noise_key`, else a Policy; asked with NumPy batches, whose
+            last rows may be padding.
+          noise_key: of the robots' sensors. The noise of an episode depends on it and on the episode's
+            number here, so that the same key pairs two policies."""
         episodes = len(start.goal)
-        batch = self._batch(episodes)
+        batch, numbered = self._batch(episodes), (start, self._noise_keys(noise_key, start))
         parts = []
         for first in range(0, episodes, batch):
-            parts.append(self._rollout(policy, _rows(start, first, batch), steps))
+            parts.append(self._rollout(policy, *_rows(numbered, first, batch), steps, noise_key is not None))
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
+
+    def _noise_keys(self, noise_key: Array | None, start: Start) -> Any:
+        """[E]; () where nothing is sensed. Without a key there is noise as well: one compilation serves all."""
+        if self.task.spec.deployed is None:
+            return ()
+        key = jax.random.key(0) if noise_key is None else noise_key
+        return fold_each(key, np.arange(len(start.goal)))
 
     def _batch(self, episodes: int) -> int:
         fitting = [size for size in ROLLOUT_BATCHES if size >= episodes] or ROLLOUT_BATCHES[-1:]
         return fitting[0] if self.engine.compiled else episodes
 
-    def _rollout(self, policy: Policy, start: Start, steps: int | None) -> Trajectories:
-        state, seen = self._begin(start)
+    def _rollout(
+        self, policy: Callable[..., Any], start: Start, keys: Any, steps: int | None, sensing: bool
+    ) -> Trajectories:
+        state, senses, seen = self._begin(start, keys)
         frames, actions = [_on_host(seen)], []
         going: list[np.ndarray] = []
         for _ in range(self.task.spec.episode_length if steps is None else steps):
             going.append(~frames[-1].ended & (going[-1] if going else True))
-            actions.append(np.asarray(policy(frames[-1].observation, start.goal)))
-            state, seen = self._advance(state, actions[-1], going[-1])
+            sensed = [frames[-1].sensed or Sensed(frames[-1].observation, start.goal)] * sensing
+            actions.append(np.asarray(policy(frames[-1].observation, start.goal, *sensed)))
+            state, senses, seen = self._advance(state, senses, actions[-1], going[-1])
             frames.append(_on_host(seen))
-        qpos, observation, _ = (np.stack(values) for values in zip(*frames, strict=True))
-        return Trajectories(qpos, observation, np.stack(actions), np.stack(going))
+        whole = jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
+        trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(going))
+        if not sensing:
+            return trajectories
+        goal = np.broadcast_to(start.goal, (len(frames), *start.goal.shape))
+        return trajectories._replace(sensed=whole.sensed or Sensed(whole.observation, goal))
 
-    def _first(self, start: Start) -> tuple[Running, "_Frame"]:
-        state = self.reset(start)
-        return state, self._frame(state)
+    def _first(self, start: Start, keys: Any) -> tuple[Running, _Senses | None, "_Frame"]:
+        state, senses = self.reset(start), None
+        if deployed := self.task.spec.deployed:
+            xp = start.goal.__array_namespace__()
+            action = xp.zeros((len(start.goal), self.task.spec.action_size), dtype=xp.float32)
+            history = begin_history(deployed, self._reading(state, action, keys))
+            senses = _Senses(keys, start.goal, history)
+        return state, senses, self._frame(state, senses)
 
-    def _next(self, state: Running, action: Any, going: Any) -> tuple[Running, "_Frame"]:
+    def _next(
+        self, state: Running, senses: _Senses | None, action: Any, going: Any
+    ) -> tuple[Running, _Senses | None, "_Frame"]:
         """One control step of the environments [E] that are still going; the others stay as they are."""
         if not self.can_end:
             state = self.step(state, action)
@@ -170,7 +227,11 @@ class Simulation:
             state = choose(going, self.step(state, action), state)
         else:
             self._step_some(state, action, np.flatnonzero(going))
-        return state, self._frame(state)
+        if senses:
+            history = extend_history(senses.history, self._reading(state, action, senses.keys))
+            xp = history.__array_namespace__()
+            senses = senses._replace(history=xp.where(going[:, None, None], history, senses.history))
+        return state, senses, self._frame(state, senses)
 
     def _step_some(self, state: Running, action: np.ndarray, rows: np.ndarray) -> None:
         """Steps these environments of the C engine, in place."""
@@ -180,9 +241,19 @@ class Simulation:
             for own, new in zip(jax.tree.leaves(state[2:]), jax.tree.leaves(moved[2:]), strict=True):
                 own[rows] = new
 
-    def _frame(self, state: Running) -> "_Frame":
-        qpos = self.engine.read(state.physics).qpos
-        return _Frame(qpos, self.observe(state), self.ended(state))
+    def _reading(self, state: Running, action: Any, keys: Array) -> Any:
+        """[E, M] with noise, after the last `action` [E, A]; `keys` [E] are the episodes'."""
+        with jax.default_matmul_precision("highest"):
+            physical, now = self.engine.read(state.physics), fold_each(keys, state.step)
+            return sense(self.task, physical, action, now, self.randomise.noise)
+
+    def _frame(self, state: Running, senses: _Senses | None) -> "_Frame":
+        physical, sensed = self.engine.read(state.physics), None
+        if senses:
+            with jax.default_matmul_precision("highest"):
+                goal = self.task.deployed_goal(physical.qpos, senses.goal)
+            sensed = Sensed(deployed_observation(senses.history), goal)
+        return _Frame(physical.qpos, self.observe(state), self.ended(state), sensed)
 
 
 class _Frame(NamedTuple):
@@ -191,10 +262,17 @@ class _Frame(NamedTuple):
     qpos: Any
     observation: Any
     ended: Any
+    sensed: Any  # Sensed; None where the task describes no sensors
 
 
 def _on_host(frame: _Frame) -> _Frame:
-    return _Frame(*map(np.asarray, frame))
+    host: _Frame = jax.tree.map(np.asarray, frame)
+    return host
+
+
+def on_robot(policy: Policy) -> SensingPolicy:
+    """The policy as it runs on a robot: all that it is given is sensed."""
+    return lambda observation, goal, sensed: policy(*sensed)
 
 
 def choose(condition: Array, yes: Any, no: Any) -> Any:
@@ -225,10 +303,11 @@ def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> N
         )
 
 
-def _rows(start: Start, first: int, count: int) -> Start:
-    """`count` starts from number `first` on, the last one repeated where there are no more."""
-    rows = np.minimum(np.arange(first, first + count), len(start.goal) - 1)
-    return jax.tree.map(lambda leaf: leaf[rows], start)
+def _rows(starts: tuple[Start, Any], first: int, count: int) -> tuple[Start, Any]:
+    """`count` starts, and their keys, from number `first` on; the last repeated where there are no more."""
+    rows = np.minimum(np.arange(first, first + count), len(starts[0].goal) - 1)
+    rowed: tuple[Start, Any] = jax.tree.map(lambda leaf: leaf[rows], starts)
+    return rowed
 
 
 def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers: Array) -> Start:

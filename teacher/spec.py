@@ -149,6 +149,19 @@ class TaskSpec(_Part):
         return self.observation[-1].stop
 
     @property
+    def sensed_goal(self) -> GoalSpec | DeployedGoal:
+        """The goal as a policy on the robot is given it."""
+        return self.deployed.goal if self.deployed else self.goal
+
+    @property
+    def sensed_sizes(self) -> tuple[int, int, int]:
+        """Sizes of observation, action and goal of a policy on the robot."""
+        if self.deployed is None:
+            return self.sizes
+        observation = self.deployed.history * self.deployed.reading_size
+        return observation, self.action_size, len(self.deployed.goal.entries)
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         """Of observation, action and goal: what networks are made for."""
         return self.observation_size, self.action_size, self.goal_size

@@ -245,7 +245,16 @@ class Knowing:
 def distiller():
     """Few updates a round, so that the first students fall."""
     few = StudentConfig(
-        sizes=("2x32",), envs=64, rounds=8, teacher_rounds=1, noise=0.05, updates=10, batch=256, rate=5e-3
+        sizes=("2x32",),
+        critic="2x32",
+        envs=64,
+        rounds=8,
+        teacher_rounds=1,
+        mixed_rounds=0,
+        noise=0.05,
+        updates=10,
+        batch=256,
+        rate=5e-3,
     )
     return Distiller(few, Knowing())
 
@@ -255,7 +264,8 @@ def student_score(distiller, seed=0):
     state = distiller.init(jax.random.key(seed))
     for _ in range(distiller.config.rounds):
         state, _ = distiller.iterate(state)
-    folded = fold(state.students[0], state.normaliser)
+    student = jax.tree.map(lambda leaf: leaf[0], state.family.student(0))
+    folded = fold(student, state.normaliser)
     farthest = np.abs(state.labels.observation[..., :2]).max()
     return final_success(distiller.teacher.config, jax.jit(partial(act, folded))), farthest
 
@@ -269,9 +279,9 @@ def test_a_student_learns_though_what_it_sees_changes(distiller):
 def test_a_student_without_statistics_shows(distiller, monkeypatch):
     label = distiller._label
 
-    def unmeasured(state, *seen):
+    def unmeasured(state, *visited):
         before = jax.tree.map(jnp.copy, state.normaliser)
-        return label(state, *seen)._replace(normaliser=before)
+        return label(state, *visited)._replace(normaliser=before)
 
     monkeypatch.setattr(distiller, "_label", unmeasured)
     assert student_score(distiller)[0] < UNSOLVED
@@ -280,9 +290,9 @@ def test_a_student_without_statistics_shows(distiller, monkeypatch):
 def test_a_student_whose_statistics_move_shows(distiller, monkeypatch):
     label, length = distiller._label, distiller.spec.episode_length
 
-    def measured_again(state, *seen):
+    def measured_again(state, *visited):
         first = int(state.round) * length
-        state = label(state, *seen)
+        state = label(state, *visited)
         newest = jax.tree.map(lambda leaf: leaf[first : first + length], state.labels)
         statistics = map(distill._statistics, (newest.observation, newest.tried, newest.goal))
         return state._replace(normaliser=Normaliser(*statistics))

@@ -19,7 +19,7 @@ SIZES = (5, 2, 3)  # observation, action, goal
 
 @pytest.fixture(scope="module")
 def student():
-    return init_student(jax.random.key(0), Size(2, 16), SIZES, representation=4)
+    return init_student(jax.random.key(0), Size(2, 16), Size(3, 8), SIZES, representation=4)
 
 
 def values(seed: int, size: int, count: int = 32):
@@ -35,7 +35,8 @@ def test_size_counts_hidden_layers(student):
     kernels = [layer["kernel"].shape for layer in student.policy["params"].values()]
     assert kernels == [(8, 16), (16, 16), (16, 2)]
     assert parameter_count(student.policy) == 8 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2
-    assert parse_size("3x128") == (3, 128)
+    assert parse_size("3x128") == (3, 128, "swish")
+    assert parse_size("3x128-relu") == (3, 128, "relu")
 
 
 def test_folding_the_normalisation_changes_no_answer(student):

@@ -27,6 +27,7 @@ CASES = [
     for name in TASKS
     for engine in make_task(name).engines
 ]
+NOISE_KEY = jax.random.key(6)
 UNLIKE = 1e-4  # m, rad: how far two engines may differ after one control step of smooth motion
 
 
@@ -42,7 +43,7 @@ def random_actions(spec):
     """A policy that looks at nothing: row i of every batch is given the same actions."""
     rng = np.random.default_rng(0)
 
-    def policy(observation, goal):
+    def policy(observation, goal, sensed):
         return rng.uniform(-1, 1, (10, spec.action_size)).astype(np.float32)[: len(observation)]
 
     return policy
@@ -54,7 +55,7 @@ class Case(NamedTuple):
     trajectories: Trajectories
 
     def first_steps(self, start):
-        return self.simulation.rollout(random_actions(self.simulation.task.spec), start, 20)
+        return self.simulation.rollout(random_actions(self.simulation.task.spec), start, 20, NOISE_KEY)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -62,7 +63,7 @@ def case(request):
     on_engine = simulation(*request.param)
     spec = on_engine.task.spec
     start = on_engine.starts(jax.random.key(3), max(2, -(-RANDOM_STEPS // spec.episode_length)))
-    return Case(on_engine, start, on_engine.rollout(random_actions(spec), start))
+    return Case(on_engine, start, on_engine.rollout(random_actions(spec), start, noise_key=NOISE_KEY))
 
 
 @pytest.fixture(params=TASKS)
@@ -81,7 +82,7 @@ def many_starts(name, layout):
 
 def test_rollout_has_the_shapes_of_the_spec(case):
     spec, episodes = case.simulation.task.spec, len(case.start.goal)
-    qpos, observation, action, going = case.trajectories
+    qpos, observation, action, going, sensed = case.trajectories
     length = spec.episode_length
     assert qpos.shape == (length + 1, *case.start.qpos.shape)
     assert observation.shape == (length + 1, episodes, spec.observation_size)
@@ -89,6 +90,9 @@ def test_rollout_has_the_shapes_of_the_spec(case):
     assert going.shape == (length, episodes)
     assert sum(len(term.entries) for term in spec.observation) == observation.shape[-1]
     assert achieved_goal(spec, observation).shape == (length + 1, episodes, spec.goal_size)
+    size, _, goal_size = spec.sensed_sizes
+    assert sensed.observation.shape == (length + 1, episodes, size)
+    assert sensed.goal.shape == (length + 1, episodes, goal_size)
 
 
 def test_a_thousand_random_steps_stay_finite_and_move(case):
@@ -96,17 +100,18 @@ def test_a_thousand_random_steps_stay_finite_and_move(case):
     assert qpos.shape[1] * (len(qpos) - 1) >= RANDOM_STEPS
     assert np.isfinite(qpos).all()
     assert np.isfinite(observation).all()
+    assert all(np.isfinite(values).all() for values in case.trajectories.sensed)
     assert (np.ptp(observation, axis=0).max(-1) > 0.01).all()
 
 
 def test_an_episode_stands_still_once_it_has_ended(case):
-    qpos, _, _, going = case.trajectories
+    qpos, _, _, going, sensed = case.trajectories
     for episode in range(going.shape[1]):
         steps = going[:, episode].sum()
         assert going[:steps, episode].all()
-        np.testing.assert_array_equal(
-            qpos[steps:, episode], np.broadcast_to(qpos[steps, episode], qpos[steps:, 0].shape)
-        )
+        for values in (qpos, *sensed):
+            still = np.broadcast_to(values[steps, episode], values[steps:, 0].shape)
+            np.testing.assert_array_equal(values[steps:, episode], still)
     task = case.simulation.task
     ends = type(task).ended is not teacher.tasks.Task.ended
     assert ends or going.all()
@@ -123,15 +128,19 @@ def test_a_rollout_begins_where_it_is_told(case):
 def test_the_same_start_and_actions_give_the_same_bits(case):
     start = jax.tree.map(np.array, case.start)
     again = case.first_steps(start)
-    for few, all_steps in zip(again, case.trajectories, strict=True):
-        np.testing.assert_array_equal(few, all_steps[: len(few)])
+    jax.tree.map(
+        lambda few, usual: np.testing.assert_array_equal(few, usual[: len(few)]), again, case.trajectories
+    )
     jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, case.start))
 
 
 def test_an_episode_does_not_depend_on_its_companions(case):
     swapped = case.first_steps(jax.tree.map(lambda leaf: leaf[[0, *range(len(leaf) - 1, 0, -1)]], case.start))
-    for other, usual in zip(swapped, case.trajectories, strict=True):
-        np.testing.assert_array_equal(other[:, 0], usual[: len(other), 0])
+    jax.tree.map(
+        lambda other, usual: np.testing.assert_array_equal(other[:, 0], usual[: len(other), 0]),
+        swapped,
+        case.trajectories,
+    )
 
 
 # Whatever the engine
@@ -283,8 +292,7 @@ def test_more_episodes_than_one_batch_are_joined_in_order():
     joined = on_mjx.rollout(towards_goal, start)
     assert joined.qpos.shape[1] == 12
     last = on_mjx.rollout(towards_goal, jax.tree.map(lambda leaf: leaf[10:], start))
-    for many, two in zip(joined, last, strict=True):
-        np.testing.assert_allclose(many[:, 10:], two, atol=1e-5)
+    jax.tree.map(lambda many, two: np.testing.assert_allclose(many[:, 10:], two, atol=1e-5), joined, last)
 
 
 # Names

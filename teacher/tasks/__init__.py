@@ -1,7 +1,7 @@
 """Tasks by name."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from teacher.config import task_reference
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
@@ -18,6 +18,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "fr3_push_easy": fr3_push_easy,
     "fr3_push_hard": fr3_push_hard,
     "fr3_reach": Fr3Reach,
+    "fr3_reach_sensed": partial(Fr3Reach, sensed=True),
     "quad_reach": QuadReach,
     "reacher": Reacher,
     "wheel_maze": WheelMaze,

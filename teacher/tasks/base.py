@@ -91,8 +91,8 @@ class Task(abc.ABC):
         action: [..., A], the last one that the policy chose; zero where an episode begins."""
         raise NotImplementedError(f"task {self.spec.name!r} describes no sensors")
 
-    def deployed_goal(self, state: State, goal: Array) -> Array:
-        """Goal [..., G] as the robot knows it: -> [..., H], as `spec.deployed.goal` has it."""
+    def deployed_goal(self, qpos: Array, goal: Array) -> Array:
+        """Goal [..., G] as the robot knows it where it stands: -> [..., H], as `spec.deployed.goal` has it."""
         raise NotImplementedError(f"task {self.spec.name!r} describes no sensors")
 
 

@@ -238,11 +238,11 @@ class QuadReach(MujocoTask):
         parts = [gravity, qvel[..., 3:6], joints, qvel[..., 6:], xp.clip(action, -1, 1)]
         return xp.concatenate(parts, axis=-1)
 
-    def deployed_goal(self, state: State, goal: Array) -> Array:
+    def deployed_goal(self, qpos: Array, goal: Array) -> Array:
         """Metres ahead and to the left, along the floor."""
         xp = goal.__array_namespace__()
-        way = goal - state.qpos[..., :2]
-        axes = rotation(state.qpos)
+        way = goal - qpos[..., :2]
+        axes = rotation(qpos)
         heading = xp.arctan2(axes[..., 1, 0], axes[..., 0, 0])
         cos, sin = xp.cos(heading), xp.sin(heading)
         x, y = way[..., 0], way[..., 1]

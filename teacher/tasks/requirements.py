@@ -223,7 +223,7 @@ def _method_problems(task: Task, call: Call, sizes: Sizes, xp: Any) -> Iterator[
         goal_size = len(deployed.goal.entries)
         expected += [
             ("reading(state, action)", task.reading, (state, action), deployed.reading_size, "spec has"),
-            ("deployed_goal(state, goal)", task.deployed_goal, (state, goal), goal_size, "spec has"),
+            ("deployed_goal(qpos, goal)", task.deployed_goal, (state.qpos, goal), goal_size, "spec has"),
         ]
     for what, method, arguments, size, by in expected:
         with warnings.catch_warnings():

@@ -1,0 +1,160 @@
+"""Baselines beside a run's students: each an ordinary run in baselines/NAME, judged on the same episodes."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from pipelines import stages
+from pipelines.config import Config
+from pipelines.judging import Yardstick
+from pipelines.progress import Display
+from pipelines.rundir import Run, create_run
+from pipelines.teaching import teach
+from student import assess, baselines
+from student.config import TRAINING_FIELDS
+from student.networks import act, parameter_count
+from student.saved import TrainedStudent, load_student
+from teacher.errors import FathomError, UsageError
+from teacher.evaluate import Outcomes, mean_interval, run_episodes, summarise
+from teacher.simulation import Policy
+from teacher.tasks import make_task
+from teacher.trained import load_teacher
+
+JSON = dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """A finished baseline: its policy, and what it took."""
+
+    policy: Policy
+    effort: JSON
+
+
+def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed: int | None = None) -> JSON:
+    """Fits the students unless that is done, then trains and judges the baselines of these names.
+
+    Baselines that `resume` finds finished are kept, others are gone on with.
+    Returns: `students` and `baselines` of the summary. Raises: UsageError, before anything is computed, for
+    an unknown name, baselines that are there already and more than the budget allows."""
+    asked, size = baselines.named(names), _size(run)
+    folders = {name: run.path / "baselines" / name for name in asked}
+    for folder in folders.values():
+        if folder.exists() and not resume:
+            raise UsageError(f"{folder} holds a baseline already: add --resume, or remove it")
+    _require_budget(run, [name for name in asked if not _is_judged(run, folders[name])])
+    configs = {name: _config(name, run.config, size) for name in asked}
+    for name, folder in folders.items():
+        if folder.exists():
+            _require_same(Run(folder), configs[name])
+    stages.distil(run, display, resume=resume or "students" in run.summary, seed=seed)
+    student = load_student(run.students / size)
+    basis = {
+        "size": size,
+        "episodes": run.config.student.episodes,
+        "teacher_sha256": student.teacher_source,
+        "student_sha256": student.source,
+    }
+    waiting = [name for name in asked if not _is_judged(run, folders[name], basis)]
+    for name in asked:
+        if name not in waiting:
+            display.say(f"kept {folders[name]}")
+    if waiting:
+        measure = Yardstick.of(load_teacher(run.checkpoints), run.config.student.episodes)
+        of_student, _ = run_episodes(measure.simulation, _policy(student), measure.starts)
+        for name in waiting:
+            trained = _train(run, folders[name], configs[name], size)
+            figures = basis | trained.effort | _judge(measure, trained.policy, of_student)
+            run.update_summary({"baselines": {name: figures}})
+            display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
+    found = run.summary
+    if sentence := baselines.conclusion(found["baselines"]):
+        display.say(sentence)
+    return {key: found[key] for key in ("students", "baselines")}
+
+
+def _size(run: Run) -> str:
+    """That of the baselines already there, so that all are alike; else of the selected, or first, student."""
+    summary = run.summary
+    begun = [
+        figures["size"]
+        for name, figures in summary.get("baselines", {}).items()
+        if (run.path / "baselines" / name).exists()
+    ]
+    return begun[0] if begun else summary.get("selected") or run.config.student.sizes[0]
+
+
+def _is_judged(run: Run, folder: Path, basis: JSON | None = None) -> bool:
+    """Whether a baseline is finished; with a basis, also whether it was judged on that."""
+    figures = run.summary.get("baselines", {}).get(folder.name)
+    return folder.exists() and figures is not None and figures.items() >= (basis or {}).items()
+
+
+def _require_budget(run: Run, names: list[str]) -> None:
+    teacher = run.summary.get("teacher")
+    if teacher is None:
+        raise FathomError(
+            f"{run.path} holds no finished teacher: first comes pipeline teacher --run {run.path} --resume"
+        )
+    config, length = run.config, make_task(run.config.teacher.task.name).spec.episode_length
+    expected = {name: baselines.expected_s(name, teacher, config.student, length) for name in names}
+    baselines.require_budget(expected, config.student.baseline_budget_s)
+
+
+def _config(name: str, config: Config, size: str) -> Config:
+    """A baseline's settings, refused where they do not run on the devices here."""
+    if name in baselines.PLAIN:
+        made = config.model_copy(update={"teacher": baselines.trained_directly(name, config.teacher, size)})
+        stages.check(made)
+        return made
+    return config.model_copy(update={"student": baselines.distilled(name, config.student, size)})
+
+
+def _require_same(begun: Run, config: Config) -> None:
+    before, now = (
+        (each.teacher, each.student.model_dump(include=TRAINING_FIELDS)) for each in (begun.config, config)
+    )
+    if before != now:
+        raise UsageError(f"{begun.path} was begun with other settings: remove it to begin anew")
+
+
+def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
+    """Trains a baseline in its own run, or goes on with it."""
+    name = folder.name
+    made = Run(folder) if folder.exists() else create_run(folder, config, run.settings["preset"], run.seed)
+    display = Display(f"baseline {name}")
+    with made.locked():
+        if name in baselines.PLAIN:
+            found = teach(made, display, resume=True)
+            agent = load_teacher(made.checkpoints)
+            effort = {key: found[key] for key in ("env_steps", "wall_s")}
+            return Trained(agent.policy(), effort | {"parameters": parameter_count(agent.params.actor)})
+        link = folder / "teacher"
+        if not link.is_symlink():
+            link.symlink_to(Path("..", "..", "teacher"))  # relative, so that a run can be moved
+        stages.distil(made, display, resume=True)
+        student, last = load_student(made.students / size), made.last_metrics("students")
+        settings = config.student
+        effort = {
+            "env_steps": settings.rounds * settings.envs * student.spec.episode_length,
+            "labels": last["labels"],
+            "wall_s": last["wall_s"],
+            "parameters": parameter_count(student.params.policy),
+        }
+        return Trained(_policy(student), effort)
+
+
+def _judge(measure: Yardstick, policy: Policy, of_student: Outcomes) -> JSON:
+    """Score and retention on the teacher's episodes, and how much longer the student is at goals there."""
+    found, _ = run_episodes(measure.simulation, policy, measure.starts)
+    gain = of_student.time_at_goal - found.time_at_goal
+    return (
+        summarise(found, measure.layout)
+        | assess.retention(found, measure.outcomes)
+        | {"student_gain": float(gain.mean()), "student_gain_interval": list(mean_interval(gain))}
+    )
+
+
+def _policy(student: TrainedStudent) -> Policy:
+    return partial(jax.jit(act), student.params)
