@@ -43,8 +43,8 @@ def write_bundle(
       directory: the bundle; replaced if it is one already. Parents are created.
       policy: (obs [1, N], goal [1, G]) -> actions [1, A], deterministic.
       critic: (obs [1, N], action [1, A], goal [1, G]) -> distance [1].
-      observations, goals, actions: [K, N], [K, G], [K, A] float32 from real rollouts, K >= 1000; the
-        critic is asked about those actions.
+      observations, goals, actions: [K, N], [K, G], [K, A] float32 from real rollouts, K >= 1000, as a
+        policy on the robot is given them; the critic is asked about those actions.
       provenance: JSON values, written as they are; `observation_seed` and `checkpoint_sha256` enter the
         certificates.
       judge: is given the controller with the verified graphs, before anything is written, and answers
@@ -76,6 +76,15 @@ def write_bundle(
     return verifications
 
 
+def add_reachability(directory: Path, coefficients: Mapping[str, float] | None) -> None:
+    """Writes what `Controller.reachable` needs into the specification of a finished bundle, or None."""
+    file = directory / "spec.json"
+    record = json.loads(file.read_bytes()) | {"reachability": coefficients}
+    partial = file.with_name(".spec.json.partial")
+    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    partial.replace(file)
+
+
 def _verified_graphs(
     spec: TaskSpec, policy: Policy, critic: Critic, inputs: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> tuple[list[onnx.ModelProto], dict[str, Verification]]:
@@ -101,7 +110,7 @@ def _verified_graphs(
 
 
 def _check_inputs(spec: TaskSpec, inputs: Mapping[str, np.ndarray]) -> None:
-    sizes = {"obs": spec.observation_size, "goal": spec.goal_size, "action": spec.action_size}
+    sizes = dict(zip(("obs", "action", "goal"), spec.sensed_sizes, strict=True))
     count = len(inputs["obs"])
     if count < MIN_OBSERVATIONS:
         raise FathomError(f"{count} observations to verify with, at least {MIN_OBSERVATIONS} are needed")

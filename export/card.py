@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from teacher.spec import TaskSpec
+from teacher.spec import GoalSpec, TaskSpec
 
 _USE = """\
 ## Use
@@ -24,6 +24,12 @@ numpy and onnxruntime are enough. `policy.onnx` takes `obs` and `goal`; `policy_
 one input, `obs` = [obs; goal], and answers the same. `critic.onnx` tells how far a goal is. `golden.npz`
 holds recorded inputs and actions for any other runtime to be tested with.
 """
+
+
+_SENSED = """
+The first {size} entries are the newest reading of the sensors, the others the readings before it, {history}
+in all, oldest last. `controller.observe(reading)` keeps them: call `controller.reset()` where an episode begins,
+then `action = controller.step(controller.observe(reading), goal)` every period."""
 
 
 def model_card(spec: TaskSpec, provenance: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -46,18 +52,38 @@ def model_card(spec: TaskSpec, provenance: Mapping[str, Any], facts: Mapping[str
 
 
 def _inputs(spec: TaskSpec) -> str:
-    goal = spec.goal
-    lines = [f"## Inputs\n\n`obs` [{spec.observation_size}]:\n", "| entries | term | unit | frame | names |"]
+    goal, (size, _, goal_size) = spec.sensed_goal, spec.sensed_sizes
+    lines = [f"## Inputs\n\n`obs` [{size}]:\n", "| entries | term | unit | frame | names |"]
     lines.append("|---|---|---|---|---|")
-    for term in spec.observation:
+    for term in spec.sensed_observation:
         names = ", ".join(term.entries)
         lines.append(f"| {term.start}:{term.stop} | {term.name} | {term.unit} | {term.frame} | {names} |")
-    lines.append(f"\n`goal` [{spec.goal_size}], {goal.name} in {goal.unit}, {goal.frame} frame:\n")
-    lines.append("| entry | name | trained from | to |\n|---|---|---|---|")
+    if spec.deployed:
+        lines.append(_SENSED.format(size=spec.deployed.reading_size, history=spec.deployed.history))
+    lines.append(f"\n`goal` [{goal_size}], {goal.name} in {goal.unit}, {goal.frame} frame:\n")
+    lines += _trained_goals(spec.goal) if goal.frame == spec.goal.frame else _told_goals(spec)
+    radius = f"{_number(spec.goal.success_radius)} {spec.goal.unit}"
+    lines.append(f"\nA goal counts as reached within {radius}.\n")
+    return "\n".join(lines)
+
+
+def _trained_goals(goal: GoalSpec) -> list[str]:
+    lines = ["| entry | name | trained from | to |", "|---|---|---|---|"]
     for i, (entry, low, high) in enumerate(zip(goal.entries, goal.low, goal.high, strict=True)):
         lines.append(f"| {i} | {entry} | {_number(low)} | {_number(high)} |")
-    lines.append(f"\nA goal counts as reached within {_number(goal.success_radius)} {goal.unit}.\n")
-    return "\n".join(lines)
+    return lines
+
+
+def _told_goals(spec: TaskSpec) -> list[str]:
+    """Entries that have no range of their own, and the range of the goals that they tell of."""
+    lines = ["| entry | name |", "|---|---|"]
+    lines += [f"| {i} | {entry} |" for i, entry in enumerate(spec.sensed_goal.entries)]
+    goal = spec.goal
+    ranges = (
+        f"{entry} from {_number(low)} to {_number(high)}"
+        for entry, low, high in zip(goal.entries, goal.low, goal.high, strict=True)
+    )
+    return [*lines, f"\nTrained for goals in the {goal.frame} frame with {', '.join(ranges)} {goal.unit}."]
 
 
 def _actions(spec: TaskSpec) -> str:
@@ -83,7 +109,7 @@ def _limits(spec: TaskSpec) -> str:
     goal = spec.goal
     return (
         "## What it must not be asked\n\n"
-        f"- Goals outside the training range above, or in another frame than {goal.frame}.\n"
+        f"- Goals outside the training range above, or in another frame than {spec.sensed_goal.frame}.\n"
         f"- Another control period than {_number(spec.control_dt)} s, another joint order, other units.\n"
         f"- To come closer than it was judged: success is {_number(goal.success_radius)} {goal.unit}, "
         f"the strict radius {_number(goal.strict_radius)} {goal.unit}.\n"

@@ -3,6 +3,11 @@
     controller = load("path/to/bundle")
     action = controller.step(obs, goal)     # float32 arrays [N], [G] -> [A]
 
+Where an observation holds older readings of the sensors too, the controller keeps them:
+
+    controller.reset()                      # where an episode begins
+    action = controller.step(controller.observe(reading), goal)
+
 `python controller.py [bundle]` checks a bundle and prints what it expects. Needs Python 3.8 or later,
 numpy and onnxruntime, nothing else. A controller belongs to one thread.
 """
@@ -89,6 +94,10 @@ class _Vector:
         self._row[:] = value
 
     @property
+    def size(self) -> int:
+        return len(self.entries)
+
+    @property
     def _allowed(self) -> str:
         return f"[{len(self.entries)}]"
 
@@ -104,13 +113,15 @@ class Controller:
     def __init__(self, record: dict[str, Any], policy: bytes, critic: bytes) -> None:
         self.spec: dict[str, Any] = record["task"]
         self.provenance: dict[str, Any] = record["provenance"]
+        self._reachability = _coefficients(record.get("reachability"))
         self.max_golden_error = 0.0
-        terms, goal, action = self.spec["observation"], self.spec["goal"], self.spec["action"]
-        self._obs = _Vector(
-            "obs",
-            [f"{term['name']}.{entry}" for term in terms for entry in term["entries"]],
-            [f"{term['unit']}, {term['frame']} frame" for term in terms for _ in term["entries"]],
-        )
+        terms, goal = inputs(self.spec)
+        action, deployed = self.spec["action"], self.spec.get("deployed")
+        self._obs = _terms("obs", terms)
+        self._reading = _terms("reading", deployed["reading"] if deployed else terms)
+        self._history = np.zeros((deployed["history"] if deployed else 1, self._reading.size), np.float32)
+        self._seen = self._history.reshape(-1)
+        self.reset()
         self._goal = _Vector(
             "goal",
             [f"{goal['name']}.{entry}" for entry in goal["entries"]],
@@ -128,12 +139,34 @@ class Controller:
         self._critic_graph = critic
         self._critic: onnxruntime.InferenceSession | None = None
 
+    def reset(self) -> None:
+        """Forgets all readings: the next one begins an episode, and stands for those before it."""
+        self._begun = False
+
+    def observe(self, reading: np.ndarray) -> np.ndarray:
+        """What `step` is asked with after this reading of the sensors; call it once each control period.
+
+        Args: reading: [M] float32, entries and units as `spec["deployed"]["reading"]` lists them, or as
+          `spec["observation"]` where nothing is deployed.
+        Returns: [N] float32, the newest reading first; the same array each time, rewritten by the next call.
+        Raises ControllerError for a wrong shape or type, NaN or infinity; the history then stays as it was."""
+        self._reading.fill(reading)
+        newest = self._reading.batch[0]
+        if self._begun:
+            for age in range(len(self._history) - 1, 0, -1):
+                self._history[age] = self._history[age - 1]
+            self._history[0] = newest
+        else:
+            self._history[:] = newest
+            self._begun = True
+        return self._seen
+
     def step(self, obs: np.ndarray, goal: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The action for one control period.
 
         Args:
-          obs: [N] float32, entries and units as `spec["observation"]` lists them.
-          goal: [G] float32, as `spec["goal"]`; trained between its `low` and `high`.
+          obs: [N] float32, entries and units as `inputs(spec)` lists them; see `observe`.
+          goal: [G] float32, likewise; trained between `low` and `high` of `spec["goal"]`.
           out: [A] float32 to write the action to, for loops that must not allocate.
         Returns: [A] float32 in [-1, 1]; the command is offset + scale * action, see `spec["action"]`.
           `out` if it was given, else a new array: everything in between lives in fixed buffers.
@@ -163,6 +196,25 @@ class Controller:
         self._goal.fill(goal)
         feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}
         return float(self._critic.run(["distance"], feed)[0][0])
+
+    def reachable(self, obs: np.ndarray, goal: np.ndarray, seconds: float) -> float:
+        """Probability that the policy, from here on, comes within the success radius in so many seconds.
+
+        Calibrated in simulation on states that are not there yet; no guarantee of safety.
+        Args: obs [N], goal [G], float32; seconds: more than 0, at most an episode's.
+        Raises ControllerError as `step` does, and if the bundle holds no such estimate."""
+        if self._reachability is None:
+            raise ControllerError(
+                "spec.json: holds no reachability: the critic was not shown to foretell arrival better than "
+                "the plain distance to the goal"
+            )
+        longest = self.spec["episode_length"] * self.spec["control_dt"]
+        if not 0 < seconds <= longest:
+            raise ControllerError(f"seconds: {seconds}, allowed: more than 0, at most {longest:g}")
+        intercept, slope, time_slope = self._reachability
+        distance = self.distance(obs, self.step(obs, goal), goal)
+        logit = intercept - slope * np.log(distance) + time_slope * np.log(seconds)
+        return float(0.5 + 0.5 * np.tanh(logit / 2))  # the logistic function, without overflow
 
     def check(self, golden: bytes) -> None:
         """Replays the recorded observations (an .npz); raises ControllerError if an action differs."""
@@ -208,6 +260,35 @@ class Controller:
         return binding
 
 
+def inputs(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Terms of the observation, and the goal, that a policy on the robot is given.
+
+    Those of the task, unless it says what of them a robot can see: then readings of its sensors, older ones
+    as terms of their own, and the goal in a frame that the robot knows."""
+    deployed = spec.get("deployed")
+    if not deployed:
+        return spec["observation"], spec["goal"]
+    size = sum(len(term["entries"]) for term in deployed["reading"])
+    terms = [
+        {**term, "name": f"{term['name']}_t-{age}" if age else term["name"], "start": age * size + term["start"]}
+        for age in range(deployed["history"])
+        for term in deployed["reading"]
+    ]
+    return terms, deployed["goal"]
+
+
+def _terms(name: str, terms: list[dict[str, Any]]) -> _Vector:
+    return _Vector(
+        name,
+        [f"{term['name']}.{entry}" for term in terms for entry in term["entries"]],
+        [f"{term['unit']}, {term['frame']} frame" for term in terms for _ in term["entries"]],
+    )
+
+
+def _coefficients(found: dict[str, float] | None) -> tuple[float, ...] | None:
+    return None if found is None else tuple(float(found[key]) for key in ("intercept", "distance", "seconds"))
+
+
 def _read(directory: Path, name: str) -> bytes:
     try:
         return (directory / name).read_bytes()
@@ -235,19 +316,20 @@ def _read_checked(directory: Path, hashes: dict[str, str]) -> dict[str, bytes]:
 def describe(controller: Controller, steps: int = 2000) -> str:
     """What the policy expects, and how long a step takes on this machine."""
     spec = controller.spec
-    goal, action = spec["goal"], spec["action"]
-    size = sum(len(term["entries"]) for term in spec["observation"])
+    (terms, goal), action = inputs(spec), spec["action"]
+    size = sum(len(term["entries"]) for term in terms)
     lines = [
         f"{spec['name']} version {spec['version']}, one step every {spec['control_dt']} s",
         f"obs [{size}]",
     ]
-    for term in spec["observation"]:
+    for term in terms:
         span = f"{term['start']}:{term['start'] + len(term['entries'])}"
         names = ", ".join(term["entries"])
         lines.append(f"  {span:>7} {term['name']} [{term['unit']}, {term['frame']} frame]: {names}")
     lines.append(f"goal [{len(goal['entries'])}] {goal['name']} [{goal['unit']}, {goal['frame']} frame]")
     for i, entry in enumerate(goal["entries"]):
-        lines.append(f"  {entry} trained in [{goal['low'][i]}, {goal['high'][i]}]")
+        trained = f" trained in [{goal['low'][i]}, {goal['high'][i]}]" if "low" in goal else ""
+        lines.append(f"  {entry}{trained}")
     lines.append(
         f"actions [{len(action['joints'])}] {action['kind']} [{action['unit']}] = offset + scale * action"
     )

@@ -28,11 +28,11 @@ Critic = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
-    """Inputs `obs` [1, N] and `goal` [1, G], output `actions` [1, A]; float32.
+    """Inputs `obs` [1, N] and `goal` [1, G], as the robot knows them, output `actions` [1, A]; float32.
 
     Raises FathomError if the policy's answer has another shape or type, or no ONNX form."""
-    inputs = {"obs": spec.observation_size, "goal": spec.goal_size}
-    return _convert(policy, "policy", inputs, "actions", (1, spec.action_size))
+    observation, action, goal = spec.sensed_sizes
+    return _convert(policy, "policy", {"obs": observation, "goal": goal}, "actions", (1, action))
 
 
 def flat_policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
@@ -40,21 +40,19 @@ def flat_policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
 
     Input `obs` [1, N + G], the observation followed by the goal; output `actions` [1, A]; float32.
     Raises FathomError as `policy_graph` does."""
-    size = spec.observation_size
+    size, action, goal = spec.sensed_sizes
 
     def flat_policy(both: jax.Array) -> jax.Array:
         return policy(both[:, :size], both[:, size:])
 
-    return _convert(
-        flat_policy, "policy_flat", {"obs": size + spec.goal_size}, "actions", (1, spec.action_size)
-    )
+    return _convert(flat_policy, "policy_flat", {"obs": size + goal}, "actions", (1, action))
 
 
 def critic_graph(critic: Critic, spec: TaskSpec) -> onnx.ModelProto:
     """Inputs `obs` [1, N], `action` [1, A] and `goal` [1, G], output `distance` [1]; float32.
 
     Raises FathomError as `policy_graph` does."""
-    inputs = {"obs": spec.observation_size, "action": spec.action_size, "goal": spec.goal_size}
+    inputs = dict(zip(("obs", "action", "goal"), spec.sensed_sizes, strict=True))
     return _convert(critic, "critic", inputs, "distance", (1,))
 
 

@@ -17,8 +17,8 @@ from student.config import TRAINING_FIELDS
 from student.networks import act, parameter_count
 from student.saved import TrainedStudent, load_student
 from teacher.errors import FathomError, UsageError
-from teacher.evaluate import Outcomes, mean_interval, run_episodes, summarise
-from teacher.simulation import Policy
+from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes, summarise
+from teacher.simulation import SensingPolicy, on_robot
 from teacher.tasks import make_task
 from teacher.trained import load_teacher
 
@@ -28,7 +28,7 @@ JSON = dict[str, Any]
 class Trained(NamedTuple):
     """A finished baseline: its policy, and what it took."""
 
-    policy: Policy
+    policy: SensingPolicy
     effort: JSON
 
 
@@ -62,7 +62,7 @@ def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed:
             display.say(f"kept {folders[name]}")
     if waiting:
         measure = Yardstick.of(load_teacher(run.checkpoints), run.config.student.episodes)
-        of_student, _ = run_episodes(measure.simulation, _policy(student), measure.starts)
+        of_student = _outcomes(measure, _policy(student))
         for name in waiting:
             trained = _train(run, folders[name], configs[name], size)
             figures = basis | trained.effort | _judge(measure, trained.policy, of_student)
@@ -128,26 +128,19 @@ def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
         if name in baselines.PLAIN:
             found = teach(made, display, resume=True)
             agent = load_teacher(made.checkpoints)
-            effort = {key: found[key] for key in ("env_steps", "wall_s")}
-            return Trained(agent.policy(), effort | {"parameters": parameter_count(agent.params.actor)})
+            act_alone, parameters = agent.policy(), parameter_count(agent.params.actor)
+            effort = {key: found[key] for key in ("env_steps", "wall_s")} | {"parameters": parameters}
+            return Trained(lambda observation, goal, _: act_alone(observation, goal), effort)
         link = folder / "teacher"
         if not link.is_symlink():
             link.symlink_to(Path("..", "..", "teacher"))  # relative, so that a run can be moved
-        stages.distil(made, display, resume=True)
-        student, last = load_student(made.students / size), made.last_metrics("students")
-        settings = config.student
-        effort = {
-            "env_steps": settings.rounds * settings.envs * student.spec.episode_length,
-            "labels": last["labels"],
-            "wall_s": last["wall_s"],
-            "parameters": parameter_count(student.params.policy),
-        }
-        return Trained(_policy(student), effort)
+        effort = stages.distil(made, display, resume=True)[size]
+        return Trained(_policy(load_student(made.students / size)), effort)
 
 
-def _judge(measure: Yardstick, policy: Policy, of_student: Outcomes) -> JSON:
+def _judge(measure: Yardstick, policy: SensingPolicy, of_student: Outcomes) -> JSON:
     """Score and retention on the teacher's episodes, and how much longer the student is at goals there."""
-    found, _ = run_episodes(measure.simulation, policy, measure.starts)
+    found = _outcomes(measure, policy)
     gain = of_student.time_at_goal - found.time_at_goal
     return (
         summarise(found, measure.layout)
@@ -156,5 +149,10 @@ def _judge(measure: Yardstick, policy: Policy, of_student: Outcomes) -> JSON:
     )
 
 
-def _policy(student: TrainedStudent) -> Policy:
-    return partial(jax.jit(act), student.params)
+def _outcomes(measure: Yardstick, policy: SensingPolicy) -> Outcomes:
+    """Of the teacher's held-out episodes, sensed with the same noise as a student's."""
+    return run_episodes(measure.simulation, policy, measure.starts, evaluation_noise_key())[0]
+
+
+def _policy(student: TrainedStudent) -> SensingPolicy:
+    return on_robot(partial(jax.jit(act), student.params))

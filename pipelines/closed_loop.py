@@ -8,8 +8,8 @@ import numpy as np
 
 from export.controller import Controller
 from pipelines.scene.footage import Footage, footage
-from teacher.evaluate import evaluation_starts, outcomes, summarise
-from teacher.simulation import Policy, Simulation
+from teacher.evaluate import evaluation_noise_key, evaluation_starts, outcomes, summarise
+from teacher.simulation import Policy, Simulation, on_robot
 
 RECORDED_EPISODES = 4
 
@@ -29,21 +29,25 @@ def control(
 ) -> tuple[dict[str, Any], Footage | None]:
     """Held-out episodes of the controller, one robot at a time, every step timed.
 
-    A deadline is missed when an answer takes longer than the control period.
+    The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is missed when an answer takes longer than the control period.
     Returns: figures for the summary; the first episodes to look at, if the task can be drawn."""
-    starts = evaluation_starts(robot, episodes, layout, seed)
+    starts, noise_key = evaluation_starts(robot, episodes, layout, seed), evaluation_noise_key(seed)
+    deployed = robot.task.spec.deployed
+    entries = deployed.reading_size if deployed else robot.task.spec.observation_size
     seconds: list[float] = []
 
     def timed(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        o, g = observation[0].astype(np.float32), goal[0].astype(np.float32)
+        reading, g = observation[0, :entries].astype(np.float32), goal[0].astype(np.float32)
         begun = time.perf_counter()
-        action = controller.step(o, g)
+        action = controller.step(controller.observe(reading), g)
         seconds.append(time.perf_counter() - begun)
         return np.broadcast_to(action, (len(goal), len(action)))  # the other rows are padding
 
-    runs = [
-        robot.rollout(timed, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], starts)) for i in range(episodes)
-    ]
+    runs = []
+    for i in range(episodes):
+        controller.reset()
+        start = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], starts)
+        runs.append(robot.rollout(on_robot(timed), start, noise_key=jax.random.fold_in(noise_key, i)))
     trajectories = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *runs)
     latency = np.array(seconds) * 1e6
     figures = {

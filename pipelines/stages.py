@@ -16,6 +16,7 @@ from export.controller import load as load_controller
 from export.graph import load_converters
 from pipelines import closed_loop
 from pipelines.config import Config, ControlConfig
+from pipelines.critic_uses import critic_uses
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
@@ -162,6 +163,7 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     display.say(f"selected: {selection.because}")
     selected = next(student for student in students if student.name == selection.size)
     _measure_robustness(run, measure, selected, resume=resume)
+    critic_uses(run, selected, display)
     return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
 
 

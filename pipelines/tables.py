@@ -29,7 +29,7 @@ def summary(figures: JSON) -> Group:
             _retention(student),
             _share(robot, "success_final"),
         )
-    mark = "* selected" if figures.get("selected_passes", True) else "* nearest; none keeps enough"
+    mark = "* selected" + ("" if figures.get("selected_passes", True) else ", though it may keep too little")
     notes = [mark, "95 % intervals below each figure"]
     notes += [f"{late:,} deadlines missed on the robot"] if figures.get("control") else []
     notes += [f"{figures['wall_s']:.0f} s in all"] if "wall_s" in figures else []
@@ -67,13 +67,13 @@ def students(figures: JSON) -> Table:
 
 def beside_baselines(figures: JSON) -> Group:
     """`students` and `baselines` of a summary."""
-    table = Table("baseline", "parameters", "steps", "seconds", "success", "at goal", "retention")
+    scores = (Column(name, min_width=11) for name in ("success", "at goal", "retention"))
+    table = Table("baseline", "parameters", "steps", *scores)
     for name, baseline in figures["baselines"].items():
         table.add_row(
             name,
             f"{baseline['parameters']:,}",
-            f"{baseline['env_steps']:,}",
-            f"{baseline['wall_s']:.0f}",
+            f"{baseline['env_steps']:,}\n{baseline['wall_s']:,.0f} s",
             _share(baseline, "success_final"),
             _share(baseline, "time_at_goal"),
             _retention(baseline),

@@ -18,8 +18,8 @@ from pipelines.scene.pictures import stills
 from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
-from teacher.evaluate import evaluation_layout, evaluation_starts
-from teacher.simulation import Policy, simulation
+from teacher.evaluate import evaluation_layout, evaluation_noise_key, evaluation_starts
+from teacher.simulation import SensingPolicy, all_seeing, on_robot, simulation
 from teacher.tasks import MujocoTask, make_task
 from teacher.trained import load_teacher
 
@@ -30,7 +30,7 @@ class Subject(NamedTuple):
     """Whom to watch."""
 
     label: str
-    policy: Policy
+    policy: SensingPolicy
     config: TeacherConfig
     settings: ControlConfig
     folder: Path  # where films go
@@ -58,7 +58,8 @@ def watch(
     display.say(f"{episodes} episode{'s' if episodes > 1 else ''} of {subject.label} in {robot.engine_name}")
     starts = evaluation_starts(robot, episodes, evaluation_layout(subject.config), seed)
     with stages.controller_errors():
-        trajectories = robot.rollout(subject.policy, starts)
+        noise_key = evaluation_noise_key(seed)
+        trajectories = robot.rollout(subject.policy, starts, noise_key=noise_key)
     shown = footage(task, trajectories, starts.goal, episodes)
     assert shown is not None, "a task with a model can be drawn"
     written = []
@@ -96,9 +97,8 @@ def of_run(run: Run, policy: str | None) -> Subject:
                 f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"
             )
         teacher = load_teacher(run.checkpoints)
-        return Subject(
-            "teacher", teacher.policy(), run.config.teacher, run.config.control, run.path / "watch"
-        )
+        seeing = all_seeing(teacher.policy())
+        return Subject("teacher", seeing, run.config.teacher, run.config.control, run.path / "watch")
     if policy == "student":
         return _in(run, stages.selected_bundle(run))
     if policy not in exported:
@@ -111,7 +111,7 @@ def of_bundle(bundle: Path, task: str | None = None) -> Subject:
     with stages.controller_errors():
         controller, run, config, settings = stages.opened(bundle, task)
     folder = run.path / "watch" if run else Path()
-    return Subject(bundle.resolve().name, closed_loop.batched(controller), config, settings, folder)
+    return Subject(bundle.resolve().name, on_robot(closed_loop.batched(controller)), config, settings, folder)
 
 
 def _in(run: Run, bundle: Path) -> Subject:

@@ -4,6 +4,8 @@ direct         contrastive RL of the small network, actor and encoders, with the
 shallow_actor  the same of the small actor beside encoders as deep as the teacher's (arXiv:2503.14858, fig. 6)
 cloning        behaviour cloning: labels on the teacher's own episodes alone, without noise
 dagger         DAgger (arXiv:1011.0686): the students act, but no goal is relabelled
+
+The first two observe what the teacher does, also where students see less: an easier task than theirs.
 """
 
 from collections.abc import Mapping
@@ -40,7 +42,7 @@ def trained_directly(name: str, config: TeacherConfig, size: str) -> TeacherConf
 
 def distilled(name: str, config: StudentConfig, size: str) -> StudentConfig:
     """A distillation's settings for this one size, on as many states, less what the baseline leaves out."""
-    left_out: dict[str, Any] = {"sizes": (size,), "goals": (1.0, 0.0, 0.0, 0.0)}
+    left_out: dict[str, Any] = {"sizes": (size,), "choose": None, "goals": (1.0, 0.0, 0.0, 0.0)}
     if name == "cloning":
         left_out |= {"teacher_rounds": config.rounds, "noise": 0.0}
     return StudentConfig.model_validate(config.model_dump() | left_out)

@@ -71,7 +71,9 @@ def _none_or_several(episodes: int) -> int:
 
 def _shares(shares: GoalShares) -> GoalShares:
     if not math.isclose(sum(shares), 1, abs_tol=1e-6) or min(shares) < 0:
-        raise ValueError(f"must be four shares ({', '.join(GoalShares._fields)}), none negative, that sum to 1")
+        raise ValueError(
+            f"must be four shares ({', '.join(GoalShares._fields)}), none negative, that sum to 1"
+        )
     return shares
 
 
@@ -81,7 +83,7 @@ class StudentConfig(Group):
     sizes: Annotated[
         tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_sizes)
     ] = ("2x32", "2x64", "2x128", "3x32", "3x64", "3x128", "4x32", "4x64", "4x128", "4x256")
-    """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for a cheaper activation than swish"""
+    """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for ReLU in place of swish"""
     seeds: PositiveInt = 1
     """initialisations of each, also at once; the one longest at its goals is kept"""
     critic: Annotated[str, AfterValidator(_size)] = "3x128"
@@ -95,7 +97,7 @@ class StudentConfig(Group):
     mixed_rounds: NonNegativeInt = 3
     """next rounds, over which the teacher's share of acting falls from a half to what it stays at"""
     noise: NonNegativeFloat = 0.3
-    """standard deviation of the noise on the teacher's first actions; later, the students' current error"""
+    """standard deviation of the noise on the teacher's first actions; later, the students' error; 0: none"""
     goals: Annotated[GoalShares, AfterValidator(_shares)] = GoalShares(0.5, 0.25, 0.15, 0.1)
     """shares of labels for commanded, hindsight and cross-trajectory goals, and goals beyond the range"""
     updates: PositiveInt = 300

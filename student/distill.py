@@ -127,14 +127,14 @@ class Distiller:
             key = jax.random.fold_in(noise_key, call)
             action = np.array(self._act_as_students(state.family, state.normaliser, *sensed))
             if len(led):
-                shown = (observation[led], goal[led], state.error, key)
+                spread = state.error if self.config.noise else 0.0
+                shown = (observation[led], goal[led], spread, key)
                 action[led] = self._act_as_teacher(self.teacher.params, *shown)
             return action
 
         lived = self.simulation.rollout(policy, start, noise_key=sensor_key)
         before, action, after = lived.steps()
-        sensed = lived.before_steps(lived.sensed.observation)
-        qpos = lived.before_steps(lived.qpos)
+        qpos, sensed = lived.before_steps(lived.qpos), lived.sensed_steps().observation
         return Visited(before, action, after, qpos, sensed, lived.going.sum(0), start.goal)
 
     def teacher_share(self, round_: int) -> float:

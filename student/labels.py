@@ -1,6 +1,6 @@
 """What the students learn from: visited states, goals for them, and the teacher's answers; all pure."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,17 @@ BEYOND = 0.25  # how far goals leave the training range, as a share of its width
 
 
 class Visited(NamedTuple):
-    """A round's L steps in E environments; an episode that ended early has its own steps repeated."""
+    """A round's L steps in E environments; an episode that ended early has its own steps repeated.
 
-    before: Array  # [L, E, S]
-    action: Array  # [L, E, A]: that was carried out
-    after: Array  # [L, E, S]
-    qpos: Array  # [L, E, Q]: before
-    sensed: Array  # [L, E, S']: what a policy on the robot saw before
-    steps: Array  # [E]: how many steps the episode had
-    goal: Array  # [E, G]: commanded
+    NumPy arrays until labels are computed."""
+
+    before: Any  # [L, E, S]
+    action: Any  # [L, E, A]: that was carried out
+    after: Any  # [L, E, S]
+    qpos: Any  # [L, E, Q]: before
+    sensed: Any  # [L, E, S']: what a policy on the robot saw before
+    steps: Any  # [E]: how many steps the episode had
+    goal: Any  # [E, G]: commanded
 
 
 class Labels(NamedTuple):

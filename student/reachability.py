@@ -12,7 +12,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from teacher.evaluate import CONFIDENCE
+from student.assess import paired_interval
 from teacher.simulation import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
@@ -25,9 +25,11 @@ RIDGE = 1e-3  # of the slopes; keeps them finite where the answers can be told a
 class Questions(NamedTuple):
     """Q states with a time limit each, and whether the policy arrived in time; NumPy arrays."""
 
-    observation: np.ndarray  # [Q, S]
+    observation: np.ndarray  # [Q, S']: as the policy saw it
     action: np.ndarray  # [Q, A]: the policy's
-    goal: np.ndarray  # [Q, G]
+    goal: np.ndarray  # [Q, G']: as the policy saw it
+    straight: np.ndarray  # [Q]: Euclidean distance to the goal, in its unit
+    beyond: np.ndarray  # [Q] bool: whether the goal is outside of the training range
     seconds: np.ndarray  # [Q]
     arrived: np.ndarray  # [Q] bool
     episode: np.ndarray  # [Q]: its number
@@ -57,9 +59,11 @@ def questions(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, seed: int) 
     """Cuts E episodes of L steps at random: TIMES a episode, less those where the goal was reached already.
 
     Step k is drawn evenly, the time limit log-evenly from one step to the episode's end.
-    Args: goal [E, G]."""
+    Args: lived: with what was sensed. goal [E, G]."""
+    assert lived.sensed is not None, "the rollout was given no noise_key"
     length, episodes = lived.going.shape
-    near = goal_distance(spec, lived.observation, goal) <= spec.goal.success_radius  # [L + 1, E]
+    straight = goal_distance(spec, lived.observation, goal)  # [L + 1, E]
+    near = straight <= spec.goal.success_radius
     near[1:] &= lived.going
     rng = np.random.default_rng(seed)
     step = rng.integers(length, size=(TIMES, episodes))
@@ -69,10 +73,13 @@ def questions(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, seed: int) 
     arrived = passed[step + limit + 1, episode] > passed[step + 1, episode]
     asked = ~near[step, episode] & lived.going[step, episode]
     step, limit, episode, arrived = (values[asked] for values in (step, limit, episode, arrived))
+    beyond = ((goal < np.asarray(spec.goal.low)) | (goal > np.asarray(spec.goal.high))).any(-1)
     return Questions(
-        observation=lived.observation[step, episode],
+        observation=lived.sensed.observation[step, episode],
         action=lived.action[step, episode],
-        goal=goal[episode],
+        goal=lived.sensed.goal[step, episode],
+        straight=straight[step, episode],
+        beyond=beyond[episode],
         seconds=limit * spec.control_dt,
         arrived=arrived,
         episode=episode,
@@ -132,51 +139,62 @@ def gain_interval(worse: np.ndarray, better: np.ndarray, asked: Questions) -> li
     gain = (worse - asked.arrived) ** 2 - (better - asked.arrived) ** 2
     counts = np.bincount(asked.episode)
     sums = np.bincount(asked.episode, weights=gain)[counts > 0]
-    interval = scipy.stats.bootstrap(
-        (sums, counts[counts > 0]),
-        lambda gains, questions, axis: gains.sum(axis) / questions.sum(axis),
-        paired=True,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        n_resamples=2000,
-        rng=0,
-    ).confidence_interval
-    return [float(interval.low), float(interval.high)]
+
+    def mean(gains: np.ndarray, questions: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(gains.sum(axis) / questions.sum(axis))
+
+    interval = paired_interval(mean, sums, counts[counts > 0])
+    assert interval is not None, "every episode has a question"
+    return interval
 
 
 def foretold(
-    spec: TaskSpec, fitted: Questions, held_out: Questions, distances: tuple[np.ndarray, np.ndarray]
+    fitted: Questions, held_out: Questions, distances: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
     """Fits on some episodes, judges on others.
 
     The references are the share of `fitted` that arrived, and the same model of the Euclidean distance to
     the goal in place of the critic's.
     Args: distances: the critic's, for `fitted` and for `held_out`, [Q] each.
-    Returns: `brier`, `brier_base`, `brier_euclidean`, `ece`, `auc`, `bins`, the intervals by which the
-      score is lower than its references', and `holds`: whether it surely is. If so, the `coefficients`.
-      Nothing if all questions of one part have the same answer."""
-    if any(len(np.unique(asked.arrived)) < 2 for asked in (fitted, held_out)):
-        return {}
-    straight = [goal_distance(spec, asked.observation, asked.goal) for asked in (fitted, held_out)]
-    base = np.full(len(held_out.arrived), fitted.arrived.mean())
-    model, euclidean_model = (
-        fit(distance, fitted.seconds, fitted.arrived) for distance in (distances[0], straight[0])
+    Returns: `brier`, `brier_base`, `brier_euclidean`, `ece`, `auc`, `bins`; the intervals by which the
+      score is lower than its references'; `goals`, how it is for goals `inside` of the training range and
+      `beyond`; the model's `coefficients`, None unless the score surely is lower than both references'.
+      Only the last if all questions of one part have the same answer, or those held out one episode."""
+    parts = (fitted.arrived, held_out.arrived, held_out.episode)
+    if any(len(np.unique(part)) < 2 for part in parts):
+        return {"coefficients": None}
+    model, of_straight = (
+        fit(distance, fitted.seconds, fitted.arrived) for distance in (distances[0], fitted.straight)
     )
+    arrived = held_out.arrived
     answer = model.probability(distances[1], held_out.seconds)
-    euclidean = euclidean_model.probability(straight[1], held_out.seconds)
-    bins = reliability(answer, held_out.arrived)
-    over_base, over_euclidean = (gain_interval(other, answer, held_out) for other in (base, euclidean))
-    figures = {
-        "questions": len(base),
-        "brier": brier(answer, held_out.arrived),
-        "brier_base": brier(base, held_out.arrived),
-        "brier_euclidean": brier(euclidean, held_out.arrived),
-        "gain_over_base_interval": over_base,
-        "gain_over_euclidean_interval": over_euclidean,
-        "ece": calibration_error(bins),
-        "auc": area_under_curve(answer, held_out.arrived),
-        "bins": bins,
-        "holds": min(over_base[0], over_euclidean[0]) > 0,
+    references = {
+        "base": np.full(len(arrived), fitted.arrived.mean()),
+        "euclidean": of_straight.probability(held_out.straight, held_out.seconds),
     }
-    return figures | ({"coefficients": model._asdict()} if figures["holds"] else {})
+    gains = {name: gain_interval(other, answer, held_out) for name, other in references.items()}
+    kinds = {"inside": ~held_out.beyond, "beyond": held_out.beyond}
+    return {
+        **_scores(answer, references, arrived),
+        "auc": area_under_curve(answer, arrived),
+        "bins": reliability(answer, arrived),
+        "goals": {
+            kind: _scores(
+                answer[rows], {name: each[rows] for name, each in references.items()}, arrived[rows]
+            )
+            for kind, rows in kinds.items()
+            if rows.any()
+        },
+        **{f"gain_over_{name}_interval": interval for name, interval in gains.items()},
+        "coefficients": model._asdict() if min(low for low, _ in gains.values()) > 0 else None,
+    }
+
+
+def _scores(answer: np.ndarray, references: dict[str, np.ndarray], arrived: np.ndarray) -> dict[str, float]:
+    return {
+        "questions": len(arrived),
+        "arrived": float(arrived.mean()),
+        "brier": brier(answer, arrived),
+        **{f"brier_{name}": brier(other, arrived) for name, other in references.items()},
+        "ece": calibration_error(reliability(answer, arrived)),
+    }

@@ -179,7 +179,7 @@ class Simulation:
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
     def _noise_keys(self, noise_key: Array | None, start: Start) -> Any:
-        """[E]; () where nothing is sensed. Without a key there is noise as well: one compilation serves all."""
+        """[E]; () where nothing is sensed. Without a key there is noise too: one compilation serves all."""
         if self.task.spec.deployed is None:
             return ()
         key = jax.random.key(0) if noise_key is None else noise_key
@@ -273,6 +273,11 @@ def _on_host(frame: _Frame) -> _Frame:
 def on_robot(policy: Policy) -> SensingPolicy:
     """The policy as it runs on a robot: all that it is given is sensed."""
     return lambda observation, goal, sensed: policy(*sensed)
+
+
+def all_seeing(policy: Policy) -> SensingPolicy:
+    """The policy as its teacher's: what robots sense is nothing to it."""
+    return lambda observation, goal, sensed: policy(observation, goal)
 
 
 def choose(condition: Array, yes: Any, no: Any) -> Any:

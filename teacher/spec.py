@@ -149,6 +149,23 @@ class TaskSpec(_Part):
         return self.observation[-1].stop
 
     @property
+    def sensed_observation(self) -> tuple[ObservationTerm, ...]:
+        """The observation as a policy on the robot is given it: older readings as terms of their own."""
+        if self.deployed is None:
+            return self.observation
+        return tuple(
+            ObservationTerm(
+                name=f"{term.name}_t-{age}" if age else term.name,
+                start=age * self.deployed.reading_size + term.start,
+                entries=term.entries,
+                unit=term.unit,
+                frame=term.frame,
+            )
+            for age in range(self.deployed.history)
+            for term in self.deployed.reading
+        )
+
+    @property
     def sensed_goal(self) -> GoalSpec | DeployedGoal:
         """The goal as a policy on the robot is given it."""
         return self.deployed.goal if self.deployed else self.goal

@@ -42,7 +42,9 @@ def test_summary_has_its_documented_keys(debug_run):
     assert summary["selected"] in SIZES
     for size in SIZES:
         assert {"parameters", "episodes", "success_final", "time_at_goal"} <= set(summary["students"][size])
-        assert set(summary["students"][size]["critic"]) == {"spearman_actions", "top1", "gradient_cosine"}
+        assert {"policy_error", "final_distance_change", "worst_decile"} <= set(summary["students"][size])
+        critic = "spearman_actions spearman_states best_action top1 gradient_cosine distance_error"
+        assert set(critic.split()) <= set(summary["students"][size]["critic"])
         exported = "bundle parity_max_error observations latency_us_p50 latency_us_p99"
         assert set(exported.split()) <= set(summary["export"][size])
         control = "engine episodes success_final final_distance missed_deadlines"
@@ -120,6 +122,25 @@ def test_a_finished_run_resumes_to_the_same_artifacts(debug_run, pipeline, tmp_p
     again = json.loads(done.stdout)
     for stage in ("task", "teacher", "selected", "students", "export", "control"):
         assert again[stage] == debug_run.printed[stage]
+
+
+def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug_run, pipeline, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
+    export = ("export", str(copy), "--resume", "--set", "student.retention=2")
+    done = pipeline(*export, "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    printed = json.loads(done.stdout)
+    assert not printed["selected_passes"]
+    assert f"error: {printed['selected_because']}" in done.stderr
+    assert "Next: " in printed["selected_because"]
+    assert json.loads((copy / "summary.json").read_text())["selected"] == printed["selected"]
+    done = pipeline(*export, "--student", SIZES[1], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["selected"] == SIZES[1]
+    done = pipeline(*export, "--student", "9x9", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "student.choose '9x9'" in done.stderr
 
 
 def test_exporting_again_gives_the_same_bytes(debug_run, pipeline, tmp_path):

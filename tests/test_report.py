@@ -11,7 +11,7 @@ from pipelines.presets import preset
 from pipelines.report import write_report
 from pipelines.report.drawing import MAX_POINTS, thinned
 from pipelines.report.findings import read_findings
-from pipelines.report.plots import distances
+from pipelines.report.plots import distances, pareto
 from pipelines.report.reproduce import assignments
 from pipelines.rundir import RECORDING, STILLS, create_run, write_json
 from teacher.errors import FathomError
@@ -94,7 +94,19 @@ def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
     for size in sizes:
         judged = {
             **score(0.975),
-            "critic": {"spearman_actions": 0.931, "top1": 0.712, "gradient_cosine": 0.953},
+            "critic": {
+                "spearman_actions": 0.931,
+                "spearman_states": 0.964,
+                "best_action": 0.502,
+                "top1": 0.712,
+                "gradient_cosine": 0.953,
+                "distance_error": 0.204,
+                "distance_error_relative": 0.051,
+            },
+            "teacher_parameters": 5000,
+            "final_distance_change": -0.0012,
+            "final_distance_change_interval": [-0.002, -0.0004],
+            "worst_decile": {"student": 0.613, "teacher": 0.631, "difference_interval": [-0.1, 0.1]},
         }
         if retention is not None:
             judged |= {"retention": retention, "retention_low": 0.991, "retention_high": 1.004}
@@ -110,7 +122,32 @@ def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
         spec = {"task": {"goal": GOAL}, "provenance": {"seed": 7}, "files": {"policy.onnx": "0f" * 32}}
         write_json(run.bundles / size / "spec.json", spec)
     if sizes == SIZES:
-        run.update_summary({"selected": SIZES[0], "selected_passes": passes})
+        because = f"{SIZES[0]} is the smallest"
+        run.update_summary(
+            {
+                "selected": SIZES[0],
+                "selected_passes": passes,
+                "selected_because": because,
+                "students": {SIZES[0]: {"robustness": robustness()}},
+            }
+        )
+
+
+def robustness(source="cd" * 32):
+    """Under two conditions, of the file with this fingerprint."""
+    interval = {f"{who}_interval": [0.6, 0.9] for who in ("student", "teacher")}
+    usual = {
+        "student": 0.9,
+        "teacher": 0.9,
+        "excess_drop": 0.0,
+        "excess_drop_interval": [0.0, 0.0],
+        **interval,
+    }
+    late = usual | {"student": 0.702, "teacher": 0.801, "excess_drop": 0.103}
+    late |= {"excess_drop_interval": [0.091, 0.115], "retention": 0.876}
+    late |= {"retention_low": 0.85, "retention_high": 0.9}
+    found = {"nominal": usual, "delay_2": late}
+    return {"episodes": 64, "student_sha256": source, "conditions": found}
 
 
 def recorded(steps=5, goal=(0.3, 0.1, 0.4)):
@@ -251,9 +288,15 @@ def test_full_run_states_the_figures_of_the_summary(full_report):
         "0 of 25,600 late",
     ):
         assert figure in control
-    student = " ".join(page.row("2x16"))
-    for figure in ("727", "99.8", "99.1 to 100.4", "97.5", "6.8", "11.2", "0.931", "0.712", "0.953"):
+    student, critic = (" ".join(page.row(name)) for name in ("2x16", "all"))
+    for figure in ("727", "99.8", "99.1 to 100.4", "97.5", "6.8", "11.2", "-0.12", "61.3", "63.1"):
         assert figure in student
+    for figure in ("0.931", "0.964", "0.502", "0.712", "0.953", "0.204", "5.1"):
+        assert figure in critic
+    assert "Selection: 2x16 is the smallest." in page.text
+    robust = " ".join(page.row("2"))  # steps of delay
+    for figure in ("80.1", "70.2", "10.3", "9.1 to 11.5", "87.6"):
+        assert figure in robust
     assert "0f" * 32 in page.text and "3.6e-07" in page.text
 
 
@@ -269,7 +312,7 @@ def test_a_figure_that_was_not_computed_is_absent(tmp_path):
 
 
 def test_no_student_passes_is_said(tmp_path):
-    run = new_run(tmp_path)
+    run = new_run(tmp_path, values=["student.retention=0.98"])
     add_teacher(run, 0)
     add_students(run, 0)
     add_files(run, retention=0.93, passes=False)
@@ -278,6 +321,37 @@ def test_no_student_passes_is_said(tmp_path):
     assert "No student surely keeps 98.0 %" in text and "the nearest, 2x16, keeps 93.0 %" in text
     assert "surely reaches fewer goals than its teacher" in text
     assert "12 of 25,600 answers came after the control period" in text
+
+
+def test_a_student_that_was_asked_for_is_not_called_the_nearest(tmp_path):
+    run = new_run(tmp_path, values=["student.retention=0.98", "student.choose=2x16"])
+    add_teacher(run, 0)
+    add_students(run, 0)
+    add_files(run, retention=0.93, passes=False)
+    text = read(run).text
+    assert "The 2x16 student keeps 93.0 %" in text and "No student" not in text
+
+
+def test_robustness_of_another_file_is_not_shown(full):
+    full.update_summary({"students": {SIZES[0]: {"robustness": robustness("ef" * 32)}}})
+    assert "of delay" not in read(full).text
+
+
+def test_students_that_share_a_critic_share_a_row(full):
+    full.update_summary({"students": {SIZES[1]: {"critic": {"top1": 0.5}}}})
+    page = read(full)
+    assert not [row for row in page.rows if row and row[0].startswith("all")]
+    assert sum(row[0].split()[:1] == [SIZES[1]] for row in page.rows if row) == 3  # with file and students
+
+
+def test_only_students_that_none_surpasses_at_less_cost_are_named(full):
+    students = {
+        SIZES[0]: {"parameters": 700, "retention": 0.99},
+        SIZES[1]: {"parameters": 900, "retention": 0.95},
+    }
+    full.update_summary({"students": students})
+    against_parameters = pareto(read_findings(full))[0]
+    assert ">2x16</text>" in against_parameters and ">3x16" not in against_parameters
 
 
 def test_weak_teacher_is_not_hidden_behind_a_faithful_student(tmp_path):

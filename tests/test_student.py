@@ -1,4 +1,4 @@
-"""Students: folding, judging, selecting, and the teacher they insist on."""
+"""Students: folding, losses, and the teacher they insist on."""
 
 import json
 
@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from student import losses
-from student.assess import Critic, critic_agreement, critic_answers, retention, select
 from student.config import Size, parse_size
 from student.networks import Normaliser, act, critic_distance, fold, init_student, normalise, parameter_count
 from teacher.errors import FathomError
-from teacher.evaluate import Outcomes
 from teacher.trained import confirm, load_teacher
 
 SIZES = (5, 2, 3)  # observation, action, goal
@@ -24,11 +22,6 @@ def student():
 
 def values(seed: int, size: int, count: int = 32):
     return jax.random.normal(jax.random.key(seed), (count, size))
-
-
-def outcomes(time_at_goal) -> Outcomes:
-    time = np.asarray(time_at_goal, float)
-    return Outcomes(time, time > 0, time > 0, time > 0, time, 1 - time)
 
 
 def test_size_counts_hidden_layers(student):
@@ -54,56 +47,6 @@ def test_folding_the_normalisation_changes_no_answer(student):
         rtol=1e-4,
         atol=1e-5,
     )
-
-
-def test_retention_is_a_ratio_of_paired_times():
-    teacher = outcomes([0.5, 1.0, 0.5, 1.0] * 50)
-    assert retention(teacher, teacher) == {"retention": 1.0, "retention_low": 1.0, "retention_high": 1.0}
-    half = retention(outcomes(teacher.time_at_goal / 2), teacher)
-    assert half["retention"] == pytest.approx(0.5)
-    # The same ratio in every pair leaves nothing to the choice of episodes.
-    assert half["retention_low"] == pytest.approx(half["retention_high"])
-    mixed = retention(outcomes(teacher.time_at_goal * ([0, 1] * 100)), teacher)
-    assert mixed["retention_low"] < mixed["retention"] < mixed["retention_high"]
-
-
-def test_retention_of_a_teacher_that_never_arrives_is_absent():
-    assert retention(outcomes([0.1, 0.0]), outcomes([0.0, 0.0])) == {}
-    rarely = outcomes([0.1] + [0.0] * 15)
-    assert retention(rarely, rarely) == {}
-
-
-def test_a_critic_agrees_with_itself_and_not_with_its_opposite(student):
-    observation, action, goal = (values(i, n) for i, n in enumerate(SIZES))
-
-    def critic(sign: float) -> Critic:
-        """One whose distance is |1000 + sign * (sum of the action)|, whatever the goal."""
-        return Critic(
-            lambda o, a: 1000 + sign * a.sum(-1, keepdims=True) + 0 * o[:, :1], lambda g: 0 * g[:, :1]
-        )
-
-    further = jax.random.uniform(jax.random.key(1), (8, *action.shape))
-    up, down = (critic_answers(critic(sign), observation, action, goal, further) for sign in (1, -1))
-    same = critic_agreement(up, up)
-    assert same == {
-        "spearman_actions": pytest.approx(1),
-        "top1": 1.0,
-        "gradient_cosine": pytest.approx(1, abs=1e-5),
-    }
-    opposite = critic_agreement(up, down)
-    assert opposite["spearman_actions"] == pytest.approx(-1)
-    assert opposite["gradient_cosine"] == pytest.approx(-1, abs=1e-5)
-
-
-def test_the_smallest_student_that_surely_keeps_enough_is_selected():
-    assessments = {
-        "4x256": {"parameters": 300, "retention_low": 0.999, "time_at_goal": 0.9},
-        "2x64": {"parameters": 100, "retention_low": 0.985, "time_at_goal": 0.89},
-        "2x32": {"parameters": 50, "retention_low": 0.9, "time_at_goal": 0.85},
-    }
-    assert select(assessments, 0.98) == ("2x64", True)
-    assert select(assessments, 1.0) == ("4x256", False)
-    assert select({"2x8": {"parameters": 9, "time_at_goal": 0.0}}, 0.98) == ("2x8", False)
 
 
 def test_a_teacher_is_confirmed_by_running_it(debug_run):

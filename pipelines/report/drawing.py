@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -19,7 +20,7 @@ INK, MUTED, RULE = "#010101", "#010102", "#010103"
 SERIES = ("#010104", "#010105", "#010106", "#010107")
 _NAMES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(SERIES, 1)}
 
-SIZE = (4.7, 2.6)  # inches of 72 points: a point is about a pixel where plots stand side by side
+WIDTH, HEIGHT = 4.7, 2.6  # inches of 72 points: a point is about a pixel where plots stand side by side
 MAX_POINTS = 800  # of one line; more cannot be told apart
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -54,10 +55,10 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def plot(title: str, drawn: list[Html]) -> Iterator[Axes]:
+def plot(title: str, drawn: list[Html], height: float = HEIGHT) -> Iterator[Axes]:
     """Axes to draw on; the finished <figure> is appended to `drawn`."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         yield axes
         if axes.get_legend_handles_labels()[1]:
@@ -76,10 +77,10 @@ def steps_axis(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def percent_axis(axes: Axes) -> None:
-    """A vertical axis of shares, shown as percent."""
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+def percent_axis(axis: Axis) -> None:
+    """An axis of shares, shown as percent."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def loss_axis(axes: Axes) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from pipelines.report import sections
+from pipelines.report import sections, students
+from pipelines.report.baselines import baselines
+from pipelines.report.critic_uses import critic_uses
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, element, joined
-from pipelines.report.plots import distances, retention_against_latency, student_curves, teacher_curves
+from pipelines.report.plots import distances, pareto, robustness_bars, student_curves, teacher_curves
 from pipelines.report.verdict import verdict
 from pipelines.report.viewer import viewer
 
@@ -25,9 +27,12 @@ def page(findings: Findings) -> str:
         section("Learning", side_by_side(teacher_curves(findings))),
         section(
             "Students",
-            sections.students(findings),
-            side_by_side([*retention_against_latency(findings), *student_curves(findings)]),
+            students.students(findings),
+            side_by_side([*pareto(findings), *student_curves(findings)]),
         ),
+        section("Robustness", side_by_side(robustness_bars(findings)), students.robustness(findings)),
+        section("Critic", students.critics(findings), critic_uses(findings)),
+        section("Baselines", baselines(findings)),
         section("File", sections.parity(findings)),
         section("Control", _control_note(findings), scene, side_by_side(distances(findings))),
         section("Origin", sections.origin(findings)),

@@ -1,5 +1,11 @@
 """The run's curves."""
 
+import re
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
 from pipelines.report.drawing import (
     INK,
     MUTED,
@@ -10,8 +16,9 @@ from pipelines.report.drawing import (
     steps_axis,
     thinned,
 )
-from pipelines.report.findings import Findings
+from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html
+from pipelines.report.students import condition_name, conditions
 from pipelines.report.wording import INTERVALS, centimetres
 
 SCORES = (("success_final", "success"), ("time_at_goal", "time at goal"))
@@ -20,10 +27,7 @@ TEACHER_CURVES = (
     ("critic_loss", "Critic loss"),
     ("actor_loss", "Actor loss"),
 )
-STUDENT_CURVES = (
-    ("policy_loss", "Policy loss of the students"),
-    ("critic_loss", "Critic loss of the students"),
-)
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))  # where there are more lines than colours
 
 
 def teacher_curves(findings: Findings) -> list[Html]:
@@ -42,7 +46,7 @@ def teacher_curves(findings: Findings) -> list[Html]:
                 low, high = zip(*bands, strict=True)
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
             axes.set_ylim(-0.02, 1.02)
-            percent_axis(axes)
+            percent_axis(axes.yaxis)
             steps_axis(axes, "environment steps")
     for key, title in TEACHER_CURVES:
         points = [(line["env_steps"], line[key]) for line in thinned(lines) if key in line]
@@ -51,57 +55,104 @@ def teacher_curves(findings: Findings) -> list[Html]:
                 axes.plot(*zip(*points, strict=True), color=SERIES[0])
                 if key == "critic_accuracy":
                     axes.set_ylim(-0.02, 1.02)
-                    percent_axis(axes)
+                    percent_axis(axes.yaxis)
                 steps_axis(axes, "environment steps")
     return drawn
 
 
 def student_curves(findings: Findings) -> list[Html]:
-    """Distillation losses of every size against labels."""
+    """Distillation losses of every size, and of the critic, against labels."""
     lines = thinned(findings.student_metrics)
+    keys = lines[0] if lines else {}
     drawn: list[Html] = []
-    for key, title in STUDENT_CURVES:
-        names = [name for name in (lines[0] if lines else {}) if name.endswith(f"/{key}")]
+    for title, names in (
+        ("Policy loss of the students", [key for key in keys if key.endswith("/policy_loss")]),
+        ("Critic loss", [key for key in keys if key.startswith("critic/") or key.endswith("/critic_loss")]),
+    ):
         if not names:
             continue
         with plot(title, drawn) as axes:
             for i, name in enumerate(names):
                 points = [(line["labels"], line[name]) for line in lines if name in line]
-                size = name.removesuffix(f"/{key}")
-                axes.plot(*zip(*points, strict=True), color=SERIES[i % len(SERIES)], label=size)
+                label = re.sub(r"^critic/|_loss$|/(policy|critic)_loss$", "", name)
+                dashes = DASHES[i // len(SERIES) % len(DASHES)]
+                colour = SERIES[i % len(SERIES)]
+                axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, label=label)
             loss_axis(axes)
             steps_axis(axes, "labelled states")
     return drawn
 
 
-def retention_against_latency(findings: Findings) -> list[Html]:
-    """One point a student that has both; the required retention as a line."""
-    exported, students = findings.summary.get("export", {}), findings.summary.get("students", {})
-    shown = [size for size in exported if "retention" in students.get(size, {})]
+def pareto(findings: Findings) -> list[Html]:
+    """Retention against parameters, and against latency: one point a student, the front named."""
+    students, exported = findings.summary.get("students", {}), findings.summary.get("export", {})
+    kept = {size: student for size, student in students.items() if "retention" in student}
+    costs = {
+        "parameters": {
+            size: student["parameters"] for size, student in kept.items() if "parameters" in student
+        },
+        "median latency, µs": {size: exported[size]["latency_us_p50"] for size in kept if size in exported},
+    }
     drawn: list[Html] = []
-    if not shown:
-        return drawn
-    with plot("Retention of time at goal, %, against median latency", drawn) as axes:
-        required = findings.settings["config"]["student"]["retention"]
+    for what, cost in costs.items():
+        if not cost:
+            continue
+        with plot(f"Retention of time at goal, %, against {what.partition(',')[0]}", drawn, 3.2) as axes:
+            teacher = next(iter(kept.values())).get("teacher_parameters")
+            if what == "parameters" and teacher:
+                axes.plot(teacher, 1, "s", color=MUTED, markersize=5)
+            _draw_kept(axes, findings, kept, cost)
+            axes.set_xlabel(what)
+    return drawn
+
+
+def _draw_kept(axes: Axes, findings: Findings, kept: JSON, cost: dict[str, float]) -> None:
+    """Students' retention at their cost. Those that no cheaper one surpasses are named, where names fit."""
+    required = findings.settings["config"]["student"]["retention"]
+    axes.axhline(1, color=MUTED, linewidth=1, label="teacher")
+    if required:
         axes.axhline(required, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="required")
-        for i, size in enumerate(sorted(shown, key=lambda size: students[size]["retention"], reverse=True)):
-            student, x = students[size], exported[size]["latency_us_p50"]
-            kept, low, high = (student[key] for key in ("retention", "retention_low", "retention_high"))
-            selected = size == findings.selected
-            colour = SERIES[0] if selected else SERIES[1]
-            axes.vlines(x, low, high, color=colour, linewidth=1.5)
-            axes.plot(x, kept, "o", color=colour, markersize=5)
-            # Neighbours are named above and below in turn, so that their names do not meet.
-            end, offset, side = (high, 4, "bottom") if i % 2 == 0 else (low, -4, "top")
-            name = f"{size}, selected" if selected else size
-            where = (0, offset)
+    for size, x in cost.items():
+        student, selected = kept[size], size == findings.selected
+        colour, label = (SERIES[0], "selected") if selected else (SERIES[1], None)
+        axes.vlines(x, student["retention_low"], student["retention_high"], color=colour, linewidth=1.5)
+        axes.plot(x, student["retention"], "o", color=colour, markersize=5, label=label)
+    axes.set_xscale("log")
+    axes.margins(x=0.1, y=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    percent_axis(axes.yaxis)
+    apart = (max(cost.values()) / min(cost.values())) ** 0.12
+    named: list[float] = []
+    for size in sorted(cost, key=lambda size: (size != findings.selected, cost[size])):
+        x, share = cost[size], kept[size]["retention"]
+        leads = all(kept[other]["retention"] < share for other in cost if cost[other] < x)
+        if (leads or size == findings.selected) and all(max(x / n, n / x) >= apart for n in named):
+            named.append(x)
+            where = (x, kept[size]["retention_high"])
             axes.annotate(
-                name, (x, end), xytext=where, textcoords="offset points", ha="center", va=side, color=INK
+                size, where, (0, 4), textcoords="offset points", ha="center", va="bottom", color=INK
             )
-        axes.set_xlim(0, 1.25 * max(exported[size]["latency_us_p50"] for size in shown))
-        axes.set_xlabel("median latency, µs")
-        axes.margins(y=0.25)
-        percent_axis(axes)
+
+
+def robustness_bars(findings: Findings) -> list[Html]:
+    """Time at goal of the selected student and its teacher, a pair of bars a condition."""
+    found = conditions(findings)
+    drawn: list[Html] = []
+    if not found:
+        return drawn
+    with plot(f"Time at goal, % (lines: {INTERVALS})", drawn, 0.6 + 0.36 * len(found)) as axes:
+        for who, offset, colour in (("teacher", -0.19, SERIES[1]), ("student", 0.19, SERIES[0])):
+            rows = [i + offset for i in range(len(found))]
+            axes.barh(rows, [trial[who] for trial in found.values()], 0.36, color=colour, label=who)
+            low, high = zip(*(trial[f"{who}_interval"] for trial in found.values()), strict=True)
+            axes.hlines(rows, low, high, color=INK, linewidth=1)
+        axes.set_yticks(range(len(found)), [condition_name(name) for name in found])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 1.02)
+        percent_axis(axes.xaxis)
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""The page's tables: from the teacher to the robot, the students, the files, the settings."""
+"""The page's tables: from the teacher to the robot, the files, the settings."""
 
 import json
 
@@ -46,37 +46,6 @@ def funnel(findings: Findings) -> Html:
         else None,
         element("ul", *left, class_="missing") if left else None,
     )
-
-
-def students(findings: Findings) -> Html | None:
-    """Every student beside its teacher, and how alike their critics are."""
-    if not findings.sizes:
-        return None
-    head = ["size", "parameters", "retention", "success", "p50", "p99", "rank", "top-1", "gradient"]
-    rows = []
-    for size, student in findings.summary["students"].items():
-        exported, critic = findings.summary.get("export", {}).get(size, {}), student.get("critic", {})
-        kept = wording.percent(student.get("retention"))
-        rows.append(
-            [
-                joined(size, element("small", "selected") if size == findings.selected else None),
-                wording.count(student.get("parameters")),
-                figure(kept, wording.retention_interval(student)),
-                share(student, "success_final"),
-                wording.latency(exported.get("latency_us_p50")),
-                wording.latency(exported.get("latency_us_p99")),
-                *(
-                    wording.decimal(critic.get(key))
-                    for key in ("spearman_actions", "top1", "gradient_cosine")
-                ),
-            ]
-        )
-    note = (
-        "Retention: time at goal of the exported file over that of the teacher, on the same starts and "
-        "goals. p50 and p99: latency of the file alone. The critics are compared by rank correlation of "
-        "distances over actions, by agreement on the nearest goal (top-1), and by the cosine of gradients."
-    )
-    return joined(table("Students beside their teacher", head, rows), element("p", note, class_="note"))
 
 
 def parity(findings: Findings) -> Html | None:

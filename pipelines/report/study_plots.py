@@ -35,7 +35,7 @@ def against_value(findings: StudyFindings) -> list[Html]:
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
         axes.set_ylim(-0.03, 1.03)
-        percent_axis(axes)
+        percent_axis(axes.yaxis)
     longest = max(run["teacher"]["wall_s"] for run in findings.finished)
     seconds, unit = time_unit(longest)
     with plot(f"Wall-clock time of a run, {unit}", drawn) as axes:
@@ -80,7 +80,7 @@ def learning_curves(findings: StudyFindings) -> list[Html]:
                     name = shown(values[last]) if last else findings.settings["preset"]
                     _seeds_and_mean(axes, _curves(findings, values), key, i, name)
                 axes.set_ylim(-0.02, 1.02)
-                percent_axis(axes)
+                percent_axis(axes.yaxis)
                 steps_axis(axes, "environment steps")
     return drawn
 
@@ -122,7 +122,7 @@ def _score_against_time(axes: Axes, findings: StudyFindings, scale: float) -> No
             axes.annotate(text, where, xytext=offset, textcoords="offset points", ha="center", color=INK)
     axes.set_xlim(0, 1.15 * scale * max(run["teacher"]["wall_s"] for run in findings.finished))
     axes.set_ylim(-0.03, 1.1)
-    percent_axis(axes)
+    percent_axis(axes.yaxis)
 
 
 def _value_axis(axes: Axes, findings: StudyFindings, field: str) -> Callable[[JSON], float]:

@@ -73,7 +73,7 @@ def _compared(findings: Findings, teacher: JSON, student: JSON, clauses: list[st
     if kept is None:
         nothing = f"The {depth} never was at a goal, so the {size} student had nothing to keep"
         return f"{nothing}; it {_enumerated(clauses)}" if clauses else nothing
-    if findings.summary.get("selected_passes"):
+    if findings.summary.get("selected_passes") or findings.settings["config"]["student"].get("choose"):
         return _enumerated([f"The {size} student keeps {kept} of its {depth}'s time at goal", *clauses])
     required = wording.percent(findings.settings["config"]["student"]["retention"])
     none = f"No student surely keeps {required} of its {depth}'s time at goal"

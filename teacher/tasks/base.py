@@ -92,7 +92,7 @@ class Task(abc.ABC):
         raise NotImplementedError(f"task {self.spec.name!r} describes no sensors")
 
     def deployed_goal(self, qpos: Array, goal: Array) -> Array:
-        """Goal [..., G] as the robot knows it where it stands: -> [..., H], as `spec.deployed.goal` has it."""
+        """Goal [..., G] as a robot standing so knows it: -> [..., H], as `spec.deployed.goal` has it."""
         raise NotImplementedError(f"task {self.spec.name!r} describes no sensors")
 
 
