@@ -228,7 +228,9 @@ def judged(config: StudentConfig, measure: Yardstick, state: DistillState) -> Ro
 def measure(run: Path, config: StudentConfig, only: list[str] | None) -> Iterator[Row]:
     teacher = load_teacher(run / "teacher" / "checkpoints")
     if teacher.spec.deployed:
-        raise FathomError(f"{run}: its students see less than their teacher; further labels need what it sees")
+        raise FathomError(
+            f"{run}: its students see less than their teacher; further labels need what it sees"
+        )
     yardstick = Yardstick.of(teacher, config.episodes)
     distiller = Distiller(config, teacher)
     gathered = distiller.init(jax.random.key(1))
@@ -252,9 +254,13 @@ def measure(run: Path, config: StudentConfig, only: list[str] | None) -> Iterato
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a run with a finished teacher")
-    parser.add_argument("--sizes", default="2x16,2x32", help="policies that are trained, by default %(default)s")
+    parser.add_argument(
+        "--sizes", default="2x16,2x32", help="policies that are trained, by default %(default)s"
+    )
     parser.add_argument("--critic", default="3x128", help="by default %(default)s")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=12)

@@ -27,9 +27,9 @@ holds recorded inputs and actions for any other runtime to be tested with.
 
 
 _SENSED = """
-The first {size} entries are the newest reading of the sensors, the others the readings before it, {history}
-in all, oldest last. `controller.observe(reading)` keeps them: call `controller.reset()` where an episode begins,
-then `action = controller.step(controller.observe(reading), goal)` every period."""
+The first {size} entries are the newest reading of the sensors, the others the readings before it,
+{history} in all, the oldest last. `controller.observe(reading)` keeps them: call `controller.reset()` where
+an episode begins, then `action = controller.step(controller.observe(reading), goal)` every period."""
 
 
 def model_card(spec: TaskSpec, provenance: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

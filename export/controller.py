@@ -149,7 +149,7 @@ class Controller:
         Args: reading: [M] float32, entries and units as `spec["deployed"]["reading"]` lists them, or as
           `spec["observation"]` where nothing is deployed.
         Returns: [N] float32, the newest reading first; the same array each time, rewritten by the next call.
-        Raises ControllerError for a wrong shape or type, NaN or infinity; the history then stays as it was."""
+        Raises ControllerError for a wrong shape or type, NaN or infinity; the history is left as it was."""
         self._reading.fill(reading)
         newest = self._reading.batch[0]
         if self._begun:
@@ -270,7 +270,11 @@ def inputs(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         return spec["observation"], spec["goal"]
     size = sum(len(term["entries"]) for term in deployed["reading"])
     terms = [
-        {**term, "name": f"{term['name']}_t-{age}" if age else term["name"], "start": age * size + term["start"]}
+        {
+            **term,
+            "name": f"{term['name']}_t-{age}" if age else term["name"],
+            "start": age * size + term["start"],
+        }
         for age in range(deployed["history"])
         for term in deployed["reading"]
     ]

@@ -29,7 +29,8 @@ def control(
 ) -> tuple[dict[str, Any], Footage | None]:
     """Held-out episodes of the controller, one robot at a time, every step timed.
 
-    The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is missed when an answer takes longer than the control period.
+    The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is
+    missed when an answer takes longer than the control period.
     Returns: figures for the summary; the first episodes to look at, if the task can be drawn."""
     starts, noise_key = evaluation_starts(robot, episodes, layout, seed), evaluation_noise_key(seed)
     deployed = robot.task.spec.deployed

@@ -85,7 +85,7 @@ class Yardstick(NamedTuple):
         )
         seen = Seen.of(lived, starts.goal, ERROR_STATES)
         of_teacher, of_students = _questions(simulation, lived, starts.goal)
-        answers = _answers(teacher.embed_state_action, teacher.embed_goal, teacher.params, of_teacher)
+        answers = _asking(teacher.embed_state_action, teacher.embed_goal)(teacher.params, *of_teacher)
         return cls(teacher, simulation, layout, starts, outcomes, seen, of_students, answers)
 
     def closed_loop(self, controller: Controller) -> dict[str, Any]:
@@ -113,8 +113,7 @@ class Yardstick(NamedTuple):
 
     def critic(self, student: Student) -> dict[str, float]:
         """How far the student's critic agrees with the teacher's."""
-        answers = _answers(embed_state_action, embed_goal, student, self.asked)
-        return assess.critic_agreement(answers, self.answers)
+        return assess.critic_agreement(_ask_student(student, *self.asked), self.answers)
 
 
 def _questions(simulation: Simulation, lived: Trajectories, goal: np.ndarray) -> tuple[Asked, Asked]:
@@ -138,17 +137,19 @@ def _questions(simulation: Simulation, lived: Trajectories, goal: np.ndarray) ->
     return of_teacher, Asked(sensed.observation, action, sensed.goal, goals, further)
 
 
-def _answers(
-    embed_state_action: Callable, embed_goal: Callable, params: Any, asked: Asked
-) -> assess.CriticAnswers:
-    """What a critic says; its parameters are an argument, for compiled in they would be gigabytes of code."""
+def _asking(embed_state_action: Callable, embed_goal: Callable) -> Callable[..., assess.CriticAnswers]:
+    """A compiled function of a critic's parameters and what it is asked.
+
+    The parameters are an argument, for compiled in they would be gigabytes of code."""
 
     def answer(params: Any, *asked: Array) -> assess.CriticAnswers:
         critic = assess.Critic(partial(embed_state_action, params), partial(embed_goal, params))
         return assess.critic_answers(critic, *asked)
 
-    answers: assess.CriticAnswers = jit_once(answer)(params, *asked)
-    return answers
+    return jit_once(answer)
+
+
+_ask_student = _asking(embed_state_action, embed_goal)  # compiles once for critics of one size
 
 
 def _rms(difference: np.ndarray) -> float:

@@ -139,7 +139,8 @@ def _warn_of_larger_students(distiller: Distiller, display: Display) -> None:
         count = parameter_count(policy) // distiller.config.seeds
         if count >= of_teacher:
             display.say(
-                f"[yellow]student {name} has {count:,} parameters, its teacher's actor {of_teacher:,}[/yellow]"
+                f"[yellow]student {name} is no smaller than its teacher: {count:,} parameters, the "
+                f"teacher's actor has {of_teacher:,}[/yellow]"
             )
 
 

@@ -251,9 +251,7 @@ def led_by_teacher(share: float, segment: int, environments: int) -> np.ndarray:
 
 def critic_terms(student: Student, batch: Labels, same_goals: bool) -> dict[str, Array]:
     """What the student's critic is asked to match; `batch` holds [B, ...] of each label, normalised."""
-    both = jnp.broadcast_to(
-        batch.observation[:, None], (*batch.tried.shape[:2], batch.observation.shape[-1])
-    )
+    both = jnp.broadcast_to(batch.observation[:, None], (*batch.tried.shape[:2], batch.observation.shape[-1]))
     features = embed_state_action(student, both, batch.tried)
     goal_features = embed_goal(student, batch.goal)
     own = distance(features, goal_features[:, None])

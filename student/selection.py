@@ -50,7 +50,8 @@ def limit(assessments: Assessments, size: str, config: StudentConfig, learned: M
 
     The first of these that the figures show: a teacher that is itself never at its goals; too few episodes
     to be sure; states that no label covers (errors grow on the student's own states); too few labels
-    (errors grow on held-out states); capacity (errors fall with size); and else too few updates."""
+    (errors grow on held-out states); capacity (errors fall with size, and the largest is nearest); and else
+    too few updates."""
     nearest = assessments[size]
     if "retention" not in nearest:
         return (
@@ -79,7 +80,7 @@ def limit(assessments: Assessments, size: str, config: StudentConfig, learned: M
             f"Next: more of them in every round (student.envs={2 * config.envs})."
         )
     smallest, largest = (f(errors, key=lambda s: assessments[s]["parameters"]) for f in (min, max))
-    if errors[largest] <= LESS * errors[smallest]:
+    if size == largest and errors[largest] <= LESS * errors[smallest]:
         return (
             f"What limits it is capacity: the error of actions falls with size, from {errors[smallest]:.3f} "
             f"of {smallest} to {errors[largest]:.3f} of {largest}. "
@@ -91,7 +92,7 @@ def limit(assessments: Assessments, size: str, config: StudentConfig, learned: M
             f"Next: a larger student beside {size} (student.sizes)."
         )
     return (
-        "What limits it is training: errors are alike for all sizes and all states. "
+        "What limits it is training, as far as the errors of its actions tell. "
         f"Next: more updates (student.updates={2 * config.updates})."
     )
 

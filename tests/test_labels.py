@@ -10,6 +10,8 @@ import pytest
 from student.config import GoalShares, StudentConfig
 from student.distill import Distiller, led_by_teacher
 from student.labels import ACTIONS, BEYOND, Visited, drawn_goals, goals_beyond, tries
+from student.saved import restore_state, save_state
+from teacher.errors import FathomError
 from teacher.tasks import make_task
 from teacher.trained import load_teacher
 
@@ -161,3 +163,26 @@ def test_students_learn_alike_whoever_else_is_trained(distiller):
         jax.tree.leaves(of_one.family.policies[0]), jax.tree.leaves(of_two.family.policies[0]), strict=True
     ):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_a_distillation_goes_on_from_its_save_with_the_same_labels(distiller, tmp_path):
+    first, _ = distiller.iterate(distiller.init(jax.random.key(3)))
+    save_state(tmp_path, distiller, first)
+    restored = restore_state(tmp_path, distiller)
+    for kept, saved in zip(jax.tree.leaves(first), jax.tree.leaves(restored), strict=True):
+        assert kept.dtype == saved.dtype
+        if not jax.dtypes.issubdtype(kept.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(kept, saved)
+    uninterrupted, _ = distiller.iterate(first)
+    resumed, _ = distiller.iterate(restored)
+    for straight, interrupted in zip(
+        jax.tree.leaves(uninterrupted.family), jax.tree.leaves(resumed.family), strict=True
+    ):
+        np.testing.assert_array_equal(straight, interrupted)
+
+
+def test_a_save_of_other_settings_is_refused_naming_them(distiller, tmp_path):
+    save_state(tmp_path, distiller, distiller.iterate(distiller.init(jax.random.key(4)))[0])
+    other = Distiller(distiller.config.model_copy(update={"critic": "2x8"}), distiller.teacher)
+    with pytest.raises(FathomError, match="begun with another student"):
+        restore_state(tmp_path, other)

@@ -63,10 +63,11 @@ def teacher_curves(findings: Findings) -> list[Html]:
 def student_curves(findings: Findings) -> list[Html]:
     """Distillation losses of every size, and of the critic, against labels."""
     lines = thinned(findings.student_metrics)
-    keys = lines[0] if lines else {}
+    keys = list(lines[0]) if lines else []
+    sizes = findings.settings["config"]["student"]["sizes"]
     drawn: list[Html] = []
     for title, names in (
-        ("Policy loss of the students", [key for key in keys if key.endswith("/policy_loss")]),
+        ("Policy loss of the students", [f"{s}/policy_loss" for s in sizes if f"{s}/policy_loss" in keys]),
         ("Critic loss", [key for key in keys if key.startswith("critic/") or key.endswith("/critic_loss")]),
     ):
         if not names:
