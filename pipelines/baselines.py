@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pipelines import stages
+from pipelines import distilling, stages
 from pipelines.config import Config
 from pipelines.judging import Yardstick
 from pipelines.progress import Display
@@ -48,7 +48,7 @@ def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed:
     for name, folder in folders.items():
         if folder.exists():
             _require_same(Run(folder), configs[name])
-    stages.distil(run, display, resume=resume or "students" in run.summary, seed=seed)
+    distilling.distil(run, display, resume=resume or "students" in run.summary, seed=seed)
     student = load_student(run.students / size)
     basis = {
         "size": size,
@@ -134,7 +134,7 @@ def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
         link = folder / "teacher"
         if not link.is_symlink():
             link.symlink_to(Path("..", "..", "teacher"))  # relative, so that a run can be moved
-        effort = stages.distil(made, display, resume=True)[size]
+        effort = distilling.distil(made, display, resume=True)[size]
         return Trained(_policy(load_student(made.students / size)), effort)
 
 

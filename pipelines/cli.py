@@ -114,7 +114,7 @@ def run(
 ) -> None:
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
-        from pipelines import cluster, stages, tables, teaching
+        from pipelines import cluster, exporting, stages, tables, teaching
         from pipelines.targets import held_target, with_value
 
         cluster.join(coordinator, processes, process)
@@ -123,7 +123,7 @@ def run(
             if cluster.is_first():
                 summary = stages.run_all(target, _display(), resume=resume)
                 _print(summary, as_json, tables.summary)
-                stages.require_selection(target)
+                exporting.require_selection(target)
             else:
                 teaching.follow(target, resume=resume)
 
@@ -185,14 +185,14 @@ def distill(
 
     With --baselines, which may also follow when the students are done: the same network made otherwise."""
     with _reported(debug):
-        from pipelines import stages, tables
+        from pipelines import distilling, tables
         from pipelines.baselines import distil_beside
         from pipelines.targets import changed_run, existing
 
         target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
             if baselines is None:
-                students = stages.distil(target, _display(), resume=resume, seed=seed)
+                students = distilling.distil(target, _display(), resume=resume, seed=seed)
                 _print(students, as_json, tables.students)
             else:
                 figures = distil_beside(target, _display(), baselines, resume=resume, seed=seed)
@@ -213,15 +213,15 @@ def export(
 ) -> None:
     """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
     with _reported(debug):
-        from pipelines import stages, tables
+        from pipelines import exporting, tables
         from pipelines.targets import changed_run, existing, with_value
 
         set_ = with_value(set_, "student.choose", student)
         target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
-            summary = stages.export(target, _display(), resume=resume, seed=seed)
+            summary = exporting.export(target, _display(), resume=resume, seed=seed)
         _print(summary, as_json, tables.summary)
-        stages.require_selection(target)
+        exporting.require_selection(target)
 
 
 @app.command()

@@ -1,13 +1,16 @@
 """The exported controller in the loop: as a policy among others, and alone against the clock."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 
-from export.controller import Controller
+from export.controller import Controller, ControllerError
 from pipelines.scene.footage import Footage, footage
+from teacher.errors import FathomError
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, outcomes, summarise
 from teacher.simulation import Policy, Simulation, on_robot
 
@@ -22,6 +25,15 @@ def batched(controller: Controller) -> Policy:
         return np.stack([controller.step(o, g) for o, g in zip(observation, goal, strict=True)])
 
     return policy
+
+
+@contextmanager
+def controller_errors() -> Iterator[None]:
+    """A controller's errors as this program's own."""
+    try:
+        yield
+    except ControllerError as error:
+        raise FathomError(str(error)) from error
 
 
 def control(

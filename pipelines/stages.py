@@ -1,54 +1,36 @@
 """The stages: a run directory in, an artifact out. Each reads what the one before wrote."""
 
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from export.bundle import write_bundle
-from export.controller import Controller, ControllerError
+from export.controller import Controller
 from export.controller import load as load_controller
 from export.graph import load_converters
 from pipelines import closed_loop
+from pipelines.closed_loop import controller_errors
 from pipelines.config import Config, ControlConfig
-from pipelines.critic_uses import critic_uses
-from pipelines.interrupt import Interrupted, deferred_interrupt
-from pipelines.judging import Yardstick, own_experience
+from pipelines.distilling import distil
+from pipelines.exporting import export
 from pipelines.progress import Display
-from pipelines.robustness import robustness
 from pipelines.rundir import Run
 from pipelines.scene.keeping import keep
-from pipelines.schedule import Clock, SaveTimer
-from pipelines.teaching import teach, warn_of_versions
-from student.distill import Distiller
-from student.networks import act, critic_distance, parameter_count
-from student.saved import TrainedStudent, load_student, save_students
-from student.saved import restore_state as restore_distillation
-from student.saved import save_state as save_distillation
-from student.selection import Selection, select
-from teacher import checkpoint
+from pipelines.teaching import teach
 from teacher.config import TaskConfig, TeacherConfig
-from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.errors import UsageError, unknown_name
 from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
 from teacher.memory import require_fit
 from teacher.simulation import randomised, require_randomisable, simulation
-from teacher.spec import TaskSpec
 from teacher.tasks import Task, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
 from teacher.tasks.requirements import require_same
-from teacher.train import require_finite
-from teacher.trained import Teacher, confirm, load_teacher, reevaluate
+from teacher.trained import load_teacher, reevaluate
 
 JSON = dict[str, Any]
-# Each stage draws from its own stream of a run's seed; the teacher's is the seed's own.
-STAGE_NUMBER = {"students": 1, "export": 2}
-SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
 _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
@@ -72,219 +54,6 @@ def check(config: Config, *, trained: bool = False) -> None:
     if not trained:
         require_devices(config.teacher, jax.devices())
         require_fit(config.teacher, task.spec, jax.device_count())
-
-
-def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
-    """Fits the students to the run's teacher; returns their part of the summary."""
-    config = run.config.student
-    folder, begun = run.students / "checkpoints", run.begun_with("students")
-    if not resume and folder.exists():
-        raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")
-    if begun and resume and seed not in (None, begun["seed"]):
-        raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
-    teacher = _teacher_of(run)
-    score = confirm(teacher)
-    display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
-    distiller = Distiller(config, teacher)
-    _warn_of_larger_students(distiller, display)
-    if resume and checkpoint.saves(folder):
-        state = restore_distillation(folder, distiller)
-        display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
-        warn_of_versions(run, "students", display)
-    else:
-        chosen = seed if seed is not None else begun["seed"] if begun and resume else run.seed
-        run.begin_stage("students", teacher.source, chosen)
-        state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STAGE_NUMBER["students"]))
-    per_round = config.envs * teacher.spec.episode_length
-    run.rewind_metrics("students", int(state.round))
-    clock = Clock(run.metrics("students"))
-    timer = SaveTimer(teacher.config.checkpoint.interval_s)
-    with (
-        deferred_interrupt() as interruption,
-        display.bar("students", config.rounds * per_round, int(state.round) * per_round, "labels") as bar,
-    ):
-        while int(state.round) < config.rounds:
-            state, device_metrics = distiller.iterate(state)
-            done = int(state.round)
-            metrics = {key: float(value) for key, value in device_metrics.items()}
-            require_finite(metrics, f"round {done}")
-            taken = {"labels": done * per_round, "env_steps": done * per_round}
-            line = {"round": done, **taken, "wall_s": clock.read(), **metrics}
-            run.append_metrics("students", line)
-            bar.update(done * per_round, metrics)
-            if done == config.rounds or timer.due() or interruption.requested:
-                with timer.saving():
-                    save_distillation(folder, distiller, state)
-            if interruption.requested:
-                raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
-    kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
-    save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
-    last = run.last_metrics("students")
-    effort = {key: last[key] for key in ("wall_s", "labels", "env_steps")}
-    students: JSON = {}
-    for name, (seed_kept, times) in kept.items():
-        policy = load_student(run.students / name).params.policy
-        students[name] = {"parameters": parameter_count(policy)} | effort
-        if times:
-            students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
-    run.update_summary({"students": students})
-    return students
-
-
-def _warn_of_larger_students(distiller: Distiller, display: Display) -> None:
-    """A student that is no smaller than its teacher is no reason to stop, but seldom what was meant."""
-    of_teacher = parameter_count(distiller.teacher.params.actor)
-    shapes = jax.eval_shape(distiller.init, jax.random.key(0)).family
-    for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):
-        count = parameter_count(policy) // distiller.config.seeds
-        if count >= of_teacher:
-            display.say(
-                f"[yellow]student {name} is no smaller than its teacher: {count:,} parameters, the "
-                f"teacher's actor has {of_teacher:,}[/yellow]"
-            )
-
-
-def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
-    """Exports every student, judges the files in closed loop beside the teacher, selects one."""
-    config, chosen = run.config, run.seed if seed is None else seed
-    teacher = _teacher_of(run)
-    students = [_student_of(run, teacher, name) for name in config.student.sizes]
-    kept = [student for student in students if resume and _is_exported(run, student)]
-    for student in kept:
-        display.say(f"kept {run.bundles / student.name}")
-    measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
-    if len(kept) < len(students) or run.changed is not None:
-        run.begin_stage("export", teacher.source, chosen)
-    for student in (student for student in students if student not in kept):
-        figures = _export_student(run, measure(), student, chosen)
-        run.update_summary(figures)
-        parity = figures["export"][student.name]["parity_max_error"]
-        display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-    selection = _select(run)
-    display.say(f"selected: {selection.because}")
-    selected = next(student for student in students if student.name == selection.size)
-    _measure_robustness(run, measure, selected, resume=resume)
-    critic_uses(run, selected, display)
-    return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
-
-
-def _select(run: Run) -> Selection:
-    """Marks a student in the summary."""
-    config, summary = run.config.student, run.summary
-    last = lines[-1] if (lines := run.metrics("students")) else {}
-    learned = {size: last[key] for size in config.sizes if (key := f"{size}/action_error") in last}
-    selection = select({size: summary["students"][size] for size in config.sizes}, config, learned)
-    run.update_summary(dict(zip(SELECTED, selection, strict=True)))
-    return selection
-
-
-def require_selection(run: Run) -> None:
-    """FathomError that says what limits the students, if none keeps enough and none was asked for."""
-    if run.config.student.choose is None and not run.summary["selected_passes"]:
-        raise FathomError(run.summary["selected_because"])
-
-
-def _measure_robustness(
-    run: Run, measure: Callable[[], Yardstick], student: TrainedStudent, *, resume: bool
-) -> None:
-    """Adds how the student's bundle bears harder conditions to the summary, unless that is known."""
-    config = run.config.student
-    episodes = min(config.robustness, config.episodes)
-    basis = {"episodes": episodes, "student_sha256": student.source}
-    known = run.summary["students"][student.name].get("robustness", {})
-    if not episodes or (resume and known.items() >= basis.items()):
-        return
-    with controller_errors():
-        policy = closed_loop.batched(load_controller(run.bundles / student.name))
-        found = robustness(measure(), policy, episodes)
-    run.update_summary({"students": {student.name: {"robustness": basis | {"conditions": found}}}})
-
-
-def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed: int) -> JSON:
-    """Writes one bundle; returns what it adds to the summary."""
-    params, config = student.params, run.config
-    judged = {"critic": measure.critic(params)}
-    key = jax.random.fold_in(jax.random.key(seed), STAGE_NUMBER["export"])
-
-    def judge(controller: Controller) -> JSON:
-        with controller_errors():
-            judged.update(measure.closed_loop(controller))
-        return _card_facts(student.spec, judged)
-
-    verification = write_bundle(
-        run.bundles / student.name,
-        student.spec,
-        lambda observation, goal: act(params, observation, goal),
-        lambda observation, action, goal: critic_distance(params, observation, action, goal),
-        *own_experience(measure.simulation, params, key, config.student.envs, config.export.observations),
-        provenance=_provenance(student, measure.teacher, seed),
-        judge=judge,
-    )
-    policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
-    exported = {
-        "bundle": str((run.bundles / student.name).relative_to(run.path)),
-        "student_sha256": student.source,
-        "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
-        "distance_max_error": distance.max_abs_error,
-        "observations": policy.observations,
-        "latency_us_p50": policy.latency_p50_us,
-        "latency_us_p99": policy.latency_p99_us,
-    }
-    return {"students": {student.name: judged}, "export": {student.name: exported}}
-
-
-def _teacher_of(run: Run) -> Teacher:
-    if not checkpoint.saves(run.checkpoints):
-        raise FathomError(
-            f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"
-        )
-    return load_teacher(run.checkpoints)
-
-
-def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
-    if not checkpoint.saves(run.students / name):
-        raise FathomError(f"no student in {run.students / name}: first comes pipeline distill {run.path}")
-    student = load_student(run.students / name)
-    if student.teacher_source != teacher.source:
-        raise FathomError(
-            f"{run.students / name} was distilled from another checkpoint than {run.checkpoints} holds"
-        )
-    return student
-
-
-def _is_exported(run: Run, student: TrainedStudent) -> bool:
-    """Whether the bundle is there, of this very student, and judged by today's settings."""
-    figures, config = run.summary, run.config
-    exported = figures.get("export", {}).get(student.name, {})
-    judged = figures.get("students", {}).get(student.name, {})
-    return (
-        (run.bundles / student.name).exists()
-        and exported.get("student_sha256") == student.source
-        and exported.get("observations") == config.export.observations
-        and judged.get("episodes") == config.student.episodes
-    )
-
-
-def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
-    network = teacher.config.network
-    return {
-        "student": student.name,
-        "checkpoint_sha256": student.source,
-        "teacher_depth": network.depths[0],
-        "teacher_width": network.width,
-        "teacher_sha256": teacher.source,
-        "observation_seed": seed,
-    }
-
-
-def _card_facts(spec: TaskSpec, judged: JSON) -> JSON:
-    goal = spec.goal
-    success = f"within {goal.success_radius:g} {goal.unit} at the end"
-    facts = {"held-out episodes": judged["episodes"], success: judged["success_final"]}
-    facts[f"mean distance at the end ({goal.unit})"] = judged["final_distance"]
-    if "retention" in judged:
-        facts["time at goal, relative to its teacher"] = judged["retention"]
-    return facts
 
 
 def control(
@@ -368,15 +137,6 @@ def selected_bundle(run: Run) -> Path:
     if selected is None:
         raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
     return run.bundles / selected
-
-
-@contextmanager
-def controller_errors() -> Iterator[None]:
-    """A controller's errors as this program's own."""
-    try:
-        yield
-    except ControllerError as error:
-        raise FathomError(str(error)) from error
 
 
 def evaluate(run: Run, *, engine: str | None, episodes: int | None, seed: int | None) -> JSON:

@@ -57,7 +57,7 @@ def watch(
     robot = simulation(subject.config.task.name, engine or stages.control_engine(task, subject.settings))
     display.say(f"{episodes} episode{'s' if episodes > 1 else ''} of {subject.label} in {robot.engine_name}")
     starts = evaluation_starts(robot, episodes, evaluation_layout(subject.config), seed)
-    with stages.controller_errors():
+    with closed_loop.controller_errors():
         noise_key = evaluation_noise_key(seed)
         trajectories = robot.rollout(subject.policy, starts, noise_key=noise_key)
     shown = footage(task, trajectories, starts.goal, episodes)
@@ -108,7 +108,7 @@ def of_run(run: Run, policy: str | None) -> Subject:
 
 def of_bundle(bundle: Path, task: str | None = None) -> Subject:
     """The policy of a bundle; `task` as for `stages.control`."""
-    with stages.controller_errors():
+    with closed_loop.controller_errors():
         controller, run, config, settings = stages.opened(bundle, task)
     folder = run.path / "watch" if run else Path()
     return Subject(bundle.resolve().name, on_robot(closed_loop.batched(controller)), config, settings, folder)

@@ -73,7 +73,8 @@ def questions(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, seed: int) 
     arrived = passed[step + limit + 1, episode] > passed[step + 1, episode]
     asked = ~near[step, episode] & lived.going[step, episode]
     step, limit, episode, arrived = (values[asked] for values in (step, limit, episode, arrived))
-    beyond = ((goal < np.asarray(spec.goal.low)) | (goal > np.asarray(spec.goal.high))).any(-1)
+    outside = (goal < np.asarray(spec.goal.low)) | (goal > np.asarray(spec.goal.high))
+    beyond = np.asarray(outside.any(axis=-1))
     return Questions(
         observation=lived.sensed.observation[step, episode],
         action=lived.action[step, episode],

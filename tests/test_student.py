@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from pipelines.distilling import warn_of_larger_students
 from student import losses
-from student.config import Size, parse_size
+from student.config import Size, StudentConfig, parse_size
+from student.distill import Distiller
 from student.networks import Normaliser, act, critic_distance, fold, init_student, normalise, parameter_count
 from teacher.errors import FathomError
 from teacher.trained import confirm, load_teacher
@@ -71,7 +73,7 @@ def test_students_learn_what_they_are_shown(debug_run):
     lines = (debug_run.path / "students" / "metrics.jsonl").read_text().splitlines()
     first, last = json.loads(lines[0]), json.loads(lines[-1])
     losses = [key for key in first if key.endswith("_loss")]
-    assert len(losses) == 4
+    assert {"2x16/policy_loss", "3x16/policy_loss", "critic/preference_loss"} < set(losses)
     for key in losses:
         assert last[key] < first[key]
 
@@ -89,3 +91,15 @@ def test_preferences_count_alike_near_and_far():
     wrong = label[:, ::-1]
     near, far = (float(losses.preference_loss(10 * k * wrong, 10 * k * label)) for k in (1, 10))
     np.testing.assert_allclose(near, far, rtol=0.05)
+
+
+def test_a_student_no_smaller_than_its_teacher_is_said(debug_run):
+    teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
+    said = []
+
+    class Told:
+        say = staticmethod(said.append)
+
+    warn_of_larger_students(Distiller(StudentConfig(sizes=("2x4", "4x64")), teacher), Told())
+    assert len(said) == 1
+    assert "student 4x64 is no smaller than its teacher" in said[0]

@@ -1,0 +1,101 @@
+"""The stage of distillation: a run's teacher in, its students out."""
+
+from typing import Any
+
+import jax
+
+from pipelines.interrupt import Interrupted, deferred_interrupt
+from pipelines.progress import Display
+from pipelines.rundir import Run
+from pipelines.schedule import Clock, SaveTimer
+from pipelines.teaching import warn_of_versions
+from student.distill import Distiller
+from student.networks import parameter_count
+from student.saved import load_student, restore_state, save_state, save_students
+from teacher import checkpoint
+from teacher.errors import FathomError, UsageError
+from teacher.train import require_finite
+from teacher.trained import Teacher, confirm, load_teacher
+
+JSON = dict[str, Any]
+STREAM = 1  # of the run's seed: the teacher's is the seed's own, other stages have others
+
+
+def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
+    """Fits the students to the run's teacher; returns their part of the summary."""
+    config = run.config.student
+    folder, begun = run.students / "checkpoints", run.begun_with("students")
+    if not resume and folder.exists():
+        raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")
+    if begun and resume and seed not in (None, begun["seed"]):
+        raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
+    teacher = teacher_of(run)
+    score = confirm(teacher)
+    display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
+    distiller = Distiller(config, teacher)
+    warn_of_larger_students(distiller, display)
+    if resume and checkpoint.saves(folder):
+        state = restore_state(folder, distiller)
+        display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
+        warn_of_versions(run, "students", display)
+    else:
+        chosen = seed if seed is not None else begun["seed"] if begun and resume else run.seed
+        run.begin_stage("students", teacher.source, chosen)
+        state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STREAM))
+    per_round = config.envs * teacher.spec.episode_length
+    run.rewind_metrics("students", int(state.round))
+    clock = Clock(run.metrics("students"))
+    timer = SaveTimer(teacher.config.checkpoint.interval_s)
+    ends = (config.sizes[0], config.sizes[-1])  # of a family whose errors would not fit on a line
+    shown = dict.fromkeys([*(f"{size}/action_error" for size in ends), "critic/preference_loss"])
+    with (
+        deferred_interrupt() as interruption,
+        display.bar("students", config.rounds * per_round, int(state.round) * per_round, "labels") as bar,
+    ):
+        while int(state.round) < config.rounds:
+            state, device_metrics = distiller.iterate(state)
+            done = int(state.round)
+            metrics = {key: float(value) for key, value in device_metrics.items()}
+            require_finite(metrics, f"round {done}")
+            taken = {"labels": done * per_round, "env_steps": done * per_round}
+            line = {"round": done, **taken, "wall_s": clock.read(), **metrics}
+            run.append_metrics("students", line)
+            bar.update(done * per_round, {key: metrics[key] for key in shown})
+            if done == config.rounds or timer.due() or interruption.requested:
+                with timer.saving():
+                    save_state(folder, distiller, state)
+            if interruption.requested:
+                raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
+    kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
+    save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
+    last = run.last_metrics("students")
+    effort = {key: last[key] for key in ("wall_s", "labels", "env_steps")}
+    students: JSON = {}
+    for name, (seed_kept, times) in kept.items():
+        policy = load_student(run.students / name).params.policy
+        students[name] = {"parameters": parameter_count(policy)} | effort
+        if times:
+            students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
+    run.update_summary({"students": students})
+    return students
+
+
+def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
+    """A student that is no smaller than its teacher is no reason to stop, but seldom what was meant."""
+    of_teacher = parameter_count(distiller.teacher.params.actor)
+    shapes = jax.eval_shape(distiller.init, jax.random.key(0)).family
+    for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):
+        count = parameter_count(policy) // distiller.config.seeds
+        if count >= of_teacher:
+            display.say(
+                f"[yellow]student {name} is no smaller than its teacher: {count:,} parameters, the "
+                f"teacher's actor has {of_teacher:,}[/yellow]"
+            )
+
+
+def teacher_of(run: Run) -> Teacher:
+    if not checkpoint.saves(run.checkpoints):
+        raise FathomError(
+            f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"
+        )
+    return load_teacher(run.checkpoints)

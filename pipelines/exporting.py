@@ -1,0 +1,165 @@
+"""The stage of export: students in, bundles out, judged beside their teacher; one is selected."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+
+from export.bundle import write_bundle
+from export.controller import Controller
+from export.controller import load as load_controller
+from pipelines import closed_loop
+from pipelines.closed_loop import controller_errors
+from pipelines.critic_uses import critic_uses
+from pipelines.distilling import teacher_of
+from pipelines.judging import Yardstick, own_experience
+from pipelines.progress import Display
+from pipelines.robustness import robustness
+from pipelines.rundir import Run
+from student.networks import act, critic_distance
+from student.saved import TrainedStudent, load_student
+from student.selection import Selection, select
+from teacher import checkpoint
+from teacher.errors import FathomError
+from teacher.spec import TaskSpec
+from teacher.trained import Teacher
+
+JSON = dict[str, Any]
+STREAM = 2  # of the run's seed
+SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
+
+
+def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
+    """Exports every student, judges the files in closed loop beside the teacher, selects one."""
+    config, chosen = run.config, run.seed if seed is None else seed
+    teacher = teacher_of(run)
+    students = [_student_of(run, teacher, name) for name in config.student.sizes]
+    kept = [student for student in students if resume and _is_exported(run, student)]
+    for student in kept:
+        display.say(f"kept {run.bundles / student.name}")
+    measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
+    if len(kept) < len(students) or run.changed is not None:
+        run.begin_stage("export", teacher.source, chosen)
+    for student in (student for student in students if student not in kept):
+        figures = _export_student(run, measure(), student, chosen)
+        run.update_summary(figures)
+        parity = figures["export"][student.name]["parity_max_error"]
+        display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
+    selection = _select(run)
+    display.say(f"selected: {selection.because}")
+    selected = next(student for student in students if student.name == selection.size)
+    _measure_robustness(run, measure, selected, resume=resume)
+    critic_uses(run, selected, display)
+    return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
+
+
+def _select(run: Run) -> Selection:
+    """Marks a student in the summary."""
+    config, summary = run.config.student, run.summary
+    last = lines[-1] if (lines := run.metrics("students")) else {}
+    learned = {size: last[key] for size in config.sizes if (key := f"{size}/action_error") in last}
+    selection = select({size: summary["students"][size] for size in config.sizes}, config, learned)
+    run.update_summary(dict(zip(SELECTED, selection, strict=True)))
+    return selection
+
+
+def require_selection(run: Run) -> None:
+    """FathomError that says what limits the students, if none keeps enough and none was asked for."""
+    if run.config.student.choose is None and not run.summary["selected_passes"]:
+        raise FathomError(run.summary["selected_because"])
+
+
+def _measure_robustness(
+    run: Run, measure: Callable[[], Yardstick], student: TrainedStudent, *, resume: bool
+) -> None:
+    """Adds how the student's bundle bears harder conditions to the summary, unless that is known."""
+    config = run.config.student
+    episodes = min(config.robustness, config.episodes)
+    basis = {"episodes": episodes, "student_sha256": student.source}
+    known = run.summary["students"][student.name].get("robustness", {})
+    if not episodes or (resume and known.items() >= basis.items()):
+        return
+    with controller_errors():
+        policy = closed_loop.batched(load_controller(run.bundles / student.name))
+        found = robustness(measure(), policy, episodes)
+    run.update_summary({"students": {student.name: {"robustness": basis | {"conditions": found}}}})
+
+
+def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed: int) -> JSON:
+    """Writes one bundle; returns what it adds to the summary."""
+    params, config = student.params, run.config
+    judged = {"critic": measure.critic(params)}
+    key = jax.random.fold_in(jax.random.key(seed), STREAM)
+
+    def judge(controller: Controller) -> JSON:
+        with controller_errors():
+            judged.update(measure.closed_loop(controller))
+        return _card_facts(student.spec, judged)
+
+    verification = write_bundle(
+        run.bundles / student.name,
+        student.spec,
+        lambda observation, goal: act(params, observation, goal),
+        lambda observation, action, goal: critic_distance(params, observation, action, goal),
+        *own_experience(measure.simulation, params, key, config.student.envs, config.export.observations),
+        provenance=_provenance(student, measure.teacher, seed),
+        judge=judge,
+    )
+    policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
+    exported = {
+        "bundle": str((run.bundles / student.name).relative_to(run.path)),
+        "student_sha256": student.source,
+        "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
+        "distance_max_error": distance.max_abs_error,
+        "observations": policy.observations,
+        "latency_us_p50": policy.latency_p50_us,
+        "latency_us_p99": policy.latency_p99_us,
+    }
+    return {"students": {student.name: judged}, "export": {student.name: exported}}
+
+
+def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
+    if not checkpoint.saves(run.students / name):
+        raise FathomError(f"no student in {run.students / name}: first comes pipeline distill {run.path}")
+    student = load_student(run.students / name)
+    if student.teacher_source != teacher.source:
+        raise FathomError(
+            f"{run.students / name} was distilled from another checkpoint than {run.checkpoints} holds"
+        )
+    return student
+
+
+def _is_exported(run: Run, student: TrainedStudent) -> bool:
+    """Whether the bundle is there, of this very student, and judged by today's settings."""
+    figures, config = run.summary, run.config
+    exported = figures.get("export", {}).get(student.name, {})
+    judged = figures.get("students", {}).get(student.name, {})
+    return (
+        (run.bundles / student.name).exists()
+        and exported.get("student_sha256") == student.source
+        and exported.get("observations") == config.export.observations
+        and judged.get("episodes") == config.student.episodes
+    )
+
+
+def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
+    network = teacher.config.network
+    return {
+        "student": student.name,
+        "checkpoint_sha256": student.source,
+        "teacher_depth": network.depths[0],
+        "teacher_width": network.width,
+        "teacher_sha256": teacher.source,
+        "observation_seed": seed,
+    }
+
+
+def _card_facts(spec: TaskSpec, judged: JSON) -> JSON:
+    goal = spec.goal
+    success = f"within {goal.success_radius:g} {goal.unit} at the end"
+    facts = {"held-out episodes": judged["episodes"], success: judged["success_final"]}
+    facts[f"mean distance at the end ({goal.unit})"] = judged["final_distance"]
+    if "retention" in judged:
+        facts["time at goal, relative to its teacher"] = judged["retention"]
+    return facts
