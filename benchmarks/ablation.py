@@ -147,6 +147,7 @@ VARIANTS: dict[str, tuple[dict[str, float], dict[str, dict[str, tuple[float, Ter
     "policy: KL in place of Huber": ({"policy": 0.0}, {"policy": {"kl": (0.1, kl)}}),
     "policy: + directional derivative": ({}, {"policy": {"directional": (0.1, directional)}}),
     "policy: + regret, late": ({}, {"late policy": {"regret": (0.1, regret)}}),
+    "policy: + ten times that": ({}, {"late policy": {"regret": (1.0, regret)}}),
     "critic: no features": ({"features": 0.0, "goal_features": 0.0}, {}),
     "critic: no preference": ({"preference": 0.0}, {}),
     "critic: + action gradient": ({}, {"critic": {"gradient": (1.0, gradient)}}),
