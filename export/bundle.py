@@ -76,15 +76,6 @@ def write_bundle(
     return verifications
 
 
-def add_reachability(directory: Path, coefficients: Mapping[str, float] | None) -> None:
-    """Writes what `Controller.reachable` needs into the specification of a finished bundle, or None."""
-    file = directory / "spec.json"
-    record = json.loads(file.read_bytes()) | {"reachability": coefficients}
-    partial = file.with_name(".spec.json.partial")
-    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-    partial.replace(file)
-
-
 def _verified_graphs(
     spec: TaskSpec, policy: Policy, critic: Critic, inputs: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> tuple[list[onnx.ModelProto], dict[str, Verification]]:

@@ -113,7 +113,6 @@ class Controller:
     def __init__(self, record: dict[str, Any], policy: bytes, critic: bytes) -> None:
         self.spec: dict[str, Any] = record["task"]
         self.provenance: dict[str, Any] = record["provenance"]
-        self._reachability = _coefficients(record.get("reachability"))
         self.max_golden_error = 0.0
         terms, goal = inputs(self.spec)
         action, deployed = self.spec["action"], self.spec.get("deployed")
@@ -197,25 +196,6 @@ class Controller:
         feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}
         return float(self._critic.run(["distance"], feed)[0][0])
 
-    def reachable(self, obs: np.ndarray, goal: np.ndarray, seconds: float) -> float:
-        """Probability that the policy, from here on, comes within the success radius in so many seconds.
-
-        Calibrated in simulation on states that are not there yet; no guarantee of safety.
-        Args: obs [N], goal [G], float32; seconds: more than 0, at most an episode's.
-        Raises ControllerError as `step` does, and if the bundle holds no such estimate."""
-        if self._reachability is None:
-            raise ControllerError(
-                "spec.json: holds no reachability: the critic was not shown to foretell arrival better than "
-                "the plain distance to the goal"
-            )
-        longest = self.spec["episode_length"] * self.spec["control_dt"]
-        if not 0 < seconds <= longest:
-            raise ControllerError(f"seconds: {seconds}, allowed: more than 0, at most {longest:g}")
-        intercept, slope, time_slope = self._reachability
-        distance = self.distance(obs, self.step(obs, goal), goal)
-        logit = intercept - slope * np.log(distance) + time_slope * np.log(seconds)
-        return float(0.5 + 0.5 * np.tanh(logit / 2))  # the logistic function, without overflow
-
     def check(self, golden: bytes) -> None:
         """Replays the recorded observations (an .npz); raises ControllerError if an action differs."""
         with np.load(io.BytesIO(golden)) as arrays:
@@ -287,10 +267,6 @@ def _terms(name: str, terms: list[dict[str, Any]]) -> _Vector:
         [f"{term['name']}.{entry}" for term in terms for entry in term["entries"]],
         [f"{term['unit']}, {term['frame']} frame" for term in terms for _ in term["entries"]],
     )
-
-
-def _coefficients(found: dict[str, float] | None) -> tuple[float, ...] | None:
-    return None if found is None else tuple(float(found[key]) for key in ("intercept", "distance", "seconds"))
 
 
 def _read(directory: Path, name: str) -> bytes:

@@ -11,7 +11,6 @@ from export.controller import Controller
 from export.controller import load as load_controller
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
-from pipelines.critic_uses import critic_uses
 from pipelines.distilling import teacher_of
 from pipelines.judging import Yardstick, own_experience
 from pipelines.progress import Display
@@ -50,7 +49,6 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     display.say(f"selected: {selection.because}")
     selected = next(student for student in students if student.name == selection.size)
     _measure_robustness(run, measure, selected, resume=resume)
-    critic_uses(run, selected, display)
     return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
 
 

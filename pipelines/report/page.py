@@ -5,7 +5,6 @@ from importlib.resources import files
 
 from pipelines.report import sections, students
 from pipelines.report.baselines import baselines
-from pipelines.report.critic_uses import critic_uses
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, element, joined
 from pipelines.report.plots import distances, pareto, robustness_bars, student_curves, teacher_curves
@@ -31,7 +30,7 @@ def page(findings: Findings) -> str:
             side_by_side([*pareto(findings), *student_curves(findings)]),
         ),
         section("Robustness", side_by_side(robustness_bars(findings)), students.robustness(findings)),
-        section("Critic", students.critics(findings), critic_uses(findings)),
+        section("Critic", students.critics(findings)),
         section("Baselines", baselines(findings)),
         section("File", sections.parity(findings)),
         section("Control", _control_note(findings), scene, side_by_side(distances(findings))),

@@ -1,21 +1,36 @@
-"""Is this goal within the time I have? A calibrated probability from the critic's distance.
+"""Is this goal within the time I have? How well a critic's distance foretells it.
 
-The event: the policy is within the success radius at some step of the next seconds, from a state that is
-not there yet. The model is log-logistic, that of accelerated failure times: a distance asks for a typical
-time, which is a power of it, and arrival times spread about that by a constant factor.
+    python benchmarks/reachability.py runs/quickstart --size 2x64 --json --plot calibration.png
+
+The event: the policy comes within the success radius at some step of the next seconds, from a state of its
+own episodes that is not there yet. The model is log-logistic, that of accelerated failure times: a distance
+asks for a typical time, which is a power of it, and arrival times spread about that by a constant factor.
+It is fitted on some episodes and judged on others. The references: the share that arrived while fitting,
+and the same model of the plain Euclidean distance to the goal in place of the critic's.
 """
 
-from typing import Any, NamedTuple
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
+import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import scipy.optimize
 import scipy.special
 import scipy.stats
+from measuring import Row, say, show
 
 from student.assess import paired_interval
-from teacher.simulation import Trajectories
+from student.networks import act, critic_distance
+from student.saved import TrainedStudent, load_student
+from teacher.errors import FathomError
+from teacher.simulation import Simulation, Trajectories, on_robot, simulation_of
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
+from teacher.trained import load_teacher
 
 BINS = 10  # of the reliability diagram
 TIMES = 32  # questions asked in each episode
@@ -29,7 +44,6 @@ class Questions(NamedTuple):
     action: np.ndarray  # [Q, A]: the policy's
     goal: np.ndarray  # [Q, G']: as the policy saw it
     straight: np.ndarray  # [Q]: Euclidean distance to the goal, in its unit
-    beyond: np.ndarray  # [Q] bool: whether the goal is outside of the training range
     seconds: np.ndarray  # [Q]
     arrived: np.ndarray  # [Q] bool
     episode: np.ndarray  # [Q]: its number
@@ -47,12 +61,6 @@ class Reachability(NamedTuple):
         time = self.seconds * np.log(seconds)
         answer: np.ndarray = scipy.special.expit(self.intercept - self.distance * np.log(distance) + time)
         return answer
-
-
-def stretched(spec: TaskSpec, goal: np.ndarray, factor: float) -> np.ndarray:
-    """Goals [E, G], moved away from the middle of the training range by this factor."""
-    middle = (np.asarray(spec.goal.low) + np.asarray(spec.goal.high)) / 2
-    return (middle + factor * (goal - middle)).astype(goal.dtype)
 
 
 def questions(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, seed: int) -> Questions:
@@ -73,14 +81,11 @@ def questions(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, seed: int) 
     arrived = passed[step + limit + 1, episode] > passed[step + 1, episode]
     asked = ~near[step, episode] & lived.going[step, episode]
     step, limit, episode, arrived = (values[asked] for values in (step, limit, episode, arrived))
-    outside = (goal < np.asarray(spec.goal.low)) | (goal > np.asarray(spec.goal.high))
-    beyond = np.asarray(outside.any(axis=-1))
     return Questions(
         observation=lived.sensed.observation[step, episode],
         action=lived.action[step, episode],
         goal=lived.sensed.goal[step, episode],
         straight=straight[step, episode],
-        beyond=beyond[episode],
         seconds=limit * spec.control_dt,
         arrived=arrived,
         episode=episode,
@@ -149,53 +154,89 @@ def gain_interval(worse: np.ndarray, better: np.ndarray, asked: Questions) -> li
     return interval
 
 
-def foretold(
-    fitted: Questions, held_out: Questions, distances: tuple[np.ndarray, np.ndarray]
-) -> dict[str, Any]:
-    """Fits on some episodes, judges on others.
+def foretold(fitted: Questions, held_out: Questions, distances: tuple[np.ndarray, np.ndarray]) -> Row:
+    """Scores of the critic's estimate and of both references.
 
-    The references are the share of `fitted` that arrived, and the same model of the Euclidean distance to
-    the goal in place of the critic's.
     Args: distances: the critic's, for `fitted` and for `held_out`, [Q] each.
-    Returns: `brier`, `brier_base`, `brier_euclidean`, `ece`, `auc`, `bins`; the intervals by which the
-      score is lower than its references'; `goals`, how it is for goals `inside` of the training range and
-      `beyond`; the model's `coefficients`, None unless the score surely is lower than both references'.
-      Only the last if all questions of one part have the same answer, or those held out one episode."""
-    parts = (fitted.arrived, held_out.arrived, held_out.episode)
-    if any(len(np.unique(part)) < 2 for part in parts):
-        return {"coefficients": None}
-    model, of_straight = (
+    Raises: FathomError if all questions of one part have the same answer."""
+    if any(len(np.unique(part.arrived)) < 2 for part in (fitted, held_out)):
+        raise FathomError("the student arrives always or never: there is nothing to foretell")
+    critic, straight = (
         fit(distance, fitted.seconds, fitted.arrived) for distance in (distances[0], fitted.straight)
     )
     arrived = held_out.arrived
-    answer = model.probability(distances[1], held_out.seconds)
-    references = {
-        "base": np.full(len(arrived), fitted.arrived.mean()),
-        "euclidean": of_straight.probability(held_out.straight, held_out.seconds),
-    }
-    gains = {name: gain_interval(other, answer, held_out) for name, other in references.items()}
-    kinds = {"inside": ~held_out.beyond, "beyond": held_out.beyond}
-    return {
-        **_scores(answer, references, arrived),
-        "auc": area_under_curve(answer, arrived),
-        "bins": reliability(answer, arrived),
-        "goals": {
-            kind: _scores(
-                answer[rows], {name: each[rows] for name, each in references.items()}, arrived[rows]
-            )
-            for kind, rows in kinds.items()
-            if rows.any()
-        },
-        **{f"gain_over_{name}_interval": interval for name, interval in gains.items()},
-        "coefficients": model._asdict() if min(low for low, _ in gains.values()) > 0 else None,
-    }
-
-
-def _scores(answer: np.ndarray, references: dict[str, np.ndarray], arrived: np.ndarray) -> dict[str, float]:
+    answer = critic.probability(distances[1], held_out.seconds)
+    of_straight = straight.probability(held_out.straight, held_out.seconds)
+    base = np.full(len(arrived), fitted.arrived.mean())
     return {
         "questions": len(arrived),
         "arrived": float(arrived.mean()),
         "brier": brier(answer, arrived),
-        **{f"brier_{name}": brier(other, arrived) for name, other in references.items()},
+        "brier_euclidean": brier(of_straight, arrived),
+        "gain_over_euclidean_spread": gain_interval(of_straight, answer, held_out),
+        "brier_base": brier(base, arrived),
+        "gain_over_base_spread": gain_interval(base, answer, held_out),
         "ece": calibration_error(reliability(answer, arrived)),
+        "ece_euclidean": calibration_error(reliability(of_straight, arrived)),
+        "auc": area_under_curve(answer, arrived),
+        "auc_euclidean": area_under_curve(of_straight, arrived),
+        "bins": reliability(answer, arrived),
+        "bins_euclidean": reliability(of_straight, arrived),
     }
+
+
+def measure(simulation: Simulation, student: TrainedStudent, episodes: int) -> Row:
+    """From this many episodes on training starts to fit on, and as many others."""
+    policy = partial(jax.jit(act), student.params)
+    distance = partial(jax.jit(critic_distance), student.params)
+
+    def ask(number: int) -> Questions:
+        start_key, noise_key = jax.random.split(jax.random.key(number))
+        start = simulation.starts(start_key, episodes)
+        lived = simulation.rollout(on_robot(policy), start, noise_key=noise_key)
+        return questions(simulation.task.spec, lived, start.goal, number)
+
+    say(f"{student.name}: {2 * episodes} episodes")
+    fitted, held_out = ask(0), ask(1)
+    distances = [
+        np.asarray(distance(part.observation, part.action, part.goal)) for part in (fitted, held_out)
+    ]
+    return foretold(fitted, held_out, (distances[0], distances[1]))
+
+
+def draw(found: Row, file: Path) -> None:
+    """The calibration plot: what was foretold against what happened."""
+    figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    for key, label in (("bins", "critic's distance"), ("bins_euclidean", "Euclidean distance")):
+        points = [(each["predicted"], each["observed"]) for each in found[key]]
+        axes.plot(*zip(*points, strict=True), marker="o", label=label)
+    axes.set(xlabel="probability foretold", ylabel="share that arrived in time", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+    figure.savefig(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run with students")
+    parser.add_argument("--size", default="2x64", help="the student (default %(default)s)")
+    parser.add_argument("--episodes", type=int, default=1000, help="to fit on, and to judge on")
+    parser.add_argument("--plot", type=Path, help="file for the calibration plot")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    try:
+        teacher = load_teacher(given.run / "teacher" / "checkpoints")
+        student = load_student(given.run / "students" / given.size)
+        found = measure(simulation_of(teacher.config.task), student, given.episodes)
+    except FathomError as error:
+        sys.exit(f"Error: {error}")
+    if given.plot:
+        draw(found, given.plot)
+    row: Row = {"task": teacher.spec.name, "size": given.size, **found}
+    if not given.json:
+        row = {key: value for key, value in row.items() if not key.startswith("bins")}
+    show([row], given.json, settings=("task", "size"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Best-of-K action choice: does it help to let a critic choose among noisy copies of the policy's action?
 
-    python benchmarks/critic_uses.py runs/quickstart --size 2x64 --episodes 256
+    python benchmarks/best_of.py runs/quickstart --size 2x64 --episodes 256
 
 At every step a critic takes the nearest to the goal of the student's own action and K - 1 perturbed
 ones: the student's critic, and as the upper bound its teacher's. Retention is time at goal over that
