@@ -247,7 +247,7 @@ def played(request):
 
 
 def test_a_thousand_random_steps_leave_the_cube_on_the_table(played):
-    qpos, observation, action, _ = played
+    qpos, observation, action, *_ = played
     assert action.shape[0] * action.shape[1] >= 1000
     assert np.isfinite(observation).all()
     x, y, z = np.moveaxis(qpos[..., -7:-4], -1, 0)

@@ -260,24 +260,28 @@ def many(state, count):
     return State(np.tile(state.qpos, (count, 1)), np.tile(state.qvel, (count, 1)), None)
 
 
+def keys_of(seed, count):
+    return jax.random.split(jax.random.key(seed), count)
+
+
 def test_noise_has_the_size_that_the_spec_says(quad):
     count, action = 20_000, np.zeros((20_000, 12))
     exact = quad.reading(many(standing(), count), action)
     scale = noise_scale(quad.spec.deployed)
     for factor in (1.0, 0.5):
-        error = sense(quad, many(standing(), count), action, jax.random.key(0), factor) - exact
+        error = sense(quad, many(standing(), count), action, keys_of(0, count), factor) - exact
         np.testing.assert_allclose(error.std(0), factor * scale, rtol=0.03)
         np.testing.assert_allclose(error.mean(0), 0, atol=0.04 * scale.max())
     np.testing.assert_array_equal(
-        sense(quad, many(standing(), 3), action[:3], jax.random.key(0), 0.0), exact[:3]
+        sense(quad, many(standing(), 3), action[:3], keys_of(0, 3), 0.0), exact[:3]
     )
 
 
 def test_noise_depends_on_key_and_row_alone(quad):
-    key, action = jax.random.key(1), np.zeros((5, 12))
-    five, two = (sense(quad, many(standing(), n), action[:n], key) for n in (5, 2))
+    action = np.zeros((5, 12))
+    five, two = (sense(quad, many(standing(), n), action[:n], keys_of(1, 5)[:n]) for n in (5, 2))
     np.testing.assert_array_equal(five[:2], two)
-    other = sense(quad, many(standing(), 5), action, jax.random.key(2))
+    other = sense(quad, many(standing(), 5), action, keys_of(2, 5))
     noisy = noise_scale(quad.spec.deployed) > 0
     assert (five != other)[:, noisy].all()
     assert (five[0] != five[1])[noisy].all()
@@ -285,7 +289,7 @@ def test_noise_depends_on_key_and_row_alone(quad):
 
 def test_sensing_means_the_same_on_the_host_and_in_compiled_code(quad):
     state = jax.tree.map(np.float32, tumbling(4))
-    action, key = np.zeros((4, 12), np.float32), jax.random.key(3)
+    action, key = np.zeros((4, 12), np.float32), keys_of(3, 4)
 
     def seen(state, action, key):
         first = begin_history(quad.spec.deployed, sense(quad, state, action, key))

@@ -304,7 +304,7 @@ def subject(folder, task="fr3_reach"):
     settings = with_values(Config(), [f"task.name={task}"])
     size = make_task(task).spec.action_size
 
-    def still(observation, goal):
+    def still(observation, goal, sensed):
         return np.zeros((len(goal), size), np.float32)
 
     return watching.Subject("still", still, settings.teacher, settings.control, folder)
