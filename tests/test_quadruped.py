@@ -272,9 +272,7 @@ def test_noise_has_the_size_that_the_spec_says(quad):
         error = sense(quad, many(standing(), count), action, keys_of(0, count), factor) - exact
         np.testing.assert_allclose(error.std(0), factor * scale, rtol=0.03)
         np.testing.assert_allclose(error.mean(0), 0, atol=0.04 * scale.max())
-    np.testing.assert_array_equal(
-        sense(quad, many(standing(), 3), action[:3], keys_of(0, 3), 0.0), exact[:3]
-    )
+    np.testing.assert_array_equal(sense(quad, many(standing(), 3), action[:3], keys_of(0, 3), 0.0), exact[:3])
 
 
 def test_noise_depends_on_key_and_row_alone(quad):
