@@ -90,7 +90,7 @@ class StudentConfig(Group):
     """size of the critic's two encoders, which all students share"""
     envs: PositiveInt = 256
     """environments per round"""
-    rounds: PositiveInt = 12
+    rounds: PositiveInt = 10
     """rounds of one episode per environment, followed by updates"""
     teacher_rounds: PositiveInt = 2
     """first rounds, in which the teacher acts with noise"""
