@@ -14,7 +14,8 @@ import onnx
 
 from export import controller
 from export.card import model_card
-from export.graph import Critic, Policy, critic_graph, flat_policy_graph, policy_graph
+from export.graph import Critic, Policy, critic_graph, flat_policy_graph, graph_sha256, policy_graph
+from export.safe import check_safe, ranges, safe_policy_graph
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
 from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
@@ -49,7 +50,7 @@ def write_bundle(
         certificates.
       judge: is given the controller with the verified graphs, before anything is written, and answers
         how good it is: facts for the model card, by the name to print.
-    Returns: by graph (`policy`, `policy_flat`, `critic`), its error and its latency on this machine.
+    Returns: by graph (`policy`, `policy_flat`, `policy_safe`, `critic`), its error and latency here.
     Raises FathomError, and writes nothing, if the arrays do not fit, if ONNX Runtime and JAX disagree, or if
     `directory` holds something else than a bundle."""
     _check_replaceable(directory)
@@ -61,7 +62,7 @@ def write_bundle(
     for graph in graphs:
         _annotate(graph, spec, provenance, verifications[graph.graph.name])
     files = {f"{graph.graph.name}.onnx": graph.SerializeToString(deterministic=True) for graph in graphs}
-    files["golden.npz"] = _golden(observations, goals, expected)
+    files |= _golden(observations, goals, expected)
     files["controller.py"] = Path(controller.__file__).read_bytes()
     record = {
         "format_version": controller.FORMAT_VERSION,
@@ -71,7 +72,7 @@ def write_bundle(
     facts = judge(controller.Controller(record, files["policy.onnx"], files["critic.onnx"]))
     files["README.md"] = model_card(spec, provenance, facts).encode()
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    files["spec.json"] = (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+    files["spec.json"] = controller.sealed(json.dumps(record, indent=2, allow_nan=False) + "\n")
     _write(directory, files)
     return verifications
 
@@ -79,7 +80,7 @@ def write_bundle(
 def _verified_graphs(
     spec: TaskSpec, policy: Policy, critic: Critic, inputs: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> tuple[list[onnx.ModelProto], dict[str, Verification]]:
-    """The three graphs, each compared with JAX on every observation, and what was found."""
+    """The graphs, each compared with JAX on every observation, and what was found."""
     obs, goal, action = inputs["obs"], inputs["goal"], inputs["action"]
     two_inputs, flat = policy_graph(policy, spec), flat_policy_graph(policy, spec)
     distance = critic_graph(critic, spec)
@@ -97,7 +98,12 @@ def _verified_graphs(
     _, of_critic = verify(
         distance, {"obs": obs, "action": action, "goal": goal}, distances, DISTANCE_TOLERANCE
     )
-    return [two_inputs, flat, distance], {"policy": of_policy, "policy_flat": of_flat, "critic": of_critic}
+    safe = safe_policy_graph(two_inputs, spec, ranges(spec, obs, goal))
+    check_safe(safe, obs, goal, answers)
+    clipped = np.clip(expected, -1, 1)
+    _, of_safe = verify(safe, {"obs": obs, "goal": goal}, clipped, ACTION_TOLERANCE)
+    verifications = (of_policy, of_flat, of_safe, of_critic)
+    return [two_inputs, flat, safe, distance], {each.graph: each for each in verifications}
 
 
 def _check_inputs(spec: TaskSpec, inputs: Mapping[str, np.ndarray]) -> None:
@@ -122,6 +128,7 @@ def _annotate(
     """Writes into the graph what it is and how it was proved; all JSON, as some readers assume."""
     absolute, relative = DISTANCE_TOLERANCE if graph.graph.name == "critic" else ACTION_TOLERANCE
     certificate = {
+        "graph_sha256": graph_sha256(graph),
         "max_abs_error": verification.max_abs_error,
         "tolerance": {"absolute": absolute, "relative": relative},
         "observations": verification.observations,
@@ -136,11 +143,17 @@ def _annotate(
     onnx.helper.set_model_props(graph, properties)
 
 
-def _golden(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> bytes:
+def _golden(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> dict[str, bytes]:
+    """Recorded answers: for the controller, and the first of them as ONNX's own tools expect it."""
     rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
+    values = {"obs": observations[rows], "goal": goals[rows], "actions": actions[rows]}
     target = io.BytesIO()
-    np.savez(target, obs=observations[rows], goal=goals[rows], actions=actions[rows])
-    return target.getvalue()
+    np.savez(target, **values)
+    files = {"golden.npz": target.getvalue()}
+    for file, name in (("input_0", "obs"), ("input_1", "goal"), ("output_0", "actions")):
+        tensor = onnx.numpy_helper.from_array(values[name][:1], name)
+        files[f"test_data_set_0/{file}.pb"] = tensor.SerializeToString(deterministic=True)
+    return files
 
 
 def _check_replaceable(directory: Path) -> None:
@@ -160,6 +173,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
     try:
         partial.mkdir(parents=True)
         for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
         controller.load(partial)
         if directory.exists():

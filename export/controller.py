@@ -42,12 +42,14 @@ def load(path: str | PathLike[str]) -> Controller:
     policy does not reproduce the actions that were recorded when it was exported."""
     directory = Path(path)
     try:
-        record = json.loads(_read(directory, "spec.json"))
+        content = _read(directory, "spec.json")
+        record = json.loads(content)
         if record["format_version"] != FORMAT_VERSION:
             raise ControllerError(
                 f"spec.json: bundle format {record['format_version']}, this controller reads format "
                 f"{FORMAT_VERSION}; use the controller.py that lies in the bundle"
             )
+        _check_seal(content)
         contents = _read_checked(directory, record["files"])
         controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -55,6 +57,23 @@ def load(path: str | PathLike[str]) -> Controller:
     # Also the warm-up: the first runs of a session allocate.
     controller.check(contents["golden.npz"])
     return controller
+
+
+def sealed(text: str) -> bytes:
+    """A JSON object's text with its own SHA-256 as the first key, taken with zeros in place of the hash."""
+    body = text.replace("{", '{"sha256": "%s",' % ("0" * 64), 1).encode()
+    return body.replace(b"0" * 64, hashlib.sha256(body).hexdigest().encode(), 1)
+
+
+def _check_seal(content: bytes) -> None:
+    start = len(b'{"sha256": "')
+    stated, blank = content[start : start + 64], content[:start] + b"0" * 64 + content[start + 64 :]
+    found = hashlib.sha256(blank).hexdigest()
+    if content[:start] != b'{"sha256": "' or stated != found.encode():
+        raise ControllerError(
+            f"spec.json: SHA-256 is {found}, it states {stated.decode(errors='replace')}: "
+            "the file was altered"
+        )
 
 
 def open_session(graph: bytes) -> onnxruntime.InferenceSession:
@@ -223,7 +242,7 @@ class Controller:
         expected.append((*output, "tensor(float)"))
         if found != expected:
             raise ControllerError(f"{file}: inputs and outputs are {found}, spec.json says {expected}")
-        # spec.json lists no hash of its own; the copy inside the graph, whose hash it lists, guards it.
+        # A specification that was changed and sealed again still is not the one inside the graph.
         inside = session.get_modelmeta().custom_metadata_map.get("fathom.spec", "null")
         if json.loads(inside) != self.spec:
             raise ControllerError(f"{file}: was exported for another task specification than spec.json holds")

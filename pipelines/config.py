@@ -12,7 +12,7 @@ from teacher.errors import UsageError, unknown_name
 
 
 class ExportConfig(Group):
-    observations: Annotated[int, Field(ge=1000)] = 2000
+    observations: Annotated[int, Field(ge=1000)] = 10_000
     """observations from real episodes on which ONNX Runtime is compared with JAX"""
 
 

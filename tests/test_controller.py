@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from export.bundle import write_bundle
-from export.controller import ControllerError, load
+from export.controller import ControllerError, load, sealed
 from teacher.tasks import make_task
 
 SPEC = make_task("fr3_reach").spec
@@ -95,7 +95,8 @@ def rewrite(directory, change, rehash=()):
     change(record)
     for name in rehash:
         record["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
-    (directory / "spec.json").write_text(json.dumps(record))
+    del record["sha256"]
+    (directory / "spec.json").write_bytes(sealed(json.dumps(record)))
 
 
 def test_controller_holds_the_specification_and_provenance(controller):
@@ -180,6 +181,33 @@ def test_answer_that_overflowed_is_refused(controller, obs, goal):
 def test_distance_refuses_a_wrong_action(controller, obs, goal):
     with pytest.raises(ControllerError, match=r"action: shape \[3\], allowed: \[7\]"):
         controller.distance(obs, goal, goal)
+
+
+def flipped(content, at, bit):
+    return content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
+
+
+def test_one_flipped_bit_of_any_byte_of_the_description_is_refused(copy):
+    spec = copy / "spec.json"
+    content = spec.read_bytes()
+    for at in range(len(content)):
+        spec.write_bytes(flipped(content, at, at % 8))
+        with pytest.raises(ControllerError, match=r"^spec\.json: "):
+            load(copy)
+
+
+def test_one_flipped_bit_of_any_other_file_is_refused_by_its_name(copy):
+    random = np.random.default_rng(0)
+    files = [path for path in copy.rglob("*") if path.is_file() and path.name != "spec.json"]
+    assert len(files) == 10
+    for path in files:
+        content = path.read_bytes()
+        for at in {0, len(content) - 1, *random.integers(len(content), size=20).tolist()}:
+            path.write_bytes(flipped(content, at, int(random.integers(8))))
+            with pytest.raises(ControllerError, match=f"^{path.relative_to(copy)}: SHA-256"):
+                load(copy)
+        path.write_bytes(content)
+    load(copy)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def export(directory, rollouts, policy=policy, critic=critic):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def signature(graph):
@@ -178,8 +179,9 @@ def test_exporting_twice_gives_an_identical_directory(exported, rollouts, tmp_pa
 
 def test_bundle_holds_exactly_the_promised_files_and_their_hashes(exported):
     files = contents(exported[0])
-    graphs = {"policy.onnx", "policy_flat.onnx", "critic.onnx"}
-    assert files.keys() == graphs | {"spec.json", "golden.npz", "controller.py", "README.md"}
+    graphs = {"policy.onnx", "policy_flat.onnx", "policy_safe.onnx", "critic.onnx"}
+    recorded = {"golden.npz", *(f"test_data_set_0/{n}.pb" for n in ("input_0", "input_1", "output_0"))}
+    assert files.keys() == graphs | recorded | {"spec.json", "controller.py", "README.md"}
     record = json.loads(files.pop("spec.json"))
     assert record["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     assert record["task"] == SPEC.model_dump(mode="json")
