@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,16 @@ import onnx
 
 from export import controller
 from export.card import model_card
-from export.graph import Critic, Policy, critic_graph, flat_policy_graph, graph_sha256, policy_graph
+from export.graph import (
+    SEAL,
+    Critic,
+    Policy,
+    critic_graph,
+    flat_policy_graph,
+    graph_sha256,
+    policy_graph,
+    seal,
+)
 from export.safe import check_safe, ranges, safe_policy_graph
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
 from teacher.errors import FathomError, UsageError
@@ -58,18 +67,17 @@ def write_bundle(
     _check_inputs(spec, inputs)
     expected = reference(policy, (observations, goals))
     graphs, verifications = _verified_graphs(spec, policy, critic, inputs, expected)
-    # Nothing below is measured on a clock: the bytes depend on what is exported alone.
-    for graph in graphs:
-        _annotate(graph, spec, provenance, verifications[graph.graph.name])
-    files = {f"{graph.graph.name}.onnx": graph.SerializeToString(deterministic=True) for graph in graphs}
-    files |= _golden(observations, goals, expected)
-    files["controller.py"] = Path(controller.__file__).read_bytes()
     record = {
         "format_version": controller.FORMAT_VERSION,
         "task": spec.model_dump(mode="json"),
         "provenance": dict(provenance),
     }
-    facts = judge(controller.Controller(record, files["policy.onnx"], files["critic.onnx"]))
+    # Nothing below is measured on a clock: the bytes depend on what is exported alone.
+    unjudged = _annotated(graphs, spec, provenance, verifications, {})
+    facts = judge(controller.Controller(record, unjudged["policy.onnx"], unjudged["critic.onnx"]))
+    files = _annotated(graphs, spec, provenance, verifications, facts)
+    files |= _golden(observations, goals, expected)
+    files["controller.py"] = Path(controller.__file__).read_bytes()
     files["README.md"] = model_card(spec, provenance, facts).encode()
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     files["spec.json"] = controller.sealed(json.dumps(record, indent=2, allow_nan=False) + "\n")
@@ -122,25 +130,39 @@ def _check_inputs(spec: TaskSpec, inputs: Mapping[str, np.ndarray]) -> None:
             raise FathomError(f"{name} to verify with: row {row} is not finite: {values[row]}")
 
 
-def _annotate(
-    graph: onnx.ModelProto, spec: TaskSpec, provenance: Mapping[str, Any], verification: Verification
-) -> None:
-    """Writes into the graph what it is and how it was proved; all JSON, as some readers assume."""
-    absolute, relative = DISTANCE_TOLERANCE if graph.graph.name == "critic" else ACTION_TOLERANCE
-    certificate = {
-        "graph_sha256": graph_sha256(graph),
-        "max_abs_error": verification.max_abs_error,
-        "tolerance": {"absolute": absolute, "relative": relative},
-        "observations": verification.observations,
-        "versions": {name: version(name) for name in RUNTIMES},
-        **{key: provenance[key] for key in ("observation_seed", "checkpoint_sha256") if key in provenance},
-    }
-    properties = {
-        "fathom.format_version": json.dumps(controller.FORMAT_VERSION),
-        "fathom.spec": spec.model_dump_json(),
-        "fathom.certificate": json.dumps(certificate, allow_nan=False),
-    }
-    onnx.helper.set_model_props(graph, properties)
+def _annotated(
+    graphs: Sequence[onnx.ModelProto],
+    spec: TaskSpec,
+    provenance: Mapping[str, Any],
+    verifications: Mapping[str, Verification],
+    judged: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """The graphs' files, each saying what it is, how it was proved and how good it is.
+
+    All values are JSON, as some readers assume."""
+    named = ("observation_seed", "checkpoint_sha256")
+    files = {}
+    for graph in graphs:
+        name = graph.graph.name
+        absolute, relative = DISTANCE_TOLERANCE if name == "critic" else ACTION_TOLERANCE
+        certificate = {
+            "graph_sha256": graph_sha256(graph),
+            "max_abs_error": verifications[name].max_abs_error,
+            "tolerance": {"absolute": absolute, "relative": relative},
+            "observations": verifications[name].observations,
+            "versions": {package: version(package) for package in RUNTIMES},
+            **{key: provenance[key] for key in named if key in provenance},
+        }
+        properties = {
+            "fathom.format_version": json.dumps(controller.FORMAT_VERSION),
+            "fathom.spec": spec.model_dump_json(),
+            "fathom.certificate": json.dumps(certificate, allow_nan=False),
+            "fathom.judged": json.dumps(dict(judged), allow_nan=False),
+        }
+        onnx.helper.set_model_props(graph, properties)
+        onnx.helper.set_model_props(graph, properties | {SEAL: json.dumps(seal(graph))})
+        files[f"{name}.onnx"] = graph.SerializeToString(deterministic=True)
+    return files
 
 
 def _golden(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ Opset 13 with IR 7 is read by every ONNX Runtime since 1.6, hence by every robot
 """
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,8 @@ from teacher.spec import TaskSpec
 _LOADING = threading.Lock()
 OPSET = 13
 IR_VERSION = 7
+OWN_METADATA = "fathom."
+SEAL = "fathom.seal"
 RANDOM_OPERATORS = ("Random", "Bernoulli", "Multinomial")
 
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
@@ -83,6 +86,16 @@ def graph_sha256(model: onnx.ModelProto) -> str:
     for field in ("producer_name", "producer_version", "domain", "model_version"):
         bare.ClearField(field)
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def seal(model: onnx.ModelProto) -> str:
+    """SHA-256 of the graph and of all that it says of itself in our own metadata, in whatever order."""
+    own = sorted(
+        (each.key, each.value)
+        for each in model.metadata_props
+        if each.key.startswith(OWN_METADATA) and each.key != SEAL
+    )
+    return hashlib.sha256(json.dumps([graph_sha256(model), own]).encode()).hexdigest()
 
 
 def load_converters() -> None:

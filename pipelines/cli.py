@@ -290,6 +290,27 @@ def watch(
 
 
 @app.command()
+def inspect(
+    target: Annotated[Path, typer.Argument(metavar="BUNDLE|FILE.onnx", help="what to look into")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE|FILE.onnx]", help="what to compare it with")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an exported policy expects, answers and is worth, from its files alone; compare two."""
+    with _reported(debug):
+        from pipelines import inspecting
+
+        first = inspecting.inspect(target)
+        if other is None:
+            _print(first, as_json, inspecting.description)
+        else:
+            found = inspecting.differences(target, first, other, inspecting.inspect(other))
+            _print(found, as_json, inspecting.comparison)
+
+
+@app.command()
 def evaluate(
     run: RunArgument = None,
     engine: Engine = None,

@@ -13,7 +13,7 @@ import pytest
 
 from export.bundle import write_bundle
 from export.controller import open_session
-from export.graph import critic_graph, flat_policy_graph, policy_graph
+from export.graph import critic_graph, flat_policy_graph, graph_sha256, policy_graph
 from export.verify import ACTION_TOLERANCE, reference, verify
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
@@ -197,7 +197,9 @@ def test_certificate_inside_each_graph_says_what_was_proved(exported):
         }
         assert properties["fathom.format_version"] == 1
         assert properties["fathom.spec"] == SPEC.model_dump(mode="json")
+        assert properties["fathom.judged"] == {"success": 0.9917}
         certificate = properties["fathom.certificate"]
+        assert certificate["graph_sha256"] == graph_sha256(onnx.load(directory / f"{name}.onnx"))
         assert certificate["max_abs_error"] == verification.max_abs_error
         assert certificate["observations"] == verification.observations == COUNT
         assert certificate["observation_seed"] == 3

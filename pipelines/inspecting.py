@@ -1,0 +1,169 @@
+"""What an exported policy says of itself, after checking that it is still what was proved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from export.card import model_card
+from export.controller import load, open_session
+from export.graph import OWN_METADATA, SEAL, graph_sha256, seal
+from pipelines.closed_loop import controller_errors
+from teacher.errors import FathomError, UsageError
+from teacher.spec import TaskSpec
+
+JSON = dict[str, Any]
+FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+
+
+def inspect(path: Path) -> JSON:
+    """What a bundle, or one graph of whatever origin, says of itself.
+
+    Returns: `file`, `inputs`, `outputs`, `opset`, `ir_version`, `parameters`, `graph_sha256`, `metadata` of
+      others; of ours also `spec`, `certificate`, `judged`; of a bundle also `provenance` and `files`.
+    Raises: UsageError if there is nothing to read; FathomError if a file was altered or is no graph."""
+    if path.is_dir():
+        with controller_errors():
+            controller = load(path)
+        listed = json.loads((path / "spec.json").read_bytes())["files"]
+        graphs = {name: _graph(path / name) for name in listed if name.endswith(".onnx")}
+        return graphs["policy.onnx"] | {
+            "file": str(path),
+            "provenance": controller.provenance,
+            "golden_error": controller.max_golden_error,
+            "files": listed,
+            "graphs": {
+                name: found["certificate"] for name, found in graphs.items() if "certificate" in found
+            },
+        }
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file or directory; allowed: a bundle, or a graph (.onnx)")
+    return _graph(path)
+
+
+def _graph(path: Path) -> JSON:
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
+        raise FathomError(f"{path}: not an ONNX graph: {error}") from error
+    properties = {each.key: each.value for each in model.metadata_props}
+    found = {
+        "file": str(path),
+        "inputs": _signature(model.graph.input, skipped={each.name for each in model.graph.initializer}),
+        "outputs": _signature(model.graph.output),
+        "opset": {each.domain or "ai.onnx": each.version for each in model.opset_import},
+        "ir_version": model.ir_version,
+        "parameters": sum(int(np.prod(each.dims)) for each in model.graph.initializer),
+        "graph_sha256": graph_sha256(model),
+        "metadata": {key: value for key, value in properties.items() if not key.startswith(OWN_METADATA)},
+    }
+    if f"{OWN_METADATA}certificate" not in properties:
+        return found
+    try:
+        own = {key: json.loads(properties[OWN_METADATA + key]) for key in ("spec", "certificate", "judged")}
+        TaskSpec.model_validate(own["spec"])
+        proved = own["certificate"]["graph_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FathomError(f"{path}: its description of itself was altered: {error}") from error
+    if proved != found["graph_sha256"]:
+        raise FathomError(
+            f"{path}: SHA-256 of the graph is {found['graph_sha256']}, {proved} was proved: it was altered"
+        )
+    if json.dumps(seal(model)) != properties.get(SEAL):
+        raise FathomError(f"{path}: what it says of itself is not what was written with it: it was altered")
+    return found | own
+
+
+def _signature(values: Any, skipped: frozenset[str] | set[str] = frozenset()) -> JSON:
+    return {
+        value.name: {
+            "type": FLOATS.get(value.type.tensor_type.elem_type, str(value.type.tensor_type.elem_type)),
+            "shape": [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        }
+        for value in values
+        if value.name not in skipped
+    }
+
+
+def differences(first: Path, a: JSON, second: Path, b: JSON) -> JSON:
+    """Of two that `inspect` has described.
+
+    Returns: `fields` that differ, each with both values; `max_action_difference` over the recorded
+      observations of a bundle among them, if both policies take the same inputs."""
+    before, after = _flat(a), _flat(b)
+    names = [name for name in before | after if name.split(".")[0] not in ("file", "files", "graphs")]
+    fields = {
+        name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)
+    }
+    found: JSON = {"compared": [str(first), str(second)], "fields": fields}
+    recorded = next((path for path in (first, second) if path.is_dir()), None)
+    alike = a["inputs"] == b["inputs"] and "actions" in a["outputs"].keys() & b["outputs"].keys()
+    if recorded and alike and "spec" in a and "spec" in b:
+        with np.load(recorded / "golden.npz") as golden:
+            pairs = [
+                {name: golden[name][i : i + 1] for name in a["inputs"]} for i in range(len(golden["obs"]))
+            ]
+        answers = []
+        for path in (first, second):
+            session = open_session((path / "policy.onnx" if path.is_dir() else path).read_bytes())
+            answers.append(np.concatenate([session.run(["actions"], pair)[0] for pair in pairs]))
+        found["max_action_difference"] = float(np.abs(answers[0] - answers[1]).max())
+        found["observations"] = len(pairs)
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> JSON:
+    """Nested objects as `a.b.c`: value; lists stay whole, but for those of objects."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        value = {str(each.get("name", i)): each for i, each in enumerate(value)}
+    if not isinstance(value, dict):
+        return {prefix: value}
+    parts = [_flat(each, f"{prefix}.{key}" if prefix else str(key)) for key, each in value.items()]
+    return {key: each for part in parts for key, each in part.items()}
+
+
+def description(found: JSON) -> Group:
+    """For people."""
+    table = Table("", "name", "type", "shape")
+    for kind in ("inputs", "outputs"):
+        for name, each in found[kind].items():
+            table.add_row(kind[:-1], name, each["type"], str(each["shape"]))
+    opset = ", ".join(f"{domain} {version}" for domain, version in found["opset"].items())
+    lines = [
+        f"{found['file']}: {found['parameters']:,} parameters, opset {opset}, IR {found['ir_version']}",
+        f"graph {found['graph_sha256']}",
+    ]
+    if "certificate" not in found:
+        others = [f"{key}: {value}" for key, value in found["metadata"].items()] or [
+            "it says nothing of itself"
+        ]
+        return Group(*map(Text, lines), table, *map(Text, others))
+    proof = found["certificate"]
+    lines.append(
+        f"as proved: within {proof['max_abs_error']:.1e} of JAX on {proof['observations']:,} observations, "
+        f"allowed {proof['tolerance']['absolute']:g}"
+    )
+    if "golden_error" in found:
+        lines.append(f"recorded answers reproduced here to {found['golden_error']:.1e}")
+    spec = TaskSpec.model_validate(found["spec"])
+    card = model_card(spec, found.get("provenance", {}), found["judged"])
+    return Group(*map(Text, lines), table, Text(card))
+
+
+def comparison(found: JSON) -> Group:
+    """For people."""
+    table = Table("field", *found["compared"])
+    for name, values in found["fields"].items():
+        table.add_row(name, *("" if value is None else str(value) for value in values))
+    notes = "they differ in nothing" if not found["fields"] else f"{len(found['fields'])} fields differ"
+    if "max_action_difference" in found:
+        most = f"{found['max_action_difference']:.3g}"
+        notes += f"; actions by at most {most} on {found['observations']} observations"
+    return Group(*([table] if found["fields"] else []), Text(notes))

@@ -1,0 +1,132 @@
+"""pipeline inspect: files that say what they are, and notice when they are not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from test_export import SPEC, export, exported, policy, rollouts  # noqa: F401
+
+from pipelines.inspecting import comparison, description, differences, inspect
+from teacher.errors import FathomError, UsageError
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):  # noqa: F811
+    return Path(shutil.copytree(exported[0], tmp_path / "copy"))
+
+
+def text(group):
+    from rich.console import Console
+
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(group)
+    return capture.get()
+
+
+def changed(path, change):
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def test_a_bundle_says_what_it_expects_answers_and_is_worth(bundle):
+    found = inspect(bundle)
+    assert found["inputs"]["goal"] == {"type": "float32", "shape": [1, 3]}
+    assert found["spec"] == SPEC.model_dump(mode="json")
+    assert found["certificate"]["observations"] == 1000
+    assert found["judged"] == {"success": 0.9917}
+    assert set(found["graphs"]) == {"policy.onnx", "policy_flat.onnx", "policy_safe.onnx", "critic.onnx"}
+    printed = text(description(found))
+    for part in ("success: 0.9917", "flange", "fr3_joint7", "rad/s", "as proved", "recorded answers"):
+        assert part in printed
+    json.dumps(found)
+
+
+def test_one_file_alone_says_as_much(bundle, tmp_path):
+    alone = tmp_path / "robot.onnx"
+    shutil.copy(bundle / "policy.onnx", alone)
+    found = inspect(alone)
+    assert found["judged"] == {"success": 0.9917}
+    assert "fr3_joint7" in text(description(found))
+
+
+def test_others_annotations_are_shown_and_break_nothing(bundle):
+    def annotate(model):
+        model.metadata_props.add(key="arm", value="left")
+
+    changed(bundle / "policy.onnx", annotate)
+    assert inspect(bundle / "policy.onnx")["metadata"] == {"arm": "left"}
+
+
+def one_weight(model):
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weights.flat[3] += 1e-7
+    name = model.graph.initializer[0].name
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, name))
+
+
+def one_number_of_the_description(model):
+    for each in model.metadata_props:
+        if each.key == "fathom.spec":
+            each.value = each.value.replace('"control_dt":0.05', '"control_dt":0.02')
+
+
+def better_than_it_is(model):
+    for each in model.metadata_props:
+        if each.key == "fathom.judged":
+            each.value = '{"success": 1.0}'
+
+
+@pytest.mark.parametrize("change", [one_weight, one_number_of_the_description, better_than_it_is])
+def test_a_file_that_was_altered_is_refused(bundle, change):
+    changed(bundle / "policy.onnx", change)
+    with pytest.raises(FathomError, match=r"policy\.onnx: .* altered"):
+        inspect(bundle / "policy.onnx")
+    with pytest.raises(FathomError, match=r"policy\.onnx: SHA-256 .* altered"):
+        inspect(bundle)
+
+
+def test_what_is_no_graph_or_not_there_is_refused_by_name(tmp_path):
+    (tmp_path / "noise.onnx").write_bytes(np.random.default_rng(0).bytes(1000))
+    with pytest.raises(FathomError, match=r"noise\.onnx: not an ONNX graph"):
+        inspect(tmp_path / "noise.onnx")
+    with pytest.raises(UsageError, match="nothing: no such file or directory"):
+        inspect(tmp_path / "nothing")
+
+
+def test_a_graph_of_other_origin_is_described_as_far_as_it_goes(tmp_path):
+    make = onnx.helper
+    value = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    graph = make.make_graph([make.make_node("Tanh", ["x"], ["y"])], "other", value[:1], value[1:])
+    onnx.save(make.make_model(graph), tmp_path / "other.onnx")
+    found = inspect(tmp_path / "other.onnx")
+    assert found["inputs"] == {"x": {"type": "float32", "shape": ["batch", 4]}}
+    assert "it says nothing of itself" in text(description(found))
+
+
+def test_two_bundles_are_compared_field_by_field_and_by_their_actions(bundle, rollouts, tmp_path):  # noqa: F811
+    other = tmp_path / "other"
+    export(other, rollouts, policy=lambda obs, goal: 0.5 * policy(obs, goal))
+    found = differences(bundle, inspect(bundle), other, inspect(other))
+    assert "graph_sha256" in found["fields"]
+    assert not any(name.startswith("spec.") for name in found["fields"])
+    with np.load(bundle / "golden.npz") as golden:
+        assert found["max_action_difference"] == pytest.approx(np.abs(golden["actions"]).max() / 2, abs=1e-5)
+    assert "graph_sha256" in text(comparison(found))
+    same = differences(bundle, inspect(bundle), bundle, inspect(bundle))
+    assert same["fields"] == {}
+    assert same["max_action_difference"] == 0
+
+
+def test_command_prints_json_and_refuses_in_one_line(pipeline, bundle):
+    done = pipeline("inspect", bundle, "--json", cwd=bundle)
+    assert json.loads(done.stdout)["spec"]["name"] == "fr3_reach"
+    (bundle / "policy.onnx").write_bytes((bundle / "policy.onnx").read_bytes()[:-20])
+    done = pipeline("inspect", bundle, cwd=bundle)
+    assert done.returncode != 0
+    assert "policy.onnx: SHA-256" in done.stderr
+    assert "Traceback" not in done.stderr
