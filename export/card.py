@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from export.safe import hold_action
 from teacher.spec import GoalSpec, TaskSpec
 
 _USE = """\
@@ -21,8 +22,12 @@ command = offset + scale * action
 
 `python controller.py` checks this directory and measures a step on your computer; Python 3.8 or later,
 numpy and onnxruntime are enough. `policy.onnx` takes `obs` and `goal`; `policy_flat.onnx` takes the two as
-one input, `obs` = [obs; goal], and answers the same. `critic.onnx` tells how far a goal is. `golden.npz`
-holds recorded inputs and actions for any other runtime to be tested with.
+one input, `obs` = [obs; goal], and answers the same. `policy_safe.onnx` takes `obs` and `goal`, clips its
+actions to [-1, 1] and answers {hold} where an input is not finite; its second output, `outside`, tells how
+far observation and goal lie beyond what was seen in training, in widths of that range. It has no memory:
+limits of rates and timeouts are the controller's. `critic.onnx` tells how far a goal is. `golden.npz` holds
+recorded inputs and actions for any other runtime to be tested with, `test_data_set_0` the first of them in
+ONNX's own form.
 """
 
 
@@ -41,7 +46,7 @@ def model_card(spec: TaskSpec, provenance: Mapping[str, Any], facts: Mapping[str
     flat = {key: value for key, value in provenance.items() if not isinstance(value, (Mapping, list, tuple))}
     sections = [
         f"# Policy for the task {spec.name}, version {spec.version}\n",
-        _USE.format(dt=_number(spec.control_dt)),
+        _USE.format(dt=_number(spec.control_dt), hold=[float(a) for a in hold_action(spec)]),
         _list("Trained on", {"task": f"{spec.name}, episodes of {spec.episode_length} steps", **flat}),
         _list("How good it is", facts) if facts else "",
         _inputs(spec),

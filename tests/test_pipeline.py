@@ -143,13 +143,18 @@ def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug
     assert "student.choose '9x9'" in done.stderr
 
 
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def test_exporting_again_gives_the_same_bytes(debug_run, pipeline, tmp_path):
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
-    before = {file.name: file.read_bytes() for file in (copy / "export" / "2x16").iterdir()}
+    before = contents(copy / "export" / "2x16")
     done = pipeline("export", str(copy), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {file.name: file.read_bytes() for file in (copy / "export" / "2x16").iterdir()} == before
+    assert contents(copy / "export" / "2x16") == before
 
 
 def run_and_kill(arguments: list[str], folder, lines: int) -> None:
