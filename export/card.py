@@ -20,6 +20,10 @@ offset, scale = (np.array(controller.spec["action"][key]) for key in ("offset", 
 command = offset + scale * action
 ```
 
+`run(controller, robot, goal, seconds)` of that file is the whole loop: the right rate, deadlines counted, the
+robot held while its readings are stale, stopped whatever happens; `Guard` ramps its commands up and keeps
+them within the limits of `spec.json`.
+
 `python controller.py` checks this directory and measures a step on your computer; Python 3.8 or later,
 numpy and onnxruntime are enough. `policy.onnx` takes `obs` and `goal`; `policy_flat.onnx` takes the two as
 one input, `obs` = [obs; goal], and answers the same. `policy_safe.onnx` takes `obs` and `goal`, clips its

@@ -8,6 +8,8 @@ Where an observation holds older readings of the sensors too, the controller kee
     controller.reset()                      # where an episode begins
     action = controller.step(controller.observe(reading), goal)
 
+`run` is the whole loop at the right rate, `Guard` keeps its commands within the robot's limits.
+
 `python controller.py [bundle]` checks a bundle and prints what it expects. Needs Python 3.8 or later,
 numpy and onnxruntime, nothing else. A controller belongs to one thread.
 """
@@ -17,11 +19,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import sys
 import time
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import onnxruntime
@@ -257,6 +260,197 @@ class Controller:
         answer = self._answer
         binding.bind_output("actions", "cpu", 0, np.float32, answer.shape, answer.ctypes.data)
         return binding
+
+
+class Guard:
+    """Commands that a robot can follow, from a policy's actions: what needs memory and so is in no graph.
+
+    Joint velocities start with a ramp, keep to `spec["joints"]["velocity"]`, change by no more than
+    `acceleration` allows, and slow down before position limits as they did in training. Joint positions keep
+    to their limits and move no faster than the joints may. Other commands are scaled only."""
+
+    def __init__(
+        self, spec: dict[str, Any], *, ramp_s: float = 0.5, acceleration: list[float] | None = None
+    ) -> None:
+        """Args: ramp_s: seconds from standing to full velocity; acceleration: [A], rad/s^2, None: no limit.
+
+        Raises ControllerError for a joint that the robot lacks, or if joint positions are not observed."""
+        action, joints = spec["action"], spec["joints"]
+        self._dt: float = spec["control_dt"]
+        self._rates = action["kind"].startswith("joint_velocity")
+        self._positions = action["kind"] == "joint_position"
+        self._scale, self._offset = np.array(action["scale"]), np.array(action["offset"])
+        self._ramp_steps = max(1, round(ramp_s / self._dt))
+        self._command = np.zeros(len(action["joints"]))
+        self._last, self._low, self._high = (np.zeros_like(self._command) for _ in range(3))
+        self._steps = 0
+        if not (self._rates or self._positions):
+            return
+        missing = [joint for joint in action["joints"] if joint not in joints["names"]]
+        if missing:
+            raise ControllerError(f"action: joints {missing}, the robot has {joints['names']}")
+        rows = [joints["names"].index(joint) for joint in action["joints"]]
+        self._lower, self._upper, self._velocity = (
+            np.array(joints[key])[rows] for key in ("lower", "upper", "velocity")
+        )
+        self._slowdown = joints["slowdown"]
+        self._change = np.full(len(rows), np.inf)
+        if acceleration is not None:
+            if len(acceleration) != len(rows) or not min(acceleration) > 0:
+                raise ControllerError(f"acceleration: {acceleration}, allowed: {len(rows)} positive numbers")
+            self._change = np.array(acceleration) * self._dt
+        self._where, self._base = self._positions_in(spec, action["joints"])
+        self._nearest, self._farthest = self._lower + joints["margin"], self._upper - joints["margin"]
+        self._q = np.zeros(len(rows), np.float32)
+
+    @staticmethod
+    def _positions_in(spec: dict[str, Any], wanted: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Which entries of a reading hold these joints' positions, and what is to be added to them."""
+        terms = spec["deployed"]["reading"] if spec.get("deployed") else spec["observation"]
+        home = dict(zip(spec["joints"]["names"], spec["joints"]["default"]))
+        found = {}
+        for term in terms:
+            if term["name"] in ("joint_position", "joint_position_from_default"):
+                for i, joint in enumerate(term["entries"]):
+                    base = 0.0 if term["name"] == "joint_position" else home[joint]
+                    found[joint] = term["start"] + i, base
+        missing = [joint for joint in wanted if joint not in found]
+        if missing:
+            raise ControllerError(f"reading: no term joint_position with {missing}: limits cannot be kept")
+        places, bases = zip(*(found[joint] for joint in wanted))
+        return np.array(places), np.array(bases, np.float32)
+
+    def start(self, reading: np.ndarray) -> None:
+        """Begins from standing where this reading [M] says the joints are."""
+        self._steps = 0
+        if self._positions:
+            self._last[:] = reading[self._where] + self._base
+        else:
+            self._last[:] = 0
+
+    def __call__(self, action: np.ndarray | None, reading: np.ndarray) -> np.ndarray:
+        """The command [A], in the specification's unit; the same array each time.
+
+        Args: action: [A], or None to hold: velocity 0, or the last position; reading: [M], the newest."""
+        command = self._command
+        if action is not None:
+            np.multiply(self._scale, action, out=command)
+            command += self._offset
+        elif self._positions:
+            command[:] = self._last
+        else:
+            command[:] = 0
+        if self._rates:
+            self._steps = 0 if action is None else min(self._steps + 1, self._ramp_steps)
+            self._limit_velocity(command, reading)
+        elif self._positions:
+            np.multiply(self._velocity, self._dt, out=self._high)
+            np.subtract(self._last, self._high, out=self._low)
+            np.add(self._last, self._high, out=self._high)
+            np.clip(command, self._low, self._high, out=command)
+            np.clip(command, self._lower, self._upper, out=command)
+        self._last[:] = command
+        return command
+
+    def _limit_velocity(self, command: np.ndarray, reading: np.ndarray) -> None:
+        command *= self._steps / self._ramp_steps
+        np.negative(self._velocity, out=self._low)
+        np.clip(command, self._low, self._velocity, out=command)
+        np.subtract(self._last, self._change, out=self._low)
+        np.add(self._last, self._change, out=self._high)
+        np.clip(command, self._low, self._high, out=command)
+        if self._slowdown > 0:  # last: a limit of position outweighs one of acceleration
+            np.take(reading, self._where, out=self._q)
+            self._q += self._base
+            np.subtract(self._nearest, self._q, out=self._low)
+            np.subtract(self._farthest, self._q, out=self._high)
+            self._low *= self._slowdown
+            self._high *= self._slowdown
+            np.clip(command, self._low, self._high, out=command)
+
+
+class Latencies:
+    """A histogram of seconds in constant memory: eight bins to an octave, from 0.1 us on."""
+
+    FIRST, PER_OCTAVE = 1e-7, 8
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(256, np.int64)
+        self.longest = 0.0
+
+    def add(self, seconds: float) -> None:
+        octave = math.log2(max(seconds, self.FIRST) / self.FIRST)
+        self.counts[min(int(octave * self.PER_OCTAVE), len(self.counts) - 1)] += 1
+        self.longest = max(self.longest, seconds)
+
+    def percentile(self, share: float) -> float:
+        """Seconds, too large by at most a bin's width, 9 %; NaN before anything was added."""
+        total = int(self.counts.sum())
+        if not total:
+            return math.nan
+        place = int(np.searchsorted(np.cumsum(self.counts), share / 100 * total))
+        return float(min(self.FIRST * 2 ** ((place + 1) / self.PER_OCTAVE), self.longest))
+
+
+def run(
+    controller: Controller,
+    robot: Any,
+    goal: np.ndarray,
+    seconds: float,
+    *,
+    guard: Guard | None = None,
+    stale_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Controls a robot at the specification's rate; whatever happens, it is told to stop at the end.
+
+    Args:
+      robot: has `read() -> (time of `clock`, reading [M] float32)`, `write(command [A])` and `stop()`.
+      goal: [G] float32. seconds: how long.
+      stale_s: a reading older than this holds the robot until a newer one arrives; None: two periods.
+    Returns: `steps`, `held` of them for want of a fresh reading, `missed_deadlines` (periods that were over
+      before their command was written), `latency_us_p50`, `_p99` and `_max` from reading to writing.
+    Raises: what robot and controller raise, after the robot was stopped."""
+    dt = controller.spec["control_dt"]
+    guard = guard or Guard(controller.spec)
+    stale_s = 2 * dt if stale_s is None else stale_s
+    action = np.zeros(len(controller.spec["action"]["joints"]), np.float32)
+    latencies, periods = Latencies(), round(seconds / dt)
+    steps = held = missed = period = 0
+    try:
+        controller.reset()
+        guard.start(robot.read()[1])
+        start = clock()
+        while period < periods:
+            wait = start + period * dt - clock()
+            if wait > 0:
+                sleep(wait)
+            begun = clock()
+            taken, reading = robot.read()
+            if begun - taken > stale_s:
+                held += 1
+                command = guard(None, reading)
+            else:
+                controller.step(controller.observe(reading), goal, out=action)
+                command = guard(action, reading)
+            robot.write(command)
+            ended = clock()
+            latencies.add(ended - begun)
+            steps += 1
+            over = max(0, int((ended - start) / dt) - period)
+            missed += over
+            period += max(over, 1)
+    finally:
+        robot.stop()
+    return {
+        "steps": steps,
+        "held": held,
+        "missed_deadlines": missed,
+        "latency_us_p50": latencies.percentile(50) * 1e6,
+        "latency_us_p99": latencies.percentile(99) * 1e6,
+        "latency_us_max": latencies.longest * 1e6,
+    }
 
 
 def inputs(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

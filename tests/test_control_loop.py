@@ -1,0 +1,211 @@
+"""The loop on the robot: its clock, its limits, and how it ends."""
+
+import math
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from test_controller import SPEC, A, N, bundle, controller  # noqa: F401
+
+from export.controller import ControllerError, Guard, Latencies, run
+from teacher.tasks import make_task
+
+DT = SPEC.control_dt
+RECORD = SPEC.model_dump(mode="json")
+HOME = np.array([*SPEC.joints.default, *[0.0] * (N - A)], np.float32)
+GOAL = np.array([0.3, 0.1, 0.5], np.float32)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Robot:
+    """Stands where it is told; `busy` seconds pass whenever it is written to."""
+
+    def __init__(self, clock, busy=()):
+        self.clock, self.busy = clock, list(busy)
+        self.written, self.times, self.stopped, self.age = [], [], 0, 0.0
+
+    def read(self):
+        return self.clock() - self.age, HOME
+
+    def write(self, command):
+        self.written.append(command.copy())
+        self.times.append(self.clock())
+        self.clock.now += self.busy.pop(0) if self.busy else 0.0
+
+    def stop(self):
+        self.stopped += 1
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def drive(controller, robot, seconds, **options):  # noqa: F811
+    return run(controller, robot, GOAL, seconds, clock=robot.clock, sleep=robot.clock.sleep, **options)
+
+
+def test_steps_come_at_the_control_period_without_drift(controller, clock):  # noqa: F811
+    robot = Robot(clock, busy=[0.3 * DT] * 200)
+    found = drive(controller, robot, 200 * DT)
+    np.testing.assert_allclose(robot.times, 100 + DT * np.arange(200), atol=1e-9)
+    assert (found["steps"], found["missed_deadlines"], found["held"]) == (200, 0, 0)
+    assert robot.stopped == 1
+
+
+def test_every_period_that_is_over_too_late_is_counted_and_skipped(controller, clock):  # noqa: F811
+    robot = Robot(clock, busy=[0, 2.5 * DT, 0, 1.5 * DT, 0])
+    found = drive(controller, robot, 20 * DT)
+    assert found["missed_deadlines"] == 2 + 1
+    # A late period is its own step, so of those over only the ones after it got none.
+    assert found["steps"] == 20 - (2 - 1) - (1 - 1)
+    begun = (np.array(robot.times) - 100) / DT
+    np.testing.assert_allclose(begun[:6], [0, 1, 3.5, 4, 5.5, 6], atol=1e-6)
+
+
+def test_a_stale_reading_holds_the_robot_until_a_fresh_one(controller, clock):  # noqa: F811
+    robot = Robot(clock)
+    robot.age = 3 * DT
+    found = drive(controller, robot, 10 * DT)
+    assert found["held"] == found["steps"] == 10
+    np.testing.assert_array_equal(robot.written, np.zeros((10, A)))
+    robot.age = 0.0
+    assert drive(controller, robot, 10 * DT)["held"] == 0
+    assert np.abs(robot.written[-1]).max() > 0
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("cable"), KeyboardInterrupt()])
+def test_whatever_happens_the_robot_is_stopped(controller, clock, failure):  # noqa: F811
+    class Failing(Robot):
+        def write(self, command):
+            super().write(command)
+            if len(self.written) == 3:
+                raise failure
+
+    robot = Failing(clock)
+    with pytest.raises(type(failure)):
+        drive(controller, robot, 1.0)
+    assert robot.stopped == 1
+    assert len(robot.written) == 3
+
+
+def test_a_reading_that_is_not_a_number_stops_it_by_name(controller, clock):  # noqa: F811
+    class Blind(Robot):
+        def read(self):
+            reading = HOME.copy()
+            reading[2] = np.nan if self.written else 0.0
+            return self.clock(), reading
+
+    robot = Blind(clock)
+    with pytest.raises(ControllerError, match=r"joint_position\.fr3_joint3 = nan"):
+        drive(controller, robot, 1.0)
+    assert robot.stopped == 1
+
+
+def test_velocity_starts_with_a_ramp_and_changes_within_its_acceleration():
+    guard = Guard(RECORD, ramp_s=0.5)
+    guard.start(HOME)
+    commands = np.array([guard(np.ones(A, np.float32), HOME).copy() for _ in range(20)])
+    np.testing.assert_allclose(commands[:10, 0], np.arange(1, 11) / 10)
+    np.testing.assert_allclose(commands[10:, 0], 1)
+    guard = Guard(RECORD, ramp_s=0.0, acceleration=[4.0] * A)
+    guard.start(HOME)
+    actions = np.random.default_rng(0).uniform(-1, 1, (200, A)).astype(np.float32)
+    commands = np.array([np.zeros(A), *(guard(action, HOME).copy() for action in actions)])
+    assert np.abs(np.diff(commands, axis=0)).max() == pytest.approx(4 * DT)
+
+
+def test_joints_slow_down_and_stop_before_their_limits():
+    guard = Guard(RECORD, ramp_s=0.0)
+    upper, margin = np.array(SPEC.joints.upper), SPEC.joints.margin
+    reading = HOME.copy()
+    reading[:A] = np.array(SPEC.joints.default)
+    guard.start(reading)
+    for _ in range(400):
+        command = guard(np.ones(A, np.float32), reading)
+        reading[:A] += DT * command
+        assert (reading[:A] <= upper - margin + 1e-5).all()
+    np.testing.assert_allclose(reading[:A], upper - margin, atol=1e-3)
+    beyond = reading.copy()
+    beyond[:A] = upper
+    assert (guard(np.ones(A, np.float32), beyond) < 0).all()
+
+
+def test_positions_move_no_faster_than_the_joints_and_stay_within_limits():
+    spec = make_task("quad_reach").spec
+    record = spec.model_dump(mode="json")
+    reading = np.zeros(sum(len(term["entries"]) for term in record["deployed"]["reading"]), np.float32)
+    guard = Guard(record)
+    guard.start(reading)
+    start, step = np.array(spec.joints.default), np.array(spec.joints.velocity) * spec.control_dt
+    before = start
+    for sign in (1, -1):
+        for _ in range(100):
+            command = guard(np.full(spec.action_size, sign, np.float32), reading).copy()
+            assert (np.abs(command - before) <= step + 1e-6).all()
+            assert (command <= np.array(spec.joints.upper) + 1e-9).all()
+            assert (command >= np.array(spec.joints.lower) - 1e-9).all()
+            before = command
+    held = guard(None, reading)
+    np.testing.assert_array_equal(held, command)
+
+
+def test_a_joint_that_the_robot_lacks_is_named():
+    record = {**RECORD, "action": {**RECORD["action"], "joints": [*RECORD["action"]["joints"][:6], "wrist"]}}
+    with pytest.raises(ControllerError, match=r"wrist.*fr3_joint7"):
+        Guard(record)
+    unseen = {**RECORD, "observation": RECORD["observation"][1:]}
+    with pytest.raises(ControllerError, match=r"joint_position.*fr3_joint1"):
+        Guard(unseen)
+    with pytest.raises(ControllerError, match=r"acceleration: .* 7 positive numbers"):
+        Guard(RECORD, acceleration=[1.0] * 6)
+
+
+def test_histogram_answers_percentiles_within_a_bin():
+    latencies = Latencies()
+    assert math.isnan(latencies.percentile(50))
+    seconds = np.random.default_rng(0).lognormal(-11, 0.5, 20_000)
+    for value in seconds:
+        latencies.add(float(value))
+    for share in (1, 50, 99, 99.9):
+        assert 1 <= latencies.percentile(share) / np.percentile(seconds, share) <= 1.1
+    assert latencies.longest == seconds.max()
+
+
+def test_an_hour_of_steps_neither_drifts_nor_grows(controller, clock):  # noqa: F811
+    robot = Robot(clock)
+    robot.write = lambda command: None
+    drive(controller, robot, 60)
+    first = controller.step(HOME, GOAL)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    found = drive(controller, robot, 3600)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert found["steps"] == 3600 / DT
+    assert found["missed_deadlines"] == 0
+    assert grown < 16_384
+    np.testing.assert_array_equal(controller.step(HOME, GOAL), first)
+
+
+def test_real_time_is_kept_by_the_real_clock(controller):  # noqa: F811
+    class Still(Robot):
+        def write(self, command):
+            self.times.append(time.monotonic())
+
+    robot = Still(time.monotonic)
+    found = run(controller, robot, GOAL, 20 * DT)
+    assert 0 < found["latency_us_p50"] <= found["latency_us_p99"] <= found["latency_us_max"]
+    assert found["steps"] + found["missed_deadlines"] >= 20
+    assert robot.times[-1] - robot.times[0] == pytest.approx(19 * DT, abs=5 * DT)
