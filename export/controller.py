@@ -29,7 +29,7 @@ from typing import Any, Callable
 import numpy as np
 import onnxruntime
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GOLDEN_TOLERANCE = 1e-5
 NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz")
 

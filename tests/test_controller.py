@@ -249,7 +249,7 @@ def test_policy_that_does_not_reproduce_the_golden_vectors_is_refused(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.update(format_version=2), "bundle format 2, this controller reads format 1"),
+        (lambda record: record.update(format_version=1), "bundle format 1, this controller reads format 2"),
         (lambda record: record["files"].pop("golden.npz"), r"lists no SHA-256 of golden\.npz"),
         (lambda record: record.pop("task"), "not a description of a bundle: KeyError"),
     ],

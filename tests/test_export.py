@@ -195,7 +195,7 @@ def test_certificate_inside_each_graph_says_what_was_proved(exported):
         properties = {
             p.key: json.loads(p.value) for p in onnx.load(directory / f"{name}.onnx").metadata_props
         }
-        assert properties["fathom.format_version"] == 1
+        assert properties["fathom.format_version"] == 2
         assert properties["fathom.spec"] == SPEC.model_dump(mode="json")
         assert properties["fathom.judged"] == {"success": 0.9917}
         certificate = properties["fathom.certificate"]
