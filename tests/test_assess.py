@@ -161,7 +161,7 @@ def test_where_nothing_is_asked_for_the_smallest_student_is_taken_even_of_a_teac
     ("change", "learned", "words"),
     [
         ({"mean": 0.985}, {}, "held-out episodes"),
-        ({"own": 0.3}, {}, "student.rounds=24"),
+        ({"own": 0.3}, {}, f"student.rounds={2 * CONFIG.rounds}"),
         ({}, {"4x256": 0.02}, "student.envs=512"),
         ({"teachers": 0.03, "own": 0.03}, {"4x256": 0.03}, "larger student than 4x256"),
         ({}, {"4x256": 0.1}, "student.updates=600"),
