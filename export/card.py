@@ -20,9 +20,9 @@ offset, scale = (np.array(controller.spec["action"][key]) for key in ("offset", 
 command = offset + scale * action
 ```
 
-`run(controller, robot, goal, seconds)` of that file is the whole loop: the right rate, deadlines counted, the
-robot held while its readings are stale, stopped whatever happens; `Guard` ramps its commands up and keeps
-them within the limits of `spec.json`.
+`run(controller, robot, goal, seconds)` of the same file is the whole loop: the right rate, deadlines
+counted, the robot held while its readings are stale, stopped whatever happens; `Guard` ramps its commands
+up and keeps them within the limits of `spec.json`.
 
 `python controller.py` checks this directory and measures a step on your computer; Python 3.8 or later,
 numpy and onnxruntime are enough. `policy.onnx` takes `obs` and `goal`; `policy_flat.onnx` takes the two as

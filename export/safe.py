@@ -45,7 +45,7 @@ def hold_action(spec: TaskSpec) -> np.ndarray:
     if action.kind not in RATES:
         return np.zeros(spec.action_size, np.float32)
     zero = -np.array(action.offset) / np.array(action.scale)
-    return np.clip(zero, -1, 1).astype(np.float32)
+    return np.clip(zero, -1, 1).astype(np.float32) + np.float32(0)  # -0 becomes 0
 
 
 def safe_policy_graph(policy: onnx.ModelProto, spec: TaskSpec, trained: Ranges) -> onnx.ModelProto:

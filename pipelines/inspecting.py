@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from rich.console import Group
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -154,7 +155,7 @@ def description(found: JSON) -> Group:
         lines.append(f"recorded answers reproduced here to {found['golden_error']:.1e}")
     spec = TaskSpec.model_validate(found["spec"])
     card = model_card(spec, found.get("provenance", {}), found["judged"])
-    return Group(*map(Text, lines), table, Text(card))
+    return Group(*map(Text, lines), table, Markdown(card))
 
 
 def comparison(found: JSON) -> Group:
