@@ -24,6 +24,7 @@ from export.graph import (
     policy_graph,
     seal,
 )
+from export.profiles import profile_files, require_profiles
 from export.safe import check_safe, ranges, safe_policy_graph
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
 from teacher.errors import FathomError, UsageError
@@ -46,6 +47,7 @@ def write_bundle(
     *,
     provenance: Mapping[str, Any],
     judge: Callable[[controller.Controller], Mapping[str, Any]],
+    profiles: Sequence[str] = (),
 ) -> dict[str, Verification]:
     """Verifies policy and critic in ONNX Runtime, then writes the bundle; a second export is identical.
 
@@ -59,10 +61,12 @@ def write_bundle(
         certificates.
       judge: is given the controller with the verified graphs, before anything is written, and answers
         how good it is: facts for the model card, by the name to print.
+      profiles: names of PROFILES whose files are added under `deploy/`.
     Returns: by graph (`policy`, `policy_flat`, `policy_safe`, `critic`), its error and latency here.
     Raises FathomError, and writes nothing, if the arrays do not fit, if ONNX Runtime and JAX disagree, or if
     `directory` holds something else than a bundle."""
     _check_replaceable(directory)
+    require_profiles(profiles, spec)
     inputs = {"obs": observations, "goal": goals, "action": actions}
     _check_inputs(spec, inputs)
     expected = reference(policy, (observations, goals))
@@ -76,7 +80,9 @@ def write_bundle(
     unjudged = _annotated(graphs, spec, provenance, verifications, {})
     facts = judge(controller.Controller(record, unjudged["policy.onnx"], unjudged["critic.onnx"]))
     files = _annotated(graphs, spec, provenance, verifications, facts)
-    files |= _golden(observations, goals, expected)
+    golden = _recorded(observations, goals, expected)
+    files |= _golden(golden)
+    files |= profile_files(profiles, spec, {graph.graph.name: graph for graph in graphs}, golden)
     files["controller.py"] = Path(controller.__file__).read_bytes()
     files["README.md"] = model_card(spec, provenance, facts).encode()
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
@@ -165,12 +171,15 @@ def _annotated(
     return files
 
 
-def _golden(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> dict[str, bytes]:
-    """Recorded answers: for the controller, and the first of them as ONNX's own tools expect it."""
+def _recorded(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> dict[str, np.ndarray]:
     rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
-    values = {"obs": observations[rows], "goal": goals[rows], "actions": actions[rows]}
+    return {"obs": observations[rows], "goal": goals[rows], "actions": actions[rows]}
+
+
+def _golden(values: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Recorded answers: for the controller, and the first of them as ONNX's own tools expect it."""
     target = io.BytesIO()
-    np.savez(target, **values)
+    np.savez(target, **values)  # type: ignore[arg-type]
     files = {"golden.npz": target.getvalue()}
     for file, name in (("input_0", "obs"), ("input_1", "goal"), ("output_0", "actions")):
         tensor = onnx.numpy_helper.from_array(values[name][:1], name)

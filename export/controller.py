@@ -139,7 +139,7 @@ class Controller:
         terms, goal = inputs(self.spec)
         action, deployed = self.spec["action"], self.spec.get("deployed")
         self._obs = _terms("obs", terms)
-        self._reading = _terms("reading", deployed["reading"] if deployed else terms)
+        self._reading = _terms("reading", readings(self.spec))
         self._history = np.zeros((deployed["history"] if deployed else 1, self._reading.size), np.float32)
         self._seen = self._history.reshape(-1)
         self.reset()
@@ -163,6 +163,10 @@ class Controller:
     def reset(self) -> None:
         """Forgets all readings: the next one begins an episode, and stands for those before it."""
         self._begun = False
+
+    def require_reading(self, reading: np.ndarray) -> None:
+        """ControllerError for a reading of wrong shape or type, or with NaN or infinity, naming the entry."""
+        self._reading.fill(reading)
 
     def observe(self, reading: np.ndarray) -> np.ndarray:
         """What `step` is asked with after this reading of the sensors; call it once each control period.
@@ -266,13 +270,19 @@ class Guard:
     """Commands that a robot can follow, from a policy's actions: what needs memory and so is in no graph.
 
     Joint velocities start with a ramp, keep to `spec["joints"]["velocity"]`, change by no more than
-    `acceleration` allows, and slow down before position limits as they did in training. Joint positions keep
-    to their limits and move no faster than the joints may. Other commands are scaled only."""
+    `acceleration` allows, and slow down before position limits as they did in training, but a period earlier,
+    since a robot follows late. Joint positions keep to their limits and move no faster than the joints may.
+    Other commands are scaled only."""
+
+    SPARE = 0.6
+    """Share of the robot's acceleration limit that is used: it follows a change of command with ramps, which
+    are steeper at their middle than on average, and has to arrive before the next command."""
 
     def __init__(
         self, spec: dict[str, Any], *, ramp_s: float = 0.5, acceleration: list[float] | None = None
     ) -> None:
-        """Args: ramp_s: seconds from standing to full velocity; acceleration: [A], rad/s^2, None: no limit.
+        """Args: ramp_s: seconds from standing to full velocity; acceleration: [A], rad/s^2; None: SPARE of
+        the specification's, if it has one.
 
         Raises ControllerError for a joint that the robot lacks, or if joint positions are not observed."""
         action, joints = spec["action"], spec["joints"]
@@ -282,7 +292,8 @@ class Guard:
         self._scale, self._offset = np.array(action["scale"]), np.array(action["offset"])
         self._ramp_steps = max(1, round(ramp_s / self._dt))
         self._command = np.zeros(len(action["joints"]))
-        self._last, self._low, self._high = (np.zeros_like(self._command) for _ in range(3))
+        self._last, self._low, self._high, self._ahead = (np.zeros_like(self._command) for _ in range(4))
+        self._finite = np.empty(len(self._command), np.bool_)
         self._steps = 0
         if not (self._rates or self._positions):
             return
@@ -294,22 +305,51 @@ class Guard:
             np.array(joints[key])[rows] for key in ("lower", "upper", "velocity")
         )
         self._slowdown = joints["slowdown"]
+        speed = joints.get("return_speed")
+        self._return = self._velocity if speed is None else np.full(len(rows), float(speed))
+        self._minus_return = -self._return
         self._change = np.full(len(rows), np.inf)
+        if acceleration is None and self._rates and joints.get("acceleration"):
+            acceleration = [self.SPARE * joints["acceleration"][row] for row in rows]
         if acceleration is not None:
             if len(acceleration) != len(rows) or not min(acceleration) > 0:
                 raise ControllerError(f"acceleration: {acceleration}, allowed: {len(rows)} positive numbers")
+            # Slowing down before a limit asks for this much, and must not be what is cut.
+            needed = joints["slowdown"] * (np.abs(self._scale) + np.abs(self._offset)).max()
+            if needed > min(acceleration):
+                raise ControllerError(
+                    f"acceleration: {min(acceleration)}, stopping before position limits takes {needed:g}"
+                )
             self._change = np.array(acceleration) * self._dt
         self._where, self._base = self._positions_in(spec, action["joints"])
         self._nearest, self._farthest = self._lower + joints["margin"], self._upper - joints["margin"]
         self._q = np.zeros(len(rows), np.float32)
 
+    def limits(self) -> dict[str, np.ndarray]:
+        """What commands are kept within, by joint of the action: for a guard in another language.
+
+        `scale`, `offset`, `lower`, `upper`, `velocity`, `return_speed`; `change` in a period;
+        `position_index` in a reading and `position_base` to add. Zeros where commands are scaled only."""
+        known = self._rates or self._positions
+        nothing = np.zeros_like(self._command)
+        return {
+            "scale": self._scale,
+            "offset": self._offset,
+            "lower": self._lower if known else nothing,
+            "upper": self._upper if known else nothing,
+            "velocity": self._velocity if known else nothing,
+            "return_speed": self._return if known else nothing,
+            "change": self._change if known else nothing,
+            "position_index": self._where if known else nothing.astype(int),
+            "position_base": self._base if known else nothing.astype(np.float32),
+        }
+
     @staticmethod
     def _positions_in(spec: dict[str, Any], wanted: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Which entries of a reading hold these joints' positions, and what is to be added to them."""
-        terms = spec["deployed"]["reading"] if spec.get("deployed") else spec["observation"]
         home = dict(zip(spec["joints"]["names"], spec["joints"]["default"]))
         found = {}
-        for term in terms:
+        for term in readings(spec):
             if term["name"] in ("joint_position", "joint_position_from_default"):
                 for i, joint in enumerate(term["entries"]):
                     base = 0.0 if term["name"] == "joint_position" else home[joint]
@@ -331,7 +371,8 @@ class Guard:
     def __call__(self, action: np.ndarray | None, reading: np.ndarray) -> np.ndarray:
         """The command [A], in the specification's unit; the same array each time.
 
-        Args: action: [A], or None to hold: velocity 0, or the last position; reading: [M], the newest."""
+        Args: action: [A], or None to hold: velocity 0, or the last position; reading: [M], the newest.
+        Raises ControllerError for what no number can be made of; the last command stands."""
         command = self._command
         if action is not None:
             np.multiply(self._scale, action, out=command)
@@ -349,6 +390,9 @@ class Guard:
             np.add(self._last, self._high, out=self._high)
             np.clip(command, self._low, self._high, out=command)
             np.clip(command, self._lower, self._upper, out=command)
+        np.isfinite(command, out=self._finite)
+        if not self._finite.all():
+            raise ControllerError(f"command: {command} from action {action}; allowed: finite numbers")
         self._last[:] = command
         return command
 
@@ -356,17 +400,21 @@ class Guard:
         command *= self._steps / self._ramp_steps
         np.negative(self._velocity, out=self._low)
         np.clip(command, self._low, self._velocity, out=command)
+        if self._slowdown > 0:
+            np.take(reading, self._where, out=self._q)
+            self._q += self._base
+            np.multiply(self._last, self._dt, out=self._ahead)
+            self._ahead += self._q
+            np.subtract(self._nearest, self._ahead, out=self._low)
+            np.subtract(self._farthest, self._ahead, out=self._high)
+            self._low *= self._slowdown
+            self._high *= self._slowdown
+            np.minimum(self._low, self._return, out=self._low)
+            np.maximum(self._high, self._minus_return, out=self._high)
+            np.clip(command, self._low, self._high, out=command)
         np.subtract(self._last, self._change, out=self._low)
         np.add(self._last, self._change, out=self._high)
         np.clip(command, self._low, self._high, out=command)
-        if self._slowdown > 0:  # last: a limit of position outweighs one of acceleration
-            np.take(reading, self._where, out=self._q)
-            self._q += self._base
-            np.subtract(self._nearest, self._q, out=self._low)
-            np.subtract(self._farthest, self._q, out=self._high)
-            self._low *= self._slowdown
-            self._high *= self._slowdown
-            np.clip(command, self._low, self._high, out=command)
 
 
 class Latencies:
@@ -392,13 +440,52 @@ class Latencies:
         return float(min(self.FIRST * 2 ** ((place + 1) / self.PER_OCTAVE), self.longest))
 
 
+class Log:
+    """What the loop did in its last `capacity` steps, in memory that is taken once.
+
+    Columns: `seconds` since the loop began, when the step did; `reading` [M]; `goal` [G]; `action` [A];
+    `command` [A]; `latency_us` from reading to writing; `held`, for want of a fresh reading."""
+
+    def __init__(self, spec: dict[str, Any], capacity: int) -> None:
+        terms, goal = readings(spec), inputs(spec)[1]
+        size = len(spec["action"]["joints"])
+        self.steps = 0
+        self._capacity = capacity
+        self._columns: dict[str, np.ndarray] = {
+            "seconds": np.zeros(capacity),
+            "reading": np.zeros((capacity, sum(len(term["entries"]) for term in terms)), np.float32),
+            "goal": np.zeros((capacity, len(goal["entries"])), np.float32),
+            "action": np.zeros((capacity, size), np.float32),
+            "command": np.zeros((capacity, size)),
+            "latency_us": np.zeros(capacity),
+            "held": np.zeros(capacity, np.bool_),
+        }
+
+    def add(self, **values: Any) -> None:
+        row = self.steps % self._capacity
+        for name, value in values.items():
+            self._columns[name][row] = value
+        self.steps += 1
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Each column by its name, oldest step first."""
+        if self.steps <= self._capacity:
+            return {name: column[: self.steps] for name, column in self._columns.items()}
+        return {name: np.roll(column, -self.steps, axis=0) for name, column in self._columns.items()}
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Writes the columns as an .npz."""
+        np.savez_compressed(file, **self.columns())  # type: ignore[arg-type]
+
+
 def run(
     controller: Controller,
     robot: Any,
-    goal: np.ndarray,
+    goal: np.ndarray | Callable[[float], np.ndarray],
     seconds: float,
     *,
     guard: Guard | None = None,
+    log: Log | None = None,
     stale_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -406,8 +493,11 @@ def run(
     """Controls a robot at the specification's rate; whatever happens, it is told to stop at the end.
 
     Args:
-      robot: has `read() -> (time of `clock`, reading [M] float32)`, `write(command [A])` and `stop()`.
-      goal: [G] float32. seconds: how long.
+      robot: has `read() -> (time of `clock`, reading [M] float32)`, `write(command [A])` and `stop()`. What
+        the specification calls `last_action` in a reading, the loop fills in.
+      goal: [G] float32, or a function of the seconds since the beginning that answers one.
+      seconds: how long.
+      log: takes every step.
       stale_s: a reading older than this holds the robot until a newer one arrives; None: two periods.
     Returns: `steps`, `held` of them for want of a fresh reading, `missed_deadlines` (periods that were over
       before their command was written), `latency_us_p50`, `_p99` and `_max` from reading to writing.
@@ -416,6 +506,8 @@ def run(
     guard = guard or Guard(controller.spec)
     stale_s = 2 * dt if stale_s is None else stale_s
     action = np.zeros(len(controller.spec["action"]["joints"]), np.float32)
+    reading = np.zeros(controller._reading.size, np.float32)
+    acted = last_action(controller.spec)
     latencies, periods = Latencies(), round(seconds / dt)
     steps = held = missed = period = 0
     try:
@@ -427,16 +519,33 @@ def run(
             if wait > 0:
                 sleep(wait)
             begun = clock()
-            taken, reading = robot.read()
-            if begun - taken > stale_s:
+            wanted = goal(begun - start) if callable(goal) else goal
+            taken, found = robot.read()
+            stale = begun - taken > stale_s
+            controller.require_reading(found)
+            if stale:
                 held += 1
-                command = guard(None, reading)
+                command = guard(None, found)
             else:
-                controller.step(controller.observe(reading), goal, out=action)
-                command = guard(action, reading)
+                if acted is not None:
+                    reading[:] = found
+                    reading[acted] = action
+                    found = reading
+                controller.step(controller.observe(found), wanted, out=action)
+                command = guard(action, found)
             robot.write(command)
             ended = clock()
             latencies.add(ended - begun)
+            if log is not None:
+                log.add(
+                    seconds=begun - start,
+                    reading=found,
+                    goal=wanted,
+                    action=action,
+                    command=command,
+                    latency_us=(ended - begun) * 1e6,
+                    held=stale,
+                )
             steps += 1
             over = max(0, int((ended - start) / dt) - period)
             missed += over
@@ -451,6 +560,20 @@ def run(
         "latency_us_p99": latencies.percentile(99) * 1e6,
         "latency_us_max": latencies.longest * 1e6,
     }
+
+
+def readings(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Terms of one reading of the robot's sensors, as `Controller.observe` takes it."""
+    deployed = spec.get("deployed")
+    return deployed["reading"] if deployed else spec["observation"]
+
+
+def last_action(spec: dict[str, Any]) -> slice | None:
+    """Where a reading holds the action before it."""
+    for term in readings(spec):
+        if term["name"] == "last_action":
+            return slice(term["start"], term["start"] + len(term["entries"]))
+    return None
 
 
 def inputs(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -87,11 +87,41 @@ Student = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="select this student; the same as --set student.choose=SIZE"),
 ]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="add the files of a controller: c99, holosoma, mjlab, unitree; may be repeated",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
 Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
 Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes; default: as the run sets it")]
 HeldOutSeed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="other held-out episodes than every run's")
+]
+Robot = Annotated[
+    str | None,
+    typer.Option(metavar="fr3|fr3-sim", help="drive this robot instead: a Franka FR3, or one simulated here"),
+]
+Host = Annotated[str | None, typer.Option(metavar="ADDRESS", help="of the robot's control, for --robot fr3")]
+Goals = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|X,Y,Z|FILE",
+        help="draw N as in training, go to one, or to each line of a file. Default: 10",
+    ),
+]
+Seconds = Annotated[float | None, typer.Option(help="on the robot, for each goal. Default: 5")]
+FarGoals = Annotated[
+    bool, typer.Option("--allow-far-goals", help="take goals outside the training range, with a warning")
+]
+Pose = Annotated[
+    str | None, typer.Option("--start", metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home")
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE.npz", help="where every step on the robot is written")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
@@ -206,6 +236,7 @@ def export(
     set_: Set = None,
     seed: LaterSeed = None,
     student: Student = None,
+    profile: Profiles = None,
     run_option: LaterRun = None,
     resume: Resume = False,
     as_json: Json = False,
@@ -217,6 +248,7 @@ def export(
         from pipelines.targets import changed_run, existing, with_value
 
         set_ = with_value(set_, "student.choose", student)
+        set_ = with_value(set_, "export.profiles", ",".join(profile) if profile else None)
         target = changed_run(existing(run, run_option), preset, set_)
         with target.locked():
             summary = exporting.export(target, _display(), resume=resume, seed=seed)
@@ -238,10 +270,17 @@ def control(
     engine: Engine = None,
     episodes: Episodes = None,
     seed: HeldOutSeed = None,
+    robot: Robot = None,
+    host: Host = None,
+    goals: Goals = None,
+    seconds: Seconds = None,
+    far: FarGoals = False,
+    start: Pose = None,
+    log: LogFile = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run an exported policy's controller in closed loop, by default in the MuJoCo C engine."""
+    """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
     with _reported(debug):
         from pipelines import stages, tables
         from pipelines.targets import existing
@@ -252,7 +291,29 @@ def control(
             folder = stages.selected_bundle(existing(bundle, run_option))
         elif run_option is not None:
             raise UsageError(f"a bundle and a run are named: {bundle} and --run {run_option}")
-        figures = stages.control(folder, _display(), task=task, engine=engine, episodes=episodes, seed=seed)
+        if robot is None:
+            options = {"--host": host, "--goals": goals, "--seconds": seconds, "--start": start, "--log": log}
+            _refuse("only with --robot", options | {"--allow-far-goals": far or None})
+            figures = stages.control(
+                folder, _display(), task=task, engine=engine, episodes=episodes, seed=seed
+            )
+        else:
+            from pipelines.robot.driving import drive
+
+            _refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
+            figures = drive(
+                folder,
+                _display(),
+                robot=robot,
+                host=host,
+                goals=goals or "10",
+                seconds=5.0 if seconds is None else seconds,
+                far=far,
+                start=start,
+                seed=seed or 0,
+                log=log,
+                task=task,
+            )
         _print(figures, as_json, tables.score)
 
 
@@ -383,6 +444,13 @@ def presets(as_json: Json = False, debug: Debug = False) -> None:
             for name, (text, config) in PRESETS.items()
         }
         _print(listed, as_json, tables.presets)
+
+
+def _refuse(why: str, options: dict[str, Any]) -> None:
+    from teacher.errors import UsageError
+
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(f"{', '.join(given)}: {why}")
 
 
 def _display() -> Any:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
-from student.config import StudentConfig
+from student.config import StudentConfig, listed
 from teacher.config import Episodes, Group, TeacherConfig
 from teacher.errors import UsageError, unknown_name
 
@@ -14,6 +14,8 @@ from teacher.errors import UsageError, unknown_name
 class ExportConfig(Group):
     observations: Annotated[int, Field(ge=1000)] = 10_000
     """observations from real episodes on which ONNX Runtime is compared with JAX"""
+    profiles: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    """controllers whose own files a bundle holds too: c99, holosoma, mjlab, unitree"""
 
 
 class ControlConfig(Group):

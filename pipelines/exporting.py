@@ -9,6 +9,7 @@ import jax
 from export.bundle import write_bundle
 from export.controller import Controller
 from export.controller import load as load_controller
+from export.profiles import require_profiles
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.distilling import teacher_of
@@ -33,6 +34,7 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     """Exports every student, judges the files in closed loop beside the teacher, selects one."""
     config, chosen = run.config, run.seed if seed is None else seed
     teacher = teacher_of(run)
+    require_profiles(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
     kept = [student for student in students if resume and _is_exported(run, student)]
     for student in kept:
@@ -103,6 +105,7 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         *own_experience(measure.simulation, params, key, config.student.envs, config.export.observations),
         provenance=_provenance(student, measure.teacher, seed),
         judge=judge,
+        profiles=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     exported = {
@@ -111,6 +114,7 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
         "distance_max_error": distance.max_abs_error,
         "observations": policy.observations,
+        "profiles": list(config.export.profiles),
         "latency_us_p50": policy.latency_p50_us,
         "latency_us_p99": policy.latency_p99_us,
     }
@@ -137,6 +141,7 @@ def _is_exported(run: Run, student: TrainedStudent) -> bool:
         (run.bundles / student.name).exists()
         and exported.get("student_sha256") == student.source
         and exported.get("observations") == config.export.observations
+        and exported.get("profiles") == list(config.export.profiles)
         and judged.get("episodes") == config.student.episodes
     )
 

@@ -6,7 +6,7 @@ summary.json     the figures of every finished stage
 teacher/         checkpoints/, metrics.jsonl
 students/        checkpoints/, metrics.jsonl, SIZE/
 export/SIZE/     bundles
-control/SIZE/    recorded episodes
+control/SIZE/    recorded episodes; robot.npz, each step on a robot
 watch/           films
 report.html
 """
@@ -29,6 +29,7 @@ from teacher.errors import FathomError, UsageError
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
+ROBOT_LOG = "robot.npz"  # likewise
 PACKAGES = (
     "fathom-rl",
     "jax",

@@ -45,7 +45,7 @@ class GoalShares(NamedTuple):
     beyond: float
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
     """`2x32,2x64`, as it is written on a command line."""
     return tuple(value.split(",")) if isinstance(value, str) else value
 
@@ -81,7 +81,7 @@ class StudentConfig(Group):
     """Settings of the distillation stage."""
 
     sizes: Annotated[
-        tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_sizes)
+        tuple[str, ...], Field(min_length=1), BeforeValidator(listed), AfterValidator(_sizes)
     ] = ("2x32", "2x64", "2x128", "3x32", "3x64", "3x128", "4x32", "4x64", "4x128", "4x256")
     """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for ReLU in place of swish"""
     seeds: PositiveInt = 1

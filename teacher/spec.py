@@ -79,6 +79,8 @@ class JointSpec(_Part):
 
     Near a position limit the commanded velocity is cut so that the joint slows down and
     stops `margin` before it: -slowdown * (q - lower - margin) <= v <= slowdown * (upper - margin - q).
+    Beyond a limit these bounds bring it back, no faster than `return_speed`. Limits of position are those
+    that the task keeps to, which may be tighter than the robot's.
     """
 
     names: Names
@@ -89,10 +91,15 @@ class JointSpec(_Part):
     velocity: Floats = Field(description="velocity limits of the robot, per second")
     slowdown: float = Field(ge=0, description="1/s; 0: commands are not cut near limits")
     margin: float = Field(ge=0, description="in `unit`")
+    return_speed: float | None = Field(default=None, gt=0, description="per second; None: `velocity`")
+    acceleration: Floats | None = Field(
+        default=None, description="acceleration limits of the robot, per second squared; None: not known"
+    )
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
-        _same_lengths(self, "names", "default", "lower", "upper", "velocity")
+        known = [] if self.acceleration is None else ["acceleration"]
+        _same_lengths(self, "names", "default", "lower", "upper", "velocity", *known)
         return self
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_controller import SPEC, A, N, bundle, controller  # noqa: F401
 
-from export.controller import ControllerError, Guard, Latencies, run
+from export.controller import ControllerError, Guard, Latencies, Log, run
 from teacher.tasks import make_task
 
 DT = SPEC.control_dt
@@ -113,17 +113,114 @@ def test_a_reading_that_is_not_a_number_stops_it_by_name(controller, clock):  # 
     assert robot.stopped == 1
 
 
+def test_a_reading_that_is_stale_and_not_a_number_stops_it_too(controller, clock):  # noqa: F811
+    class Blind(Robot):
+        def read(self):
+            reading = HOME.copy()
+            reading[2] = np.nan if self.written else 0.0
+            return self.clock() - 10 * DT, reading
+
+    robot = Blind(clock)
+    with pytest.raises(ControllerError, match=r"joint_position\.fr3_joint3 = nan"):
+        drive(controller, robot, 1.0)
+    assert robot.stopped == 1
+
+
+def test_the_goal_may_move(controller, clock):  # noqa: F811
+    robot, asked = Robot(clock), []
+
+    def goal(now):
+        asked.append(now)
+        return GOAL if now < 5 * DT else GOAL + np.float32(0.1)
+
+    log = Log(RECORD, 20)
+    run(controller, robot, goal, 10 * DT, log=log, clock=clock, sleep=clock.sleep)
+    np.testing.assert_allclose(asked, DT * np.arange(10), atol=1e-9)
+    found = log.columns()
+    np.testing.assert_allclose(found["seconds"], asked)
+    np.testing.assert_allclose(found["goal"][:, 0] - GOAL[0], [0] * 5 + [0.1] * 5, atol=1e-6)
+    np.testing.assert_array_equal(found["command"], robot.written)
+    assert not found["held"].any()
+
+
+def test_a_log_that_is_full_keeps_the_newest_steps(controller, clock, tmp_path):  # noqa: F811
+    log = Log(RECORD, 8)
+    drive(controller, Robot(clock), 20 * DT, log=log)
+    log.save(tmp_path / "log.npz")
+    with np.load(tmp_path / "log.npz") as found:
+        np.testing.assert_allclose(found["seconds"], DT * np.arange(12, 20), atol=1e-9)
+        assert found["reading"].shape == (8, N)
+
+
+def test_the_loop_tells_a_policy_its_last_action(clock):
+    spec = make_task("quad_reach").spec.model_dump(mode="json")
+    size = sum(len(term["entries"]) for term in spec["deployed"]["reading"])
+    place = next(term["start"] for term in spec["deployed"]["reading"] if term["name"] == "last_action")
+    actions = len(spec["action"]["joints"])
+    seen = []
+
+    class Counting:
+        def __init__(self):
+            self.spec, self._reading = spec, type("Row", (), {"size": size})
+
+        def reset(self):
+            pass
+
+        def require_reading(self, reading):
+            pass
+
+        def observe(self, reading):
+            seen.append(reading[place : place + actions].copy())
+            return reading
+
+        def step(self, obs, goal, out):
+            out[:] = len(seen) / 100
+            return out
+
+    robot = Robot(clock)
+    robot.read = lambda: (clock(), np.zeros(size, np.float32))
+    run(Counting(), robot, GOAL, 10 * spec["control_dt"], clock=clock, sleep=clock.sleep)
+    np.testing.assert_allclose(np.array(seen)[:, 0], np.arange(10) / 100)
+
+
+def test_a_command_that_is_no_number_is_never_given():
+    guard = Guard(RECORD, ramp_s=0.0)
+    guard.start(HOME)
+    before = guard(np.ones(A, np.float32), HOME).copy()
+    blind = HOME.copy()
+    blind[1] = np.nan
+    for action, reading in ((np.full(A, np.nan, np.float32), HOME), (np.ones(A, np.float32), blind)):
+        with pytest.raises(ControllerError, match=r"command: .*finite"):
+            guard(action, reading)
+    np.testing.assert_allclose(guard(np.ones(A, np.float32), HOME), np.minimum(before + 6 * DT, 1))
+
+
 def test_velocity_starts_with_a_ramp_and_changes_within_its_acceleration():
-    guard = Guard(RECORD, ramp_s=0.5)
+    guard = Guard(RECORD, ramp_s=0.5, acceleration=[1000.0] * A)
     guard.start(HOME)
     commands = np.array([guard(np.ones(A, np.float32), HOME).copy() for _ in range(20)])
     np.testing.assert_allclose(commands[:10, 0], np.arange(1, 11) / 10)
     np.testing.assert_allclose(commands[10:, 0], 1)
-    guard = Guard(RECORD, ramp_s=0.0, acceleration=[4.0] * A)
+    guard = Guard(RECORD, ramp_s=0.0, acceleration=[6.0] * A)
     guard.start(HOME)
     actions = np.random.default_rng(0).uniform(-1, 1, (200, A)).astype(np.float32)
     commands = np.array([np.zeros(A), *(guard(action, HOME).copy() for action in actions)])
-    assert np.abs(np.diff(commands, axis=0)).max() == pytest.approx(4 * DT)
+    assert np.abs(np.diff(commands, axis=0)).max() == pytest.approx(6 * DT)
+
+
+def test_an_acceleration_that_cannot_stop_before_a_limit_is_refused():
+    with pytest.raises(ControllerError, match=r"acceleration: 4\.0, stopping before position limits takes 5"):
+        Guard(RECORD, acceleration=[4.0] * A)
+
+
+def test_joints_far_beyond_a_limit_come_back_gently():
+    guard = Guard(RECORD, ramp_s=0.0, acceleration=[8.0] * A)
+    reading = HOME.copy()
+    reading[:A] = np.array(SPEC.joints.upper) + 1.0
+    guard.start(reading)
+    commands = np.array([np.zeros(A), *(guard(np.ones(A, np.float32), reading).copy() for _ in range(10))])
+    assert np.abs(np.diff(commands, axis=0)).max() <= 8 * DT + 1e-9
+    np.testing.assert_allclose(commands[-1], -SPEC.joints.return_speed)
 
 
 def test_joints_slow_down_and_stop_before_their_limits():

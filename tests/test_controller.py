@@ -295,23 +295,30 @@ def test_controller_refuses_an_altered_bundle_with_an_exit_code(copy):
 
 
 @pytest.mark.interpreters
-@pytest.mark.parametrize("version", ["3.8", "3.10"])
-def test_bundle_runs_on_the_interpreters_of_robots(bundle, tmp_path_factory, version):
+@pytest.mark.parametrize(
+    ("version", "runtime"),
+    [
+        ("3.8", ["onnxruntime==1.15.0"]),  # the oldest of which a wheel is still offered
+        ("3.8", ["onnxruntime"]),
+        ("3.10", ["onnxruntime"]),
+        ("3.11", ["onnxruntime==1.15.0", "numpy<2"]),
+        ("3.11", ["onnxruntime"]),
+    ],
+)
+def test_bundle_runs_on_the_interpreters_and_runtimes_of_robots(bundle, tmp_path_factory, version, runtime):
     python = find_interpreter(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
     venv = tmp_path_factory.mktemp(f"python{version}")
     run(python, "-m", "venv", venv)
     installed = subprocess.run(
-        [venv / "bin/python", "-m", "pip", "install", "-q", "numpy", "onnxruntime"],
+        [venv / "bin/python", "-m", "pip", "install", "-q", "numpy", *runtime],
         capture_output=True,
         text=True,
         check=False,
     )
     if installed.returncode:
-        pytest.skip(
-            f"numpy and onnxruntime cannot be installed for Python {version}: {installed.stderr[-300:]}"
-        )
+        pytest.skip(f"{runtime} cannot be installed for Python {version}: {installed.stderr[-300:]}")
     run(venv / "bin/python", "-c", WITHOUT_THE_PROJECT, bundle)
     assert "golden vectors reproduced" in run(venv / "bin/python", bundle / "controller.py")
 

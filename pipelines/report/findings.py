@@ -1,10 +1,13 @@
 """What a run has found so far: everything that the page is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from pipelines.rundir import RECORDING, STILLS, Run, is_study, read_json
+import numpy as np
+
+from pipelines.rundir import RECORDING, ROBOT_LOG, STILLS, Run, is_study, read_json
 
 JSON = dict[str, Any]
 
@@ -25,6 +28,8 @@ class Findings:
     """episodes of the controller of size `controlled`, as `pipelines.scene.footage.recording` writes them"""
     stills: list[bytes]
     """PNGs of the first recorded episode's first and last frame, if they could be drawn"""
+    latencies: np.ndarray | None = None
+    """of each step on the robot, microseconds"""
 
     @property
     def sizes(self) -> list[str]:
@@ -39,6 +44,17 @@ class Findings:
     @property
     def controlled(self) -> str | None:
         return _controlled(self.summary)
+
+    @property
+    def driven(self) -> str | None:
+        """The student that drove a robot, of those that are exported now: the selected one first."""
+        exported = self.summary.get("export", {})
+        sizes = [
+            size
+            for size, found in self.summary.get("robot", {}).items()
+            if found["student_sha256"] == exported.get(size, {}).get("student_sha256")
+        ]
+        return self.selected if self.selected in sizes else next(iter(sizes), None)
 
     @property
     def goal(self) -> JSON | None:
@@ -57,7 +73,7 @@ def read_findings(run: Run) -> Findings:
     bundles = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
     recording = run.path / "control" / (_controlled(summary) or "") / RECORDING
     stills = [recording.with_name(name) for name in STILLS]
-    return Findings(
+    findings = Findings(
         name=_name(run.path.resolve()),
         settings=run.settings,
         versions=read_json(run.path / "versions.json"),
@@ -68,6 +84,17 @@ def read_findings(run: Run) -> Findings:
         recording=read_json(recording) if recording.exists() else None,
         stills=[file.read_bytes() for file in stills] if all(file.exists() for file in stills) else [],
     )
+    log = run.path / "control" / (findings.driven or "") / ROBOT_LOG
+    return replace(findings, latencies=_latencies(log)) if log.is_file() else findings
+
+
+def _latencies(log: Path) -> np.ndarray | None:
+    """None if another run of the robot is writing it, or it was damaged: the page does without."""
+    try:
+        with np.load(log) as columns:
+            return columns["latency_us"]
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None
 
 
 def _name(path: Path) -> str:

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from pipelines.report import sections, students
+from pipelines.report import sections, students, wording
 from pipelines.report.baselines import baselines
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, element, joined
-from pipelines.report.plots import distances, pareto, robustness_bars, student_curves, teacher_curves
+from pipelines.report.plots import (
+    distances,
+    on_the_robot,
+    pareto,
+    robustness_bars,
+    student_curves,
+    teacher_curves,
+)
 from pipelines.report.verdict import verdict
 from pipelines.report.viewer import viewer
 
@@ -34,6 +41,7 @@ def page(findings: Findings) -> str:
         section("Baselines", baselines(findings)),
         section("File", sections.parity(findings)),
         section("Control", _control_note(findings), scene, side_by_side(distances(findings))),
+        section("Robot", _robot_note(findings), side_by_side(on_the_robot(findings))),
         section("Origin", sections.origin(findings)),
     )
     return document(f"{findings.name}: {task}", body)
@@ -79,6 +87,25 @@ def _control_note(findings: Findings) -> Html | None:
     shown = f"; the first {recorded} are recorded" if recorded else ""
     ran = f"The exported {size} controller ran {found['episodes']} held-out episodes in {found['engine']}"
     return element("p", f"{ran}{shown}.")
+
+
+def _robot_note(findings: Findings) -> Html | None:
+    size = findings.driven
+    if size is None:
+        return None
+    found = findings.summary["robot"][size]
+    worst = wording.length(found["worst_distance_m"], "m")
+    states = f" of {found['states']:,}" if "states" in found else ""
+    kept = (
+        "the robot enforces its limits itself"
+        if found["limit_violations"] is None
+        else f"{found['limit_violations']:,}{states} states, one a millisecond, were beyond a limit"
+    )
+    return element(
+        "p",
+        f"The exported {size} controller drove {found['robot']} over its own protocol to {found['goals']} "
+        f"goals in a row and reached {found['reached']}; the farthest end was {worst} away; {kept}.",
+    )
 
 
 def _asset(name: str) -> Html:

@@ -175,3 +175,28 @@ def distances(findings: Findings) -> list[Html]:
         axes.set_xlim(left=0)
         axes.set_xlabel("seconds")
     return drawn
+
+
+def on_the_robot(findings: Findings) -> list[Html]:
+    """Where each goal's time ended, and how long the steps took."""
+    drawn: list[Html] = []
+    if findings.driven is None:
+        return drawn
+    scale, unit = centimetres(findings.unit)
+    reached = [scale * each for each in findings.summary["robot"][findings.driven]["distances_m"]]
+    with plot(f"Distance at the end of each goal's time{f', {unit}' if unit else ''}", drawn) as axes:
+        axes.plot(range(1, len(reached) + 1), reached, "o", markersize=3, color=SERIES[0], label="goal")
+        if findings.goal:
+            near = scale * findings.goal["success_radius"]
+            axes.axhline(near, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="success")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("goals, one after the other")
+    if findings.latencies is not None and len(findings.latencies):
+        with plot("From reading to writing on the robot, \u00b5s", drawn) as axes:
+            axes.hist(findings.latencies, bins=60, color=SERIES[0])
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlim(left=0)
+            axes.set_ylabel("steps")
+    return drawn

@@ -36,6 +36,8 @@ def funnel(findings: Findings) -> Html:
     if controlled := summary.get("control", {}).get(findings.controlled):
         what = _control_facts(controlled, findings)
         rows.append([_stage("Control"), what, *_scores(controlled, findings)])
+    if driven := summary.get("robot", {}).get(findings.driven):
+        rows.append([_stage("Robot"), _robot_facts(driven, findings), *_scores(_as_scores(driven), findings)])
     left = [
         element("li", f"{stage}: {state}. ", element("code", command))
         for stage, state, command in missing(findings)
@@ -144,6 +146,24 @@ def _control_facts(controlled: JSON, findings: Findings) -> Html | None:
     return figure(
         f"{size}{controlled['engine']}, {controlled['episodes']} episodes", f"{typical}, p99 {slow}; {late}"
     )
+
+
+def _robot_facts(driven: JSON, findings: Findings) -> Html | None:
+    typical, slow = (wording.latency(driven[f"latency_us_p{rank}"]) for rank in (50, 99))
+    size = f"{findings.driven}: " if findings.driven != findings.selected else ""
+    broken = driven["limit_violations"]
+    limits = "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit"
+    late = f"{driven['missed_deadlines']:,} of {driven['steps']:,} late"
+    return figure(
+        f"{size}{driven['robot']}, {driven['goals']} goals", f"{typical}, p99 {slow}; {late}; {limits}"
+    )
+
+
+def _as_scores(driven: JSON) -> JSON:
+    return {
+        "success_final": driven["reached"] / driven["goals"],
+        "final_distance": driven["mean_distance_m"],
+    }
 
 
 def _scores(figures: JSON, findings: Findings) -> list[Html | None]:

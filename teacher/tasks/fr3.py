@@ -30,10 +30,16 @@ from teacher.tasks.fr3_arm import (
 )
 
 TIME_STEP = 0.01  # s
-GOAL_SPREAD = 0.8  # rad around home from which goals are drawn
+SPREAD = 0.8  # rad around home: of the poses from which goals are drawn
+# rad around home in which joints move. Seven joints reach a point in many ways, and nothing rewards one
+# of them: without this, pose after pose strays from what was seen in training, goal after goal.
+RANGE = 1.0
 # Bounding box of the flange over all those configurations, rounded outwards to the millimetre (m).
 GOAL_LOW, GOAL_HIGH = (-0.597, -0.614, 0.139), (0.615, 0.614, 1.057)
-START_SPREAD = 0.1  # rad around home at which episodes begin
+WORKING_RANGE = (
+    tuple(max(home - RANGE, limit) for home, limit in zip(HOME, LOWER, strict=True)),
+    tuple(min(home + RANGE, limit) for home, limit in zip(HOME, UPPER, strict=True)),
+)
 AXES = ("x", "y", "z")
 # Chosen: eight times what moves the outstretched flange (0.855 m) by the arm's repeatability, 0.1 mm.
 ENCODER_NOISE = 1e-3  # rad
@@ -63,7 +69,7 @@ class Fr3Reach(MujocoTask):
     def spec(self) -> TaskSpec:
         return TaskSpec(
             name="fr3_reach_sensed" if self._sensed else "fr3_reach",
-            version=2,
+            version=3,
             observation=(
                 ObservationTerm(name="joint_position", start=0, entries=JOINTS, unit="rad", frame="joint"),
                 ObservationTerm(name="joint_velocity", start=7, entries=JOINTS, unit="rad/s", frame="joint"),
@@ -84,7 +90,7 @@ class Fr3Reach(MujocoTask):
             action=ActionSpec(
                 kind="joint_velocity", joints=JOINTS, unit="rad/s", scale=(1.0,) * 7, offset=(0.0,) * 7
             ),
-            joints=joint_spec(),
+            joints=joint_spec(*WORKING_RANGE),
             control_dt=0.05,
             episode_length=100,
             deployed=ENCODERS if self._sensed else None,
@@ -101,9 +107,10 @@ class Fr3Reach(MujocoTask):
 
     def start(self, key: Array, layout: str) -> Start:
         start_key, goal_key = jax.random.split(key)
-        home = jnp.asarray(HOME, dtype=jnp.float32)
-        qpos = home + jax.random.uniform(start_key, (7,), minval=-START_SPREAD, maxval=START_SPREAD)
-        low, high = _around_home(GOAL_SPREAD)
+        # Anywhere in the range: on the robot an episode begins where the one before it ended.
+        low, high = _within(RANGE)
+        qpos = jax.random.uniform(start_key, (7,), minval=low, maxval=high)
+        low, high = _within(SPREAD)
         goal = flange_position(jax.random.uniform(goal_key, (7,), minval=low, maxval=high))
         return Start(qpos, jnp.zeros(7), goal)
 
@@ -115,7 +122,7 @@ class Fr3Reach(MujocoTask):
         """Joint velocities in rad/s, cut so that joints slow down and stop before their limits."""
         xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
         velocity = xp.clip(action, -1, 1) * xp.asarray(self.spec.action.scale, dtype=dtype)
-        return slowed(velocity, state.qpos)
+        return slowed(velocity, state.qpos, self.spec.joints)
 
     def reading(self, state: State, action: Array) -> Array:
         return state.qpos
@@ -127,8 +134,8 @@ class Fr3Reach(MujocoTask):
         return goal
 
 
-def _around_home(spread: float) -> tuple[np.ndarray, np.ndarray]:
+def _within(spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Box of configurations within `spread` of home and inside the limits that control keeps."""
-    low = np.maximum(np.array(HOME) - spread, np.array(LOWER) + LIMIT_MARGIN)
-    high = np.minimum(np.array(HOME) + spread, np.array(UPPER) - LIMIT_MARGIN)
+    low = np.maximum(np.array(HOME) - spread, np.array(WORKING_RANGE[0]) + LIMIT_MARGIN)
+    high = np.minimum(np.array(HOME) + spread, np.array(WORKING_RANGE[1]) - LIMIT_MARGIN)
     return low.astype(np.float32), high.astype(np.float32)

@@ -28,9 +28,11 @@ FLANGE = (0.0, 0.0, 0.107)
 LOWER = (-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159)
 UPPER = (2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159)
 VELOCITY = (2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26)
+ACCELERATION = (10.0,) * 7  # rad/s^2
 HOME = (0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4)
 LIMIT_MARGIN = 0.05  # rad
 SLOWDOWN = 5.0  # 1/s
+RETURN_SPEED = 1.0  # rad/s
 # Links 1 to 7: mass (kg), centre of mass (m), inertia about it xx yy zz xy xz yz (kg m^2).
 INERTIA = (
     (2.9275, (0.0, -0.01813, -0.0386), (0.02393, 0.02248, 0.00635, 1.3e-5, -1.14e-4, -0.001995)),
@@ -50,16 +52,19 @@ LINK_RADIUS = 0.045  # m
 LINK_COLOUR = (0.9, 0.9, 0.92, 1.0)
 
 
-def joint_spec() -> JointSpec:
+def joint_spec(lower: Floats = LOWER, upper: Floats = UPPER) -> JointSpec:
+    """The arm's joints; limits may be tighter than its own."""
     return JointSpec(
         names=JOINTS,
         unit="rad",
         default=HOME,
-        lower=LOWER,
-        upper=UPPER,
+        lower=lower,
+        upper=upper,
         velocity=VELOCITY,
         slowdown=SLOWDOWN,
         margin=LIMIT_MARGIN,
+        return_speed=RETURN_SPEED,
+        acceleration=ACCELERATION,
     )
 
 
@@ -92,12 +97,14 @@ def flange_position(qpos: Array) -> Array:
     return joint_frames(qpos)[0][..., -1, :]
 
 
-def slowed(velocity: Array, qpos: Array) -> Array:
-    """Joint velocities [..., 7] in rad/s, cut so that joints slow down and stop before their limits."""
+def slowed(velocity: Array, qpos: Array, joints: JointSpec) -> Array:
+    """Joint velocities [..., 7] in rad/s, cut so that joints slow down and stop before their limits.
+
+    A joint beyond one comes back, at RETURN_SPEED at most."""
     xp, dtype = qpos.__array_namespace__(), qpos.dtype
-    upper = SLOWDOWN * (xp.asarray(UPPER, dtype=dtype) - LIMIT_MARGIN - qpos)
-    lower = SLOWDOWN * (xp.asarray(LOWER, dtype=dtype) + LIMIT_MARGIN - qpos)
-    return xp.clip(velocity, lower, upper)
+    upper = joints.slowdown * (xp.asarray(joints.upper, dtype=dtype) - joints.margin - qpos)
+    lower = joints.slowdown * (xp.asarray(joints.lower, dtype=dtype) + joints.margin - qpos)
+    return xp.clip(velocity, xp.minimum(lower, RETURN_SPEED), xp.maximum(upper, -RETURN_SPEED))
 
 
 def add_arm(spec: mujoco.MjSpec, gains: Floats = SERVO_GAIN) -> mujoco.MjsBody:

@@ -228,7 +228,7 @@ class Fr3Cube(MujocoTask):
             SPEED * action[..., DRIVEN.index(i)] if i in DRIVEN else HOLD * (HOME[i] - arm[..., i])
             for i in range(7)
         ]
-        command = slowed(xp.stack(velocity, axis=-1), arm)
+        command = slowed(xp.stack(velocity, axis=-1), arm, self.spec.joints)
         if self._grips:
             command = xp.concatenate([command, WIDTH_OFFSET + WIDTH_SCALE * action[..., 4:]], axis=-1)
         return command

@@ -1,0 +1,91 @@
+"""The controller in C++ over a policy in C99: controller.hpp as it stands, and the numbers that it needs."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from export.controller import GOLDEN_TOLERANCE, ControllerError, Guard, last_action, readings
+from teacher.errors import FathomError
+from teacher.spec import TaskSpec
+
+_HEADER = """\
+/* The task {task}, version {version}, as numbers for controller.hpp; spec.json names them. */
+#ifndef FATHOM_SPECIFICATION_HPP
+#define FATHOM_SPECIFICATION_HPP
+
+#include <array>
+#include <cstddef>
+#include <limits>
+
+namespace fathom::specification {{
+
+constexpr double unlimited = std::numeric_limits<double>::infinity();
+
+enum class Kind {{ velocity, position, other }};
+constexpr Kind kind = Kind::{kind};
+constexpr double control_dt = {dt};
+constexpr std::size_t reading_size = {reading};
+constexpr std::size_t history = {history};
+constexpr std::ptrdiff_t last_action = {last_action};
+constexpr double slowdown = {slowdown}, margin = {margin};
+constexpr float golden_tolerance = {tolerance}f;
+{arrays}
+}}  // namespace fathom::specification
+
+#endif
+"""
+
+
+def cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """`controller.hpp` and `specification.hpp`.
+
+    Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers.
+    Raises FathomError for a task whose commands no guard can keep within limits."""
+    record = spec.model_dump(mode="json")
+    try:
+        limits = Guard(record).limits()
+    except ControllerError as error:
+        raise FathomError(f"{spec.name} in C++: {error}") from error
+    kind = {"joint_velocity": "velocity", "joint_position": "position"}.get(spec.action.kind, "other")
+    acted = last_action(record)
+    arrays = [
+        _array("double", name, np.asarray(limits[name], np.float64))
+        for name in ("scale", "offset", "lower", "upper", "velocity", "return_speed", "change")
+    ]
+    arrays.append(_array("std::size_t", "position_index", limits["position_index"]))
+    arrays.append(_array("float", "position_base", limits["position_base"]))
+    arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
+    header = _HEADER.format(
+        task=spec.name,
+        version=spec.version,
+        kind=kind,
+        dt=repr(spec.control_dt),
+        reading=sum(len(term["entries"]) for term in readings(record)),
+        history=spec.deployed.history if spec.deployed else 1,
+        last_action=-1 if acted is None else acted.start,
+        slowdown=repr(float(spec.joints.slowdown)),
+        margin=repr(float(spec.joints.margin)),
+        tolerance=GOLDEN_TOLERANCE,
+        arrays="\n".join(arrays),
+    )
+    return {
+        "controller.hpp": Path(__file__).with_name("controller.hpp").read_text("utf-8"),
+        "specification.hpp": header,
+    }
+
+
+def _array(kind: str, name: str, values: np.ndarray) -> str:
+    """Of one or two dimensions."""
+    shape = f"std::array<{kind}, {values.shape[-1]}>"
+    if values.ndim == 1:
+        return f"constexpr {shape} {name}{{{_row(kind, values)}}};"
+    rows = ",\n".join(f"    {shape}{{{_row(kind, row)}}}" for row in values)
+    return f"constexpr std::array<{shape}, {len(values)}> {name}{{{{\n{rows}}}}};"
+
+
+def _row(kind: str, values: Iterable[float]) -> str:
+    if kind == "std::size_t":
+        return ", ".join(str(int(value)) for value in values)
+    suffix = "f" if kind == "float" else ""
+    return ", ".join("unlimited" if np.isinf(value) else f"{float(value).hex()}{suffix}" for value in values)

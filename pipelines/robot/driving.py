@@ -1,0 +1,189 @@
+"""`pipeline control --robot`: a bundle's controller moves an FR3 to a series of goals."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.controller import Controller, Guard, Log, readings, run
+from pipelines import stages
+from pipelines.closed_loop import controller_errors
+from pipelines.interrupt import Interrupted, deferred_interrupt
+from pipelines.progress import Bar, Display
+from pipelines.robot.franka import Franka, require_drivable
+from pipelines.robot.goals import goals_of
+from pipelines.robot.limits import violations
+from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits
+from pipelines.rundir import ROBOT_LOG, Run
+from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.tasks import make_task
+from teacher.tasks.fr3_arm import HOME, LOWER, UPPER, flange_position
+
+JSON = dict[str, Any]
+ROBOTS = ("fr3", "fr3-sim")
+
+
+def drive(
+    bundle: Path,
+    display: Display,
+    *,
+    robot: str,
+    host: str | None = None,
+    goals: str = "10",
+    seconds: float = 5.0,
+    far: bool = False,
+    start: str | None = None,
+    seed: int = 0,
+    log: Path | None = None,
+    task: str | None = None,
+) -> JSON:
+    """Moves the robot to one goal after another, some seconds each and without a stop between them.
+
+    Args:
+      robot: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at `start`.
+      goals, far, seed: as `pipelines.robot.goals.goals_of` takes them.
+      log: where every step is written (.npz), in place of the run's control/SIZE/robot.npz.
+    Returns: `goals`, `reached`, `worst_distance_m` and `distances_m` at the end of each goal's time,
+      `limit_violations` (None on the real robot, which keeps no log of its own), `missed_deadlines`,
+      `latency_us_p50`, `latency_us_p99`, and what `run` and `violations` count besides.
+    Raises UsageError or FathomError before anything moves, for what is said to be refused."""
+    _require_consistent(robot, host, start, seconds, log)
+    bundle = bundle.resolve()
+    with controller_errors():
+        controller, of_run, config, _ = stages.opened(bundle, task)
+        require_drivable(controller.spec)
+        places, warnings = goals_of(goals, make_task(config.task.name), seed=seed, far=far)
+        for warning in warnings:
+            display.say(f"[yellow]far goal:[/yellow] {warning}")
+        with _robot(robot, host, controller, _pose(start)) as (arm, judged):
+            with _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps:
+                counted = _reach(controller, arm, places, seconds, steps, display)
+            ends = _ends(controller.spec, steps, arm.positions, len(places), seconds)
+    distances = np.linalg.norm(flange_position(ends) - places, axis=-1)
+    radius = controller.spec["goal"]["success_radius"]
+    figures = {
+        "robot": robot,
+        "goals": len(places),
+        "reached": int((distances <= radius).sum()),
+        "worst_distance_m": float(distances.max()),
+        "mean_distance_m": float(distances.mean()),
+        "distances_m": [float(each) for each in distances],
+        **judged(),
+        **counted,
+    }
+    figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
+    if of_run:
+        of_run.update_summary({"robot": {bundle.name: figures}})
+    return figures
+
+
+def _require_consistent(
+    robot: str, host: str | None, start: str | None, seconds: float, log: Path | None
+) -> None:
+    if robot not in ROBOTS:
+        raise unknown_name("--robot", robot, ROBOTS)
+    if robot == "fr3" and not host:
+        raise UsageError("--robot fr3 needs --host: the address of the robot's control")
+    if robot == "fr3-sim" and host:
+        raise UsageError("--robot fr3-sim is started here, it takes no --host")
+    if robot == "fr3" and start:
+        raise UsageError("--start places a simulated robot; a real one begins where it stands")
+    if log is not None and log.suffix != ".npz":
+        raise UsageError(f"--log: {log}, allowed: a file that ends in .npz")
+    if not 0.5 <= seconds <= 3600:
+        raise UsageError(f"--seconds: {seconds:g}, allowed: 0.5 to 3600 for each goal")
+
+
+def _pose(text: str | None) -> Sequence[float]:
+    if text is None:
+        return HOME
+    try:
+        pose = [float(part) for part in text.split(",")]
+    except ValueError:
+        pose = []
+    inside = len(pose) == 7 and all(low <= q <= high for q, low, high in zip(pose, LOWER, UPPER, strict=True))
+    if not inside:
+        limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(LOWER, UPPER, strict=True))
+        raise UsageError(f"--start: {text}, allowed: seven joint positions in rad within {limits}")
+    return pose
+
+
+@contextmanager
+def _robot(
+    robot: str, host: str | None, controller: Controller, pose: Sequence[float]
+) -> Iterator[tuple[Franka, Callable[[], JSON]]]:
+    """The robot, and what answers, when it is gone, whether it kept its limits."""
+    if host is not None:
+        yield Franka(host, controller.spec), lambda: {"limit_violations": None}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        states = Path(folder) / "states.npz"
+        found: JSON = {}
+        with simulated_robot(states, pose) as address:
+            yield Franka(address, controller.spec), lambda: found
+        found |= violations(read_log(states), velocity_limits())
+
+
+def _reach(
+    controller: Controller, arm: Franka, places: np.ndarray, seconds: float, log: Log, display: Display
+) -> JSON:
+    with deferred_interrupt() as interruption, display.bar("robot", len(places), unit="goals") as bar:
+        goal = _following(places, seconds, bar, lambda: interruption.requested)
+        return run(controller, arm, goal, len(places) * seconds, guard=Guard(controller.spec), log=log)
+
+
+def _following(
+    places: np.ndarray, seconds: float, bar: Bar, stopped: Callable[[], bool]
+) -> Callable[[float], np.ndarray]:
+    """The goal of the moment. Raises Interrupted, and so ends the loop, once that is asked for."""
+    current = 0
+
+    def goal(now: float) -> np.ndarray:
+        nonlocal current
+        if stopped():
+            raise Interrupted("interrupted: the robot was stopped")
+        if (index := min(int(now / seconds), len(places) - 1)) != current:
+            current = index
+            bar.update(current, {})
+        return places[current]
+
+    return goal
+
+
+def _ends(spec: JSON, log: Log, final: np.ndarray, count: int, seconds: float) -> np.ndarray:
+    """Joint positions [K, 7] at the end of each goal's time: those that the next goal found, or `final`."""
+    columns = log.columns()
+    firsts = np.searchsorted(columns["seconds"], seconds * np.arange(1, count) - 1e-9)
+    first = next(term["start"] for term in readings(spec) if term["name"] == "joint_position")
+    found = columns["reading"][firsts, first : first + 7]
+    return np.concatenate([found, final[None]]).astype(np.float64)
+
+
+def _place(of_run: Run | None, bundle: Path) -> Path | None:
+    return None if of_run is None else of_run.path / "control" / bundle.name / ROBOT_LOG
+
+
+@contextmanager
+def _logged(spec: JSON, seconds: float, file: Path | None) -> Iterator[Log]:
+    """A log of the whole way, which is written to `file` however it ends."""
+    log = Log(spec, round(seconds / spec["control_dt"]))
+    if file is not None:
+        _writable(file)
+    try:
+        yield log
+    finally:
+        if file is not None:
+            log.save(file)
+
+
+def _writable(file: Path) -> None:
+    """Before anything moves: FathomError if the log could not be written at the end."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        raise FathomError(f"cannot write {file}: {error.strerror}") from error

@@ -1,0 +1,105 @@
+"""A Franka Research 3 through franky, as `export.controller.run` asks for a robot."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from export.controller import readings
+from teacher.errors import FathomError, UsageError
+from teacher.tasks.fr3_arm import ACCELERATION, JOINTS, flange_position
+
+HOLD_MS = 200  # for how long the robot follows a velocity when no newer one arrives
+PLANNED = 0.85  # share of the acceleration limits that ramps between commands use
+READABLE = ("joint_position", "joint_velocity", "flange_position")
+
+
+def require_drivable(spec: dict[str, Any]) -> None:
+    """UsageError if an FR3 cannot give what a policy reads, or not take what it commands."""
+    name, action = spec["name"], spec["action"]
+    if unknown := [term["name"] for term in readings(spec) if term["name"] not in READABLE]:
+        raise UsageError(f"{name}: reads {', '.join(unknown)}; an FR3 gives {', '.join(READABLE)}")
+    if action["kind"] != "joint_velocity" or action["unit"] != "rad/s":
+        raise UsageError(
+            f"{name}: commands {action['kind']} in {action['unit']}; an FR3 takes joint_velocity in rad/s"
+        )
+    if action["joints"] != list(JOINTS):
+        raise UsageError(f"{name}: commands joints {action['joints']}, an FR3 has, in order, {list(JOINTS)}")
+
+
+class Franka:
+    """Reads, writes and stops one robot. Nothing moves before the first `write`."""
+
+    def __init__(self, host: str, spec: dict[str, Any]) -> None:
+        """Raises UsageError if the task is not this robot's; FathomError if it cannot be reached, stands in
+        error, or is not ready to move."""
+        require_drivable(spec)
+        self._franky = _franky()
+        self._terms, self._host = readings(spec), host
+        try:
+            self._robot = self._connected(host)
+        except self._franky.Exception as error:
+            raise FathomError(f"robot {host}: not reachable: {error}") from error
+        state = self._robot.state
+        mode = state.robot_mode
+        if self._robot.has_errors or mode == self._franky.RobotMode.Reflex:
+            raise FathomError(
+                f"robot {host}: in an error state ({state.current_errors}): release it, then start again"
+            )
+        if mode != self._franky.RobotMode.Idle:
+            raise FathomError(f"robot {host}: its mode is {mode.name}; allowed: Idle, with FCI activated")
+        # franky plans between commands with the limits of an older robot, some of which are wider.
+        planned = self._robot.joint_acceleration_limit
+        planned.set(np.minimum(planned.max, PLANNED * np.array(ACCELERATION)))
+        self._taken, self._at = -1, time.monotonic()
+
+    def _connected(self, host: str) -> Any:
+        """With a real-time control thread where the kernel has them."""
+        config = self._franky.RealtimeConfig
+        try:
+            return self._franky.Robot(host, realtime_config=config.Enforce)
+        except self._franky.RealtimeException:
+            return self._franky.Robot(host, realtime_config=config.Ignore)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """[7] rad."""
+        return np.array(self._robot.state.q)
+
+    def read(self) -> tuple[float, np.ndarray]:
+        with self._named():
+            state = self._robot.state
+        if (stamp := state.time.to_msec()) != self._taken:
+            self._taken, self._at = stamp, time.monotonic()
+        q, dq = np.array(state.q, np.float32), np.array(state.dq, np.float32)
+        values = {"joint_position": q, "joint_velocity": dq, "flange_position": flange_position(q)}
+        return self._at, np.concatenate([values[term["name"]] for term in self._terms]).astype(np.float32)
+
+    def write(self, command: np.ndarray) -> None:
+        with self._named():
+            motion = self._franky.JointVelocityMotion(command, self._franky.Duration(HOLD_MS))
+            self._robot.move(motion, asynchronous=True)
+
+    def stop(self) -> None:
+        """Returns when the robot stands; one that stopped itself is left as it is."""
+        if self._robot.has_errors:
+            return
+        with self._named():
+            self._robot.move(self._franky.JointVelocityStopMotion())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except self._franky.Exception as error:
+            raise FathomError(f"robot {self._host}: stopped: {error}") from error
+
+
+def _franky() -> Any:
+    try:
+        import franky
+    except ImportError as error:
+        raise UsageError(f"driving an FR3 needs franky: pip install 'fathom-rl[robot]' ({error})") from error
+    return franky

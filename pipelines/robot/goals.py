@@ -1,0 +1,70 @@
+"""Goals for a robot: from the command line, from a file, or drawn as in training."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from teacher.errors import UsageError
+from teacher.tasks import Task
+
+MOST = 10_000
+
+
+def goals_of(text: str, task: Task, *, seed: int, far: bool) -> tuple[np.ndarray, list[str]]:
+    """Goals [K, G], in the unit and frame of the task's goal.
+
+    Args:
+      text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line.
+      far: take goals outside the training range too.
+    Returns: the goals, and a warning for each that lies outside the training range.
+    Raises UsageError for what is none of these, and for goals outside the range unless `far`."""
+    goal, given = task.spec.goal, task.spec.sensed_goal
+    if (given.entries, given.frame) != (goal.entries, goal.frame):
+        raise UsageError(
+            f"{task.spec.name}: its goal on the robot is in frame {given.frame}, not {goal.frame}"
+        )
+    allowed = f"a number from 1 to {MOST:,}, {','.join(goal.entries)} in {goal.unit}, or a file of such lines"
+    if text.isdecimal():
+        if not 1 <= int(text) <= MOST:
+            raise UsageError(f"--goals: {text}, allowed: {allowed}")
+        return drawn(task, int(text), seed), []
+    if Path(text).is_file():
+        lines = [(f"{text} line {i}", line) for i, line in enumerate(_lines(Path(text)), 1) if line.strip()]
+    else:
+        lines = [("--goals", text)]
+    goals = np.array([_goal(where, line, allowed, len(goal.entries)) for where, line in lines], np.float32)
+    if not len(goals):
+        raise UsageError(f"--goals: {text} is empty, allowed: {allowed}")
+    outside = [
+        f"{where}: {name} = {value:g} {goal.unit}, trained in [{low:g}, {high:g}]"
+        for (where, _), values in zip(lines, goals, strict=True)
+        for name, value, low, high in zip(goal.entries, values, goal.low, goal.high, strict=True)
+        if not low <= value <= high
+    ]
+    if outside and not far:
+        raise UsageError(f"{'; '.join(outside)}; to go there all the same: --allow-far-goals")
+    return goals, outside
+
+
+def drawn(task: Task, count: int, seed: int) -> np.ndarray:
+    """Goals [count, G] as episodes of training have them."""
+    keys = jax.random.split(jax.random.key(seed), count)
+    return np.array(jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys), np.float32)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--goals: {file} cannot be read: {error}") from error
+
+
+def _goal(where: str, line: str, allowed: str, size: int) -> list[float]:
+    try:
+        values = [float(part) for part in line.replace(",", " ").split()]
+    except ValueError:
+        values = []
+    if len(values) != size or not np.isfinite(values).all():
+        raise UsageError(f"{where}: {line.strip()!r}, allowed: {allowed}")
+    return values

@@ -1,0 +1,104 @@
+"""What the FR3 allows, and where a record of its states breaks it."""
+
+import xml.etree.ElementTree as ElementTree
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from teacher.tasks.fr3_arm import ACCELERATION, LOWER, UPPER
+
+PERIOD = 0.001  # s, between two states of the robot
+LOST = 20  # commands in a row, after which the robot ends the motion
+SLACK = 1e-3  # rad/s, of a joint that rests beside its limit
+SOFT = ("deceleration_limit", "velocity_offset")
+
+
+class States(NamedTuple):
+    """Of a robot, one a millisecond: [T, 7], rad and rad/s."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    desired: np.ndarray
+    """velocity that the robot was told"""
+    moving: np.ndarray
+    """[T] bool: whether a motion was in progress"""
+    fresh: np.ndarray
+    """[T] bool: whether a new command had arrived; without one the robot goes on with the one before"""
+
+
+class VelocityLimits(NamedTuple):
+    """Of joints whose velocity limit falls towards their position limits; [A] each.
+
+    A joint may move towards `upper` by at most -offset + sqrt(2 * deceleration * (upper - q)), towards
+    `lower` likewise, and never faster than `velocity` (libfranka, "Limits for Franka Research 3")."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    velocity: np.ndarray
+    deceleration: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def of(cls, urdf: str, joints: tuple[str, ...]) -> "VelocityLimits":
+        """As a robot's URDF states them; KeyError for a joint without them."""
+        root = ElementTree.fromstring(urdf)
+        rows = []
+        for name in joints:
+            limit = root.find(f".//joint[@name='{name}']/limit")
+            soft = root.find(f".//joint[@name='{name}']/position_based_velocity_limits")
+            if limit is None or soft is None:
+                raise KeyError(f"{name}: the URDF states no position-dependent velocity limits")
+            edges = [float(limit.attrib[key]) for key in ("lower", "upper", "velocity")]
+            rows.append([*edges, *(float(soft.attrib[key]) for key in SOFT)])
+        return cls(*np.array(rows).T)
+
+    def at(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest velocity [..., A] at positions [..., A], rad/s."""
+
+        def towards(edge: np.ndarray) -> np.ndarray:
+            braking = np.sqrt(np.maximum(2 * self.deceleration * edge, 0)) - self.offset
+            return np.minimum(self.velocity, np.maximum(braking, 0))
+
+        return -towards(q - self.lower), towards(self.upper - q)
+
+
+def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
+    """Where a robot's states break its limits of position, velocity or acceleration.
+
+    Positions are held against the published limits, which are tighter than the URDF's mechanical ones.
+    Velocities are the measured and the desired ones; accelerations those of the desired velocities within a
+    motion, which is what the robot refuses: measured ones are its servo's, and without a motion nothing is
+    desired. They lie between one command and the next, over the time that passed between the two: a packet
+    that the network brings a millisecond late is counted as that.
+    Returns: `limit_violations`, states in which a joint breaks a limit, and for each kind how many; `states`;
+    `late_packets`, states of a motion without a new command; the largest acceleration in rad/s^2; the largest
+    share of a velocity limit."""
+    low, high = limits.at(states.position)
+    desired = np.where(states.moving[:, None], states.desired, 0)
+    fast = [(v > high + SLACK) | (v < low - SLACK) for v in (states.velocity, desired)]
+    change = _accelerations(states)
+    broken = {
+        "position": ((states.position < LOWER) | (states.position > UPPER)).any(axis=1),
+        "velocity": (fast[0] | fast[1]).any(axis=1),
+        "acceleration": (change > ACCELERATION).any(axis=1),
+    }
+    return {
+        "limit_violations": int(np.any(list(broken.values()), axis=0).sum()),
+        "violations": {kind: int(found.sum()) for kind, found in broken.items()},
+        "states": len(change),
+        "late_packets": int((states.moving & ~states.fresh).sum()),
+        "largest_acceleration": float(change.max(initial=0)),
+        "largest_velocity_share": float((np.abs(states.velocity) / limits.velocity).max(initial=0)),
+    }
+
+
+def _accelerations(states: States) -> np.ndarray:
+    """[T, 7] rad/s^2, where a new command arrived: from the one before it in the same motion; else 0."""
+    found = np.zeros_like(states.desired)
+    arrivals = np.flatnonzero(states.moving & states.fresh)
+    motion = np.cumsum(~states.moving)[arrivals]
+    same = motion[1:] == motion[:-1]
+    before, after = arrivals[:-1][same], arrivals[1:][same]
+    passed = np.minimum(after - before, LOST) * PERIOD
+    found[after] = np.abs(states.desired[after] - states.desired[before]) / passed[:, None]
+    return found

@@ -1,0 +1,106 @@
+"""franky-sim in a process of its own: an FR3 that speaks the robot's protocol, and keeps a log at 1 kHz.
+
+Run as a program: python -m pipelines.robot.simulated HOST LOG.npz Q1 ... Q7
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.robot.limits import PERIOD, States, VelocityLimits
+from teacher.errors import FathomError
+from teacher.tasks.fr3_arm import JOINTS
+
+HOST = "127.0.0.1"
+READY = "ready"
+
+
+@contextmanager
+def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
+    """The address of a simulated robot that begins at `start` [7], rad; `log` is written at the end."""
+    words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(log)]
+    process = subprocess.Popen(
+        [*words, *map(repr, map(float, start))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for who drives the robot; it stands until it is stopped
+    )
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != READY:
+            _, errors = process.communicate(timeout=10)
+            why = " ".join(errors.strip().splitlines()[-1:])
+            raise FathomError(f"the simulated robot did not start: {why}; is another one running?")
+        yield HOST
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def read_log(log: Path) -> States:
+    try:
+        with np.load(log) as arrays:
+            return States(*(arrays[name] for name in States._fields))
+    except (OSError, ValueError, KeyError) as error:
+        raise FathomError(f"{log}: the simulated robot left no log: {error}") from error
+
+
+def velocity_limits() -> VelocityLimits:
+    """Of the FR3, as the URDF that comes with the simulator states them."""
+    from franky_sim.urdf import FR3_URDF
+
+    return VelocityLimits.of(FR3_URDF, tuple(joint.removeprefix("fr3_") for joint in JOINTS))
+
+
+def serve(host: str, log: Path, start: Sequence[float]) -> None:
+    """Until SIGTERM."""
+    import franky_sim
+    from franky_sim.mujoco_simulator import MujocoSimulator
+
+    states: list[Any] = []
+    with MujocoSimulator() as simulator:
+        robot = simulator.add_robot(initial_q=tuple(start))
+        with franky_sim.SimulationServer(simulator, hostname_candidates=[host]) as server:
+            running = True
+
+            def stop(*_: Any) -> None:
+                nonlocal running
+                running = False
+
+            signal.signal(signal.SIGTERM, stop)
+            arrived = _noting_arrivals(robot)
+            print(READY, flush=True)
+            due = time.monotonic()
+            while running:
+                server.run_once(realtime=False)
+                state, moving = robot.state, server.robot_servers[0].current_motion_id > 0
+                states.append((*state.q, *state.dq, *state.dq_d, moving, arrived[0]))
+                due = max(due + PERIOD, time.monotonic() - 0.01)
+                time.sleep(max(0.0, due - time.monotonic()))
+    position, velocity, desired, flags = np.split(np.array(states), [7, 14, 21], axis=1)
+    moving, fresh = flags.T > 0
+    np.savez(log, **States(position, velocity, desired, moving, fresh)._asdict())
+
+
+def _noting_arrivals(robot: Any) -> list[bool]:
+    """One flag: whether the robot had a new command in the last millisecond that it was moved in."""
+    arrived, control = [False], robot.joint_velocity_control
+
+    def noted(target: Sequence[float], has_new_command: bool = True) -> None:
+        arrived[0] = has_new_command
+        control(target, has_new_command=has_new_command)
+
+    robot.joint_velocity_control = noted
+    return arrived
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]), [float(each) for each in sys.argv[3:]])

@@ -1,0 +1,300 @@
+"""A bundle drives an FR3 that speaks the robot's own protocol; what it may not do is refused before."""
+
+import json
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from export.bundle import write_bundle
+from pipelines.cli import app
+from pipelines.progress import Display
+from pipelines.robot.driving import drive
+from pipelines.robot.franka import Franka, require_drivable
+from pipelines.robot.goals import goals_of
+from pipelines.robot.limits import States, violations
+from pipelines.robot.simulated import simulated_robot, velocity_limits
+from teacher.errors import FathomError, UsageError
+from teacher.tasks import make_task
+from teacher.tasks.fr3_arm import HOME, JOINTS, LOWER, UPPER, flange_position, joint_frames
+
+TASK = make_task("fr3_reach")
+SPEC = TASK.spec
+RECORD = SPEC.model_dump(mode="json")
+LIMITS = velocity_limits()
+GAIN, DAMPING = 3.0, 0.05  # 1/s; m^2
+FIGURES = {
+    "goals",
+    "reached",
+    "worst_distance_m",
+    "limit_violations",
+    "missed_deadlines",
+    "latency_us_p50",
+    "latency_us_p99",
+}
+
+
+def servo(obs, goal):
+    """Velocities along the flange's Jacobian, [B, 7]: a policy that reaches without being trained."""
+    q = obs[:, :7]
+    places, turns = joint_frames(q)
+    axes, arms = turns[:, :7, :, 2], places[:, 7:] - places[:, :7]
+    jacobian = jnp.stack(
+        [
+            axes[..., 1] * arms[..., 2] - axes[..., 2] * arms[..., 1],
+            axes[..., 2] * arms[..., 0] - axes[..., 0] * arms[..., 2],
+            axes[..., 0] * arms[..., 1] - axes[..., 1] * arms[..., 0],
+        ],
+        axis=-2,
+    )
+    wanted = GAIN * (goal - places[:, 7])
+    # A few steps of descent stand in for a matrix's inverse.
+    velocity = jnp.zeros_like(q)
+    for _ in range(20):
+        velocity = (1 - 0.1 * DAMPING) * velocity + 0.8 * jnp.einsum(
+            "bij,bi->bj", jacobian, wanted - jnp.einsum("bij,bj->bi", jacobian, velocity)
+        )
+    return jnp.clip(velocity, -1, 1)
+
+
+def far(obs, action, goal):
+    return jnp.sqrt(jnp.sum((obs[:, 14:17] - goal) ** 2, axis=-1) + 0.01 * jnp.sum(action**2, axis=-1))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    random = np.random.default_rng(0)
+    q = random.uniform(SPEC.joints.lower, SPEC.joints.upper, (1000, 7))
+    obs = np.concatenate([q, random.normal(size=(1000, 7)), flange_position(q)], axis=1)
+    goals = flange_position(random.permutation(q))
+    arrays = (each.astype(np.float32) for each in (obs, goals, random.uniform(-1, 1, (1000, 7))))
+    directory = tmp_path_factory.mktemp("servo") / "servo"
+    write_bundle(
+        directory,
+        SPEC,
+        servo,
+        far,
+        *arrays,
+        provenance={"student": "servo"},
+        judge=lambda _: {"success": 1.0},
+    )
+    return directory
+
+
+def control(*words):
+    return CliRunner().invoke(app, ["control", *map(str, words)])
+
+
+def states(count=100, **columns):
+    still = {
+        "position": np.tile(HOME, (count, 1)),
+        "velocity": np.zeros((count, 7)),
+        "desired": np.zeros((count, 7)),
+        "moving": np.ones(count, bool),
+        "fresh": np.ones(count, bool),
+    }
+    return States(**(still | columns))
+
+
+def test_a_bundle_moves_the_robot_from_goal_to_goal_within_its_limits(bundle, tmp_path):
+    log = tmp_path / "steps.npz"
+    done = control(bundle, "--robot", "fr3-sim", "--goals", 3, "--log", log, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= FIGURES
+    assert (found["goals"], found["reached"]) == (3, 3)
+    assert max(found["distances_m"]) == found["worst_distance_m"] < 0.05
+    assert found["violations"] == {"position": 0, "velocity": 0, "acceleration": 0}
+    assert found["limit_violations"] == 0
+    assert 5 < found["largest_acceleration"] <= 10
+    assert found["states"] > 14_000
+    assert 0 < found["latency_us_p50"] <= found["latency_us_p99"]
+    with np.load(log) as steps:
+        count = found["steps"]
+        assert steps["reading"].shape == (count, 17)
+        # The simulated arm is the one that the policy was made for.
+        np.testing.assert_allclose(
+            steps["reading"][:, 14:], flange_position(steps["reading"][:, :7]), atol=1e-5
+        )
+        assert len(np.unique(steps["goal"], axis=0)) == 3
+
+
+def test_it_starts_beside_joint_limits_and_keeps_them(bundle):
+    beside = np.where(np.arange(7) % 2, np.array(UPPER) - 0.01, np.array(LOWER) + 0.01)
+    found = drive(
+        bundle,
+        Display(),
+        robot="fr3-sim",
+        goals="0.4,0.1,0.5",
+        seconds=8.0,
+        start=",".join(map(str, beside)),
+    )
+    assert found["reached"] == 1
+    assert found["violations"] == {"position": 0, "velocity": 0, "acceleration": 0}
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from pipelines.cli import app
+threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM)).start()
+app(["control", sys.argv[1], "--robot", "fr3-sim", "--goals", "20", "--log", sys.argv[2], "--json"])
+"""
+
+
+def test_interrupted_it_stops_the_robot_and_keeps_the_log(bundle, tmp_path):
+    log = tmp_path / "steps.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, bundle, log], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 130, done.stderr
+    assert "the robot was stopped" in done.stderr
+    assert done.stdout == ""
+    with np.load(log) as steps:
+        assert 10 < len(steps["seconds"]) < 400
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from franky_sim import franka_robot_server as server
+from pipelines.robot.simulated import serve
+usual = server.FrankaRobotServer.robot_state
+server.FrankaRobotServer.robot_state = property(
+    lambda self: usual.fget(self).replace(robot_mode=server.RobotMode.kReflex, errors=[True] + [False] * 40)
+)
+serve("127.0.0.1", Path(sys.argv[1]), [0.0, -0.8, 0.0, -2.4, 0.0, 1.6, 0.8])
+"""
+
+
+def test_a_robot_in_an_error_state_is_not_moved(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BROKEN, tmp_path / "log.npz"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(FathomError, match=r"robot 127\.0\.0\.1: in an error state .*position"):
+            Franka("127.0.0.1", RECORD)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_a_robot_that_is_not_there_is_said_to_be(bundle):
+    done = control(bundle, "--robot", "fr3", "--host", "127.0.0.1", "--goals", 1)
+    assert done.exit_code == 1
+    assert "robot 127.0.0.1: not reachable" in done.stderr
+
+
+def test_a_second_simulated_robot_says_why_it_does_not_start(tmp_path):
+    another = simulated_robot(tmp_path / "b.npz", HOME)
+    with (
+        simulated_robot(tmp_path / "a.npz", HOME),
+        pytest.raises(FathomError, match=r"did not start.*another one running"),
+        another,
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--robot", "fr4"], "unknown --robot 'fr4'; did you mean 'fr3'"),
+        (["--robot", "fr3"], "needs --host"),
+        (["--robot", "fr3-sim", "--host", "10.0.0.1"], "takes no --host"),
+        (["--robot", "fr3", "--host", "a", "--start", "0,0,0,0,0,0,0"], "--start places a simulated robot"),
+        (["--robot", "fr3-sim", "--start", "0,0,0"], "--start: 0,0,0, allowed: seven joint positions"),
+        (["--robot", "fr3-sim", "--start", "9,0,0,-1,0,1,0"], "[-2.7437, 2.7437]"),
+        (["--robot", "fr3-sim", "--seconds", "0"], "--seconds: 0, allowed: 0.5 to 3600"),
+        (["--robot", "fr3-sim", "--goals", "0"], "--goals: 0, allowed: a number from 1"),
+        (["--robot", "fr3-sim", "--goals", "0.1,0.2"], "'0.1,0.2', allowed: "),
+        (["--robot", "fr3-sim", "--goals", "0.1,0.2,nan"], "nan"),
+        (["--robot", "fr3-sim", "--goals", "0.1,0.2,3.0"], "z = 3 m, trained in [0.139, 1.057]"),
+        (["--robot", "fr3-sim", "--goals", "nowhere.txt"], "'nowhere.txt', allowed: "),
+        (["--robot", "fr3-sim", "--log", "steps.csv"], "allowed: a file that ends in .npz"),
+        (["--robot", "fr3-sim", "--engine", "mujoco"], "--engine: not with --robot"),
+        (["--goals", "3", "--allow-far-goals"], "--goals, --allow-far-goals: only with --robot"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_starts(bundle, words, message):
+    done = control(bundle, *words)
+    assert done.exit_code == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_goals_come_from_a_file_and_far_ones_with_a_warning(tmp_path):
+    file = tmp_path / "goals.txt"
+    file.write_text("0.4, 0.1, 0.5\n\n0.3 -0.2 1.5\n")
+    with pytest.raises(UsageError, match=r"goals\.txt line 3: z = 1\.5 m, .*--allow-far-goals"):
+        goals_of(str(file), TASK, seed=0, far=False)
+    goals, warnings = goals_of(str(file), TASK, seed=0, far=True)
+    np.testing.assert_allclose(goals, [[0.4, 0.1, 0.5], [0.3, -0.2, 1.5]], rtol=1e-6)
+    assert len(warnings) == 1
+    file.write_text("")
+    with pytest.raises(UsageError, match="is empty"):
+        goals_of(str(file), TASK, seed=0, far=False)
+    file.write_bytes(b"\xff\xfe0")
+    with pytest.raises(UsageError, match="cannot be read"):
+        goals_of(str(file), TASK, seed=0, far=False)
+
+
+def test_drawn_goals_are_those_of_training():
+    goals, warnings = goals_of("500", TASK, seed=1, far=False)
+    assert not warnings
+    assert (goals >= SPEC.goal.low).all()
+    assert (goals <= SPEC.goal.high).all()
+    assert np.abs(goals - goals_of("500", TASK, seed=2, far=False)[0]).max() > 0.1
+    np.testing.assert_array_equal(goals, goals_of("500", TASK, seed=1, far=False)[0])
+
+
+def test_a_policy_of_another_robot_is_refused():
+    with pytest.raises(UsageError, match=r"reads .*cube.*; an FR3 gives"):
+        require_drivable(make_task("fr3_push_easy").spec.model_dump(mode="json"))
+    action = RECORD["action"]
+    with pytest.raises(UsageError, match=r"joints .*fr3_joint7.*in order"):
+        require_drivable({**RECORD, "action": {**action, "joints": action["joints"][::-1]}})
+    with pytest.raises(UsageError, match="joint_torque"):
+        require_drivable({**RECORD, "action": {**action, "kind": "joint_torque"}})
+
+
+def test_each_kind_of_violation_is_counted_where_it_is():
+    assert violations(states(), LIMITS)["limit_violations"] == 0
+    beyond = states()
+    beyond.position[10:13, 3] = UPPER[3] + 0.01
+    fast = states()
+    fast.velocity[20:24, 0] = 2.7
+    slow_near_limit = states()
+    slow_near_limit.position[:, 0] = UPPER[0]
+    slow_near_limit.desired[10:, 0] = 0.0099 * np.arange(90)
+    leap = states()
+    leap.desired[50:, 6] = 0.011
+    for found, kind, least, most in (
+        (beyond, "position", 3, 3),
+        (fast, "velocity", 4, 4),
+        (slow_near_limit, "velocity", 10, 30),
+        (leap, "acceleration", 1, 1),
+    ):
+        counted = violations(found, LIMITS)
+        assert least <= counted["violations"][kind] <= most
+        assert counted["limit_violations"] == counted["violations"][kind]
+    late = states()
+    late.desired[53:, 6], late.fresh[50:53] = 0.032, False
+    found = violations(late, LIMITS)
+    assert (found["limit_violations"], found["late_packets"]) == (0, 3)
+    assert found["largest_acceleration"] == pytest.approx(8)
+    # Without a motion nothing is desired: the robot then reports what it measures.
+    leap.moving[:] = False
+    assert violations(leap, LIMITS)["limit_violations"] == 0
+
+
+def test_limits_are_the_published_ones():
+    assert (LIMITS.lower <= LOWER).all()
+    assert (LIMITS.upper >= UPPER).all()
+    np.testing.assert_allclose(LIMITS.velocity, SPEC.joints.velocity, atol=1e-6)
+    assert SPEC.joints.acceleration == (10.0,) * len(JOINTS)
+    low, high = LIMITS.at(LIMITS.upper - 1e-4)
+    assert (high < 0.05).all()
+    assert (low < -1).all()
