@@ -1,0 +1,108 @@
+"""Options of the command line that several commands share, or that are long to say."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Preset = Annotated[
+    str | None, typer.Option(help="named settings; `pipeline presets` lists them. Default: quickstart")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="GROUP.FIELD=VALUE", help="change one setting; may be repeated"),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="the same as --set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="of all randomness. Default: 0")]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="run directory, or a name under runs/. Default: the preset's name and the seed",
+    ),
+]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="run directory or name; not needed if there is only one")
+]
+LaterPreset = Annotated[
+    str | None, typer.Option("--preset", help="take this preset's settings for the stages after the teacher")
+]
+LaterSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="of this stage. Default: the run's")
+]
+LaterRun = Annotated[
+    str | None,
+    typer.Option("--run", metavar="DIR", help="the same as [RUN]"),
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GROUP.FIELD=V1,V2,...", help="one run for each value; repeated, one for each combination"
+    ),
+]
+Depths = Annotated[
+    str | None, typer.Option(metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,...")
+]
+Seeds = Annotated[str | None, typer.Option(metavar="S1,S2,...", help="one run for each seed")]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="where a run's processes meet; not needed under Slurm or MPI"),
+]
+Processes = Annotated[int | None, typer.Option(min=1, help="how many processes train one teacher together")]
+Process = Annotated[int | None, typer.Option(min=0, help="which of them this is, from 0")]
+Baselines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|NAME,...",
+        help="also train what distillation is compared with: direct, shallow_actor, cloning, dagger",
+    ),
+]
+Student = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="select this student; the same as --set student.choose=SIZE"),
+]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="add the files of a controller: c99, holosoma, mjlab, unitree; may be repeated",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
+Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
+Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes; default: as the run sets it")]
+HeldOutSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="other held-out episodes than every run's")
+]
+Robot = Annotated[
+    str | None,
+    typer.Option(metavar="fr3|fr3-sim", help="drive this robot instead: a Franka FR3, or one simulated here"),
+]
+Host = Annotated[str | None, typer.Option(metavar="ADDRESS", help="of the robot's control, for --robot fr3")]
+Goals = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|X,Y,Z|FILE",
+        help="draw N as in training, go to one, or to each line of a file. Default: 10",
+    ),
+]
+Seconds = Annotated[float | None, typer.Option(help="on the robot, for each goal. Default: 5")]
+FarGoals = Annotated[
+    bool, typer.Option("--allow-far-goals", help="take goals outside the training range, with a warning")
+]
+Pose = Annotated[
+    str | None, typer.Option("--start", metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home")
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE.npz", help="where every step on the robot is written")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
