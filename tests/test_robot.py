@@ -96,7 +96,7 @@ def states(count=100, **columns):
         "velocity": np.zeros((count, 7)),
         "desired": np.zeros((count, 7)),
         "moving": np.ones(count, bool),
-        "fresh": np.ones(count, bool),
+        "answered": np.arange(count),
     }
     return States(**(still | columns))
 
@@ -304,10 +304,11 @@ def test_each_kind_of_violation_is_counted_where_it_is():
         assert least <= counted["violations"][kind] <= most
         assert counted["limit_violations"] == counted["violations"][kind]
     late = states()
-    late.desired[53:, 6], late.fresh[50:53] = 0.032, False
+    late.desired[53:, 6], late.answered[50:53] = 0.032, 49
     found = violations(late, LIMITS)
     assert (found["limit_violations"], found["late_packets"]) == (0, 3)
     assert found["largest_acceleration"] == pytest.approx(8)
+    assert found["largest_acceleration_delivered"] == pytest.approx(32)
     # Without a motion nothing is desired: the robot then reports what it measures.
     leap.moving[:] = False
     assert violations(leap, LIMITS)["limit_violations"] == 0

@@ -12,7 +12,7 @@ from teacher.errors import FathomError, UsageError
 from teacher.tasks.fr3_arm import ACCELERATION, JOINTS, flange_position
 
 HOLD_MS = 200  # for how long the robot follows a velocity when no newer one arrives
-PLANNED = 0.85  # share of the acceleration limits that ramps between commands use
+PLANNED = 0.75  # share of the acceleration limits that ramps between commands use
 READABLE = ("joint_position", "joint_velocity", "flange_position")
 
 

@@ -87,18 +87,18 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
             stopped = threading.Event()
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())
             threading.Thread(target=_at_end_of_input, args=(stopped.set,), daemon=True).start()
-            arrived = _noting_arrivals(robot)
+            answered = _noting_answers(server.robot_servers[0])
             print(READY, flush=True)
             due = time.monotonic()
             while not stopped.is_set():
                 server.run_once(realtime=False)
                 state, moving = robot.state, server.robot_servers[0].current_motion_id > 0
-                states.append((*state.q, *state.dq, *state.dq_d, moving, arrived[0]))
+                states.append((*state.q, *state.dq, *state.dq_d, moving, answered[0]))
                 due = max(due + PERIOD, time.monotonic() - 0.01)
                 time.sleep(max(0.0, due - time.monotonic()))
-    position, velocity, desired, flags = np.split(np.array(states), [7, 14, 21], axis=1)
-    moving, fresh = flags.T > 0
-    np.savez(log, **States(position, velocity, desired, moving, fresh)._asdict())
+    position, velocity, desired, rest = np.split(np.array(states), [7, 14, 21], axis=1)
+    moving, numbers = rest.T
+    np.savez(log, **States(position, velocity, desired, moving > 0, numbers.astype(np.int64))._asdict())
 
 
 def _at_end_of_input(act: Callable[[], None]) -> None:
@@ -106,16 +106,18 @@ def _at_end_of_input(act: Callable[[], None]) -> None:
     act()
 
 
-def _noting_arrivals(robot: Any) -> list[bool]:
-    """One flag: whether the robot had a new command in the last millisecond that it was moved in."""
-    arrived, control = [False], robot.joint_velocity_control
+def _noting_answers(server: Any) -> list[int]:
+    """One number: of the state that the newest command answers."""
+    from franky_sim.franka_robot_protocol import UDPCommand
 
-    def noted(target: Sequence[float], has_new_command: bool = True) -> None:
-        arrived[0] = has_new_command
-        control(target, has_new_command=has_new_command)
+    answered, handle = [0], server._handle_udp_command
 
-    robot.joint_velocity_control = noted
-    return arrived
+    def noted(data: bytes) -> None:
+        answered[0] = UDPCommand.from_bytes(data).message_id
+        handle(data)
+
+    server._handle_udp_command = noted
+    return answered
 
 
 if __name__ == "__main__":
