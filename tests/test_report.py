@@ -11,7 +11,8 @@ from pipelines.presets import preset
 from pipelines.report import write_report
 from pipelines.report.drawing import MAX_POINTS, thinned
 from pipelines.report.findings import read_findings
-from pipelines.report.plots import distances, pareto
+from pipelines.report.pareto import pareto
+from pipelines.report.plots import distances
 from pipelines.report.reproduce import assignments
 from pipelines.rundir import RECORDING, STILLS, create_run, write_json
 from teacher.errors import FathomError

@@ -2,7 +2,6 @@
 
 import json
 
-from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
 from pipelines.report import wording
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, details, element, joined, table
@@ -48,34 +47,6 @@ def funnel(findings: Findings) -> Html:
         else None,
         element("ul", *left, class_="missing") if left else None,
     )
-
-
-def parity(findings: Findings) -> Html | None:
-    """How near each file comes to JAX, beside what is allowed."""
-    exported = findings.summary.get("export")
-    if not exported:
-        return None
-    allowed, (absolute, relative) = ACTION_TOLERANCE[0], DISTANCE_TOLERANCE
-    head = [
-        "size",
-        "observations",
-        "actions: largest error",
-        "allowed",
-        "distance: largest error",
-        "allowed at distance d",
-    ]
-    rows = [
-        [
-            size,
-            wording.count(file.get("observations")),
-            wording.error(file.get("parity_max_error")),
-            f"{allowed:g}",
-            wording.error(file.get("distance_max_error")),
-            f"{absolute:g} + {relative:g} · d",
-        ]
-        for size, file in exported.items()
-    ]
-    return table("ONNX Runtime against JAX, on observations of the students' own episodes", head, rows)
 
 
 def origin(findings: Findings) -> Html:
