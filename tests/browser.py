@@ -110,8 +110,8 @@ class Browser:
 
 
 @contextmanager
-def browser(profile: Path):
-    """A browser with an empty profile there; it ends with the block."""
+def browser(profile: Path, *flags: str):
+    """A browser with an empty profile there, and a tab in it; it ends with the block."""
     assert PROGRAM is not None
     commands, answers = os.pipe(), os.pipe()
 
@@ -120,7 +120,7 @@ def browser(profile: Path):
         os.dup2(reading, 3)
         os.dup2(writing, 4)
 
-    command = [PROGRAM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    command = [PROGRAM, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(
         command, preexec_fn=ends, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

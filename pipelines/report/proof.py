@@ -1,7 +1,7 @@
 """The files' proof: how near each comes to JAX, and how fast it answers."""
 
 import numpy as np
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
 from pipelines.report import wording
@@ -54,6 +54,8 @@ def proof_histograms(findings: Findings) -> list[Html]:
             axes.hist(seen, bins=np.geomspace(*ends, BINS), color=SERIES[0])
             axes.axvline(allowed, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="allowed")
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
     if latency is not None and len(latency):
         with plot(f"Latency of {size}, \u00b5s, observations", drawn) as axes:
             slow = float(np.percentile(latency, 99))

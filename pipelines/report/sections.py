@@ -25,18 +25,18 @@ def funnel(findings: Findings) -> Html:
     head += ["time at goal", "final distance"]
     rows: list[list[object]] = []
     if teacher := summary.get("teacher"):
-        rows.append([_stage("Teacher"), _teacher_facts(teacher), *_scores(teacher, findings)])
+        rows.append([_stage("Teacher"), _teacher_facts(teacher), *scores(teacher, findings)])
     if summary.get("students"):
         student = summary["students"].get(size, {})
         what = _student_facts(size, student) if size else f"{', '.join(findings.sizes)}, not judged yet"
-        rows.append([_stage("Student"), what, *_scores(student, findings)])
+        rows.append([_stage("Student"), what, *scores(student, findings)])
     if exported := summary.get("export", {}).get(size):
         rows.append([_stage("File"), _file_facts(exported), *[_same()] * 4])
     if controlled := summary.get("control", {}).get(findings.controlled):
         what = _control_facts(controlled, findings)
-        rows.append([_stage("Control"), what, *_scores(controlled, findings)])
+        rows.append([_stage("Control"), what, *scores(controlled, findings)])
     if driven := summary.get("robot", {}).get(findings.driven):
-        rows.append([_stage("Robot"), _robot_facts(driven, findings), *_scores(_as_scores(driven), findings)])
+        rows.append([_stage("Robot"), _robot_facts(driven, findings), *scores(_asscores(driven), findings)])
     left = [
         element("li", f"{stage}: {state}. ", element("code", command))
         for stage, state, command in missing(findings)
@@ -130,14 +130,15 @@ def _robot_facts(driven: JSON, findings: Findings) -> Html | None:
     )
 
 
-def _as_scores(driven: JSON) -> JSON:
+def _asscores(driven: JSON) -> JSON:
     return {
         "success_final": driven["reached"] / driven["goals"],
         "final_distance": driven["mean_distance_m"],
     }
 
 
-def _scores(figures: JSON, findings: Findings) -> list[Html | None]:
+def scores(figures: JSON, findings: Findings) -> list[Html | None]:
+    """Cells of a row: success, strict success, time at goal, final distance."""
     unit = findings.unit
     distance = wording.length(figures.get("final_distance"), unit)
     return [
