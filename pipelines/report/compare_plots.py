@@ -13,6 +13,7 @@ from pipelines.report.plots import DASHES, SCORES
 
 ROW = 0.42  # inches a run
 STAGES = ("teacher", "student", "controller")
+COLOURS = (SERIES[1], SERIES[0], SERIES[2])  # of the stages; the first two as on a run's own page
 MARKERS = "osD^v"  # a kind for each run, so that colour is not all that tells them apart
 
 
@@ -34,9 +35,7 @@ def policies(found: dict[str, Findings]) -> list[Html]:
     for key, label in SCORES:
         title = f"{label.capitalize()}, % (lines: {wording.INTERVALS})"
         with plot(title, drawn, 0.9 + ROW * len(found)) as axes:
-            for stage, offset, colour in zip(
-                STAGES, (-0.22, 0, 0.22), SERIES[1::-1] + SERIES[2:], strict=False
-            ):
+            for stage, offset, colour in zip(STAGES, (-0.22, 0, 0.22), COLOURS, strict=True):
                 rows = {i + offset: each[stage] for i, each in enumerate(of_runs.values()) if stage in each}
                 if rows:
                     low, high = zip(*(score[f"{key}_interval"] for score in rows.values()), strict=True)

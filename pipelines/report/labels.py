@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from pipelines.report.drawing import INK
+from pipelines.report.drawing import INK, draw_legend
 
 Where = tuple[float, float, float]  # x, and low and high end of what is drawn there; in data
 GAP = 4.0  # points between a mark and its name
@@ -15,9 +15,11 @@ MARK = 3.0  # points: half the width of a mark
 def name_points(axes: Axes, points: Mapping[str, Where], order: Sequence[str]) -> list[str]:
     """Writes names above, below, right or left of their marks; the first in `order` chooses first.
 
-    A name for which no place is free is left out. Returns: the names that were written. To be called last,
-    when axes and limits are as they will stay."""
+    A name for which no place is free is left out, and so are points that are not in `order`. To be called
+    last, when axes and limits are as they will stay.
+    Returns: the names that were written."""
     figure = axes.figure
+    draw_legend(axes)  # takes room from the axes
     figure.draw_without_rendering()  # lays out, so that points have their places on the page
     dot = figure.dpi / 72
     marks = {name: _mark(axes, where, MARK * dot) for name, where in points.items()}

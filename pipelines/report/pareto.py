@@ -11,7 +11,7 @@ from pipelines.report.labels import name_points
 from pipelines.report.markup import Html
 
 HEIGHT = 3.6  # inches
-BAND = 0.04  # of retention; room is left above and below for names
+ROOM = 0.01  # of retention: the least that is left above and below, for names
 
 
 def pareto(findings: Findings) -> list[Html]:
@@ -61,17 +61,15 @@ def _draw(axes: Axes, findings: Findings, kept: JSON, costs: dict[str, float], t
     axes.set_xscale("log")
     axes.margins(x=0.1)
     low, high = axes.dataLim.intervaly
-    room = max(0.2 * (high - low), BAND / 2)
+    room = max(0.2 * (high - low), ROOM)
     axes.set_ylim(low - room, high + room)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     percent_axis(axes.yaxis)
-    order = [*([selected] if selected in costs else []), *leading, *costs]
-    places = {
-        size: (costs[size], kept[size]["retention_low"], kept[size]["retention_high"]) for size in costs
-    }
-    name_points(axes, places, list(dict.fromkeys(size for size in order if size)))
+    order = dict.fromkeys([*(size for size in costs if size == selected), *leading, *costs])
+    places = {s: (costs[s], kept[s]["retention_low"], kept[s]["retention_high"]) for s in costs}
+    name_points(axes, places | ({"teacher": (teacher, 1, 1)} if teacher else {}), list(order))
 
 
 def _teacher_parameters(kept: JSON) -> float | None:
