@@ -5,6 +5,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from export.bundle import write_bundle
 from export.controller import Controller
@@ -13,10 +14,10 @@ from export.profiles import require_profiles
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.distilling import teacher_of
-from pipelines.judging import Yardstick, own_experience
+from pipelines.judging import Yardstick, own_experience, teacher_latency
 from pipelines.progress import Display
 from pipelines.robustness import robustness
-from pipelines.rundir import Run
+from pipelines.rundir import Run, write_columns
 from student.networks import act, critic_distance
 from student.saved import TrainedStudent, load_student
 from student.selection import Selection, select
@@ -42,6 +43,8 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
     measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
     if len(kept) < len(students) or run.changed is not None:
         run.begin_stage("export", teacher.source, chosen)
+    if len(kept) < len(students):
+        run.update_summary({"teacher": {"latency_us_p50": teacher_latency(teacher)}})
     for student in (student for student in students if student not in kept):
         figures = _export_student(run, measure(), student, chosen)
         run.update_summary(figures)
@@ -108,6 +111,12 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         profiles=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
+    write_columns(
+        run.proof(student.name),
+        action_error=np.maximum(policy.errors, flat.errors),
+        distance_error=distance.errors,
+        latency_us=policy.latencies_us,
+    )
     exported = {
         "bundle": str((run.bundles / student.name).relative_to(run.path)),
         "student_sha256": student.source,
