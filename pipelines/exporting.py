@@ -28,6 +28,10 @@ from teacher.trained import Teacher
 
 JSON = dict[str, Any]
 STREAM = 2  # of the run's seed
+SHOWN = {
+    "student": ("retention", "time_at_goal", "success_final", "final_distance"),
+    "file": ("parity_max_error", "latency_us_p50", "latency_us_p99"),
+}
 SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
 
 
@@ -45,15 +49,20 @@ def export(run: Run, display: Display, *, resume: bool, seed: int | None = None)
         run.begin_stage("export", teacher.source, chosen)
     if len(kept) < len(students):
         run.update_summary({"teacher": {"latency_us_p50": teacher_latency(teacher)}})
-    for student in (student for student in students if student not in kept):
-        figures = _export_student(run, measure(), student, chosen)
-        run.update_summary(figures)
-        parity = figures["export"][student.name]["parity_max_error"]
-        display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-    selection = _select(run)
-    display.say(f"selected: {selection.because}")
-    selected = next(student for student in students if student.name == selection.size)
-    _measure_robustness(run, measure, selected, resume=resume)
+    with display.bar("export", len(students), len(kept), piece="students", groups=SHOWN) as bar:
+        for number, student in enumerate((s for s in students if s not in kept), len(kept) + 1):
+            bar.note = student.name
+            figures = _export_student(run, measure(), student, chosen)
+            run.update_summary(figures)
+            exported, judged = (figures[part][student.name] for part in ("export", "students"))
+            parity = exported["parity_max_error"]
+            display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
+            bar.update(number, judged | exported, judged)
+        selection = _select(run)
+        display.say(f"selected: {selection.because}")
+        selected = next(student for student in students if student.name == selection.size)
+        bar.note = f"{selected.name} under harder conditions"
+        _measure_robustness(run, measure, selected, resume=resume)
     return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
 
 
