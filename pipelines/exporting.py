@@ -122,9 +122,9 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     write_columns(
         run.proof(student.name),
-        action_error=np.maximum(policy.errors, flat.errors),
-        distance_error=distance.errors,
-        latency_us=policy.latencies_us,
+        action_error=np.maximum(policy.errors, flat.errors).astype(np.float32),
+        distance_error=distance.errors.astype(np.float32),
+        latency_us=policy.latencies_us.astype(np.float32),
     )
     exported = {
         "bundle": str((run.bundles / student.name).relative_to(run.path)),

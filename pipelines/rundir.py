@@ -275,11 +275,11 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_columns(file: Path, **columns: np.ndarray) -> None:
-    """Replaces the .npz in one step, as `write_text` does; float32."""
+    """Replaces the .npz in one step, as `write_text` does."""
     partial = file.with_name(f".{file.name}.partial")
     try:
         with partial.open("wb") as stream:
-            np.savez_compressed(stream, **{name: each.astype(np.float32) for name, each in columns.items()})
+            np.savez_compressed(stream, **columns)  # type: ignore[arg-type]  # none is called allow_pickle
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ FLAGS = (
     "--enable-unsafe-swiftshader",
     "--remote-debugging-pipe",
 )
+# The browser reads commands from 3 and answers on 4. Moved aside first: the ends may be 3 and 4 themselves.
+LAUNCH = """
+import fcntl, os, sys
+reading, writing = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
+os.dup2(reading, 3)
+os.dup2(writing, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 ENDED = b"\0"  # after each message
 HARMLESS = "GL Driver Message"  # what software rendering logs of its own speed
 
@@ -115,14 +124,13 @@ def browser(profile: Path, *flags: str):
     assert PROGRAM is not None
     commands, answers = os.pipe(), os.pipe()
 
-    def ends() -> None:  # in the new process: it reads commands from 3 and answers on 4
-        reading, writing = os.dup(commands[0]), os.dup(answers[1])
-        os.dup2(reading, 3)
-        os.dup2(writing, 4)
-
-    command = [PROGRAM, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
+    ends = (commands[0], answers[1])
+    command = [sys.executable, "-c", LAUNCH, *map(str, ends), PROGRAM, *FLAGS, *flags]
     process = subprocess.Popen(
-        command, preexec_fn=ends, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, f"--user-data-dir={profile}", "about:blank"],
+        pass_fds=ends,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     os.close(commands[0])
     os.close(answers[1])

@@ -91,7 +91,7 @@ def test_controls_have_names(page):
 
 def test_tables_name_their_columns_and_rows(page):
     assert len(page.of("caption")) == len(page.of("table"))
-    assert all(each["scope"] in ("col", "row") for each in page.of("th"))
+    assert all(each["scope"] in ("col", "row") and each["text"].strip() for each in page.of("th"))
 
 
 def luminance(colour):

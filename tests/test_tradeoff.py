@@ -23,7 +23,7 @@ def names_drawn(points, order):
     drawn = []
     with plot("names", drawn) as axes:
         axes.set_xscale("log")
-        axes.set_xlim(100, 1e6)
+        axes.set_xlim(2000, 1e5)
         axes.set_ylim(0.9, 1.1)
         written = name_points(axes, points, order)
         boxes = [text.get_window_extent() for text in axes.texts]
@@ -37,12 +37,12 @@ def test_names_overlap_neither_each_other_nor_the_plot_s_edge():
         for width in (32, 33, 64, 256)
     }
     written, boxes = names_drawn(points, list(points))
-    assert written[0] == "2x32" and len(written) == len(boxes) >= 8
+    assert written[0] == "2x32" and len(written) == len(boxes) >= 6
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_who_chooses_first_is_named_where_there_is_room_for_few():
-    points = {name: (1000.0 + i, 0.91, 1.09) for i, name in enumerate("abcdefgh")}
+    points = {name: (10000.0 + i, 0.91, 1.09) for i, name in enumerate("abcdefgh")}
     written, _ = names_drawn(points, list("habcdefg"))
     assert written[0] == "h" and len(written) < 8
 

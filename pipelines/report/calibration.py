@@ -79,8 +79,8 @@ def _controlled_too(findings: Findings) -> dict[str, tuple[JSON, JSON]]:
 
 
 def _engines(findings: Findings, again: dict[str, tuple[JSON, JSON]]) -> tuple[str, str]:
-    run = next(iter(again.values()))[1]["engine"]
-    judged = findings.summary.get("engine", "training")
+    run: str = next(iter(again.values()))[1]["engine"]
+    judged: str = findings.summary.get("engine", "training")
     return wording.ENGINES.get(judged, judged), wording.ENGINES.get(run, run)
 
 

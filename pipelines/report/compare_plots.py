@@ -96,7 +96,16 @@ def _draw_curves(axes: Axes, lines: dict[str, list[JSON]], key: str, counted: st
     for i, (name, each) in enumerate(lines.items()):
         colour, dash = SERIES[i % len(SERIES)], DASHES[i // len(SERIES) % len(DASHES)]
         values = [line["evaluation"][key] for line in each]
-        axes.plot([scale * line[counted] for line in each], values, color=colour, linestyle=dash, label=name)
+        marker = "o" if len(each) < 30 else None
+        axes.plot(
+            [scale * line[counted] for line in each],
+            values,
+            color=colour,
+            linestyle=dash,
+            label=name,
+            marker=marker,
+            markersize=2.5,
+        )
     axes.set_ylim(-0.02, 1.02)
     percent_axis(axes.yaxis)
 

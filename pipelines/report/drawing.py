@@ -1,5 +1,6 @@
 """matplotlib figures as SVG inside the page: its colours, light or dark, and its typeface."""
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -119,5 +120,8 @@ def _inline(svg: str, title: str) -> Html:
     for colour, name in _NAMES.items():
         svg = svg.replace(colour, f"var(--{name})")
     svg = re.sub(r"\s*\n\s*", " ", svg)
+    # Names are the same wherever two plots hold the same shape; on the page each stands once.
+    own = hashlib.sha256((title + svg).encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{own}-", svg)
     label = Html(f'role="img" aria-label="{element("i", title)[3:-4]}"')
     return Html(f"<svg {size[0]} {label}>{svg}</svg>")

@@ -18,7 +18,8 @@ def name_points(axes: Axes, points: Mapping[str, Where], order: Sequence[str]) -
     A name for which no place is free is left out, and so are points that are not in `order`. To be called
     last, when axes and limits are as they will stay.
     Returns: the names that were written."""
-    figure = axes.figure
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes stand on a figure"
     draw_legend(axes)  # takes room from the axes
     figure.draw_without_rendering()  # lays out, so that points have their places on the page
     dot = figure.dpi / 72
@@ -26,9 +27,8 @@ def name_points(axes: Axes, points: Mapping[str, Where], order: Sequence[str]) -
     taken, written = list(marks.values()), []
     for name in order:
         for x, y, side, rise in _places(marks[name], GAP * dot):
-            text = axes.annotate(
-                name, axes.transData.inverted().transform((x, y)), ha=side, va=rise, color=INK
-            )
+            at, height = axes.transData.inverted().transform((x, y))
+            text = axes.text(at, height, name, ha=side, va=rise, color=INK)
             box = text.get_window_extent().padded(dot)
             if (
                 axes.bbox.contains(*box.min)

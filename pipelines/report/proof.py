@@ -47,7 +47,7 @@ def proof_histograms(findings: Findings) -> list[Html]:
         with plot(f"Largest error of an action of {size}, observations", drawn) as axes:
             seen = np.maximum(errors, SMALLEST_ERROR)  # a logarithmic axis has no zero
             ends = SMALLEST_ERROR, max(2 * allowed, seen.max())
-            axes.hist(seen, bins=np.geomspace(*ends, BINS), color=SERIES[0])
+            axes.hist(seen, bins=np.geomspace(*ends, BINS).tolist(), color=SERIES[0])
             axes.axvline(allowed, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="allowed")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))

@@ -58,7 +58,7 @@ def _table(findings: StudyFindings) -> Html | None:
     if not findings.finished:
         return None
     head = [
-        "",
+        "values",
         "actor",
         "critic",
         _success(findings),
