@@ -32,12 +32,11 @@ METRICS = {"critic_loss": 3.2123, "critic_accuracy": 0.45, "actor_gradient_norm"
 
 @pytest.fixture
 def bar(monkeypatch) -> Bar:
-    """After 4 of 10 iterations of 1000 steps: 50 s for the first, which compiled, then 10 s each."""
-    times = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: times[-1])
+    """After 4 of 10 iterations of 1000 steps: 50 s for the first, which compiled, and 10 s for each other."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     bar = Bar("teacher", 10, 0, "iterations", 1000, "steps", GROUPS)
     for done, now in enumerate((50.0, 60.0, 70.0, 80.0), 1):
-        times.append(now)
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
         bar.update(done, METRICS, SCORE if done == 2 else None)
     return bar
 
@@ -89,11 +88,13 @@ def test_at_any_size_lines_and_columns_fit(bar, width, height):
 
 
 def test_no_number_is_cut_in_two():
-    view = View("stage", 0.5, "1 s", [("errors", [f"size{n} 0.{n}23" for n in range(1, 10)])])
+    values = [f"size{number} 0.123" for number in range(9)]
     for width in range(40, 110):
-        (row,) = (line for line in drawn(view, width) if "errors" in line)
-        values = row.strip("│ ").removeprefix("errors").removesuffix("…").split("  ")
-        assert all(re.fullmatch(r"size(\d) 0\.\1" "23", value.strip()) for value in values if value.strip())
+        (row,) = (
+            line for line in drawn(View("stage", 0.5, "1 s", [("errors", values)]), width) if "errors" in line
+        )
+        shown = row.strip("│ ").removeprefix("errors").removesuffix("…").split("  ")
+        assert {value.strip() for value in shown} <= {"", *values}
 
 
 def test_a_sparkline_is_of_the_last_scores_from_nought_to_one():
@@ -164,7 +165,7 @@ def resize(terminal: int, columns: int) -> None:
 
 def test_ctrl_c_leaves_the_terminal_clean():
     written = in_terminal(80, lambda process, _: process.send_signal(signal.SIGINT))
-    assert "╭─ teacher" in written
+    assert "╭" in written
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1  # the cursor is back
     end = written.rpartition("\x1b[2K")[2]  # what follows the last line that was erased
     assert re.search(r"teacher: \d+ of 1,000 iterations, .* left, .*\r\nstopped and saved\r\n$", end)

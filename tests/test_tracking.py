@@ -1,0 +1,154 @@
+"""Trackers get what metrics.jsonl holds, once, and cannot stop a training."""
+
+import json
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from events import read_events, told
+
+from pipelines.config import Config, TrackConfig, with_values
+from pipelines.presets import preset
+from pipelines.rundir import Run, create_run
+from pipelines.stages import check
+from pipelines.tracking import recorded, scalars
+from teacher.errors import UsageError
+
+
+def line(iteration: int) -> dict:
+    score = {"time_at_goal": iteration / 9, "time_at_goal_interval": [0.0, 0.5], "layout": "all"}
+    return {
+        "iteration": iteration,
+        "env_steps": 320 * iteration,
+        "wall_s": 2.0 * iteration,
+        "critic_loss": 1 / iteration,
+        **({"evaluation": score} if iteration % 2 == 0 else {}),
+    }
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run with settings of tracking, whose teacher has begun."""
+
+    def begin(*settings: str) -> Run:
+        run = create_run(tmp_path / "run", with_values(preset("debug"), settings), "debug", 0)
+        run.begin_stage("teacher", None, 0)
+        return run
+
+    return begin
+
+
+def train(run: Run, first: int, last: int) -> list[str]:
+    """The lines of these iterations, as the teacher's stage records them; what was said."""
+    said: list[str] = []
+    run.rewind_metrics("teacher", first - 1)
+    with recorded(run, "teacher", said.append) as record:
+        for iteration in range(first, last + 1):
+            record(line(iteration))
+    return said
+
+
+def expected(lines: list[dict]) -> list[tuple[int, dict[str, float]]]:
+    values = ({key: float(np.float32(number)) for key, number in scalars(each).items()} for each in lines)
+    return [(each["env_steps"], found) for each, found in zip(lines, values, strict=True)]
+
+
+def test_numbers_of_a_line_are_told_flat_and_text_is_not():
+    assert scalars(line(2)) == {
+        "iteration": 2,
+        "env_steps": 640,
+        "wall_s": 4,
+        "critic_loss": 0.5,
+        "evaluation/time_at_goal": 2 / 9,
+        "evaluation/time_at_goal_low": 0,
+        "evaluation/time_at_goal_high": 0.5,
+    }
+
+
+def test_nothing_is_tracked_unless_asked_for(begun):
+    run = begun()
+    assert train(run, 1, 3) == []
+    assert {file.name for file in (run.path / "teacher").iterdir()} == {
+        "config.json",
+        "versions.json",
+        "metrics.jsonl",
+    }
+
+
+def test_tensorboard_holds_what_metrics_jsonl_holds_even_after_resuming_from_before_the_end(begun):
+    run = begun("track.tensorboard=true")
+    assert train(run, 1, 5) == []
+    assert told(run.path / "teacher" / "tensorboard") == expected([line(n) for n in range(1, 6)])
+    assert train(run, 4, 7) == []  # the last save was after the third
+    assert told(run.path / "teacher" / "tensorboard") == expected(run.metrics("teacher"))
+    assert [each["iteration"] for each in run.metrics("teacher")] == list(range(1, 8))
+    times = [event.wall_time for event in read_events(run.path / "teacher" / "tensorboard")]
+    assert times[:3] == pytest.approx([times[0], times[0] + 2, times[0] + 4])
+
+
+def test_the_lines_of_a_real_run_survive_the_way_to_tensorboard(debug_run, tmp_path):
+    run = Run(tmp_path / "run")
+    shutil.copytree(debug_run.path, run.path)
+    tracked = Run(run.path, with_values(run.config, ["track.tensorboard=true"]))
+    for stage in ("teacher", "students"):
+        with recorded(tracked, stage, print):
+            pass
+        found = told(run.path / stage / "tensorboard")
+        assert found == expected(run.metrics(stage))
+        assert len(found) > 2
+
+
+def test_a_tracker_that_cannot_begin_is_named_once_and_the_training_goes_on(begun):
+    run = begun("track.tensorboard=true")
+    (run.path / "teacher" / "tensorboard").write_text("in the way")
+    (complaint,) = train(run, 1, 4)
+    assert re.search(r"track\.tensorboard failed and is off: .*File exists", complaint)
+    assert len(run.metrics("teacher")) == 4
+
+
+def test_a_tracker_that_fails_later_is_named_once_and_the_training_goes_on(begun):
+    run = begun("track.tensorboard=true")
+    said: list[str] = []
+    with recorded(run, "teacher", said.append) as record:
+        record(line(1))
+        record(line(2) | {"critic_loss": 10**400})  # a number that no tracker's format has
+        record(line(3))
+    assert len(said) == 1
+    assert "track.tensorboard failed and is off" in said[0]
+    assert len(run.metrics("teacher")) == 3
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_package_that_is_not_there_is_refused_naming_the_extra(monkeypatch, name):
+    package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[name]
+    monkeypatch.setitem(sys.modules, package, None)
+    value = {"tensorboard": "true", "wandb": "arms"}[name]
+    config = with_values(preset("debug"), [f"track.{name}={value}"])
+    with pytest.raises(UsageError, match=rf"track\.{name}: .* {package} .*fathom-rl\[{name}\]"):
+        check(config)
+
+
+def test_runs_from_before_there_were_trackers_are_still_runs(begun):
+    run = begun()
+    file = run.path / "config.json"
+    settings = json.loads(file.read_text())
+    del settings["config"]["track"]
+    file.write_text(json.dumps(settings))
+    assert run.config.track == TrackConfig()
+    assert run.config == preset("debug")
+    assert Config().track == TrackConfig(tensorboard=False, wandb=None)
+
+
+def test_weights_and_biases_offline_keep_a_run_across_resumptions(begun, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = begun("track.wandb=fathom-test")
+    assert train(run, 1, 3) == []
+    first = json.loads((run.path / "teacher" / "wandb.json").read_text())
+    assert train(run, 3, 5) == []
+    assert json.loads((run.path / "teacher" / "wandb.json").read_text()) == first
+    kept = [*(run.path / "teacher" / "wandb").glob("offline-run-*/*.wandb")]
+    assert len(kept) == 2
+    assert all(first["id"] in file.name for file in kept)
