@@ -133,9 +133,11 @@ with deferred_interrupt() as interruption, display.bar("teacher", 1000, piece="i
 """
 
 
-def in_terminal(columns: int, act, **environment: str) -> str:
-    """What the stage writes to a terminal of that many columns, in which `act(process, terminal)` happens
-    when it has said that it is ready."""
+def in_terminal(columns: int, *steps, **environment: str) -> str:
+    """What the stage writes to a terminal of that many columns.
+
+    Args: steps: pairs of functions; each one's `act(process, terminal)` happens when `due(written)` is true
+      of what was written so far, one step after the other."""
     here, there = pty.openpty()
     settings = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[1])}
     resize(there, columns)
@@ -143,7 +145,7 @@ def in_terminal(columns: int, act, **environment: str) -> str:
         [sys.executable, "-c", STAGE], stdin=there, stdout=there, stderr=there, env=settings | environment
     ) as process:
         os.close(there)
-        written, acted = b"", False
+        written, left = b"", [*steps]
         while True:
             try:
                 piece = os.read(here, 65536)
@@ -152,9 +154,8 @@ def in_terminal(columns: int, act, **environment: str) -> str:
             if not piece:
                 break
             written += piece
-            if b"ready" in written and not acted:
-                acted = True
-                act(process, here)
+            if left and left[0][0](written.decode(errors="ignore")):
+                left.pop(0)[1](process, here)
     os.close(here)
     return written.decode()
 
@@ -163,8 +164,16 @@ def resize(terminal: int, columns: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
 
+def ready(written: str) -> bool:
+    return "ready" in written
+
+
+def interrupt(process: subprocess.Popen, _) -> None:
+    process.send_signal(signal.SIGINT)
+
+
 def test_ctrl_c_leaves_the_terminal_clean():
-    written = in_terminal(80, lambda process, _: process.send_signal(signal.SIGINT))
+    written = in_terminal(80, (ready, interrupt))
     assert "╭" in written
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1  # the cursor is back
     end = written.rpartition("\x1b[2K")[2]  # what follows the last line that was erased
@@ -173,12 +182,13 @@ def test_ctrl_c_leaves_the_terminal_clean():
 
 
 def test_a_terminal_may_become_narrow_while_the_stage_runs_and_have_no_colours():
-    def shrink(process, terminal):
-        resize(terminal, 30)
-        time.sleep(1.2)
-        process.send_signal(signal.SIGINT)
+    def narrow(written):
+        after = written.partition("ready")[2].rpartition("╯")[2]
+        return re.search(r"\d+ %  \d+ s, \d+ s left", after)
 
-    written = in_terminal(80, shrink, NO_COLOR="1")
+    written = in_terminal(
+        80, (ready, lambda _, terminal: resize(terminal, 30)), (narrow, interrupt), NO_COLOR="1"
+    )
     assert "\x1b[3" not in written.replace("\x1b[39m", "")
-    after = written.partition("ready")[2].rpartition("╯")[2]
-    assert re.search(r"\d+ %  \d+ s, \d+ s left", after)
+    assert narrow(written)
+    assert "stopped and saved" in written
