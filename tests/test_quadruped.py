@@ -145,8 +145,11 @@ def test_a_thousand_random_steps_stay_finite_and_move(ran, engine):
 
 def test_engines_integrate_alike_in_the_air_and_on_the_floor(ran):
     compiled, exact = ran["mjx"].qpos, ran["mujoco"].qpos
-    np.testing.assert_allclose(compiled[1], exact[1], atol=1e-5)
-    np.testing.assert_allclose(compiled[:21], exact[:21], atol=1e-4)
+    np.testing.assert_allclose(compiled[:20], exact[:20], atol=1e-5)
+    # One engine computes in float32: when a foot lands, it may do so a step of the physics sooner in one of
+    # them, and from there on they part. Which processor rounds so differs; hardly any robot does by then.
+    apart = np.abs(compiled[:61] - exact[:61]).max(axis=(0, 2)) > 1e-4
+    assert apart.sum() <= 1
     np.testing.assert_allclose(compiled[:200, STILL], exact[:200, STILL], atol=1e-3)
 
 
