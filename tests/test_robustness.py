@@ -55,7 +55,10 @@ def measure():
 
 
 def controller(act):
-    return SimpleNamespace(step=lambda observation, goal: act(observation[None], goal[None])[0])
+    return SimpleNamespace(
+        step=lambda observation, goal: act(observation[None], goal[None])[0],
+        distance=lambda observation, action, goal: float(abs(observation[0] - goal[0])),
+    )
 
 
 def test_a_copy_of_its_teacher_keeps_everything(measure):
