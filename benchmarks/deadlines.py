@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.controller import Guard, Log, load, readings, run
+from export.controller import Guard, Log, load, punctual, readings, run
 
 PERIOD, SECONDS = 0.001, 60
 BUSY = "while True: pass"
@@ -44,7 +44,7 @@ def empty(seconds: float) -> int:
     while period < round(seconds / PERIOD):
         wait = start + period * PERIOD - time.monotonic()
         if wait > 0:
-            time.sleep(wait)
+            punctual(wait)
         over = max(0, int((time.monotonic() - start) / PERIOD) - period)
         missed += over
         period += max(over, 1)

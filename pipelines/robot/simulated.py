@@ -3,8 +3,10 @@
 Run as a program: python -m pipelines.robot.simulated HOST LOG.npz Q1 ... Q7
 """
 
+import gc
 import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from teacher.tasks.fr3_arm import JOINTS
 HOST = "127.0.0.1"
 READY = "ready"
 START_S, STOP_S = 60, 30
+NUMBER = struct.Struct("<Q")  # with which a command begins
 
 
 @contextmanager
@@ -88,6 +91,7 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())
             threading.Thread(target=_at_end_of_input, args=(stopped.set,), daemon=True).start()
             answered = _noting_answers(server.robot_servers[0])
+            gc.disable()  # nothing here is garbage, and a search for it outlasts many milliseconds
             print(READY, flush=True)
             due = time.monotonic()
             while not stopped.is_set():
@@ -108,12 +112,10 @@ def _at_end_of_input(act: Callable[[], None]) -> None:
 
 def _noting_answers(server: Any) -> list[int]:
     """One number: of the state that the newest command answers."""
-    from franky_sim.franka_robot_protocol import UDPCommand
-
     answered, handle = [0], server._handle_udp_command
 
     def noted(data: bytes) -> None:
-        answered[0] = UDPCommand.from_bytes(data).message_id
+        (answered[0],) = NUMBER.unpack_from(data)
         handle(data)
 
     server._handle_udp_command = noted
