@@ -25,6 +25,7 @@ from teacher.tasks.fr3_arm import JOINTS
 HOST = "127.0.0.1"
 READY = "ready"
 START_S, STOP_S = 60, 30
+PATIENCE_S = 0.02
 NUMBER = struct.Struct("<Q")  # with which a command begins
 
 
@@ -95,6 +96,7 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
             print(READY, flush=True)
             due = time.monotonic()
             while not stopped.is_set():
+                _await_answer(server.robot_servers[0], answered)
                 server.run_once(realtime=False)
                 state, moving = robot.state, server.robot_servers[0].current_motion_id > 0
                 states.append((*state.q, *state.dq, *state.dq_d, moving, answered[0]))
@@ -108,6 +110,15 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
 def _at_end_of_input(act: Callable[[], None]) -> None:
     sys.stdin.read()
     act()
+
+
+def _await_answer(server: Any, answered: list[int]) -> None:
+    """Of a motion, the next command. Robot and controller share a machine here: its pauses are not lost
+    packets of a robot's network, and stop the robot's time instead, up to PATIENCE_S."""
+    before, until = answered[0], time.monotonic() + PATIENCE_S
+    while server.current_motion_id and answered[0] == before and time.monotonic() < until:
+        server.process_commands()
+        time.sleep(0)
 
 
 def _noting_answers(server: Any) -> list[int]:
