@@ -113,8 +113,8 @@ def test_a_bundle_moves_the_robot_from_goal_to_goal_within_its_limits(bundle, tm
     assert found["violations"] == {"position": 0, "velocity": 0, "acceleration": 0}
     assert found["limit_violations"] == 0
     assert 5 < found["largest_acceleration"] <= 10
-    # One a millisecond of the simulator's own time, which falls behind ours on a busy machine.
-    assert found["states"] > 10_000
+    # One a millisecond of the simulator's own time, 50 a step where it keeps up with ours.
+    assert found["states"] > 10 * found["steps"]
     assert 0 < found["latency_us_p50"] <= found["latency_us_p99"]
     with np.load(log) as steps:
         count = found["steps"]
