@@ -141,6 +141,7 @@ def in_terminal(columns: int, *steps, **environment: str) -> str:
     here, there = pty.openpty()
     settings = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[1])}
     resize(there, columns)
+    settings = {key: value for key, value in settings.items() if key not in ("COLUMNS", "LINES")}
     with subprocess.Popen(
         [sys.executable, "-c", STAGE], stdin=there, stdout=there, stderr=there, env=settings | environment
     ) as process:
