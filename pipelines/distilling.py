@@ -9,7 +9,7 @@ from pipelines.progress import Display
 from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.teaching import warn_of_versions
-from student.distill import Distiller
+from student.distill import Distiller, DistillState
 from student.networks import parameter_count
 from student.saved import load_student, restore_state, save_state, save_students
 from teacher import checkpoint
@@ -29,13 +29,15 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
         raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")
     if begun and resume and seed not in (None, begun["seed"]):
         raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
+    if resume:
+        run.mend_summary(display.say)
     teacher = teacher_of(run)
     score = confirm(teacher)
     display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
     distiller = Distiller(config, teacher)
     warn_of_larger_students(distiller, display)
     if resume and checkpoint.saves(folder):
-        state = restore_state(folder, distiller)
+        state = _restored(run, distiller)
         display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
         warn_of_versions(run, "students", display)
     else:
@@ -43,13 +45,13 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
         run.begin_stage("students", teacher.source, chosen)
         state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STREAM))
     per_round = config.envs * teacher.spec.episode_length
-    run.rewind_metrics("students", int(state.round))
+    run.rewind_metrics("students", int(state.round), display.say)
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
     ends = (config.sizes[0], config.sizes[-1])  # of a family whose errors would not fit on a line
     shown = dict.fromkeys([*(f"{size}/action_error" for size in ends), "critic/preference_loss"])
     with (
-        deferred_interrupt() as interruption,
+        deferred_interrupt(display.say) as interruption,
         display.bar("students", config.rounds * per_round, int(state.round) * per_round, "labels") as bar,
     ):
         while int(state.round) < config.rounds:
@@ -68,8 +70,8 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
-    last = run.last_metrics("students")
-    effort = {key: last[key] for key in ("wall_s", "labels", "env_steps")}
+    labels = config.rounds * per_round
+    effort = {"wall_s": clock.last, "labels": labels, "env_steps": labels}
     students: JSON = {}
     for name, (seed_kept, times) in kept.items():
         policy = load_student(run.students / name).params.policy
@@ -78,6 +80,14 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
             students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
     run.update_summary({"students": students})
     return students
+
+
+def _restored(run: Run, distiller: Distiller) -> DistillState:
+    folder = run.students / "checkpoints"
+    try:
+        return restore_state(folder, distiller)
+    except checkpoint.Damaged as error:
+        raise FathomError(f"{error}; to distil from the start, remove {folder}") from error
 
 
 def warn_of_larger_students(distiller: Distiller, display: Display) -> None:

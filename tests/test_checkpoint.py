@@ -91,7 +91,7 @@ def test_what_a_killed_save_left_is_cleared(tmp_path):
     (tmp_path / "2.partial" / "junk").touch()
     (tmp_path / "rows" / "000000000002-000000000004.partial").touch()
     save(tmp_path, 2, 4)
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "rows"}
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "rows", "copies"}
     assert all(file.suffix == ".npz" for file in (tmp_path / "rows").iterdir())
 
 
@@ -143,8 +143,8 @@ def test_a_missing_and_a_foreign_save_are_named(tmp_path):
         checkpoint.load(tmp_path)
     save(tmp_path, 1, 2)
     manifest = tmp_path / "1" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
-    with pytest.raises(FathomError, match="format version 9, this program reads 1"):
+    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
+    with pytest.raises(FathomError, match="format version 9, this program reads 2"):
         checkpoint.load(tmp_path)
     manifest.write_text("{")
     with pytest.raises(FathomError, match=r"manifest\.json cannot be read"):

@@ -57,7 +57,7 @@ def test_a_teacher_trained_with_gpu_kernels_acts_without_them(debug_run, tmp_pat
     manifest = folder / str(trained.iteration) / checkpoint.MANIFEST
     saved = json.loads(manifest.read_text())
     saved["record"]["config"]["network"] |= {"fused": True, "precision": "bfloat16"}
-    manifest.write_text(json.dumps(saved))
+    checkpoint.write_manifest(manifest.parent, saved)
     teacher = load_teacher(folder)
     assert teacher.config.network.fused
     assert not any(network.fused for network in teacher.networks)
