@@ -270,9 +270,9 @@ def _content_sha256(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _bytes(leaf: np.ndarray) -> np.ndarray:
+def _bytes(leaf: np.ndarray) -> memoryview:
     """Of any type, bfloat16 too; not copied."""
-    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
 
 
 def _files(folder: Path) -> list[Path]:
