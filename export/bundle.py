@@ -188,8 +188,8 @@ def _golden(values: Mapping[str, np.ndarray]) -> dict[str, bytes]:
 
 
 def _check_replaceable(directory: Path) -> None:
-    if not directory.exists() or (directory / "spec.json").exists():
-        return
+    if not directory.exists() or any((directory / name).exists() for name in ("spec.json", "policy.onnx")):
+        return  # of a damaged bundle, one of them may be gone
     if not directory.is_dir() or any(directory.iterdir()):
         raise UsageError(
             f"{directory} exists and is no bundle (it has no spec.json); choose another directory"

@@ -436,11 +436,12 @@ def _train_study(study: "Study", as_json: bool) -> None:
 def _reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
     from pipelines import cluster
+    from pipelines.interrupt import sigterm_as_ctrl_c
     from pipelines.quiet import quiet
     from teacher.errors import FathomError
 
     try:
-        with quiet(everything=debug), cluster.failing_together():
+        with quiet(everything=debug), sigterm_as_ctrl_c(), cluster.failing_together():
             yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -30,13 +30,15 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
         raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")
     if begun and resume and seed not in (None, begun["seed"]):
         raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
+    if resume:
+        run.mend_summary(display.say)
     teacher = teacher_of(run)
     score = confirm(teacher)
     display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
     distiller = Distiller(config, teacher)
     warn_of_larger_students(distiller, display)
     if resume and checkpoint.saves(folder):
-        state = restore_state(folder, distiller)
+        state = _restored(run, distiller)
         display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
         warn_of_versions(run, "students", display)
     else:
@@ -44,7 +46,7 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
         run.begin_stage("students", teacher.source, chosen)
         state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STREAM))
     per_round = config.envs * teacher.spec.episode_length
-    run.rewind_metrics("students", int(state.round))
+    run.rewind_metrics("students", int(state.round), display.say)
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
     shown = {
@@ -52,7 +54,7 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
         "critic": [f"critic/{term}_loss" for term in ("preference", "features", "goal_features", "distance")],
     }
     with (
-        deferred_interrupt() as interruption,
+        deferred_interrupt(display.say) as interruption,
         recorded(run, "students", display.say) as record,
         display.bar(
             "students",
@@ -79,16 +81,16 @@ def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None)
                     save_state(folder, distiller, state)
             if interruption.requested:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
-    return _keep(run, distiller, state)
+    return _keep(run, distiller, state, clock.last)
 
 
-def _keep(run: Run, distiller: Distiller, state: DistillState) -> JSON:
+def _keep(run: Run, distiller: Distiller, state: DistillState, wall_s: float) -> JSON:
     """Saves the finished students, of each size its best seed; returns their part of the summary."""
     config = distiller.config
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
-    last = run.last_metrics("students")
-    effort = {key: last[key] for key in ("wall_s", "labels", "env_steps")}
+    labels = config.rounds * config.envs * distiller.teacher.spec.episode_length
+    effort = {"wall_s": wall_s, "labels": labels, "env_steps": labels}
     students: JSON = {}
     for name, (seed_kept, times) in kept.items():
         policy = load_student(run.students / name).params.policy
@@ -97,6 +99,14 @@ def _keep(run: Run, distiller: Distiller, state: DistillState) -> JSON:
             students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
     run.update_summary({"students": students})
     return students
+
+
+def _restored(run: Run, distiller: Distiller) -> DistillState:
+    folder = run.students / "checkpoints"
+    try:
+        return restore_state(folder, distiller)
+    except checkpoint.Damaged as error:
+        raise FathomError(f"{error}; to distil from the start, remove {folder}") from error
 
 
 def warn_of_larger_students(distiller: Distiller, display: Display) -> None:

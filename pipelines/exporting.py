@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich.markup import escape
 
 from export.bundle import write_bundle
-from export.controller import Controller
+from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.profiles import require_profiles
 from pipelines import closed_loop
@@ -38,10 +40,12 @@ SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summ
 def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
     """Exports every student, judges the files in closed loop beside the teacher, selects one."""
     config, chosen = run.config, run.seed if seed is None else seed
+    if resume:
+        run.mend_summary(display.say)
     teacher = teacher_of(run)
     require_profiles(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
-    kept = [student for student in students if resume and _is_exported(run, student)]
+    kept = [student for student in students if resume and _is_exported(run, student, display)]
     for student in kept:
         display.say(f"kept {run.bundles / student.name}")
     measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
@@ -142,7 +146,13 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
 def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
     if not checkpoint.saves(run.students / name):
         raise FathomError(f"no student in {run.students / name}: first comes pipeline distill {run.path}")
-    student = load_student(run.students / name)
+    distilled = f"pipeline distill {run.path} --resume writes it again"
+    try:
+        student = load_student(run.students / name)
+    except checkpoint.Damaged as error:
+        raise FathomError(f"{error}; {distilled}") from error
+    if "parameters" not in run.summary.get("students", {}).get(name, {}):
+        raise FathomError(f"{run.path / 'summary.json'} lacks student {name}: {distilled}")
     if student.teacher_source != teacher.source:
         raise FathomError(
             f"{run.students / name} was distilled from another checkpoint than {run.checkpoints} holds"
@@ -150,18 +160,29 @@ def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
     return student
 
 
-def _is_exported(run: Run, student: TrainedStudent) -> bool:
-    """Whether the bundle is there, of this very student, and judged by today's settings."""
+def _is_exported(run: Run, student: TrainedStudent, display: Display) -> bool:
+    """Whether the bundle is there and whole, of this very student, and judged by today's settings."""
     figures, config = run.summary, run.config
     exported = figures.get("export", {}).get(student.name, {})
     judged = figures.get("students", {}).get(student.name, {})
     return (
-        (run.bundles / student.name).exists()
+        _is_whole(run.bundles / student.name, display)
         and exported.get("student_sha256") == student.source
         and exported.get("observations") == config.export.observations
         and exported.get("profiles") == list(config.export.profiles)
         and judged.get("episodes") == config.student.episodes
     )
+
+
+def _is_whole(bundle: Path, display: Display) -> bool:
+    if not bundle.exists():
+        return False
+    try:
+        load_controller(bundle)
+    except ControllerError as error:
+        display.say(f"[yellow]{bundle} is damaged, {escape(str(error))}: exported again[/yellow]")
+        return False
+    return True
 
 
 def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:

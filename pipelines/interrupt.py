@@ -1,11 +1,17 @@
-"""Ctrl-C and SIGTERM, taken where nothing is lost: after the iteration that is running."""
+"""Ctrl-C and SIGTERM, taken where nothing is lost: after the iteration that is running, or at once.
+
+A stage that computes for long saves first. Elsewhere both raise KeyboardInterrupt: what was finished
+until then is on disk."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from teacher.errors import FathomError
+
+SAVING = "stopping when this iteration is done and saved; the same again stops at once"
 
 
 class Interrupted(FathomError):
@@ -19,8 +25,20 @@ class Interruption:
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Interruption]:
-    """Within, the first Ctrl-C or SIGTERM only sets `requested`; a second one acts at once."""
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within, SIGTERM raises KeyboardInterrupt too; by default it ends a process without a word."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Interruption]:
+    """Within, the first Ctrl-C or SIGTERM only sets `requested`, and says so; a second one acts at once.
+
+    Raises: KeyboardInterrupt at the end if one came that nobody asked for any more."""
     interruption = Interruption()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
@@ -28,6 +46,9 @@ def deferred_interrupt() -> Iterator[Interruption]:
     def request(number: int, _: FrameType | None) -> None:
         interruption.requested = True
         signal.signal(number, before[signal.Signals(number)])
+        if say is not None:
+            # From a thread: the signal may have come in the middle of a line.
+            threading.Thread(target=say, args=(SAVING,)).start()
 
     for number in signals:
         signal.signal(number, request)
@@ -36,3 +57,5 @@ def deferred_interrupt() -> Iterator[Interruption]:
     finally:
         for number in signals:
             signal.signal(number, before[number])
+    if interruption.requested:
+        raise KeyboardInterrupt

@@ -15,24 +15,30 @@ import fcntl
 import json
 import os
 import platform
+import pwd
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from rich.markup import escape
 
 from pipelines.config import Config, validated
+from pipelines.interrupt import Interrupted
 from teacher.errors import FathomError, UsageError
 
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
 ROBOT_LOG = "robot.npz"  # likewise
+MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
     "fathom-rl",
     "jax",
@@ -98,29 +104,33 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        file = self.path / "summary.json"
-        return read_json(file) if file.exists() else {}
+        return read_object(self.path / "summary.json")
 
     def update_summary(self, values: dict[str, Any]) -> None:
-        """Merges `values` into summary.json, inner objects key by key."""
-        write_json(self.path / "summary.json", _merged(self.summary, values))
+        """Merges `values` into summary.json, inner objects key by key, one process after the other."""
+        with _opened(self.path / ".summary.lock") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            write_json(self.path / "summary.json", _merged(self.summary, values))
+
+    def mend_summary(self, say: Callable[[str], None]) -> None:
+        """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
+        set_aside_if_damaged(self.path / "summary.json", say)
 
     def metrics(self, stage: str) -> list[dict[str, Any]]:
         """Lines of the stage's metrics.jsonl; one that a killed run left unfinished is not among them."""
-        file = self.path / stage / "metrics.jsonl"
-        if not file.exists():
-            return []
-        *whole, _ = file.read_text("utf-8").split("\n")
-        try:
-            return [json.loads(line) for line in whole]
-        except ValueError as error:
-            raise FathomError(f"{file} is damaged: {error}") from error
+        found = []
+        for number, line in enumerate(self._metrics_lines(stage), 1):
+            try:
+                found.append(_object(line))
+            except ValueError as error:
+                file = self.path / stage / "metrics.jsonl"
+                raise FathomError(f"{file} is damaged in line {number}: {error}; {MENDED}") from error
+        return found
 
-    def last_metrics(self, stage: str) -> dict[str, Any]:
-        lines = self.metrics(stage)
-        if not lines:
-            raise FathomError(f"{self.path / stage / 'metrics.jsonl'} is missing or empty")
-        return lines[-1]
+    def _metrics_lines(self, stage: str) -> list[bytes]:
+        """Finished lines as they stand."""
+        file = self.path / stage / "metrics.jsonl"
+        return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
     def append_metrics(self, stage: str, line: dict[str, Any]) -> None:
         file = self.path / stage / "metrics.jsonl"
@@ -130,10 +140,15 @@ class Run:
         except OSError as error:
             raise FathomError(f"cannot write {file}: {error.strerror}; the last save is intact") from error
 
-    def rewind_metrics(self, stage: str, count: int) -> None:
-        """Keeps the first `count` lines: those of the state that a resumed stage goes on from."""
-        lines = [json.dumps(line) + "\n" for line in self.metrics(stage)[:count]]
-        write_text(self.path / stage / "metrics.jsonl", "".join(lines))
+    def rewind_metrics(self, stage: str, count: int, say: Callable[[str], None]) -> None:
+        """Keeps the first `count` lines: those of the state that a resumed stage goes on from.
+
+        Says how many of them are lost, if the file was damaged."""
+        file = self.path / stage / "metrics.jsonl"
+        kept = [line for line in self._metrics_lines(stage)[:count] if _is_object(line)]
+        if lost := count - len(kept):
+            say(f"[yellow]{escape(str(file))} was damaged: {lost} of {count} lines are lost[/yellow]")
+        write_bytes(file, b"".join(line + b"\n" for line in kept))
 
     def begin_stage(self, stage: str, source: str | None, seed: int) -> None:
         """Writes the stage's settings, seed, versions and the hash of what it is made from."""
@@ -148,11 +163,14 @@ class Run:
     def begun_with(self, stage: str) -> dict[str, Any] | None:
         """What `begin_stage` wrote, if the stage has begun."""
         file = self.path / stage / "config.json"
-        return read_json(file) if file.exists() else None
+        remedy = "to go on with the seed of the run, remove it"
+        return read_json(file, remedy) if file.exists() else None
 
     def other_versions(self, stage: str) -> str:
         """Packages that the stage began with in other versions than today's, for people; may be empty."""
-        before, now = read_json(self.path / stage / "versions.json"), versions()
+        file = self.path / stage / "versions.json"
+        now = versions()
+        before = read_json(file, "it can be removed") if file.exists() else now
         return ", ".join(
             f"{name} {before.get(name)} -> {v}" for name, v in now.items() if before.get(name) != v
         )
@@ -164,17 +182,45 @@ class Run:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a directory for this process; FathomError if another one works in it."""
-    with (folder / ".lock").open("a+") as stream:
+    """Holds a directory for this process; FathomError, naming its owner, if another one works in it.
+
+    Raises: Interrupted for a KeyboardInterrupt meanwhile; says how to go on."""
+    with _opened(folder / ".lock") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            raise FathomError(f"{folder} is in use by {stream.read() or 'another process'}") from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {platform.node()}")
-        stream.flush()
-        yield
+            owner = stream.read().decode(errors="replace") or "another process"
+            raise FathomError(f"{folder} is in use by {owner}") from None
+        try:
+            stream.truncate(0)
+            stream.write(_this_process().encode())
+        except OSError as error:
+            raise FathomError(f"cannot write {folder / '.lock'}: {error.strerror}") from error
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; what was finished is kept in {folder}: the same command with --resume goes on"
+            ) from None
+
+
+def _opened(file: Path) -> FileIO:
+    """A file to hold a lock on, written and read without a buffer."""
+    try:
+        return file.open("ab+", buffering=0)
+    except OSError as error:
+        raise FathomError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _this_process() -> str:
+    """Which process of whom this is, where and since when, for people."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container, whose users have no names
+        user = f"user {os.getuid()}"
+    now = datetime.now().astimezone().isoformat(" ", "seconds")
+    return f"process {os.getpid()} of {user} on {platform.node()}, since {now}"
 
 
 def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
@@ -252,11 +298,46 @@ def versions() -> dict[str, str]:
     return found | {package: version(package) for package in PACKAGES}
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, remedy: str | None = None) -> Any:
+    """Raises: FathomError if it cannot be read; says what the remedy is."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise FathomError(f"{file} cannot be read: {error}") from error
+        advice = f"; {remedy}" if remedy else ""
+        raise FathomError(f"{file} cannot be read: {error}{advice}") from error
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object that is made of other files; empty if it is not there yet."""
+    try:
+        return _object(file.read_bytes()) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise FathomError(f"{file} cannot be read: {error}; {MENDED}") from error
+
+
+def set_aside_if_damaged(file: Path, say: Callable[[str], None]) -> None:
+    """Renames what `read_object` cannot read, so that it can be made anew and is not lost; says so."""
+    try:
+        read_object(file)
+    except FathomError as error:
+        aside = file.with_name(f"damaged-{file.name}")
+        file.replace(aside)
+        say(f"[yellow]{escape(str(error))}; set aside as {aside.name}[/yellow]")
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        _object(line)
+    except ValueError:
+        return False
+    return True
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -264,13 +345,18 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
     """Replaces the file in one step, so that no reader ever finds half of it."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        partial.write_text(text, "utf-8")
+        partial.write_bytes(content)
         partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise FathomError(f"cannot write {file}: {error.strerror}") from error
 
 

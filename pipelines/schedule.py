@@ -33,8 +33,10 @@ class Clock:
 
     def __init__(self, lines: list[dict[str, Any]]):
         """`lines`: of the stage's metrics before it was taken up again."""
-        self._before = lines[-1]["wall_s"] if lines else 0.0
+        self.last = self._before = lines[-1]["wall_s"] if lines else 0.0
+        """what was read last"""
         self._begun = time.monotonic()
 
     def read(self) -> float:
-        return self._before + time.monotonic() - self._begun
+        self.last = self._before + time.monotonic() - self._begun
+        return self.last

@@ -2,12 +2,13 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from export.controller import Controller
+from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.graph import load_converters
 from pipelines import closed_loop
@@ -17,16 +18,16 @@ from pipelines.distilling import distil
 from pipelines.exporting import export
 from pipelines.progress import Display
 from pipelines.rundir import Run
-from pipelines.scene.keeping import keep
+from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
 from teacher.config import TaskConfig, TeacherConfig
-from teacher.errors import UsageError, unknown_name
+from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
 from teacher.memory import require_fit
 from teacher.simulation import randomised, require_randomisable, simulation
-from teacher.tasks import Task, make_task, task_names
+from teacher.tasks import MujocoTask, Task, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
 from teacher.tasks.requirements import require_same
 from teacher.trained import load_teacher, reevaluate
@@ -103,13 +104,17 @@ class Opened(NamedTuple):
 
 
 def opened(bundle: Path, task: str | None = None) -> Opened:
-    """The bundle, checked; ControllerError or FathomError if it, or its task, is not sound.
+    """The bundle, checked; FathomError if it, or its task, is not sound.
 
     `task` is needed as for `control`."""
     bundle = bundle.resolve()
     run = Run(bundle.parent.parent)
     in_run = bundle.parent.name == "export" and (run.path / "config.json").is_file()
-    controller = load_controller(bundle)
+    try:
+        controller = load_controller(bundle)
+    except ControllerError as error:
+        remedy = f"; pipeline export {run.path} --resume writes it again" if in_run else ""
+        raise FathomError(f"{bundle}: {error}{remedy}") from error
     config = run.config.teacher if in_run else TeacherConfig()
     if task or not in_run:
         found = TaskConfig(name=task or _known_task(bundle, controller.spec["name"]))
@@ -161,8 +166,11 @@ def run_all(run: Run, display: Display, *, resume: bool) -> JSON:
                 bar.note = name
                 figures = control(run.bundles / name, display)
                 bar.update(number, figures, figures)
-    finally:
-        run.update_summary({"wall_s": before + time.monotonic() - begun})
+    except BaseException:
+        with suppress(FathomError):  # of a disk that is full: what stopped the run says so
+            run.update_summary({"wall_s": before + time.monotonic() - begun})
+        raise
+    run.update_summary({"wall_s": before + time.monotonic() - begun})
     from pipelines.report import write_report  # matplotlib, which no other stage needs
 
     page = write_report(run)
@@ -174,5 +182,6 @@ def _is_controlled(run: Run, name: str) -> bool:
     figures, config = run.summary.get("control", {}).get(name, {}), run.config.control
     exported = run.summary["export"][name]["student_sha256"]
     found = (figures.get("student_sha256"), figures.get("engine"), figures.get("episodes"))
-    engine = control_engine(make_task(run.config.teacher.task.name), config)
-    return found == (exported, engine, config.episodes)
+    task = make_task(run.config.teacher.task.name)
+    done = found == (exported, control_engine(task, config), config.episodes)
+    return done and is_kept(run.path / "control" / name, drawn=isinstance(task, MujocoTask))

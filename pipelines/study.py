@@ -6,7 +6,7 @@ depth-4/seed-0/   a run, as `pipeline teacher` makes it
 report.html
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from pipelines.grid import (
 )
 from pipelines.presets import DEFAULT
 from pipelines.presets import preset as settings_of
+from pipelines.progress import Display
 from pipelines.rundir import (
     RUNS,
     STUDY,
@@ -33,8 +34,9 @@ from pipelines.rundir import (
     create_run,
     is_study,
     new_folder,
-    read_json,
+    read_object,
     run_path,
+    set_aside_if_damaged,
     study_settings,
     write_json,
 )
@@ -95,8 +97,7 @@ class Study:
     @property
     def failures(self) -> dict[str, JSON]:
         """`state` and `error` of the runs that failed, by their name."""
-        file = self.path / "summary.json"
-        runs = read_json(file)["runs"] if file.exists() else []
+        runs = read_object(self.path / "summary.json").get("runs", [])
         return {run["run"]: {key: run[key] for key in ("state", "error")} for run in runs if "error" in run}
 
 
@@ -158,6 +159,7 @@ def requested_study(
         cluster.require_alone("a study")
     if resume and is_study(path):
         study = Study(path)
+        _mend(study, Display().say)
         _require_same(study, preset, set_, varied, chosen_seeds)
         for member in study.members:
             stages.check(member.run.config, trained=member.finished)
@@ -172,6 +174,13 @@ def requested_study(
     for _, combined in made:
         stages.check(combined)
     return create_study(path, config, chosen, made, chosen_seeds or [0])
+
+
+def _mend(study: Study, say: Callable[[str], None]) -> None:
+    """Sets damaged summaries aside: they are made of what the runs hold."""
+    for member in study.members:
+        member.run.mend_summary(say)
+    set_aside_if_damaged(study.path / "summary.json", say)
 
 
 def _default_name(preset: str, varied: Sequence[str]) -> str:

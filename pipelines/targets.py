@@ -8,6 +8,7 @@ from pipelines import cluster, stages
 from pipelines.config import TEACHER_GROUPS, with_values
 from pipelines.presets import DEFAULT
 from pipelines.presets import preset as settings_of
+from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, open_run, run_path
 from student.config import TRAINING_FIELDS
 from teacher.errors import UsageError
@@ -35,6 +36,7 @@ def requested_run(
     path = target_path(name, preset, seed)
     if resume:
         target = open_run(str(path))
+        target.mend_summary(Display().say)
         if preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
             raise UsageError(
                 f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "

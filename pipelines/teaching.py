@@ -13,7 +13,8 @@ from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.tracking import recorded
 from teacher import checkpoint
-from teacher.errors import Diverged
+from teacher.config import NetworkConfig
+from teacher.errors import Diverged, FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
 from teacher.simulation import simulation_of
@@ -47,11 +48,12 @@ def teach(run: Run, display: Display, *, resume: bool) -> dict[str, Any]:
     ready = _BACKGROUND.submit(judge.prepare, held_out)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
-    run.rewind_metrics("teacher", done)
+    run.rewind_metrics("teacher", done, display.say)
     clock = Clock(run.metrics("teacher"))
     timer = SaveTimer(config.checkpoint.interval_s)
+    env_steps = int(start.replay.written) * config.collect.envs
     with (
-        deferred_interrupt() as interruption,
+        deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.say) as record,
         display.bar(
             "teacher", total, done, piece="iterations", each=per_iteration, unit="steps", groups=SHOWN
@@ -79,7 +81,7 @@ def teach(run: Run, display: Display, *, resume: bool) -> dict[str, Any]:
                     save_state(run.checkpoints, learner, state, evaluation)
             if stop:
                 raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
-    summary = _summary(run, evaluation)
+    summary = _summary(config.network, env_steps, clock.last, evaluation)
     engine = learner.simulation.engine_name
     run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
     return summary
@@ -109,18 +111,24 @@ def _restored(run: Run, learner: Learner, resume: bool) -> tuple[TeacherState, d
     """What to go on from, if there is anything; the first process decides for all."""
     learner.devices.connect()
     saved = cluster.is_first() and resume and bool(checkpoint.saves(run.checkpoints))
-    return restore_state(run.checkpoints, learner) if cluster.agreed(saved)[0] else None
+    if not cluster.agreed(saved)[0]:
+        return None
+    try:
+        return restore_state(run.checkpoints, learner)
+    except checkpoint.Damaged as error:
+        raise FathomError(f"{error}; to train from the start, remove {run.checkpoints}") from error
 
 
-def _summary(run: Run, evaluation: dict[str, Any] | None) -> dict[str, Any]:
-    network, last = run.config.teacher.network, run.last_metrics("teacher")
+def _summary(
+    network: NetworkConfig, env_steps: int, wall_s: float, evaluation: dict[str, Any] | None
+) -> dict[str, Any]:
     depth, critic_depth = network.depths
     return {
         "depth": depth,
         "critic_depth": critic_depth,
         "width": network.width,
-        "env_steps": last["env_steps"],
-        "wall_s": last["wall_s"],
+        "env_steps": env_steps,
+        "wall_s": wall_s,
         **(evaluation or {}),
     }
 

@@ -1,11 +1,13 @@
 """Saves that survive `kill -9`: everything a stage needs to go on exactly, written atomically.
 
 DIRECTORY/STEP/state/       all arrays but the rows, through orbax
-DIRECTORY/STEP/manifest.json  what belongs to this save, with a hash of every file; written last
+DIRECTORY/STEP/manifest.json  what belongs to this save, with a hash of every file and array; written last
 DIRECTORY/rows/FROM-TO.npz    rows FROM to TO of an append-only ring, shared between saves
+DIRECTORY/copies/FROM-TO.npz  the same again, where more than one save is kept
 
 Rows never change once they are written, so a save stores only those that came since the one
-before; a gigabyte of replay costs nothing to keep.
+before; a gigabyte of replay costs nothing to keep. As saves share them, the save before would be
+no help where they are damaged: that is what the copies are for.
 """
 
 import contextlib
@@ -13,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,17 +25,24 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from teacher.errors import FathomError
+from teacher.segments import (
+    COPIES,
+    ROWS,
+    Ring,
+    check_file,
+    load_rows,
+    remove,
+    removed_on_failure,
+    sha256,
+    write_segment,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-ROWS = "rows"
 
 
-class Ring(NamedTuple):
-    """An append-only ring: row i of `rows` lies in slot i mod C of every leaf's first axis."""
-
-    rows: Any  # pytree of arrays [C, ...]
-    written: int  # rows ever written
+class Damaged(FathomError):
+    """There are saves, and none of them is whole."""
 
 
 class Saved(NamedTuple):
@@ -51,7 +59,7 @@ class Saved(NamedTuple):
         digest = hashlib.sha256()
         for path, leaf in sorted(self.leaves.items()):
             digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-            digest.update(np.ascontiguousarray(leaf).tobytes())
+            digest.update(_bytes(leaf))
         return digest.hexdigest()
 
 
@@ -64,36 +72,53 @@ def save(
     ring: Ring | None = None,
     keep: int = 1,
 ) -> None:
-    """Writes save number `step` and drops all but the newest `keep`.
+    """Writes save number `step`, unless it is there, and drops all but the newest `keep`.
 
     Args: state: pytree of arrays; record: JSON to store along; ring: rows kept beside the state.
     Raises: FathomError if it cannot be written; earlier saves are then untouched."""
     try:
-        _save(directory, step, state, record, ring or Ring(None, 0), keep)
+        leaves = {path: np.asarray(_plain(leaf)) for path, leaf in leaf_paths(state).items()}
+        if not _is_saved(directory, step, leaves, record):
+            _save(directory, step, leaves, record, ring or Ring(None, 0), keep)
+        _drop_old(directory, keep)
     except (OSError, ValueError) as error:
         raise FathomError(
             f"cannot save checkpoint {directory / str(step)}: {_reason(error)}; earlier saves are intact"
         ) from error
 
 
-def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: Ring, keep: int) -> None:
-    leaves = {path: np.asarray(_plain(leaf)) for path, leaf in leaf_paths(state).items()}
+def _is_saved(directory: Path, step: int, leaves: dict[str, np.ndarray], record: dict[str, Any]) -> bool:
+    if not (directory / str(step)).exists():
+        return False
+    try:
+        found = _load(directory, step, rows=True)
+    except FathomError:
+        return False
+    return found.record == record and found.fingerprint == Saved(step, leaves, {}, record).fingerprint
+
+
+def _save(
+    directory: Path, step: int, leaves: dict[str, np.ndarray], record: dict[str, Any], ring: Ring, keep: int
+) -> None:
     rows = leaf_paths(ring.rows)
     capacity = len(next(iter(rows.values()))) if rows else 0
     segments = [s for s in _segments_before(directory, step) if s["stop"] > ring.written - capacity]
     start = max(segments[-1]["stop"] if segments else 0, ring.written - capacity, 0)
     partial = directory / f"{step}.partial"
-    with _removed_on_failure(partial):
+    with removed_on_failure(partial):
         partial.mkdir(parents=True)
         if start < ring.written:
-            segments.append(_write_segment(directory, rows, start, ring.written))
+            segments.append(write_segment(directory, rows, start, ring.written, copied=keep > 1))
         with _quiet_orbax(), _checkpointer() as checkpointer:
             checkpointer.save(partial.absolute() / "state", leaves)
         manifest = {
             "format_version": FORMAT_VERSION,
             "step": step,
             "record": record,
-            "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves.items()},
+            "leaves": {
+                path: [list(leaf.shape), str(leaf.dtype), hashlib.sha256(_bytes(leaf)).hexdigest()]
+                for path, leaf in leaves.items()
+            },
             "files": {str(file.relative_to(partial)): sha256(file) for file in _files(partial)},
             "rows": {
                 "written": ring.written,
@@ -101,10 +126,9 @@ def _save(directory: Path, step: int, state: Any, record: dict[str, Any], ring: 
                 "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in rows.items()},
             },
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest))
-        _remove(directory / str(step))
+        write_manifest(partial, manifest)
+        _discard(directory / str(step))
         partial.rename(directory / str(step))
-    _drop_old(directory, keep)
 
 
 def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Saved:
@@ -112,7 +136,7 @@ def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Save
     warning in the log.
 
     Args: rows: whether to read the rows too, which may be gigabytes.
-    Raises: FathomError if there is none, naming what is wrong with the newest."""
+    Raises: FathomError if there is none; Damaged, saying what is wrong with the newest, if none is whole."""
     if step is not None:
         return _load(directory, step, rows)
     problems = []
@@ -125,14 +149,17 @@ def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Save
         for problem in problems:
             logging.getLogger(__name__).warning("%s; going on from save %d", problem, found)
         return saved
-    raise FathomError(problems[0] if problems else f"no checkpoint in {directory}")
+    if not problems:
+        raise FathomError(f"no checkpoint in {directory}")
+    others = f", and none of the {len(problems) - 1} before is whole" if len(problems) > 1 else ""
+    raise Damaged(problems[0] + others)
 
 
 def rewind(directory: Path, step: int) -> None:
     """Removes the saves after `step`: a run that goes on from it must not build on what is damaged."""
     for later in saves(directory):
         if later > step:
-            _remove(directory / str(later))
+            _discard(directory / str(later))
 
 
 def saves(directory: Path) -> list[int]:
@@ -147,27 +174,16 @@ def _load(directory: Path, step: int, rows: bool) -> Saved:
     manifest = _read_manifest(folder)
     try:
         for name, expected in manifest["files"].items():
-            _check_file(folder / name, expected)
+            check_file(folder / name, expected)
         with _checkpointer() as checkpointer:
             leaves = checkpointer.restore(folder.absolute() / "state")
-        kept = _load_rows(directory, manifest["rows"]) if rows else {}
+        for path, (*_, expected) in manifest["leaves"].items():
+            if hashlib.sha256(_bytes(leaves[path])).hexdigest() != expected:
+                raise FathomError(f"checkpoint {folder}: array {path} is damaged")
+        kept = load_rows(directory, manifest["rows"]) if rows else {}
         return Saved(step, leaves, kept, manifest["record"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FathomError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
-
-
-def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.ndarray]:
-    rows = {path: np.zeros(shape, dtype) for path, (shape, dtype) in description["leaves"].items()}
-    for segment in description["segments"]:
-        file = directory / ROWS / segment["file"]
-        _check_file(file, segment["sha256"])
-        with np.load(file) as arrays:
-            for path, ring in rows.items():
-                capacity = len(ring)
-                first = max(segment["start"], description["written"] - capacity)
-                numbers = np.arange(first, segment["stop"])
-                ring[numbers % capacity] = arrays[path][first - segment["start"] :]
-    return rows
 
 
 def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
@@ -197,27 +213,9 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _plain(leaf: Any) -> Any:
     """Random keys as the integers behind them."""
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def _write_segment(directory: Path, rows: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
-    folder = directory / ROWS
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{start:012d}-{stop:012d}.npz"
-    partial = file.with_suffix(".partial")
-    slots = {path: np.arange(start, stop) % len(leaf) for path, leaf in rows.items()}
-    with _removed_on_failure(partial), partial.open("wb") as stream:
-        arrays: dict[str, Any] = {path: np.asarray(leaf[slots[path]]) for path, leaf in rows.items()}
-        np.savez(stream, **arrays)
-    partial.rename(file)
-    return {"file": file.name, "start": start, "stop": stop, "sha256": sha256(file)}
 
 
 def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
@@ -238,10 +236,11 @@ def _drop_old(directory: Path, keep: int) -> None:
             segments = _read_manifest(directory / str(step))["rows"]["segments"]
             needed |= {segment["file"] for segment in segments}
     for step in saves(directory)[keep:]:
-        _remove(directory / str(step))
-    for leftover in [*directory.glob("*.partial"), *(directory / ROWS).glob("*.partial")]:
-        _remove(leftover)
-    for file in (directory / ROWS).glob("*.npz"):
+        _discard(directory / str(step))
+    folders = (directory / ROWS, directory / COPIES)
+    for leftover in (found for folder in (directory, *folders) for found in folder.glob("*.partial")):
+        remove(leftover)
+    for file in (found for folder in folders for found in folder.glob("*.npz")):
         if file.name not in needed:
             file.unlink()
 
@@ -249,21 +248,31 @@ def _drop_old(directory: Path, keep: int) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        found = manifest["format_version"]
+        found, expected = manifest["format_version"], manifest.pop("sha256", None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FathomError(f"{folder / MANIFEST} cannot be read: {_reason(error)}") from error
     if found != FORMAT_VERSION:
         raise FathomError(
             f"checkpoint {folder} has format version {found}, this program reads {FORMAT_VERSION}"
         )
+    if expected != _content_sha256(manifest):
+        raise FathomError(f"checkpoint file {folder / MANIFEST} is damaged: its SHA-256 is not the one in it")
     return manifest
 
 
-def _check_file(file: Path, expected: str) -> None:
-    if not file.is_file():
-        raise FathomError(f"checkpoint file {file} is missing")
-    if sha256(file) != expected:
-        raise FathomError(f"checkpoint file {file} is damaged: its SHA-256 is not the one recorded")
+def write_manifest(save: Path, manifest: dict[str, Any]) -> None:
+    """Writes what a save says of itself, and a hash of that."""
+    (save / MANIFEST).write_text(json.dumps(manifest | {"sha256": _content_sha256(manifest)}))
+
+
+def _content_sha256(manifest: dict[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(leaf: np.ndarray) -> memoryview:
+    """Of any type, bfloat16 too; not copied."""
+    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
 
 
 def _files(folder: Path) -> list[Path]:
@@ -292,22 +301,13 @@ def _quiet_orbax() -> Iterator[None]:
         log.setLevel(level)
 
 
-@contextlib.contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    """Clears what a killed run left at `path`, and what a failing one leaves."""
-    _remove(path)
-    try:
-        yield
-    except BaseException:
-        _remove(path)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _discard(save: Path) -> None:
+    """Removes a save so that nobody ever sees half of it."""
+    if save.exists():
+        doomed = save.with_name(f"{save.name}.discarded.partial")
+        remove(doomed)
+        save.rename(doomed)
+        remove(doomed)
 
 
 def _reason(error: Exception) -> str:

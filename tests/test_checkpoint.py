@@ -82,7 +82,8 @@ def test_as_many_saves_are_kept_as_asked_and_no_row_that_none_of_them_needs(tmp_
         for step in (3, 4)
         for segment in json.loads((tmp_path / str(step) / "manifest.json").read_text())["rows"]["segments"]
     }
-    assert {file.name for file in (tmp_path / "rows").iterdir()} == needed
+    for folder in ("rows", "copies"):
+        assert {file.name for file in (tmp_path / folder).iterdir()} == needed
 
 
 def test_what_a_killed_save_left_is_cleared(tmp_path):
@@ -91,7 +92,7 @@ def test_what_a_killed_save_left_is_cleared(tmp_path):
     (tmp_path / "2.partial" / "junk").touch()
     (tmp_path / "rows" / "000000000002-000000000004.partial").touch()
     save(tmp_path, 2, 4)
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "rows"}
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "rows", "copies"}
     assert all(file.suffix == ".npz" for file in (tmp_path / "rows").iterdir())
 
 
@@ -114,6 +115,7 @@ def test_a_run_that_goes_on_from_an_older_save_does_not_build_on_damaged_rows(tm
     save(tmp_path, 1, 2)
     save(tmp_path, 2, 4)
     damage(max((tmp_path / "rows").iterdir()))
+    damage(max((tmp_path / "copies").iterdir()))
     checkpoint.rewind(tmp_path, checkpoint.load(tmp_path).step)
     save(tmp_path, 3, 5)
     saved = checkpoint.load(tmp_path)
@@ -130,12 +132,72 @@ def test_what_others_put_beside_saves_is_left_alone(tmp_path):
     assert (tmp_path / ".DS_Store").is_file()
 
 
-def test_damaged_rows_are_named(tmp_path):
+@pytest.mark.parametrize("harmed", ["rows", "copies"])
+@pytest.mark.parametrize("harm", [damage, lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+def test_damaged_rows_are_made_again_from_their_other_copy_and_that_is_said(tmp_path, caplog, harmed, harm):
+    save(tmp_path, 1, 2)
+    save(tmp_path, 2, 4)
+    file = min((tmp_path / harmed).iterdir())  # both saves need it
+    whole = file.read_bytes()
+    harm(file)
+    with caplog.at_level(logging.WARNING):
+        saved = checkpoint.load(tmp_path)
+    assert saved.step == 2
+    np.testing.assert_array_equal(saved.rows["['value']"], ring(4).rows["value"])
+    assert str(file) in caplog.text
+    assert file.read_bytes() == whole
+
+
+def test_rows_have_no_copy_where_one_save_is_kept(tmp_path):
+    checkpoint.save(tmp_path, 1, state(1), record={}, ring=ring(2), keep=1)
+    assert checkpoint.load(tmp_path).step == 1
+    assert not (tmp_path / "copies").exists()
+
+
+def test_rows_damaged_in_both_copies_are_named(tmp_path):
     save(tmp_path, 1, 4)
-    (file,) = (tmp_path / "rows").iterdir()
-    damage(file)
-    with pytest.raises(FathomError, match=f"{file} is damaged"):
+    files = [next((tmp_path / folder).iterdir()) for folder in ("rows", "copies")]
+    for file in files:
+        damage(file)
+    with pytest.raises(checkpoint.Damaged, match=f"{files[0]} is damaged"):
         checkpoint.load(tmp_path)
+
+
+def test_no_change_of_a_manifest_goes_unnoticed(tmp_path):
+    save(tmp_path, 1, 2)
+    manifest = tmp_path / "1" / "manifest.json"
+    whole = manifest.read_bytes()
+    meaning = json.loads(whole)
+    for place in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        manifest.write_bytes(changed)
+        try:
+            checkpoint.load(tmp_path, rows=False)
+        except FathomError:
+            continue
+        assert json.loads(changed) == meaning
+
+
+def test_an_array_that_is_not_the_one_saved_is_named(tmp_path):
+    save(tmp_path, 1, 2)
+    folder = tmp_path / "1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["leaves"][".weights"][2] = "0" * 64
+    checkpoint.write_manifest(folder, manifest)
+    with pytest.raises(FathomError, match=r"array \.weights is damaged"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_save_that_is_there_is_left_alone_and_a_damaged_one_written_again(tmp_path):
+    save(tmp_path, 1, 2)
+    first = array_file(tmp_path, 1)
+    written_at = first.stat().st_mtime_ns
+    save(tmp_path, 1, 2)
+    assert first.stat().st_mtime_ns == written_at
+    damage(first)
+    save(tmp_path, 1, 2)
+    assert checkpoint.load(tmp_path).step == 1
 
 
 def test_a_missing_and_a_foreign_save_are_named(tmp_path):
@@ -143,8 +205,8 @@ def test_a_missing_and_a_foreign_save_are_named(tmp_path):
         checkpoint.load(tmp_path)
     save(tmp_path, 1, 2)
     manifest = tmp_path / "1" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
-    with pytest.raises(FathomError, match="format version 9, this program reads 1"):
+    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
+    with pytest.raises(FathomError, match="format version 9, this program reads 2"):
         checkpoint.load(tmp_path)
     manifest.write_text("{")
     with pytest.raises(FathomError, match=r"manifest\.json cannot be read"):

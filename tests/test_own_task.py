@@ -82,7 +82,7 @@ def test_a_task_that_changed_since_is_refused_naming_the_field(own_run, tmp_path
     manifest = folder / str(checkpoint.saves(folder)[0]) / checkpoint.MANIFEST
     saved = json.loads(manifest.read_text())
     saved["record"]["config"]["task"]["name"] = changed
-    manifest.write_text(json.dumps(saved))
+    checkpoint.write_manifest(manifest.parent, saved)
     with pytest.raises(FathomError, match=r"goal\.success_radius is 0\.1 there and 0\.15 here"):
         load_teacher(folder)
 

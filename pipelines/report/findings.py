@@ -65,6 +65,8 @@ class Findings:
 def read_findings(run: Run) -> Findings:
     summary = run.summary
     bundles = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
+    exported = f"pipeline export {run.path} --resume writes it again"
+    controlled = f"pipeline control {run.bundles / (_controlled(summary) or '')} records it again"
     recording = run.path / "control" / (_controlled(summary) or "") / RECORDING
     stills = [recording.with_name(name) for name in STILLS]
     log = read_columns(run.path / "control" / (_driven(summary) or "") / ROBOT_LOG)
@@ -75,8 +77,8 @@ def read_findings(run: Run) -> Findings:
         summary=summary,
         teacher_metrics=run.metrics("teacher"),
         student_metrics=run.metrics("students"),
-        bundles={size: read_json(file) for size, file in bundles.items() if file.exists()},
-        recording=read_json(recording) if recording.exists() else None,
+        bundles={size: read_json(file, exported) for size, file in bundles.items() if file.exists()},
+        recording=read_json(recording, controlled) if recording.exists() else None,
         stills=[file.read_bytes() for file in stills] if all(file.exists() for file in stills) else [],
         latencies=log.get("latency_us"),
         proof=read_columns(run.proof(summary.get("selected") or "")),

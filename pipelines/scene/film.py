@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipelines.rundir import write_bytes
 from pipelines.scene.footage import Episode, Footage
 from pipelines.scene.pictures import Artist, drawing, indexed, shared_palette
 from pipelines.scene.shapes import Array
@@ -72,7 +73,7 @@ def write_gif(file: Path, shown: Footage) -> None:
         size = [round(SHRINK * side) for side in images[0].size]
         images = [indexed(np.asarray(image.convert("RGB").resize(size)), palette) for image in images]
         content = _gif(images, planned)
-    file.write_bytes(content)
+    write_bytes(file, content)
 
 
 def write_mp4(file: Path, shown: Footage) -> None:

@@ -1,0 +1,361 @@
+"""Whatever stops a run or damages its files: nothing whole is lost, and --resume ends in the same bits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from events import told
+from recovery import (
+    SIZES,
+    assert_readable,
+    assert_same,
+    beginning,
+    fill,
+    flip,
+    halve,
+    newest,
+    pipeline_here,
+    result,
+    resuming,
+    stage_at,
+    started,
+    stop_at_random,
+    wait_for,
+)
+
+from pipelines.interrupt import SAVING, deferred_interrupt, sigterm_as_ctrl_c
+from pipelines.presets import preset
+from pipelines.progress import Display
+from pipelines.rundir import Run, create_run
+from pipelines.schedule import Clock, SaveTimer
+from teacher import checkpoint
+from teacher.errors import FathomError
+
+
+@pytest.fixture
+def copied(debug_run, tmp_path) -> Path:
+    """A finished debug run of one's own."""
+    return Path(shutil.copytree(debug_run.path, tmp_path / "run", symlinks=True))
+
+
+def resumed(run: Path) -> None:
+    done = pipeline_here(*resuming(run))
+    assert done.exit_code == 0, done.output
+
+
+# Stopped
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A run killed twice, at a random moment of a stage each time, and then taken up again."""
+    run, random = tmp_path_factory.mktemp("killed") / "run", np.random.default_rng()
+    command = [*beginning(run), "--set", "track.tensorboard=true"]
+    for stage in ("teacher", random.choice(["students", "export"])):
+        after = random.uniform(0, 4)
+        process = started(*command, cwd=run.parent)
+        wait_for(lambda stage=stage: (run / stage / "config.json").exists(), process)
+        time.sleep(after)
+        print(f"killed {after:.2f} s after {stage} began, in {stage_at(run)}")
+        process.kill()
+        process.communicate()
+        assert_readable(run)
+        command = resuming(run)
+    resumed(run)
+    return run
+
+
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(debug_run, killed):
+    assert_same(killed, debug_run.path)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "students"])
+def test_a_tracker_is_told_each_step_once_however_often_a_run_is_killed(killed, stage):
+    steps = [step for step, _ in told(killed / stage / "tensorboard")]
+    assert steps == [line["env_steps"] for line in Run(killed).metrics(stage)]
+
+
+def test_sigterm_during_export_keeps_what_is_finished_and_says_how_to_go_on(debug_run, copied):
+    shutil.rmtree(copied / "export")
+    summary = json.loads((copied / "summary.json").read_text())
+    del summary["export"], summary["control"]
+    (copied / "summary.json").write_text(json.dumps(summary))
+    first = copied / "export" / SIZES[0]
+
+    def stop() -> None:
+        wait_for(lambda: "export" in Run(copied).summary)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    done = pipeline_here("export", copied)
+    thread.join()
+    assert done.exit_code == 130, done.output
+    assert f"kept in {copied}: the same command with --resume goes on" in done.output
+    assert first.exists()
+    assert f"kept {first}" in pipeline_here("export", copied, "--resume").output
+    found, expected = result(copied), result(debug_run.path)
+    bundles = [name for name in expected if name.startswith("export/")]
+    assert [found[name] for name in bundles] == [expected[name] for name in bundles]
+
+
+def test_a_first_signal_waits_for_the_save_and_says_so_a_second_one_acts_at_once():
+    said: list[str] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        sigterm_as_ctrl_c(),
+        deferred_interrupt(said.append) as interruption,
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        wait_for(lambda: said, seconds=5)
+        assert said == [SAVING]
+        assert interruption.requested
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the second signal did nothing")
+
+
+def test_a_signal_after_the_last_iteration_is_not_forgotten():
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_wall_clock_may_jump(monkeypatch):
+    timer, clock = SaveTimer(1e4), Clock([{"wall_s": 5.0}])
+    display = Display()
+    with display.bar("stage", 10, piece="iterations") as bar:
+        for now in (0.0, 4e9):
+            monkeypatch.setattr(time, "time", lambda now=now: now)
+            bar.update(5, {})
+            assert not timer.due()
+            assert 5.0 <= clock.read() < 60.0
+
+
+# In use, full, read-only
+
+
+def test_a_run_in_use_names_who_works_in_it_and_since_when(tmp_path):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    with run.locked():
+        done = pipeline_here(*resuming(run.path))
+    assert done.exit_code == 1
+    assert f"is in use by process {os.getpid()} of " in done.output
+    assert "since 20" in done.output
+    with run.locked():
+        pass
+
+
+def test_two_processes_that_add_to_a_summary_lose_nothing(tmp_path):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    threads = [
+        threading.Thread(target=run.update_summary, args=({"control": {str(i): i}},)) for i in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(run.summary["control"]) == 20
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of eight megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_what_was_written_before_stays(small_disk):
+    run = create_run(small_disk / "run", preset("debug"), "debug", 0)
+    run.begin_stage("teacher", None, 0)
+    run.append_metrics("teacher", {"iteration": 1})
+    run.update_summary({"wall_s": 1.0})
+    state, folder = {"weights": np.arange(5000.0)}, run.checkpoints
+    checkpoint.save(folder, 1, state, record={}, keep=2)
+    ballast = fill(small_disk)
+    for write, file in (
+        (lambda: run.update_summary({"text": "x" * 9000}), "summary.json"),
+        (lambda: run.append_metrics("teacher", {"text": "x" * 9000}), "metrics.jsonl"),
+        (lambda: checkpoint.save(folder, 2, state, record={}, keep=2), str(folder / "2")),
+        (lambda: run.begin_stage("students", None, 0), "students"),
+    ):
+        with pytest.raises(FathomError, match=rf"{file}.*No space left") as found:
+            write()
+        assert "\n" not in str(found.value)
+    ballast.unlink()
+    assert checkpoint.saves(folder) == [1]
+    assert checkpoint.load(folder).step == 1
+    run.rewind_metrics("teacher", 1, pytest.fail)
+    assert run.metrics("teacher") == [{"iteration": 1}]
+    assert run.summary == {"wall_s": 1.0}
+    checkpoint.save(folder, 2, state, record={}, keep=2)
+    assert checkpoint.load(folder).step == 2
+
+
+def test_a_read_only_run_is_refused_by_name_and_can_still_be_evaluated(small_disk, debug_run):
+    run = Path(shutil.copytree(debug_run.path / "teacher", small_disk / "run" / "teacher")).parent
+    for name in ("config.json", "versions.json"):
+        shutil.copy(debug_run.path / name, run / name)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for command in (["run", "--run", run, "--resume"], ["distill", run]):
+        done = pipeline_here(*command)
+        assert done.exit_code == 1
+        assert f"cannot write {run / '.lock'}: Read-only file system" in done.output
+    done = pipeline_here("report", run)
+    assert f"cannot write {run / 'report.html'}: Read-only file system" in done.output
+    done = pipeline_here("evaluate", run, "--episodes", "2")
+    assert done.exit_code == 0, done.output
+
+
+# Damaged
+
+
+def test_a_run_damaged_in_every_artifact_is_made_whole(debug_run, killed, tmp_path):
+    run = Path(shutil.copytree(killed, tmp_path / "run"))
+    flip(newest(run / "teacher" / "checkpoints") / "manifest.json")
+    shutil.rmtree(newest(run / "students" / "checkpoints") / "state")
+    flip(next((run / "students" / "checkpoints" / "rows").iterdir()))
+    halve(newest(run / "students" / SIZES[0]) / "manifest.json")
+    (run / "export" / SIZES[0] / "spec.json").unlink()
+    flip(run / "export" / SIZES[1] / "policy.onnx")
+    halve(run / "control" / SIZES[1] / "recording.json")
+    with (run / "students" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"round": 4, "la')
+    halve(run / "summary.json")
+    done = pipeline_here(*resuming(run))
+    assert done.exit_code == 0, done.output
+    for word in ("teacher: going on from iteration 3 of 4", "students: going on from round 2 of 3"):
+        assert word in done.output
+    for file in (run / "export" / SIZES[0], run / "export" / SIZES[1]):
+        assert f"{file} is damaged" in done.output
+    assert "set aside as damaged-summary.json" in done.output
+    assert_same(run, debug_run.path)
+
+
+def test_lines_that_a_damaged_metrics_file_lost_are_said_and_the_rest_is_kept(debug_run, copied):
+    file = copied / "teacher" / "metrics.jsonl"
+    first, second, *others = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + b"\xff" + second[1:] + b"".join(others))
+    done = pipeline_here("report", copied)
+    assert done.exit_code == 1
+    assert f"{file} is damaged in line 2" in done.output
+    assert "--resume" in done.output
+    said: list[str] = []
+    Run(copied).rewind_metrics("teacher", 4, said.append)
+    assert said == [f"[yellow]{file} was damaged: 1 of 4 lines are lost[/yellow]"]
+    assert file.read_bytes() == first + b"".join(others)
+
+
+@pytest.mark.parametrize(
+    ("harm", "damaged", "command", "remedy"),
+    [
+        (halve, "summary.json", ["report"], "--resume"),
+        (halve, "summary.json", ["export"], "--resume"),
+        (halve, f"students/{SIZES[0]}/3/manifest.json", ["export"], "pipeline distill {run} --resume"),
+        (flip, f"export/{SIZES[0]}/policy.onnx", ["control"], "pipeline export {run} --resume"),
+        (halve, f"export/{SIZES[0]}/spec.json", ["report"], "pipeline export {run} --resume"),
+        (halve, f"control/{SIZES[0]}/recording.json", ["report"], "pipeline control {run}/export/"),
+        (halve, "config.json", ["run", "--resume", "--run"], "config.json cannot be read"),
+        (halve, "students/config.json", ["distill", "--resume"], "remove it"),
+        (halve, "teacher/versions.json", ["teacher", "--resume", "--run"], "it can be removed"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(copied, harm, damaged, command, remedy):
+    harm(copied / damaged)
+    done = pipeline_here(*command, copied)
+    assert done.exit_code == 1, done.output
+    assert isinstance(done.exception, SystemExit)  # and no traceback
+    assert Path(damaged).name in done.output
+    assert remedy.format(run=copied) in done.output
+
+
+def test_no_whole_save_is_said_with_what_to_do(copied):
+    flip(copied / "teacher" / "checkpoints" / "4" / "manifest.json")
+    done = pipeline_here("teacher", "--run", copied, "--resume")
+    assert done.exit_code == 1
+    assert "manifest.json" in done.output
+    assert f"to train from the start, remove {copied / 'teacher' / 'checkpoints'}" in done.output
+
+
+# The bar: minutes each
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("number", "count"), [(signal.SIGKILL, 10), (signal.SIGTERM, 4)])
+def test_runs_that_are_stopped_at_random_end_the_same(debug_run, tmp_path, number, count, seed):
+    random, stages, runs = np.random.default_rng(seed), Counter[str](), []
+    while not runs or stages.total() < count:
+        run = tmp_path / f"run{len(runs)}"
+        while not (run / "report.html").exists():
+            process = started(*(resuming(run) if run.exists() else beginning(run)), cwd=tmp_path)
+            stopped = stages.total() < count and stop_at_random(process, run, number, random)
+            _, errors = process.communicate(timeout=300)
+            assert "Traceback" not in errors, errors
+            if not stopped:
+                assert process.returncode == 0, errors
+                continue
+            print(f"seed {seed}: {number.name} {stopped}")
+            assert process.returncode == (-number if number == signal.SIGKILL else 130), errors
+            assert number == signal.SIGKILL or "--resume" in errors or not run.exists()
+            stages[stopped.split()[0]] += 1
+            assert_readable(run)
+        runs.append(run)
+        assert_same(run, debug_run.path)
+    print(f"seed {seed}: {dict(stages)}, {stages.total()} in all; {len(runs)} runs, identical")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_whose_disk_fills_twice_ends_the_same(debug_run, small_disk, tmp_path, seed):
+    random, run = np.random.default_rng(seed), small_disk / "run"
+    needed = sum(file.stat().st_size for file in debug_run.path.rglob("*"))
+    for _ in range(2):
+        held = sum(file.stat().st_size for file in run.rglob("*"))
+        left = int(random.uniform(0, max(needed - held, 0)))
+        ballast = fill(small_disk, left)
+        process = started(*(resuming(run) if run.exists() else beginning(run)), cwd=tmp_path)
+        _, errors = process.communicate(timeout=300)
+        last = errors.splitlines()[-1]
+        assert process.returncode == 1, errors
+        assert last.startswith("error: cannot"), errors
+        assert str(run) in last
+        assert "No space left on device" in last
+        print(f"seed {seed}: {left} bytes free, {stage_at(run)}: {last}")
+        ballast.unlink()
+        assert_readable(run)
+    assert pipeline_here(*(resuming(run) if run.exists() else beginning(run))).exit_code == 0
+    assert_same(run, debug_run.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_whose_newest_save_is_corrupted_ends_the_same(debug_run, killed, tmp_path, seed):
+    random = np.random.default_rng(seed)
+    run = Path(shutil.copytree(killed, tmp_path / "run"))
+    for stage in (("teacher",), ("students",), ("teacher", "students"))[seed % 3]:
+        folder = run / stage / "checkpoints"
+        files = [*newest(folder).rglob("*"), *(folder / "rows").iterdir(), *(folder / "copies").iterdir()]
+        file = random.choice(sorted(file for file in files if file.is_file()))
+        how = random.choice(["flipped", "cut", "deleted"])
+        content, place = bytearray(file.read_bytes()), int(random.integers(file.stat().st_size))
+        if how == "flipped":
+            content[place] ^= 1 << int(random.integers(8))
+        file.unlink()
+        if how != "deleted":
+            file.write_bytes(content[:place] if how == "cut" else content)
+        print(f"seed {seed}: {file.relative_to(run)} {how} at {place}")
+    done = pipeline_here(*resuming(run))
+    assert done.exit_code == 0, done.output
+    assert_same(run, debug_run.path)
