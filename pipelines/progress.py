@@ -46,9 +46,9 @@ class Bar:
 class Display:
     """Where stages report to; everything goes to standard error, results have standard output."""
 
-    def __init__(self, run: str | None = None) -> None:
-        """`run` names the one of several that is shown, in place of the stage."""
-        self.console = Console(stderr=True)
+    def __init__(self, run: str | None = None, *, quiet: bool = False) -> None:
+        """`run` names the one of several that is shown, in place of the stage. A quiet one shows nothing."""
+        self.console = Console(stderr=True, quiet=quiet)
         self._run = run
 
     def say(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Display:
     @contextmanager
     def bar(self, stage: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Bar]:
         stage = self._run or stage
-        if not self.console.is_terminal:
+        if self.console.quiet or not self.console.is_terminal:
             yield Bar(self.console, stage, total, done, unit, None)
             return
         columns = (
@@ -72,6 +72,9 @@ class Display:
         )
         with Progress(*columns, console=self.console, expand=True) as live:
             yield Bar(self.console, stage, total, done, unit, live)
+
+
+QUIET = Display(quiet=True)
 
 
 def describe_score(score: dict[str, Any]) -> str:
