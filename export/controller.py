@@ -90,6 +90,14 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+def _finite(value: np.ndarray, found: np.ndarray) -> bool:
+    """Whether all entries are numbers; `found` [as value] bool is where it is noted.
+
+    Looked for in the bytes: `all` takes longer than the rest together, three times a step."""
+    np.isfinite(value, out=found)
+    return b"\0" not in found.tobytes()
+
+
 class _Vector:
     """One input: the buffer that ONNX Runtime reads and the names of its entries."""
 
@@ -99,7 +107,7 @@ class _Vector:
         self.unit = unit
         self.batch = np.zeros((1, len(entries)), np.float32)
         self._row = self.batch[0]
-        self._finite = np.empty(len(entries), np.bool_)
+        self._found = np.empty(len(entries), np.bool_)
 
     def fill(self, value: np.ndarray) -> None:
         if not isinstance(value, np.ndarray):
@@ -110,8 +118,7 @@ class _Vector:
             raise ControllerError(f"{self.name}: dtype {value.dtype}, allowed: float32")
         if value.shape != self._row.shape:
             raise ControllerError(f"{self.name}: shape {list(value.shape)}, allowed: {self._allowed}")
-        np.isfinite(value, out=self._finite)
-        if not self._finite.all():
+        if not _finite(value, self._found):
             raise ControllerError(f"{self.name}: {self._describe(value)}; allowed: finite numbers")
         self._row[:] = value
 
@@ -124,7 +131,7 @@ class _Vector:
         return f"[{len(self.entries)}]"
 
     def _describe(self, value: np.ndarray) -> str:
-        wrong = np.flatnonzero(~self._finite)
+        wrong = np.flatnonzero(~self._found)
         named = [f"{self.entries[i]} = {value[i]} (entry {i}, {self.unit[i]})" for i in wrong[:4]]
         return ", ".join(named) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
 
@@ -154,7 +161,7 @@ class Controller:
         )
         self._answer = np.zeros((1, size), np.float32)
         self._action: np.ndarray = self._answer[0]
-        self._finite = np.empty(size, np.bool_)
+        self._found = np.empty(size, np.bool_)
         self._session = self._open("policy.onnx", policy, (self._obs, self._goal), ("actions", [1, size]))
         self._binding = self._bind()
         self._critic_graph = critic
@@ -199,8 +206,7 @@ class Controller:
         self._obs.fill(obs)
         self._goal.fill(goal)
         self._session.run_with_iobinding(self._binding)
-        np.isfinite(self._action, out=self._finite)
-        if not self._finite.all():
+        if not _finite(self._action, self._found):
             raise ControllerError(
                 f"actions: {self._action} are not finite; the observation is far from any trained"
             )
@@ -274,7 +280,7 @@ class Guard:
     since a robot follows late. Joint positions keep to their limits and move no faster than the joints may.
     Other commands are scaled only."""
 
-    SPARE = 0.6
+    SPARE = 0.5
     """Share of the robot's acceleration limit that is used: it follows a change of command with ramps, which
     are steeper at their middle than on average, and has to arrive before the next command."""
 
@@ -293,7 +299,7 @@ class Guard:
         self._ramp_steps = max(1, round(ramp_s / self._dt))
         self._command = np.zeros(len(action["joints"]))
         self._last, self._low, self._high, self._ahead = (np.zeros_like(self._command) for _ in range(4))
-        self._finite = np.empty(len(self._command), np.bool_)
+        self._found = np.empty(len(self._command), np.bool_)
         self._steps = 0
         if not (self._rates or self._positions):
             return
@@ -390,8 +396,7 @@ class Guard:
             np.add(self._last, self._high, out=self._high)
             np.clip(command, self._low, self._high, out=command)
             np.clip(command, self._lower, self._upper, out=command)
-        np.isfinite(command, out=self._finite)
-        if not self._finite.all():
+        if not _finite(command, self._found):
             raise ControllerError(f"command: {command} from action {action}; allowed: finite numbers")
         self._last[:] = command
         return command

@@ -340,6 +340,27 @@ def report(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="run directories or names")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="default: compare.html beside the first run")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show runs side by side, in a table and as a page: what was set differently, and what came of it."""
+    with _reported(debug):
+        from pipelines import side_by_side, tables
+        from pipelines.report import write_comparison
+
+        opened = side_by_side.opened(runs)
+        figures = side_by_side.beside_each_other(opened)
+        page = out or next(iter(opened.values())).path.parent / "compare.html"
+        write_comparison(figures, list(opened.values()), page)
+        _print(figures | {"page": str(page)}, as_json, tables.side_by_side)
+
+
+@app.command()
 def tasks(
     names: Annotated[
         list[str] | None,
@@ -415,10 +436,11 @@ def _train_study(study: "Study", as_json: bool) -> None:
 def _reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
     from pipelines import cluster
+    from pipelines.quiet import quiet
     from teacher.errors import FathomError
 
     try:
-        with cluster.failing_together():
+        with quiet(everything=debug), cluster.failing_together():
             yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

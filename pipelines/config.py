@@ -25,6 +25,15 @@ class ControlConfig(Group):
     """held-out episodes that the exported controller runs"""
 
 
+class TrackConfig(Group):
+    """Where metrics go besides metrics.jsonl; it decides nothing of the result."""
+
+    tensorboard: bool = False
+    """event files for TensorBoard in STAGE/tensorboard"""
+    wandb: str | None = None
+    """project at Weights & Biases that gets settings and metrics; without it, nothing leaves the machine"""
+
+
 class Config(Group):
     """Everything that decides a run, but for its seed. `--set` addresses the inner groups."""
 
@@ -32,6 +41,7 @@ class Config(Group):
     student: StudentConfig = StudentConfig()
     export: ExportConfig = ExportConfig()
     control: ControlConfig = ControlConfig()
+    track: TrackConfig = TrackConfig()
 
 
 TEACHER_GROUPS = tuple(TeacherConfig.model_fields)

@@ -9,7 +9,8 @@ from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.teaching import warn_of_versions
-from student.distill import Distiller
+from pipelines.tracking import recorded
+from student.distill import Distiller, DistillState
 from student.networks import parameter_count
 from student.saved import load_student, restore_state, save_state, save_students
 from teacher import checkpoint
@@ -46,12 +47,24 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     run.rewind_metrics("students", int(state.round))
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
-    ends = (config.sizes[0], config.sizes[-1])  # of a family whose errors would not fit on a line
-    shown = dict.fromkeys([*(f"{size}/action_error" for size in ends), "critic/preference_loss"])
+    shown = {
+        "action_error": [f"{size}/action_error" for size in config.sizes],
+        "critic": [f"critic/{term}_loss" for term in ("preference", "features", "goal_features", "distance")],
+    }
     with (
         deferred_interrupt() as interruption,
-        display.bar("students", config.rounds * per_round, int(state.round) * per_round, "labels") as bar,
+        recorded(run, "students", display.say) as record,
+        display.bar(
+            "students",
+            config.rounds,
+            int(state.round),
+            piece="rounds",
+            each=per_round,
+            unit="labels",
+            groups=shown,
+        ) as bar,
     ):
+        bar.note = "compiling"
         while int(state.round) < config.rounds:
             state, device_metrics = distiller.iterate(state)
             done = int(state.round)
@@ -59,13 +72,19 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
             require_finite(metrics, f"round {done}")
             taken = {"labels": done * per_round, "env_steps": done * per_round}
             line = {"round": done, **taken, "wall_s": clock.read(), **metrics}
-            run.append_metrics("students", line)
-            bar.update(done * per_round, {key: metrics[key] for key in shown})
+            record(line)
+            bar.update(done, metrics)
             if done == config.rounds or timer.due() or interruption.requested:
                 with timer.saving():
                     save_state(folder, distiller, state)
             if interruption.requested:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
+    return _keep(run, distiller, state)
+
+
+def _keep(run: Run, distiller: Distiller, state: DistillState) -> JSON:
+    """Saves the finished students, of each size its best seed; returns their part of the summary."""
+    config = distiller.config
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
     last = run.last_metrics("students")

@@ -5,6 +5,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from export.bundle import write_bundle
 from export.controller import Controller
@@ -13,10 +14,10 @@ from export.profiles import require_profiles
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.distilling import teacher_of
-from pipelines.judging import Yardstick, own_experience
+from pipelines.judging import Yardstick, own_experience, teacher_latency
 from pipelines.progress import QUIET, Display
 from pipelines.robustness import robustness
-from pipelines.rundir import Run
+from pipelines.rundir import Run, write_columns
 from student.networks import act, critic_distance
 from student.saved import TrainedStudent, load_student
 from student.selection import Selection, select
@@ -27,6 +28,10 @@ from teacher.trained import Teacher
 
 JSON = dict[str, Any]
 STREAM = 2  # of the run's seed
+SHOWN = {
+    "student": ("retention", "time_at_goal", "success_final", "final_distance"),
+    "file": ("parity_max_error", "latency_us_p50", "latency_us_p99"),
+}
 SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
 
 
@@ -42,15 +47,22 @@ def export(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
     if len(kept) < len(students) or run.changed is not None:
         run.begin_stage("export", teacher.source, chosen)
-    for student in (student for student in students if student not in kept):
-        figures = _export_student(run, measure(), student, chosen)
-        run.update_summary(figures)
-        parity = figures["export"][student.name]["parity_max_error"]
-        display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-    selection = _select(run)
-    display.say(f"selected: {selection.because}")
-    selected = next(student for student in students if student.name == selection.size)
-    _measure_robustness(run, measure, selected, resume=resume)
+    if len(kept) < len(students):
+        run.update_summary({"teacher": {"latency_us_p50": teacher_latency(teacher)}})
+    with display.bar("export", len(students), len(kept), piece="students", groups=SHOWN) as bar:
+        for number, student in enumerate((s for s in students if s not in kept), len(kept) + 1):
+            bar.note = student.name
+            figures = _export_student(run, measure(), student, chosen)
+            run.update_summary(figures)
+            exported, judged = (figures[part][student.name] for part in ("export", "students"))
+            parity = exported["parity_max_error"]
+            display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
+            bar.update(number, judged | exported, judged)
+        selection = _select(run)
+        display.say(f"selected: {selection.because}")
+        selected = next(student for student in students if student.name == selection.size)
+        bar.note = f"{selected.name} under harder conditions"
+        _measure_robustness(run, measure, selected, resume=resume)
     return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
 
 
@@ -108,6 +120,12 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         profiles=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
+    write_columns(
+        run.proof(student.name),
+        action_error=np.maximum(policy.errors, flat.errors),
+        distance_error=distance.errors,
+        latency_us=policy.latencies_us,
+    )
     exported = {
         "bundle": str((run.bundles / student.name).relative_to(run.path)),
         "student_sha256": student.source,

@@ -1,5 +1,6 @@
 """What every student of a run is measured against: its teacher, on the same held-out episodes."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -12,6 +13,7 @@ from jax import Array
 from export.controller import Controller
 from pipelines import closed_loop
 from student import assess
+from student.calibration import Waits, calibration, waits
 from student.networks import Student, act, embed_goal, embed_state_action, parameter_count
 from teacher.compilation import jit_once
 from teacher.evaluate import (
@@ -29,7 +31,8 @@ from teacher.trained import Teacher
 
 AGREEMENT_STATES = 256
 AGREEMENT_ACTIONS = 32  # at each of them
-ERROR_STATES = 2048  # in which actions are compared
+ERROR_STATES = 2048  # in which actions are compared, and times to the goal
+TIMED = 50  # answers of a teacher
 
 
 class Asked(NamedTuple):
@@ -96,6 +99,7 @@ class Yardstick(NamedTuple):
         policy = closed_loop.batched(controller)
         found, lived = run_episodes(self.simulation, on_robot(policy), self.starts, evaluation_noise_key())
         own, teachers = Seen.of(lived, self.starts.goal, ERROR_STATES), self.seen
+        timed = calibration(*_asked_for_times(self.simulation, controller, lived, self.starts.goal))
         label = np.asarray(self.teacher.policy()(own.observation, own.goal))
         return (
             summarise(found, self.layout)
@@ -109,6 +113,7 @@ class Yardstick(NamedTuple):
             }
             | assess.retention(found, self.outcomes)
             | assess.beside_teacher(found, self.outcomes)
+            | ({"calibration": timed} if timed else {})
         )
 
     def critic(self, student: Student) -> dict[str, float]:
@@ -150,6 +155,31 @@ def _asking(embed_state_action: Callable, embed_goal: Callable) -> Callable[...,
 
 
 _ask_student = _asking(embed_state_action, embed_goal)  # compiles once for critics of one size
+
+
+def _asked_for_times(
+    simulation: Simulation, controller: Controller, lived: Trajectories, goal: np.ndarray
+) -> tuple[Waits, np.ndarray]:
+    """Moments of the controller's own episodes, and its critic's distances [Q] in them."""
+    moments = waits(simulation.task.spec, lived, goal, ERROR_STATES)
+    assert lived.sensed is not None, "the rollout was given no noise_key"
+    values = (*lived.sensed, lived.action)
+    observation, seen, action = (v[moments.step, moments.episode].astype(np.float32) for v in values)
+    rows = zip(observation, action, seen, strict=True)
+    return moments, np.array([controller.distance(o, a, g) for o, a, g in rows])
+
+
+def teacher_latency(teacher: Teacher) -> float:
+    """Microseconds of one answer of the teacher in JAX, on the devices here: the median of TIMED."""
+    observation, goal = (np.zeros((1, size), np.float32) for size in teacher.spec.sizes[::2])
+    policy = teacher.policy()
+    np.asarray(policy(observation, goal))  # compiles
+    seconds = []
+    for _ in range(TIMED):
+        begun = time.perf_counter()
+        np.asarray(policy(observation, goal))
+        seconds.append(time.perf_counter() - begun)
+    return 1e6 * float(np.median(seconds))
 
 
 def _rms(difference: np.ndarray) -> float:

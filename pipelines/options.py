@@ -105,4 +105,6 @@ LogFile = Annotated[
     Path | None, typer.Option("--log", metavar="FILE.npz", help="where every step on the robot is written")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="show the traceback of an error, and what dependencies warn of")
+]

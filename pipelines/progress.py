@@ -1,46 +1,18 @@
-"""What a user sees while a stage runs: a bar on a terminal, a line now and then elsewhere."""
+"""What a user sees while a stage runs: a panel on a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.live import Live
+
+from pipelines.bar import Bar, Groups
+from pipelines.panel import panel
 
 LINE_INTERVAL_S = 10.0
-
-
-class Bar:
-    """Progress of one stage, counted in `unit`s."""
-
-    def __init__(self, console: Console, stage: str, total: int, done: int, unit: str, live: Progress | None):
-        self._console, self._stage, self._unit, self._live = console, stage, unit, live
-        self._total, self._first, self._begun = total, done, time.monotonic()
-        self._last_line = -LINE_INTERVAL_S
-        self._score = ""
-        if live:
-            self._task = live.add_task(stage, total=total, completed=done, note="compiling")
-
-    def update(self, done: int, metrics: dict[str, float], score: dict[str, Any] | None = None) -> None:
-        """`metrics` may be any; a few are shown. `score` is shown until the next one."""
-        if score:
-            self._score = f"  {describe_score(score)}"
-        elapsed = time.monotonic() - self._begun
-        rate = (done - self._first) / elapsed if elapsed else 0.0
-        shown = "  ".join(f"{key} {value:.3g}" for key, value in metrics.items())
-        note = f"{rate:,.0f} {self._unit}/s{self._score}  [dim]{shown}[/dim]"
-        if self._live:
-            self._live.update(self._task, completed=done, note=note)
-        elif score or done >= self._total or time.monotonic() - self._last_line >= LINE_INTERVAL_S:
-            self._last_line = time.monotonic()
-            left = (self._total - done) / rate if rate else float("inf")
-            self._console.print(
-                f"{self._stage}: {done:,} of {self._total:,} {self._unit}, {left:.0f} s left, {note}",
-                soft_wrap=True,
-                highlight=False,
-            )
+REFRESHES_PER_S = 2  # each takes some milliseconds of a core that may be training
 
 
 class Display:
@@ -55,31 +27,60 @@ class Display:
         self.console.print(text, soft_wrap=True, highlight=False)
 
     @contextmanager
-    def bar(self, stage: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Bar]:
-        stage = self._run or stage
-        if self.console.quiet or not self.console.is_terminal:
-            yield Bar(self.console, stage, total, done, unit, None)
+    def bar(
+        self,
+        stage: str,
+        total: int,
+        done: int = 0,
+        *,
+        piece: str,
+        each: int = 1,
+        unit: str | None = None,
+        groups: Groups | None = None,
+    ) -> Iterator[Bar]:
+        """Progress of a stage: `total` pieces of `each` units, of which `done` are there already.
+
+        A panel stays until the stage ends, well or not; what it came to stays as a line."""
+        of = (self._run or stage, total, done, piece, each, unit or piece, groups or {})
+        if not self._is_live:
+            yield _Lines(self.console, *of)
             return
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=16),
-            TaskProgressColumn(table_column=Column(min_width=4, no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
-            # What does not fit is cut off here, and nowhere else.
-            TextColumn(
-                "{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
-            ),
+        bar, console = Bar(*of), self.console
+        live = Live(
+            get_renderable=lambda: panel(bar.view, console.width, console.height),
+            console=console,
+            refresh_per_second=REFRESHES_PER_S,
+            transient=True,
         )
-        with Progress(*columns, console=self.console, expand=True) as live:
-            yield Bar(self.console, stage, total, done, unit, live)
+        try:
+            with live:
+                yield bar
+        finally:
+            if bar.advanced:
+                _print_line(console, bar)
+
+    @property
+    def _is_live(self) -> bool:
+        """FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter."""
+        return not self.console.quiet and self.console.is_interactive and self.console.file.isatty()
 
 
 QUIET = Display(quiet=True)
 
 
-def describe_score(score: dict[str, Any]) -> str:
-    """`success 0.980 (0.960 to 0.990)  at goal 0.910`."""
-    low, high = score["success_final_interval"]
-    return (
-        f"success {score['success_final']:.3f} ({low:.3f} to {high:.3f})  at goal {score['time_at_goal']:.3f}"
-    )
+class _Lines(Bar):
+    """Prints a line at every score, at the end, and every few seconds between."""
+
+    def __init__(self, console: Console, *of: Any):
+        super().__init__(*of)
+        self._console, self._last_line = console, -LINE_INTERVAL_S
+
+    def update(self, done: int, metrics: Mapping[str, float], score: dict[str, Any] | None = None) -> None:
+        super().update(done, metrics, score)
+        if score or self.finished or time.monotonic() - self._last_line >= LINE_INTERVAL_S:
+            self._last_line = time.monotonic()
+            _print_line(self._console, self)
+
+
+def _print_line(console: Console, bar: Bar) -> None:
+    console.print(bar.line, soft_wrap=True, highlight=False, markup=False)

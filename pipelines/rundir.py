@@ -5,7 +5,7 @@ versions.json    of the packages that compute
 summary.json     the figures of every finished stage
 teacher/         checkpoints/, metrics.jsonl
 students/        checkpoints/, metrics.jsonl, SIZE/
-export/SIZE/     bundles
+export/SIZE/     bundles; beside each SIZE.npz, error and latency of every observation that proved it
 control/SIZE/    recorded episodes; robot.npz, each step on a robot
 watch/           films
 report.html
@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from pipelines.config import Config, validated
 from teacher.errors import FathomError, UsageError
@@ -67,6 +70,10 @@ class Run:
     @property
     def bundles(self) -> Path:
         return self.path / "export"
+
+    def proof(self, size: str) -> Path:
+        """Columns of `action_error`, `distance_error` and `latency_us`: one row an observation."""
+        return self.bundles / f"{size}.npz"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -266,6 +273,27 @@ def write_text(file: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise FathomError(f"cannot write {file}: {error.strerror}") from error
+
+
+def write_columns(file: Path, **columns: np.ndarray) -> None:
+    """Replaces the .npz in one step, as `write_text` does; float32."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            np.savez_compressed(stream, **{name: each.astype(np.float32) for name, each in columns.items()})
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise FathomError(f"cannot write {file}: {error.strerror}") from error
+
+
+def read_columns(file: Path) -> dict[str, np.ndarray]:
+    """Empty if there is no such file, another process is writing it, or it was damaged."""
+    try:
+        with np.load(file) as columns:
+            return dict(columns)
+    except (OSError, ValueError, BadZipFile):
+        return {}
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

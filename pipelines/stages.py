@@ -20,6 +20,7 @@ from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, create_run
 from pipelines.scene.keeping import keep
 from pipelines.teaching import teach
+from pipelines.tracking import require_trackers
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError, unknown_name
 from teacher.evaluate import evaluation_layout
@@ -32,12 +33,14 @@ from teacher.tasks.requirements import require_same
 from teacher.trained import load_teacher, reevaluate
 
 JSON = dict[str, Any]
+CONTROLLED = {"controller": ("latency_us_p50", "latency_us_p99", "missed_deadlines")}
 _BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
 def check(config: Config, *, trained: bool = False) -> None:
     """Refuses names that no task or engine has, physics that cannot be randomised as asked, and a teacher
     still to be trained that the devices here cannot divide or hold, before anything is created."""
+    require_trackers(config.track)
     task = make_task(config.teacher.task.name)
     trains_in = [name for name in engines_of(task) if ENGINES[name].compiled]
     asked = (
@@ -163,9 +166,12 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON
         teach(run, display, resume=resume)
         distil(run, display, resume=resume)
         export(run, display, resume=resume)
-        for name in run.config.student.sizes:
-            if not (resume and _is_controlled(run, name)):
-                control(run.bundles / name, display)
+        left = [n for n in run.config.student.sizes if not (resume and _is_controlled(run, n))]
+        with display.bar("control", len(left), piece="students", groups=CONTROLLED) as bar:
+            for number, name in enumerate(left, 1):
+                bar.note = name
+                figures = control(run.bundles / name, display)
+                bar.update(number, figures, figures)
     finally:
         run.update_summary({"wall_s": before + time.monotonic() - begun})
     from pipelines.report import write_report  # matplotlib, which no other stage needs

@@ -6,6 +6,7 @@ import jax
 from rich.markup import escape
 
 from pipelines import teaching
+from pipelines.bar import describe_duration
 from pipelines.comparison import JSON, compare
 from pipelines.progress import Display
 from pipelines.rundir import locked, write_json
@@ -75,10 +76,4 @@ def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:
         expected = mean(alike) if alike else max(other.seconds for other in finished)
         seconds += max(0.0, expected - member.seconds)
     basis = ", if what is untried takes as long as the slowest so far" if untried else ""
-    return f"; about {_duration(seconds)} left{basis}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"; about {describe_duration(seconds)} left{basis}"

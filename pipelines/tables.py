@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Column, Table
+from rich.text import Text
 
 from pipelines.grid import described
 
@@ -56,6 +57,31 @@ def study(figures: JSON) -> Group:
     ]
     notes += [f"{figures['wall_s']:,.0f} s in all"]
     return Group(table, "; ".join(notes))
+
+
+def side_by_side(figures: JSON) -> Group:
+    """As `pipelines.side_by_side.beside_each_other` gives them: one column a run, one row a figure."""
+    runs = figures["runs"]
+    table = Table("", *runs)
+    for field, values in figures["settings"].items():
+        table.add_row(field, *("" if value is None else str(value) for value in values))
+    table.add_section()
+    summaries = [each["summary"] for each in runs.values()]
+    selected = [each.get("selected", "") for each in summaries]
+    teachers = [each.get("teacher", {}) for each in summaries]
+    students, files, control = (
+        [each.get(stage, {}).get(size, {}) for each, size in zip(summaries, selected, strict=True)]
+        for stage in ("students", "export", "control")
+    )
+    for who, found in (("teacher", teachers), ("student", students), ("controller", control)):
+        for key, name in (("success_final", "success"), ("time_at_goal", "time at goal")):
+            table.add_row(f"{who}: {name}", *(_share(each, key) for each in found))
+    table.add_row("student", *selected)
+    table.add_row("student: retention", *(_retention(each) if each else "" for each in students))
+    table.add_row("file: latency, µs", *(_rounded(each, "latency_us_p50") for each in files))
+    table.add_row("seconds of training", *(_rounded(each, "wall_s") for each in teachers))
+    notes = [*figures["not_comparable"], f"95 % intervals below each figure; page: {figures['page']}"]
+    return Group(table, *map(Text, notes))
 
 
 def students(figures: JSON) -> Table:
@@ -159,6 +185,10 @@ def _over_seeds(figures: JSON, key: str, digits: str) -> str:
     interval = figures.get(f"{key}_interval")
     mean = f"{figures[key]:{digits}}"
     return f"{mean}\n[dim]{interval[0]:{digits}}-{interval[1]:{digits}}[/dim]" if interval else mean
+
+
+def _rounded(figures: JSON, key: str) -> str:
+    return f"{figures[key]:,.1f}" if key in figures else ""
 
 
 def _share(figures: JSON, key: str) -> str:

@@ -11,6 +11,7 @@ from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
+from pipelines.tracking import recorded
 from teacher import checkpoint
 from teacher.errors import Diverged, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
@@ -18,6 +19,11 @@ from teacher.learner import Learner, TeacherState
 from teacher.simulation import simulation_of
 from teacher.train import restore_state, save_state, train
 
+SHOWN = {
+    "critic": ("critic_loss", "critic_accuracy"),
+    "actor": ("actor_loss", "saturation", "entropy"),
+    "gradient_norm": ("critic_gradient_norm", "actor_gradient_norm"),
+}
 _BACKGROUND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
 
 
@@ -49,20 +55,27 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     timer = SaveTimer(config.checkpoint.interval_s)
     with (
         deferred_interrupt() as interruption,
-        display.bar("teacher", total * per_iteration, done * per_iteration) as bar,
+        recorded(run, "teacher", display.say) as record,
+        display.bar(
+            "teacher", total, done, piece="iterations", each=per_iteration, unit="steps", groups=SHOWN
+        ) as bar,
     ):
+        bar.note = "compiling"
+        for line in run.metrics("teacher"):
+            if "evaluation" in line:
+                bar.scored(line["evaluation"])
         for state, metrics in _with_last_save(train(learner, start), run):
             done = int(state.iteration)
             evaluation = None
             if done % config.evaluate.every == 0 or done == total:
+                bar.note = "evaluating"
                 ready.result()
                 outcomes, _ = run_episodes(judge, learner.policy(state.params), held_out)
                 evaluation = summarise(outcomes, layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
-            run.append_metrics("teacher", line | ({"evaluation": evaluation} if evaluation else {}))
-            shown = {key: metrics[key] for key in ("critic_accuracy", "actor_loss", "saturation")}
-            bar.update(done * per_iteration, shown, evaluation)
+            record(line | ({"evaluation": evaluation} if evaluation else {}))
+            bar.update(done, metrics, evaluation)
             save, stop = cluster.agreed(done == total or timer.due(), interruption.requested)
             if save or stop:
                 with timer.saving():

@@ -192,7 +192,7 @@ def test_a_command_that_is_no_number_is_never_given():
     for action, reading in ((np.full(A, np.nan, np.float32), HOME), (np.ones(A, np.float32), blind)):
         with pytest.raises(ControllerError, match=r"command: .*finite"):
             guard(action, reading)
-    np.testing.assert_allclose(guard(np.ones(A, np.float32), HOME), np.minimum(before + 6 * DT, 1))
+    np.testing.assert_allclose(guard(np.ones(A, np.float32), HOME), np.minimum(before + 5 * DT, 1))
 
 
 def test_velocity_starts_with_a_ramp_and_changes_within_its_acceleration():

@@ -275,7 +275,7 @@ def test_bundle_runs_where_jax_and_the_project_cannot_be_imported(bundle):
 def test_controller_prints_what_the_policy_expects(bundle):
     printed = run(sys.executable, bundle / "controller.py")
     for text in (
-        "fr3_reach version 2",
+        f"fr3_reach version {SPEC.version}",
         "obs [17]",
         "flange_position [m, base frame]",
         "0.615",

@@ -35,9 +35,15 @@ def started(here: int, **settings) -> subprocess.Popen:
     )
 
 
-def finished(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+def finished(*processes: subprocess.Popen) -> None:
+    """Waits for all; none is left behind, spinning, if one fails or hangs."""
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +100,11 @@ def free_address():
         return f"localhost:{probe.getsockname()[1]}"
 
 
+@pytest.mark.alone
 def test_two_processes_of_two_devices_do_what_one_does_and_their_save_resumes_on_one(folder, single):
     out, saved, coordinator = folder / "two.npz", folder / "saved by two", free_address()
     shared = {"out": str(out), "devices": 4, "save": str(saved), "coordinator": coordinator, "processes": 2}
-    both = [started(2, **shared, process=number) for number in range(2)]
-    for process in both:
-        finished(process)
+    finished(*(started(2, **shared, process=number) for number in range(2)))
     assert_same_run(dict(np.load(out)), single)
     assert_same_run(run(folder, 1, "from two", resume=str(saved)), single)
 
@@ -170,6 +175,7 @@ def stopped(tmp_path_factory):
         return folder, *pair.end()
 
 
+@pytest.mark.alone
 def test_processes_stop_together_and_everything_is_saved(stopped):
     folder, codes, errors, printed = stopped
     assert codes == [130, 130], errors
@@ -179,6 +185,7 @@ def test_processes_stop_together_and_everything_is_saved(stopped):
     assert checkpoint.saves(folder / "runs" / "debug" / "teacher" / "checkpoints")[0] == len(lines)
 
 
+@pytest.mark.alone
 def test_one_that_cannot_begin_ends_the_other(stopped):
     with Pair(stopped[0]) as pair:
         codes, errors, _ = pair.end()
@@ -187,6 +194,7 @@ def test_one_that_cannot_begin_ends_the_other(stopped):
     assert "exists and is never overwritten" in errors[0]
 
 
+@pytest.mark.alone
 def test_one_that_fails_ends_the_other(stopped):
     folder = stopped[0]
     before = len(metrics_in(folder))

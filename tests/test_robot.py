@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import PIPELINE
 from typer.testing import CliRunner
 
 from export.bundle import write_bundle
@@ -94,11 +96,12 @@ def states(count=100, **columns):
         "velocity": np.zeros((count, 7)),
         "desired": np.zeros((count, 7)),
         "moving": np.ones(count, bool),
-        "fresh": np.ones(count, bool),
+        "answered": np.arange(count),
     }
     return States(**(still | columns))
 
 
+@pytest.mark.alone
 def test_a_bundle_moves_the_robot_from_goal_to_goal_within_its_limits(bundle, tmp_path):
     log = tmp_path / "steps.npz"
     done = control(bundle, "--robot", "fr3-sim", "--goals", 3, "--log", log, "--json")
@@ -122,6 +125,7 @@ def test_a_bundle_moves_the_robot_from_goal_to_goal_within_its_limits(bundle, tm
         assert len(np.unique(steps["goal"], axis=0)) == 3
 
 
+@pytest.mark.alone
 def test_it_starts_beside_joint_limits_and_keeps_them(bundle):
     beside = np.where(np.arange(7) % 2, np.array(UPPER) - 0.01, np.array(LOWER) + 0.01)
     found = drive(
@@ -136,24 +140,37 @@ def test_it_starts_beside_joint_limits_and_keeps_them(bundle):
     assert found["violations"] == {"position": 0, "velocity": 0, "acceleration": 0}
 
 
-INTERRUPTED = """
-import os, signal, sys, threading
-from pipelines.cli import app
-threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM)).start()
-app(["control", sys.argv[1], "--robot", "fr3-sim", "--goals", "20", "--log", sys.argv[2], "--json"])
-"""
-
-
+@pytest.mark.alone
 def test_interrupted_it_stops_the_robot_and_keeps_the_log(bundle, tmp_path):
     log = tmp_path / "steps.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, bundle, log], capture_output=True, text=True, timeout=60
+    words = ["control", bundle, "--robot", "fr3-sim", "--goals", 30, "--seconds", 1, "--log", log, "--json"]
+    process = subprocess.Popen(
+        [*PIPELINE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert done.returncode == 130, done.stderr
-    assert "the robot was stopped" in done.stderr
-    assert done.stdout == ""
+    for line in process.stderr:  # ends with the process
+        if line.startswith("robot"):
+            process.terminate()
+            break
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the robot was stopped" in errors
+    assert printed == ""
     with np.load(log) as steps:
-        assert 10 < len(steps["seconds"]) < 400
+        assert 10 < len(steps["seconds"]) < 600
+
+
+@pytest.mark.alone
+def test_a_simulated_robot_ends_with_who_started_it(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from pipelines.robot.simulated import simulated_robot\n"
+        "with simulated_robot(Path(sys.argv[1]), [0, -0.8, 0, -2.4, 0, 1.6, 0.8]): os._exit(9)"
+    )
+    log = tmp_path / "log.npz"
+    assert subprocess.run([sys.executable, "-c", code, log], timeout=60).returncode == 9
+    deadline = time.monotonic() + 30
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert log.exists()
 
 
 BROKEN = """
@@ -169,9 +186,13 @@ serve("127.0.0.1", Path(sys.argv[1]), [0.0, -0.8, 0.0, -2.4, 0.0, 1.6, 0.8])
 """
 
 
+@pytest.mark.alone
 def test_a_robot_in_an_error_state_is_not_moved(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", BROKEN, tmp_path / "log.npz"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", BROKEN, tmp_path / "log.npz"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout.readline() == "ready\n"
@@ -182,12 +203,14 @@ def test_a_robot_in_an_error_state_is_not_moved(tmp_path):
         process.communicate(timeout=30)
 
 
+@pytest.mark.alone
 def test_a_robot_that_is_not_there_is_said_to_be(bundle):
     done = control(bundle, "--robot", "fr3", "--host", "127.0.0.1", "--goals", 1)
     assert done.exit_code == 1
     assert "robot 127.0.0.1: not reachable" in done.stderr
 
 
+@pytest.mark.alone
 def test_a_second_simulated_robot_says_why_it_does_not_start(tmp_path):
     another = simulated_robot(tmp_path / "b.npz", HOME)
     with (
@@ -281,10 +304,11 @@ def test_each_kind_of_violation_is_counted_where_it_is():
         assert least <= counted["violations"][kind] <= most
         assert counted["limit_violations"] == counted["violations"][kind]
     late = states()
-    late.desired[53:, 6], late.fresh[50:53] = 0.032, False
+    late.desired[53:, 6], late.answered[50:53] = 0.032, 49
     found = violations(late, LIMITS)
     assert (found["limit_violations"], found["late_packets"]) == (0, 3)
     assert found["largest_acceleration"] == pytest.approx(8)
+    assert found["largest_acceleration_delivered"] == pytest.approx(32)
     # Without a motion nothing is desired: the robot then reports what it measures.
     leap.moving[:] = False
     assert violations(leap, LIMITS)["limit_violations"] == 0

@@ -1,7 +1,10 @@
 """A run, or a study, as one page that opens in any browser, without a network, plots and all."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pipelines.report.compare_page import compare_page
 from pipelines.report.findings import read_findings
 from pipelines.report.page import page
 from pipelines.report.study_findings import read_study
@@ -9,7 +12,7 @@ from pipelines.report.study_page import study_page
 from pipelines.rundir import Run, write_text
 from pipelines.study import Study
 
-__all__ = ["write_report", "write_study_report"]
+__all__ = ["write_comparison", "write_report", "write_study_report"]
 
 
 def write_report(run: Run) -> Path:
@@ -28,4 +31,12 @@ def write_study_report(study: Study) -> Path:
     Runs that have not ended are named. Raises: as `write_report`."""
     target = study.path / "report.html"
     write_text(target, study_page(read_study(study)))
+    return target
+
+
+def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path) -> Path:
+    """Writes a page of several runs, as `pipelines.side_by_side.beside_each_other` has compared them.
+
+    Raises: as `write_report`."""
+    write_text(target, compare_page(figures, [read_findings(run) for run in runs]))
     return target

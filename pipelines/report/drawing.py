@@ -61,12 +61,17 @@ def plot(title: str, drawn: list[Html], height: float = HEIGHT) -> Iterator[Axes
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         yield axes
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=5)
+        draw_legend(axes)
         text = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     drawn.append(element("figure", element("figcaption", title), _inline(text.getvalue(), title)))
+
+
+def draw_legend(axes: Axes) -> None:
+    """Above the axes, of all that has a label; `plot` does it too."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=5)
 
 
 def steps_axis(axes: Axes, label: str) -> None:

@@ -1,13 +1,12 @@
 """What a run has found so far: everything that the page is made of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from pipelines.rundir import RECORDING, ROBOT_LOG, STILLS, Run, is_study, read_json
+from pipelines.rundir import RECORDING, ROBOT_LOG, STILLS, Run, is_study, read_columns, read_json
 
 JSON = dict[str, Any]
 
@@ -30,6 +29,8 @@ class Findings:
     """PNGs of the first recorded episode's first and last frame, if they could be drawn"""
     latencies: np.ndarray | None = None
     """of each step on the robot, microseconds"""
+    proof: dict[str, np.ndarray] = field(default_factory=dict)
+    """of the selected file, an entry for each observation that proved it: errors, latencies"""
 
     @property
     def sizes(self) -> list[str]:
@@ -47,14 +48,7 @@ class Findings:
 
     @property
     def driven(self) -> str | None:
-        """The student that drove a robot, of those that are exported now: the selected one first."""
-        exported = self.summary.get("export", {})
-        sizes = [
-            size
-            for size, found in self.summary.get("robot", {}).items()
-            if found["student_sha256"] == exported.get(size, {}).get("student_sha256")
-        ]
-        return self.selected if self.selected in sizes else next(iter(sizes), None)
+        return _driven(self.summary)
 
     @property
     def goal(self) -> JSON | None:
@@ -73,7 +67,8 @@ def read_findings(run: Run) -> Findings:
     bundles = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
     recording = run.path / "control" / (_controlled(summary) or "") / RECORDING
     stills = [recording.with_name(name) for name in STILLS]
-    findings = Findings(
+    log = read_columns(run.path / "control" / (_driven(summary) or "") / ROBOT_LOG)
+    return Findings(
         name=_name(run.path.resolve()),
         settings=run.settings,
         versions=read_json(run.path / "versions.json"),
@@ -83,18 +78,9 @@ def read_findings(run: Run) -> Findings:
         bundles={size: read_json(file) for size, file in bundles.items() if file.exists()},
         recording=read_json(recording) if recording.exists() else None,
         stills=[file.read_bytes() for file in stills] if all(file.exists() for file in stills) else [],
+        latencies=log.get("latency_us"),
+        proof=read_columns(run.proof(summary.get("selected") or "")),
     )
-    log = run.path / "control" / (findings.driven or "") / ROBOT_LOG
-    return replace(findings, latencies=_latencies(log)) if log.is_file() else findings
-
-
-def _latencies(log: Path) -> np.ndarray | None:
-    """None if another run of the robot is writing it, or it was damaged: the page does without."""
-    try:
-        with np.load(log) as columns:
-            return columns["latency_us"]
-    except (OSError, ValueError, KeyError, BadZipFile):
-        return None
 
 
 def _name(path: Path) -> str:
@@ -108,3 +94,14 @@ def _controlled(summary: JSON) -> str | None:
     runs = summary.get("control", {})
     selected = summary.get("selected")
     return selected if selected in runs else next(iter(runs), None)
+
+
+def _driven(summary: JSON) -> str | None:
+    """The student that drove a robot, of those that are exported now: the selected one first."""
+    exported, selected = summary.get("export", {}), summary.get("selected")
+    sizes = [
+        size
+        for size, found in summary.get("robot", {}).items()
+        if found["student_sha256"] == exported.get(size, {}).get("student_sha256")
+    ]
+    return selected if selected in sizes else next(iter(sizes), None)

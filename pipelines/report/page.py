@@ -5,16 +5,18 @@ from importlib.resources import files
 
 from pipelines.report import sections, students, wording
 from pipelines.report.baselines import baselines
+from pipelines.report.calibration import calibration_note, calibration_plots
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, element, joined
+from pipelines.report.pareto import pareto
 from pipelines.report.plots import (
     distances,
     on_the_robot,
-    pareto,
     robustness_bars,
     student_curves,
     teacher_curves,
 )
+from pipelines.report.proof import parity, proof_histograms
 from pipelines.report.verdict import verdict
 from pipelines.report.viewer import viewer
 
@@ -39,7 +41,8 @@ def page(findings: Findings) -> str:
         section("Robustness", side_by_side(robustness_bars(findings)), students.robustness(findings)),
         section("Critic", students.critics(findings)),
         section("Baselines", baselines(findings)),
-        section("File", sections.parity(findings)),
+        section("Calibration", side_by_side(calibration_plots(findings)), calibration_note(findings)),
+        section("File", parity(findings), side_by_side(proof_histograms(findings))),
         section("Control", _control_note(findings), scene, side_by_side(distances(findings))),
         section("Robot", _robot_note(findings), side_by_side(on_the_robot(findings))),
         section("Origin", sections.origin(findings)),

@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from pipelines.report.drawing import (
     INK,
@@ -16,7 +15,7 @@ from pipelines.report.drawing import (
     steps_axis,
     thinned,
 )
-from pipelines.report.findings import JSON, Findings
+from pipelines.report.findings import Findings
 from pipelines.report.markup import Html
 from pipelines.report.students import condition_name, conditions
 from pipelines.report.wording import INTERVALS, centimetres
@@ -82,59 +81,6 @@ def student_curves(findings: Findings) -> list[Html]:
             loss_axis(axes)
             steps_axis(axes, "labelled states")
     return drawn
-
-
-def pareto(findings: Findings) -> list[Html]:
-    """Retention against parameters, and against latency: one point a student, the front named."""
-    students, exported = findings.summary.get("students", {}), findings.summary.get("export", {})
-    kept = {size: student for size, student in students.items() if "retention" in student}
-    costs = {
-        "parameters": {
-            size: student["parameters"] for size, student in kept.items() if "parameters" in student
-        },
-        "median latency, µs": {size: exported[size]["latency_us_p50"] for size in kept if size in exported},
-    }
-    drawn: list[Html] = []
-    for what, cost in costs.items():
-        if not cost:
-            continue
-        with plot(f"Retention of time at goal, %, against {what.partition(',')[0]}", drawn, 3.2) as axes:
-            teacher = next(iter(kept.values())).get("teacher_parameters")
-            if what == "parameters" and teacher:
-                axes.plot(teacher, 1, "s", color=MUTED, markersize=5)
-            _draw_kept(axes, findings, kept, cost)
-            axes.set_xlabel(what)
-    return drawn
-
-
-def _draw_kept(axes: Axes, findings: Findings, kept: JSON, cost: dict[str, float]) -> None:
-    """Students' retention at their cost. Those that no cheaper one surpasses are named, where names fit."""
-    required = findings.settings["config"]["student"]["retention"]
-    axes.axhline(1, color=MUTED, linewidth=1, label="teacher")
-    if required:
-        axes.axhline(required, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="required")
-    for size, x in cost.items():
-        student, selected = kept[size], size == findings.selected
-        colour, label = (SERIES[0], "selected") if selected else (SERIES[1], None)
-        axes.vlines(x, student["retention_low"], student["retention_high"], color=colour, linewidth=1.5)
-        axes.plot(x, student["retention"], "o", color=colour, markersize=5, label=label)
-    axes.set_xscale("log")
-    axes.margins(x=0.1, y=0.25)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    percent_axis(axes.yaxis)
-    apart = (max(cost.values()) / min(cost.values())) ** 0.12
-    named: list[float] = []
-    for size in sorted(cost, key=lambda size: (size != findings.selected, cost[size])):
-        x, share = cost[size], kept[size]["retention"]
-        leads = all(kept[other]["retention"] < share for other in cost if cost[other] < x)
-        if (leads or size == findings.selected) and all(max(x / n, n / x) >= apart for n in named):
-            named.append(x)
-            where = (x, kept[size]["retention_high"])
-            axes.annotate(
-                size, where, (0, 4), textcoords="offset points", ha="center", va="bottom", color=INK
-            )
 
 
 def robustness_bars(findings: Findings) -> list[Html]:

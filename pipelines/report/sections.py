@@ -2,7 +2,6 @@
 
 import json
 
-from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
 from pipelines.report import wording
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, details, element, joined, table
@@ -26,18 +25,18 @@ def funnel(findings: Findings) -> Html:
     head += ["time at goal", "final distance"]
     rows: list[list[object]] = []
     if teacher := summary.get("teacher"):
-        rows.append([_stage("Teacher"), _teacher_facts(teacher), *_scores(teacher, findings)])
+        rows.append([_stage("Teacher"), _teacher_facts(teacher), *scores(teacher, findings)])
     if summary.get("students"):
         student = summary["students"].get(size, {})
         what = _student_facts(size, student) if size else f"{', '.join(findings.sizes)}, not judged yet"
-        rows.append([_stage("Student"), what, *_scores(student, findings)])
+        rows.append([_stage("Student"), what, *scores(student, findings)])
     if exported := summary.get("export", {}).get(size):
         rows.append([_stage("File"), _file_facts(exported), *[_same()] * 4])
     if controlled := summary.get("control", {}).get(findings.controlled):
         what = _control_facts(controlled, findings)
-        rows.append([_stage("Control"), what, *_scores(controlled, findings)])
+        rows.append([_stage("Control"), what, *scores(controlled, findings)])
     if driven := summary.get("robot", {}).get(findings.driven):
-        rows.append([_stage("Robot"), _robot_facts(driven, findings), *_scores(_as_scores(driven), findings)])
+        rows.append([_stage("Robot"), _robot_facts(driven, findings), *scores(_asscores(driven), findings)])
     left = [
         element("li", f"{stage}: {state}. ", element("code", command))
         for stage, state, command in missing(findings)
@@ -48,34 +47,6 @@ def funnel(findings: Findings) -> Html:
         else None,
         element("ul", *left, class_="missing") if left else None,
     )
-
-
-def parity(findings: Findings) -> Html | None:
-    """How near each file comes to JAX, beside what is allowed."""
-    exported = findings.summary.get("export")
-    if not exported:
-        return None
-    allowed, (absolute, relative) = ACTION_TOLERANCE[0], DISTANCE_TOLERANCE
-    head = [
-        "size",
-        "observations",
-        "actions: largest error",
-        "allowed",
-        "distance: largest error",
-        "allowed at distance d",
-    ]
-    rows = [
-        [
-            size,
-            wording.count(file.get("observations")),
-            wording.error(file.get("parity_max_error")),
-            f"{allowed:g}",
-            wording.error(file.get("distance_max_error")),
-            f"{absolute:g} + {relative:g} · d",
-        ]
-        for size, file in exported.items()
-    ]
-    return table("ONNX Runtime against JAX, on observations of the students' own episodes", head, rows)
 
 
 def origin(findings: Findings) -> Html:
@@ -159,14 +130,15 @@ def _robot_facts(driven: JSON, findings: Findings) -> Html | None:
     )
 
 
-def _as_scores(driven: JSON) -> JSON:
+def _asscores(driven: JSON) -> JSON:
     return {
         "success_final": driven["reached"] / driven["goals"],
         "final_distance": driven["mean_distance_m"],
     }
 
 
-def _scores(figures: JSON, findings: Findings) -> list[Html | None]:
+def scores(figures: JSON, findings: Findings) -> list[Html | None]:
+    """Cells of a row: success, strict success, time at goal, final distance."""
     unit = findings.unit
     distance = wording.length(figures.get("final_distance"), unit)
     return [

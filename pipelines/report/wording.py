@@ -77,6 +77,11 @@ def duration(seconds: float | None) -> str | None:
     return f"{hours}{NARROW}h {rest}{NARROW}min" if hours else f"{minutes}{NARROW}min"
 
 
+def short_time(seconds: float) -> str:
+    """`2.5 s`"""
+    return f"{_significant(seconds, 3)}{NARROW}s"
+
+
 def time_unit(seconds: float) -> tuple[float, str]:
     """Seconds in the unit that suits a span of this length, and its name."""
     return (3600.0, "h") if seconds >= 5400 else (60.0, "min") if seconds >= 90 else (1.0, "s")

@@ -10,9 +10,10 @@ import numpy as np
 
 from export.controller import Controller, Guard, Log, readings, run
 from pipelines import stages
+from pipelines.bar import Bar
 from pipelines.closed_loop import controller_errors
 from pipelines.interrupt import Interrupted, deferred_interrupt
-from pipelines.progress import Bar, Display
+from pipelines.progress import Display
 from pipelines.robot.franka import Franka, require_drivable
 from pipelines.robot.goals import goals_of
 from pipelines.robot.limits import violations
@@ -130,7 +131,7 @@ def _robot(
 def _reach(
     controller: Controller, arm: Franka, places: np.ndarray, seconds: float, log: Log, display: Display
 ) -> JSON:
-    with deferred_interrupt() as interruption, display.bar("robot", len(places), unit="goals") as bar:
+    with deferred_interrupt() as interruption, display.bar("robot", len(places), piece="goals") as bar:
         goal = _following(places, seconds, bar, lambda: interruption.requested)
         return run(controller, arm, goal, len(places) * seconds, guard=Guard(controller.spec), log=log)
 

@@ -22,8 +22,8 @@ class States(NamedTuple):
     """velocity that the robot was told"""
     moving: np.ndarray
     """[T] bool: whether a motion was in progress"""
-    fresh: np.ndarray
-    """[T] bool: whether a new command had arrived; without one the robot goes on with the one before"""
+    answered: np.ndarray
+    """[T] int: number of the state to which the newest command is the answer; unchanged while none arrives"""
 
 
 class VelocityLimits(NamedTuple):
@@ -68,15 +68,17 @@ def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
     Positions are held against the published limits, which are tighter than the URDF's mechanical ones.
     Velocities are the measured and the desired ones; accelerations those of the desired velocities within a
     motion, which is what the robot refuses: measured ones are its servo's, and without a motion nothing is
-    desired. They lie between one command and the next, over the time that passed between the two: a packet
-    that the network brings a millisecond late is counted as that.
+    desired. They lie between one command and the next, over the time between the states that the two answer:
+    a packet that the network brings a millisecond late is counted as that.
     Returns: `limit_violations`, states in which a joint breaks a limit, and for each kind how many; `states`;
-    `late_packets`, states of a motion without a new command; the largest acceleration in rad/s^2; the largest
-    share of a velocity limit."""
+    `late_packets`, states of a motion without a new command; the largest acceleration in rad/s^2, and the
+    largest as delivered, late packets and all, from one state to the next; the largest share of a velocity
+    limit."""
     low, high = limits.at(states.position)
     desired = np.where(states.moving[:, None], states.desired, 0)
     fast = [(v > high + SLACK) | (v < low - SLACK) for v in (states.velocity, desired)]
-    change = _accelerations(states)
+    fresh = np.diff(states.answered, prepend=-1) != 0
+    change, delivered = _accelerations(states, fresh)
     broken = {
         "position": ((states.position < LOWER) | (states.position > UPPER)).any(axis=1),
         "velocity": (fast[0] | fast[1]).any(axis=1),
@@ -86,19 +88,23 @@ def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
         "limit_violations": int(np.any(list(broken.values()), axis=0).sum()),
         "violations": {kind: int(found.sum()) for kind, found in broken.items()},
         "states": len(change),
-        "late_packets": int((states.moving & ~states.fresh).sum()),
+        "late_packets": int((states.moving & ~fresh).sum()),
         "largest_acceleration": float(change.max(initial=0)),
+        "largest_acceleration_delivered": float(delivered.max(initial=0)),
         "largest_velocity_share": float((np.abs(states.velocity) / limits.velocity).max(initial=0)),
     }
 
 
-def _accelerations(states: States) -> np.ndarray:
-    """[T, 7] rad/s^2, where a new command arrived: from the one before it in the same motion; else 0."""
-    found = np.zeros_like(states.desired)
-    arrivals = np.flatnonzero(states.moving & states.fresh)
+def _accelerations(states: States, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[T, 7] rad/s^2, where a new command arrived, from the one before it in the same motion; else 0.
+
+    Returns: as commanded, and as delivered."""
+    commanded, delivered = np.zeros_like(states.desired), np.zeros_like(states.desired)
+    arrivals = np.flatnonzero(states.moving & fresh)
     motion = np.cumsum(~states.moving)[arrivals]
     same = motion[1:] == motion[:-1]
     before, after = arrivals[:-1][same], arrivals[1:][same]
-    passed = np.minimum(after - before, LOST) * PERIOD
-    found[after] = np.abs(states.desired[after] - states.desired[before]) / passed[:, None]
-    return found
+    change = np.abs(states.desired[after] - states.desired[before])
+    for found, passed in ((commanded, states.answered[after] - states.answered[before]), (delivered, 1)):
+        found[after] = change / (np.clip(passed, 1, LOST) * PERIOD)[..., None]
+    return commanded, delivered

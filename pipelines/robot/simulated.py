@@ -3,11 +3,13 @@
 Run as a program: python -m pipelines.robot.simulated HOST LOG.npz Q1 ... Q7
 """
 
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from teacher.tasks.fr3_arm import JOINTS
 
 HOST = "127.0.0.1"
 READY = "ready"
+START_S, STOP_S = 60, 30
 
 
 @contextmanager
@@ -28,6 +31,7 @@ def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
     words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(log)]
     process = subprocess.Popen(
         [*words, *map(repr, map(float, start))],
+        stdin=subprocess.PIPE,  # closed when this process ends, however it does: then the robot ends too
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -35,14 +39,25 @@ def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
+        begun, _, _ = select.select([process.stdout], [], [], START_S)
+        if not begun:
+            raise FathomError(f"the simulated robot did not start within {START_S} s")
         if process.stdout.readline().strip() != READY:
-            _, errors = process.communicate(timeout=10)
+            _, errors = process.communicate(timeout=STOP_S)
             why = " ".join(errors.strip().splitlines()[-1:])
             raise FathomError(f"the simulated robot did not start: {why}; is another one running?")
         yield HOST
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def read_log(log: Path) -> States:
@@ -61,7 +76,7 @@ def velocity_limits() -> VelocityLimits:
 
 
 def serve(host: str, log: Path, start: Sequence[float]) -> None:
-    """Until SIGTERM."""
+    """Until SIGTERM, or the end of its input: who started it is gone."""
     import franky_sim
     from franky_sim.mujoco_simulator import MujocoSimulator
 
@@ -69,37 +84,40 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
     with MujocoSimulator() as simulator:
         robot = simulator.add_robot(initial_q=tuple(start))
         with franky_sim.SimulationServer(simulator, hostname_candidates=[host]) as server:
-            running = True
-
-            def stop(*_: Any) -> None:
-                nonlocal running
-                running = False
-
-            signal.signal(signal.SIGTERM, stop)
-            arrived = _noting_arrivals(robot)
+            stopped = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+            threading.Thread(target=_at_end_of_input, args=(stopped.set,), daemon=True).start()
+            answered = _noting_answers(server.robot_servers[0])
             print(READY, flush=True)
             due = time.monotonic()
-            while running:
+            while not stopped.is_set():
                 server.run_once(realtime=False)
                 state, moving = robot.state, server.robot_servers[0].current_motion_id > 0
-                states.append((*state.q, *state.dq, *state.dq_d, moving, arrived[0]))
+                states.append((*state.q, *state.dq, *state.dq_d, moving, answered[0]))
                 due = max(due + PERIOD, time.monotonic() - 0.01)
                 time.sleep(max(0.0, due - time.monotonic()))
-    position, velocity, desired, flags = np.split(np.array(states), [7, 14, 21], axis=1)
-    moving, fresh = flags.T > 0
-    np.savez(log, **States(position, velocity, desired, moving, fresh)._asdict())
+    position, velocity, desired, rest = np.split(np.array(states), [7, 14, 21], axis=1)
+    moving, numbers = rest.T
+    np.savez(log, **States(position, velocity, desired, moving > 0, numbers.astype(np.int64))._asdict())
 
 
-def _noting_arrivals(robot: Any) -> list[bool]:
-    """One flag: whether the robot had a new command in the last millisecond that it was moved in."""
-    arrived, control = [False], robot.joint_velocity_control
+def _at_end_of_input(act: Callable[[], None]) -> None:
+    sys.stdin.read()
+    act()
 
-    def noted(target: Sequence[float], has_new_command: bool = True) -> None:
-        arrived[0] = has_new_command
-        control(target, has_new_command=has_new_command)
 
-    robot.joint_velocity_control = noted
-    return arrived
+def _noting_answers(server: Any) -> list[int]:
+    """One number: of the state that the newest command answers."""
+    from franky_sim.franka_robot_protocol import UDPCommand
+
+    answered, handle = [0], server._handle_udp_command
+
+    def noted(data: bytes) -> None:
+        answered[0] = UDPCommand.from_bytes(data).message_id
+        handle(data)
+
+    server._handle_udp_command = noted
+    return answered
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+"""A stage's metrics: always in its metrics.jsonl, and where else the user asked for them.
+
+Nothing leaves the machine unless `track.wandb` is set.
+"""
+
+import importlib.util
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+from rich.markup import escape
+
+from pipelines.config import TrackConfig
+from pipelines.rundir import Run, read_json, write_json
+from teacher.errors import UsageError
+
+JSON = dict[str, Any]
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # by field of `track`, which is also the extra
+
+
+class Tracker(Protocol):
+    """Where one stage's metrics go besides metrics.jsonl; any exception ends it, and nothing else."""
+
+    def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl: environment steps and seconds that the stage has taken, and the rest."""
+
+    def close(self) -> None: ...
+
+
+def require_trackers(track: TrackConfig) -> None:
+    """Raises UsageError naming the extra to install for what is asked for and not there."""
+    for name, package in PACKAGES.items():
+        if getattr(track, name) and importlib.util.find_spec(package) is None:
+            raise UsageError(
+                f"track.{name}: the package {package} is not installed; pip install 'fathom-rl[{name}]'"
+            )
+
+
+@contextmanager
+def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Callable[[JSON], None]]:
+    """A function that takes the stage's metrics, line by line.
+
+    Trackers first get what metrics.jsonl holds already, of before the stage was taken up again. One that
+    fails is named to the user and gets no more; the stage goes on."""
+    trackers: dict[str, Tracker] = {}
+    history = run.metrics(stage)
+
+    def attempt(name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever its library raises
+            trackers.pop(name, None)
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            say(
+                f"[yellow]track.{name} failed and is off: {escape(reason)}; metrics.jsonl has it all[/yellow]"
+            )
+
+    def begin(name: str, opened: Callable[[Run, str], Tracker]) -> None:
+        trackers[name] = opened(run, stage)
+        for line in history:
+            _log(trackers[name], line)
+
+    for name, opened in _asked(run.config.track).items():
+        attempt(name, partial(begin, name, opened))
+
+    def record(line: JSON) -> None:
+        run.append_metrics(stage, line)
+        for name, tracker in [*trackers.items()]:
+            attempt(name, partial(_log, tracker, line))
+
+    try:
+        yield record
+    finally:
+        for name, tracker in [*trackers.items()]:
+            attempt(name, tracker.close)
+
+
+def _asked(track: TrackConfig) -> dict[str, Callable[[Run, str], Tracker]]:
+    asked: dict[str, Callable[[Run, str], Tracker]] = {}
+    if track.tensorboard:
+        asked["tensorboard"] = TensorBoard
+    if track.wandb:
+        asked["wandb"] = WandB
+    return asked
+
+
+def _log(tracker: Tracker, line: JSON) -> None:
+    tracker.log(line["env_steps"], line["wall_s"], scalars(line))
+
+
+def scalars(line: Mapping[str, Any], group: str = "") -> dict[str, float]:
+    """The numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`.
+
+    What is no number is left out."""
+    found: dict[str, float] = {}
+    for key, value in line.items():
+        name = f"{group}{key}"
+        if isinstance(value, Mapping):
+            found |= scalars(value, f"{name}/")
+        elif key.endswith("_interval"):
+            found |= dict(
+                zip(
+                    (f"{name.removesuffix('_interval')}_{end}" for end in ("low", "high")), value, strict=True
+                )
+            )
+        elif isinstance(value, int | float):
+            found[name] = float(value)
+    return found
+
+
+class TensorBoard:
+    """Event files in STAGE/tensorboard, written anew when a stage is taken up again."""
+
+    def __init__(self, run: Run, stage: str):
+        # The writer around this one has a thread and a queue: on a full disk, adding would wait for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder = run.path / stage / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self._events = EventsWriter(str(folder / "events"))
+        lines = run.metrics(stage)
+        self._begun = time.time() - (lines[-1]["wall_s"] if lines else 0.0)
+
+    def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in metrics.items()]
+        event = Event(wall_time=self._begun + seconds, step=step, summary=Summary(value=values))
+        self._events.write_event(event)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class WandB:
+    """A run in the project `track.wandb`, one for each stage, grouped; gone on with when the stage is."""
+
+    def __init__(self, run: Run, stage: str):
+        import wandb
+
+        file = run.path / stage / "wandb.json"
+        known: str | None = read_json(file)["id"] if file.exists() else None
+        self._run = wandb.init(
+            project=run.config.track.wandb,
+            group=run.path.name,
+            name=f"{run.path.name}/{stage}",
+            id=known,
+            resume="allow",
+            config=run.settings,
+            dir=str(run.path / stage),
+            settings=wandb.Settings(
+                silent=True,  # also: asks for nothing
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+            ),
+        )
+        write_json(file, {"id": self._run.id})
+        self._logged = self._run.step if known else 0  # up to which steps it has been told
+
+    def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
+        if step > self._logged:
+            self._run.log({**metrics}, step=step)
+            self._logged = step
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,27 @@
+"""One page of each kind that the program writes."""
+
+from pathlib import Path
+
+from test_report import full_run, recorded
+from test_study import fill, made
+
+from pipelines.report import write_comparison, write_report, write_study_report
+from pipelines.report.page import watch_page
+from pipelines.side_by_side import beside_each_other
+
+KINDS = ("run", "study", "comparison", "watch")
+
+
+def write_pages(folder: Path) -> dict[str, Path]:
+    """By kind, of runs and a study that are made up."""
+    runs = {name: full_run(folder, name) for name in ("first", "second")}
+    study = fill(made(folder / "study", ["network.depth=4,8"], [0, 1]), lambda member: 0.5)
+    watch = folder / "watch.html"
+    watch.write_text(watch_page("reacher", "the teacher", recorded(), []), "utf-8")
+    figures = beside_each_other(runs)
+    return {
+        "run": write_report(runs["first"]),
+        "study": write_study_report(study),
+        "comparison": write_comparison(figures, list(runs.values()), folder / "compare.html"),
+        "watch": watch,
+    }

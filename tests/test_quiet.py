@@ -1,0 +1,79 @@
+"""Only our own words reach the user, and whatever is wrong."""
+
+import logging
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+import scipy
+
+from pipelines.quiet import quiet
+
+OURS = (
+    r"(teacher|students|export|control): [\d,]+ of [\d,]+ \w+, .*",
+    r"(teacher|students|export|control): [\d,]+ \w+ in .*",
+    r"teacher confirmed: .*",
+    r"exported \S+: agrees with JAX to .*",
+    r"selected: .*",
+    r"\d+ episodes of \S+ in \w+",
+    r"report: \S+",
+)
+
+
+def test_every_line_of_a_run_is_ours(debug_run):
+    lines = debug_run.errors.splitlines()
+    assert len(lines) > 5
+    assert [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in OURS)] == []
+
+
+def warn_from(file: str, category: type[Warning] = UserWarning) -> None:
+    warnings.warn_explicit("said", category, file, 1)
+
+
+def log_from(file: str, level: int) -> None:
+    log = logging.getLogger("somebody")
+    log.handle(log.makeRecord(log.name, level, file, 1, "said", (), None))
+
+
+@pytest.fixture
+def shown(capsys):
+    """What is shown within `quiet`; pytest keeps warnings to itself, so they are as Python has them."""
+
+    def find(act, *arguments, everything=False) -> str:
+        with warnings.catch_warnings():
+            warnings.resetwarnings()
+            warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+            with quiet(everything):
+                act(*arguments)
+        return capsys.readouterr().err
+
+    return find
+
+
+def test_a_librarys_warnings_are_hidden_unless_asked_for(shown):
+    assert shown(warn_from, scipy.__file__) == ""
+    assert shown(log_from, scipy.__file__, logging.WARNING) == ""
+    assert shown(warn_from, subprocess.__file__) == ""
+    assert shown(warn_from, scipy.__file__, everything=True) == "said\n"
+
+
+def test_a_librarys_errors_and_anybody_elses_warnings_are_shown(shown):
+    assert shown(log_from, scipy.__file__, logging.ERROR) == "error: said\n"
+    assert shown(log_from, "my_robot.py", logging.WARNING) == "warning: said\n"
+    assert shown(warn_from, "my_robot.py", FutureWarning) == "said\n"
+
+
+def test_our_own_warnings_are_shown_but_not_what_we_use_that_is_outdated(shown):
+    own = sys.modules["pipelines.quiet"].__file__
+    assert shown(warn_from, own, RuntimeWarning) == "said\n"
+    assert shown(log_from, own, logging.WARNING) == "warning: said\n"
+    assert shown(warn_from, own, FutureWarning) == ""
+
+
+def test_nothing_stays_changed_afterwards():
+    before = warnings.showwarning, list(logging.root.handlers)
+    with quiet():
+        pass
+    assert (warnings.showwarning, logging.root.handlers) == before

@@ -1,0 +1,58 @@
+"""Plots whose points have names, and what is behind the front of students."""
+
+import re
+from itertools import combinations
+
+import pytest
+from test_report import full_run
+
+from pipelines.report.drawing import plot
+from pipelines.report.findings import read_findings
+from pipelines.report.labels import name_points
+from pipelines.report.pareto import front, pareto
+
+
+def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
+    kept = {"a": 0.90, "b": 0.95, "c": 0.95, "d": 0.93, "e": 0.99}
+    costs = {"a": 10, "b": 20, "c": 20, "d": 30, "e": 40}
+    assert front(kept, costs) == ["a", "b", "e"]
+    assert front({}, {}) == []
+
+
+def names_drawn(points, order):
+    drawn = []
+    with plot("names", drawn) as axes:
+        axes.set_xscale("log")
+        axes.set_xlim(100, 1e6)
+        axes.set_ylim(0.9, 1.1)
+        written = name_points(axes, points, order)
+        boxes = [text.get_window_extent() for text in axes.texts]
+    return written, boxes
+
+
+def test_names_overlap_neither_each_other_nor_the_plot_s_edge():
+    points = {
+        f"{depth}x{width}": (50.0 * depth * width, 0.99, 1.01)
+        for depth in (2, 3, 4)
+        for width in (32, 33, 64, 256)
+    }
+    written, boxes = names_drawn(points, list(points))
+    assert written[0] == "2x32" and len(written) == len(boxes) >= 8
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_who_chooses_first_is_named_where_there_is_room_for_few():
+    points = {name: (1000.0 + i, 0.91, 1.09) for i, name in enumerate("abcdefgh")}
+    written, _ = names_drawn(points, list("habcdefg"))
+    assert written[0] == "h" and len(written) < 8
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_the_teacher_stands_on_the_plots_if_it_was_timed(tmp_path, teacher):
+    run = full_run(tmp_path)
+    if teacher:
+        run.update_summary({"teacher": {"latency_us_p50": 184.0}})
+    parameters, latency = pareto(read_findings(run))
+    assert ">teacher</text>" in parameters
+    assert (">teacher</text>" in latency) == ("of the teacher in JAX" in latency) == teacher
+    assert re.search(r">2x16</text>", parameters)
