@@ -41,7 +41,9 @@ SMALL = {
     "tasks": (),
     "presets": (),
 }
-LONG = ("run", "teacher", "distill", "watch")  # in small, half a minute or more: only with -m slow
+# In small still long: with -m slow. Others run them in every test run: debug_run, tests/test_pipeline.py and
+# tests/test_watch.py.
+LONG = ("run", "teacher", "distill", "export", "watch")
 
 
 class Block(NamedTuple):
