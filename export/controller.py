@@ -580,7 +580,8 @@ def run(
 def readings(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Terms of one reading of the robot's sensors, as `Controller.observe` takes it."""
     deployed = spec.get("deployed")
-    return deployed["reading"] if deployed else spec["observation"]
+    terms: list[dict[str, Any]] = deployed["reading"] if deployed else spec["observation"]
+    return terms
 
 
 def last_action(spec: dict[str, Any]) -> slice | None:

@@ -1,1 +1,43 @@
 """From the command line to artifacts: run directories, stages, progress, report."""
+
+from typing import TYPE_CHECKING
+
+from teacher.lazy import lazily
+
+if TYPE_CHECKING:
+    from pipelines.config import Config as Config
+    from pipelines.config import with_values as with_values
+    from pipelines.distilling import distil as distil
+    from pipelines.exporting import export as export
+    from pipelines.presets import preset as preset
+    from pipelines.progress import Display as Display
+    from pipelines.report import write_report as write_report
+    from pipelines.rundir import Run as Run
+    from pipelines.rundir import open_run as open_run
+    from pipelines.stages import control as control
+    from pipelines.stages import evaluate as evaluate
+    from pipelines.stages import new_run as new_run
+    from pipelines.stages import run_all as run_all
+    from pipelines.stages import selected_bundle as selected_bundle
+    from pipelines.teaching import teach as teach
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "Config": "pipelines.config",
+            "Display": "pipelines.progress",
+            "Run": "pipelines.rundir",
+            "control": "pipelines.stages",
+            "distil": "pipelines.distilling",
+            "evaluate": "pipelines.stages",
+            "export": "pipelines.exporting",
+            "new_run": "pipelines.stages",
+            "open_run": "pipelines.rundir",
+            "preset": "pipelines.presets",
+            "run_all": "pipelines.stages",
+            "selected_bundle": "pipelines.stages",
+            "teach": "pipelines.teaching",
+            "with_values": "pipelines.config",
+            "write_report": "pipelines.report",
+        },
+    )

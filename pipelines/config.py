@@ -92,7 +92,7 @@ def _parse(text: str) -> Any:
 
 def _describe(problem: Any) -> str:
     path = [str(part) for part in problem["loc"] if part != "teacher"]
-    reason = problem["msg"].removeprefix("Value error, ")
+    reason: str = problem["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
     if len(path) < 2:  # a rule between fields: its text names them
         return reason

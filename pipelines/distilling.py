@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from pipelines.interrupt import Interrupted, deferred_interrupt
-from pipelines.progress import Display
+from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.teaching import warn_of_versions
@@ -22,7 +22,7 @@ JSON = dict[str, Any]
 STREAM = 1  # of the run's seed: the teacher's is the seed's own, other stages have others
 
 
-def distil(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
+def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
     """Fits the students to the run's teacher; returns their part of the summary."""
     config = run.config.student
     folder, begun = run.students / "checkpoints", run.begun_with("students")

@@ -17,7 +17,7 @@ from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.distilling import teacher_of
 from pipelines.judging import Yardstick, own_experience, teacher_latency
-from pipelines.progress import Display
+from pipelines.progress import QUIET, Display
 from pipelines.robustness import robustness
 from pipelines.rundir import Run, write_columns
 from student.networks import act, critic_distance
@@ -37,7 +37,7 @@ SHOWN = {
 SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
 
 
-def export(run: Run, display: Display, *, resume: bool, seed: int | None = None) -> JSON:
+def export(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
     """Exports every student, judges the files in closed loop beside the teacher, selects one."""
     config, chosen = run.config, run.seed if seed is None else seed
     if resume:

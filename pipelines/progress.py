@@ -18,9 +18,9 @@ REFRESHES_PER_S = 2  # each takes some milliseconds of a core that may be traini
 class Display:
     """Where stages report to; everything goes to standard error, results have standard output."""
 
-    def __init__(self, run: str | None = None) -> None:
-        """`run` names the one of several that is shown, in place of the stage."""
-        self.console = Console(stderr=True)
+    def __init__(self, run: str | None = None, *, quiet: bool = False) -> None:
+        """`run` names the one of several that is shown, in place of the stage. A quiet one shows nothing."""
+        self.console = Console(stderr=True, quiet=quiet)
         self._run = run
 
     def say(self, text: str) -> None:
@@ -62,7 +62,10 @@ class Display:
     @property
     def _is_live(self) -> bool:
         """FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter."""
-        return self.console.is_interactive and self.console.file.isatty()
+        return not self.console.quiet and self.console.is_interactive and self.console.file.isatty()
+
+
+QUIET = Display(quiet=True)
 
 
 class _Lines(Bar):

@@ -100,7 +100,8 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return self.settings["seed"]
+        seed: int = self.settings["seed"]
+        return seed
 
     @property
     def summary(self) -> dict[str, Any]:

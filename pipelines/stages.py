@@ -16,8 +16,9 @@ from pipelines.closed_loop import controller_errors
 from pipelines.config import Config, ControlConfig
 from pipelines.distilling import distil
 from pipelines.exporting import export
-from pipelines.progress import Display
-from pipelines.rundir import Run
+from pipelines.presets import DEFAULT
+from pipelines.progress import QUIET, Display
+from pipelines.rundir import Run, create_run
 from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
@@ -60,9 +61,17 @@ def check(config: Config, *, trained: bool = False) -> None:
         require_fit(config.teacher, task.spec, jax.device_count())
 
 
+def new_run(path: Path | str, config: Config, preset: str = DEFAULT, seed: int = 0) -> Run:
+    """A new run directory with its settings; `preset` is what the command that repeats it begins with.
+
+    Raises: UsageError for settings that `check` refuses, and if the path exists; nothing is written then."""
+    check(config)
+    return create_run(Path(path), config, preset, seed)
+
+
 def control(
     bundle: Path,
-    display: Display,
+    display: Display = QUIET,
     *,
     task: str | None = None,
     engine: str | None = None,
@@ -141,18 +150,20 @@ def control_engine(task: Task, settings: ControlConfig) -> str:
 
 def selected_bundle(run: Run) -> Path:
     """The bundle of the student that export marked; UsageError if nothing is exported yet."""
-    selected = run.summary.get("selected")
+    selected: str | None = run.summary.get("selected")
     if selected is None:
         raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
     return run.bundles / selected
 
 
-def evaluate(run: Run, *, engine: str | None, episodes: int | None, seed: int | None) -> JSON:
+def evaluate(
+    run: Run, *, engine: str | None = None, episodes: int | None = None, seed: int | None = None
+) -> JSON:
     """The teacher's score on held-out starts and goals, without touching the run."""
     return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)
 
 
-def run_all(run: Run, display: Display, *, resume: bool) -> JSON:
+def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON:
     """Every stage that is not done yet, in order; returns the summary."""
     begun, before = time.monotonic(), run.summary.get("wall_s", 0.0)
     _BACKGROUND.submit(load_converters)

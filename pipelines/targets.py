@@ -9,7 +9,7 @@ from pipelines.config import TEACHER_GROUPS, with_values
 from pipelines.presets import DEFAULT
 from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
-from pipelines.rundir import Run, create_run, open_run, run_path
+from pipelines.rundir import Run, open_run, run_path
 from student.config import TRAINING_FIELDS
 from teacher.errors import UsageError
 
@@ -50,8 +50,7 @@ def requested_run(
         return target
     chosen = preset or DEFAULT
     config = with_values(settings_of(chosen), assignments or [])
-    stages.check(config)
-    return create_run(path, config, chosen, seed or 0)
+    return stages.new_run(path, config, chosen, seed or 0)
 
 
 def with_value(assignments: list[str] | None, field: str, value: str | None) -> list[str]:

@@ -8,13 +8,13 @@ import jax
 
 from pipelines import cluster
 from pipelines.interrupt import Interrupted, deferred_interrupt
-from pipelines.progress import Display
+from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
 from pipelines.schedule import Clock, SaveTimer
 from pipelines.tracking import recorded
 from teacher import checkpoint
 from teacher.config import NetworkConfig
-from teacher.errors import Diverged, FathomError
+from teacher.errors import Diverged, FathomError, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
 from teacher.simulation import simulation_of
@@ -28,10 +28,13 @@ SHOWN = {
 _BACKGROUND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
 
 
-def teach(run: Run, display: Display, *, resume: bool) -> dict[str, Any]:
+def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[str, Any]:
     """Trains the teacher, or goes on with it; returns its summary.
 
-    Of several processes this is the first; the others `follow`."""
+    Of several processes this is the first; the others `follow`.
+    Raises: UsageError if the run holds a teacher already and is not to be resumed; Diverged."""
+    if not resume and checkpoint.saves(run.checkpoints):
+        raise UsageError(f"{run.checkpoints} holds a teacher already: resume it, or start a new run")
     config = run.config.teacher
     learner = Learner(config)
     restored = _restored(run, learner, resume)

@@ -112,7 +112,9 @@ class Distiller:
 
     def iterate(self, state: DistillState) -> tuple[DistillState, dict[str, Array]]:
         """One round: visit, label, update. The given state's buffers are reused."""
-        return self._update(self._label(state, self.teacher.params, self._visit(state)))
+        labelled = self._label(state, self.teacher.params, self._visit(state))
+        updated: tuple[DistillState, dict[str, Array]] = self._update(labelled)
+        return updated
 
     def _visit(self, state: DistillState) -> Visited:
         """One episode in every environment, of the teacher or the students as the round has it."""
@@ -232,7 +234,8 @@ class Distiller:
         for member in range(count):
 
             def policy(observation: Any, goal: Any, member: int = member) -> Array:
-                return actions(state.family, state.normaliser, observation, goal)[member]
+                each: Array = actions(state.family, state.normaliser, observation, goal)
+                return each[member]
 
             lived = self.simulation.rollout(on_robot(policy), start, noise_key=sensor_key)
             scores.append(float(outcomes(self.spec, lived, start.goal).time_at_goal.mean()))

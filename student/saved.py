@@ -44,7 +44,7 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
         changed = [key for key, value in _record(distiller).items() if saved.record.get(key) != value]
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
     template = jax.eval_shape(distiller.init, jax.random.key(0))
-    state = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
+    state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
     labels = checkpoint.fill(template.labels, saved.rows, f"{what}, labels")
     checkpoint.rewind(directory, saved.step)
     return state._replace(labels=labels)

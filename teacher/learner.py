@@ -96,7 +96,8 @@ class Learner:
 
     def place(self, state: TeacherState) -> TeacherState:
         """A whole state of this process, divided over the devices."""
-        return self.devices.place(state, self.division)
+        placed: TeacherState = self.devices.place(state, self.division)
+        return placed
 
     def _init_params(self, key: Array) -> Params:
         return init_params(self.networks, key, self.spec.sizes)
@@ -133,7 +134,8 @@ class Learner:
         collect = self.config.collect
         while int(state.replay.written) + collect.steps < collect.prefill:
             state = self._collect(state)
-        return self._update(self._collect(state))
+        updated: tuple[TeacherState, dict[str, Array]] = self._update(self._collect(state))
+        return updated
 
     def collect(self, state: TeacherState) -> TeacherState:
         """`collect.steps` control steps of this device's environments, written to their replay."""
@@ -145,7 +147,7 @@ class Learner:
         return state._replace(environments=environments, replay=replay.insert(state.replay, rows))
 
     def _environment_step(
-        self, actor: dict, run_key: Array, environments: Environments, key: Array
+        self, actor: dict[str, Any], run_key: Array, environments: Environments, key: Array
     ) -> tuple[Environments, Rows]:
         noise_key, start_key = jax.random.split(key)
         numbers = self.devices.rows(self.config.collect.envs)

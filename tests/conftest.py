@@ -1,5 +1,6 @@
 """Shared between test files: the command line, and one debug run made through it."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -41,8 +42,19 @@ def pipeline() -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope="session")
 def debug_run(tmp_path_factory, pipeline) -> DebugRun:
-    """`pipeline run --preset debug`, as a user types it. Tests read it and leave it as it is."""
-    folder = tmp_path_factory.mktemp("debug")
-    done = pipeline("run", "--preset", "debug", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return DebugRun(folder / "runs" / "debug", json.loads(done.stdout), done.stderr)
+    """`pipeline run --preset debug`, as a user types it. Tests read it and leave it as it is.
+
+    Of pytest's processes that run beside each other, the first makes it for all."""
+    beside = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if beside else base) / "debug"
+    folder.mkdir(exist_ok=True)
+    printed, errors = folder / "printed.json", folder / "errors.txt"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            done = pipeline("run", "--preset", "debug", "--json", cwd=folder)
+            assert done.returncode == 0, done.stderr
+            errors.write_text(done.stderr)
+            printed.write_text(done.stdout)
+    return DebugRun(folder / "runs" / "debug", json.loads(printed.read_text()), errors.read_text())

@@ -1,0 +1,158 @@
+"""What README.md and docs/ show to be typed: fenced blocks, the commands in them and in the text.
+
+Every block has a kind and every command a class; both tables below are closed, so that what nobody
+classed fails a test instead of going unread."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:pipeline|python|pytest|pip|mkdocs) [^`\n]+)`")
+LANGUAGES = ("python", "cpp", "toml", "yaml")
+PROGRAMS = ("pipeline", "pip", "pytest", "python", "python3", "mkdocs", "gcc", "g++", "srun", ".", "#SBATCH")
+
+# Why a command is read, its options and values checked, and not run here.
+READ = {
+    "--coordinator": "needs several hosts; tests/test_devices.py trains in two processes",
+    "--host": "needs a robot",
+    "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
+    "--depths": "trains several teachers; tests/test_study.py trains such a study",
+    "--vary": "trains several teachers; tests/test_study.py trains such a study",
+    "--task": "needs a file of another block; tests/test_own_task.py goes the whole way with it",
+    "--table": "measures for minutes; tests/test_tasks.py measures one",
+    "--baselines": "trains as long as the rest together; tests/test_baselines.py trains them",
+}
+# What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
+SMALL = {
+    "run": (),
+    "teacher": (),
+    "distill": ("students", "export", "control"),
+    "export": ("control",),
+    "control": (),
+    "evaluate": (),
+    "report": (),
+    "compare": (),
+    "inspect": (),
+    "watch": (),
+    "tasks": (),
+    "presets": (),
+}
+# In small still long: with -m slow. Others run them in every test run: debug_run, tests/test_pipeline.py and
+# tests/test_watch.py.
+LONG = ("run", "teacher", "distill", "export", "watch")
+
+
+class Block(NamedTuple):
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def kind(self) -> str:
+        """`python`, `cpp`, `toml`, `yaml`, `commands`, or `listing` of files; `unknown` if none."""
+        if self.language in LANGUAGES:
+            return self.language
+        first = self.text.split()[0]
+        if first.partition("=")[0].isupper() or first in PROGRAMS:
+            return "commands"
+        return "listing" if first.endswith("/") or "──►" in self.text else "unknown"
+
+    @property
+    def place(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+class Command(NamedTuple):
+    place: str
+    words: tuple[str, ...]
+    fenced: bool
+
+    @property
+    def stage(self) -> str:
+        """The subcommand of `pipeline`, or the program."""
+        return self.words[1] if self.words[0] == "pipeline" else self.words[0]
+
+    def __str__(self) -> str:
+        return f"{self.place} {' '.join(self.words)}"
+
+    @property
+    def way(self) -> str:
+        """`small`, `long` (also small), or `read: ` and why; KeyError if nobody classed it."""
+        if self.words[0] != "pipeline":
+            return {
+                "pip": "read: CI installs by this line or its like",
+                "pytest": "read: CI runs it, or one may",
+                "python": "read: measures for minutes, or is a program of the bundle",
+                "python3": "read: CI makes such an environment",
+                ".": "read: CI enters such an environment",
+                "mkdocs": "read: CI builds the pages",
+                "gcc": "read: run with its program, in test_the_c_and_cpp_blocks_compile_and_run",
+                "g++": "read: run with its program, in test_the_c_and_cpp_blocks_compile_and_run",
+            }[self.words[0]]
+        if not self.fenced:
+            return "read: part of a sentence"
+        for option, why in READ.items():
+            if option in self.words:
+                return f"read: {why}"
+        assert self.stage in SMALL, f"no class for {self}"
+        return "long" if self.stage in LONG else "small"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in FENCE.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(Block(str(page.relative_to(ROOT)), line, match[1], match[2]))
+    return found
+
+
+def commands() -> list[Command]:
+    """Of all blocks and of all text."""
+    found = []
+    for block in blocks():
+        if block.kind == "commands":
+            for number, line in enumerate(block.text.splitlines(), 1):
+                found += _of_line(f"{block.page}:{block.line + number}", line, fenced=True)
+    for page in PAGES:
+        text = FENCE.sub(lambda match: "\n" * match[0].count("\n"), page.read_text("utf-8"))
+        for match in INLINE.finditer(text):
+            place = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
+            found += _of_line(place, match[1], fenced=False)
+    return found
+
+
+def _of_line(place: str, line: str, *, fenced: bool) -> list[Command]:
+    """`a && b   what it does` -> a, b. Launchers and variables before a command are not part of it."""
+    line = re.split(r"\s{3,}", line.strip())[0]
+    if not line or line.startswith("#SBATCH"):
+        return []
+    found = []
+    for part in line.removesuffix(" &").split(" && "):
+        words = shlex.split(part)
+        while words[0] == "srun" or "=" in words[0]:
+            words.pop(0)
+        found.append(Command(place, tuple(words), fenced))
+    return found
+
+
+def in_small(words: tuple[str, ...]) -> list[str]:
+    """The same command on the run and with the preset `debug`, whose students are 2x16 and 3x16."""
+    text = shlex.join(words[1:])
+    presets = r"quickstart|deep-smoke|rl1000|wheel-maze|ant-big-maze|humanoid"
+    for pattern, by in (
+        (rf"\b({presets})\b(?!/)", "debug"),
+        (r"runs/quickstart/export/\w+", "runs/debug/export/2x16"),
+        (r"\bFILE\.onnx\b", "runs/debug/export/2x16/policy.onnx"),
+        (r"\bRUN\b", "debug"),
+        (r"--episodes \d+", "--episodes 2"),
+        (r"--(student|policy) 2x64", r"--\1 2x16"),
+    ):
+        text = re.sub(pattern, by, text)
+    return shlex.split(text)
