@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Config, validated
+from pipelines.config import Config, brief, validated
 from teacher.errors import FathomError, UsageError
 
 RUNS = Path("runs")
@@ -233,11 +233,16 @@ def study_settings(path: Path) -> dict[str, Any]:
 def run_path(name: str) -> Path:
     """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands.
 
-    A run of a study may be named without runs/ too."""
+    A run of a study may be named without runs/ too. Raises: UsageError for what can be no path."""
+    if not name.strip():
+        raise UsageError(f"a run is named {name!r}: write its directory, or a name under {RUNS}/")
     path = Path(name)
-    if path.exists() or path.is_absolute():
-        return path
-    return path if len(path.parts) > 1 and not (RUNS / path).exists() else RUNS / path
+    try:
+        if path.exists() or path.is_absolute():
+            return path
+        return path if len(path.parts) > 1 and not (RUNS / path).exists() else RUNS / path
+    except OSError as error:
+        raise UsageError(f"no run can have that name: {error.strerror}: {brief(name)}") from error
 
 
 def versions() -> dict[str, str]:
