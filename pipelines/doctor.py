@@ -122,7 +122,7 @@ def _extras(devices: Iterable[str]) -> dict[str, JSON]:
     driver = "NVIDIA driver is here" if shutil.which("nvidia-smi") else "with an NVIDIA GPU"
     return {
         "GPU": {"found": ", ".join(gpus)} if gpus else {"install": f"{driver}: pip install 'fathom-rl[gpu]'"},
-        "warp engine": _package("warp", "with an NVIDIA GPU: pip install warp-lang"),
+        "warp engine": _package("warp", "with an NVIDIA GPU: pip install 'mujoco-mjx[warp]'"),
         "pictures": _graphics(),
         "MP4 films": _package("av", "pip install 'fathom-rl[video]'"),
         "Franka robot": _package("franky", "pip install 'fathom-rl[robot]'"),
