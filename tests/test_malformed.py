@@ -1,4 +1,4 @@
-"""Malformed settings, files and command lines: one short message that names the culprit, and nothing begun."""
+"""Malformed settings, files and command lines: one short message names the culprit, nothing is begun."""
 
 import json
 
@@ -72,7 +72,7 @@ def bad_files(draw):
         "preset": (f"preset = {json.dumps(unknown)}", unknown),
         "syntax": (
             draw(st.sampled_from(["[network", "depth = ", "= 3", "[network]\ndepth = 4\ndepth = 8"])),
-            "line",
+            "TOML",
         ),
     }[kind]
     return text.encode(), named

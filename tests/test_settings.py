@@ -82,7 +82,7 @@ def test_a_run_is_named_after_the_files_preset(file):
         ("[network]\ndept = 16", ["settings.toml", "'dept'", "did you mean 'depth'?"]),
         ("[netwrk]\ndepth = 16", ["settings.toml", "'netwrk'", "did you mean 'network'?"]),
         ("network = 16", ["settings.toml", "network", "16", "[network]"]),
-        ("[network]\ndepth = ", ["settings.toml", "line 2"]),
+        ("[network]\ndepth = = 4", ["settings.toml", "line 2"]),
         ('preset = "debg"', ["settings.toml", "'debg'", "did you mean 'debug'?"]),
         ("preset = 3", ["settings.toml", "preset", "3"]),
     ],
