@@ -201,6 +201,7 @@ def test_a_malformed_file_is_refused(tmp_path, monkeypatch, compiled, first, bad
 @given(bad=bad_options())
 def test_a_malformed_command_line_is_refused(tmp_path, monkeypatch, compiled, bad):
     monkeypatch.chdir(tmp_path)
+    compiled.clear()
     assert_refused(*bad, tmp_path)
     assert not compiled
 
