@@ -1,6 +1,5 @@
 """What a shell completes: names, without importing what would keep the user waiting."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
 
 # Those of `teacher.tasks`, which takes seconds to import.
@@ -34,6 +33,8 @@ def presets(incomplete: str) -> list[tuple[str, str]]:
 
 def tasks(incomplete: str) -> list[str]:
     """Of this program and of installed packages."""
+    from importlib.metadata import entry_points
+
     names = {*TASKS, *entry_points(group="fathom.tasks").names}
     return sorted(name for name in names if name.startswith(incomplete))
 

@@ -14,7 +14,7 @@ class Command(TyperCommand):
     """A command that refuses an option's second value, beside which the first would not count."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
         for param, count in Counter(order).items():
             takes_one = not (getattr(param, "multiple", False) or getattr(param, "is_flag", False))
             if count > 1 and takes_one and not ctx.resilient_parsing:

@@ -195,10 +195,10 @@ def _require_same(study: Study, asked: Request, varied: Sequence[str], seeds: Se
             f"resume without them, or {advice}"
         )
     if varied:
-        asked = varied_values(made.values for made in combinations(study.config, varied, asked.assigned))
-        if asked != settings["vary"]:
+        vary = varied_values(made.values for made in combinations(study.config, varied, asked.assigned))
+        if vary != settings["vary"]:
             raise UsageError(
-                f"{study.path} was begun with {_described(settings['vary'])}, not {_described(asked)}; "
+                f"{study.path} was begun with {_described(settings['vary'])}, not {_described(vary)}; "
                 f"resume without them, or {advice}"
             )
 

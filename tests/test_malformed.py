@@ -13,7 +13,7 @@ from pipelines.config import Config, groups
 from pipelines.presets import preset
 from pipelines.rundir import create_run
 
-EXAMPLES = 200
+EXAMPLES = 100  # of each of the four kinds below
 LONGEST = 1000  # characters of a message: the longest list of known names, and what was found
 FIELDS = {
     f"{name}.{field}": info.annotation
