@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.options import (
+    App,
     Baselines,
     Coordinator,
     Debug,
@@ -30,6 +31,7 @@ from pipelines.options import (
     LogFile,
     Pose,
     Preset,
+    PresetName,
     Process,
     Processes,
     Profiles,
@@ -41,15 +43,18 @@ from pipelines.options import (
     Seed,
     Seeds,
     Set,
+    SettingsFile,
     Student,
     Task,
+    Toml,
     Vary,
 )
 
 if TYPE_CHECKING:
+    from pipelines.showing import Shown
     from pipelines.study import Study
 
-app = typer.Typer(
+app = App(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -63,6 +68,7 @@ app = typer.Typer(
 def run(
     preset: Preset = None,
     task: Task = None,
+    config: SettingsFile = None,
     set_: Set = None,
     seed: Seed = None,
     run: RunOption = None,
@@ -77,11 +83,12 @@ def run(
     """Everything in order: teacher, students, export, control, report."""
     with _reported(debug):
         from pipelines import cluster, exporting, stages, tables, teaching
-        from pipelines.targets import held_target, with_value
+        from pipelines.request import requested
+        from pipelines.targets import held_target
 
+        asked = requested(preset, config, set_, task__name=task, student__choose=student)
         cluster.join(coordinator, processes, process)
-        set_ = with_value(with_value(set_, "task.name", task), "student.choose", student)
-        with held_target(run, preset, set_, seed, resume) as target:
+        with held_target(run, asked, seed, resume) as target:
             if cluster.is_first():
                 summary = stages.run_all(target, _display(), resume=resume)
                 _print(summary, as_json, tables.summary)
@@ -94,6 +101,7 @@ def run(
 def teacher(
     preset: Preset = None,
     task: Task = None,
+    config: SettingsFile = None,
     set_: Set = None,
     seed: Seed = None,
     depths: Depths = None,
@@ -113,17 +121,18 @@ def teacher(
     compares them."""
     with _reported(debug):
         from pipelines import cluster, tables, teaching
+        from pipelines.request import requested
         from pipelines.study import requested_study
-        from pipelines.targets import held_target, with_value
+        from pipelines.targets import held_target
 
+        asked = requested(preset, config, set_, task__name=task)
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-        set_ = with_value(set_, "task.name", task)
-        study = requested_study(run, preset, set_, varied, seed, seeds, resume=resume)
+        study = requested_study(run, asked, varied, seed, seeds, resume=resume)
         if study is not None:
             _train_study(study, as_json)
             return
-        with held_target(run, preset, set_, seed, resume) as target:
+        with held_target(run, asked, seed, resume) as target:
             if cluster.is_first():
                 summary = teaching.teach(target, _display(), resume=resume)
                 _print(summary, as_json, tables.score)
@@ -135,6 +144,7 @@ def teacher(
 def distill(
     run: RunArgument = None,
     preset: LaterPreset = None,
+    config: SettingsFile = None,
     set_: Set = None,
     seed: LaterSeed = None,
     run_option: LaterRun = None,
@@ -149,9 +159,10 @@ def distill(
     with _reported(debug):
         from pipelines import distilling, tables
         from pipelines.baselines import distil_beside
+        from pipelines.request import requested
         from pipelines.targets import changed_run, existing
 
-        target = changed_run(existing(run, run_option), preset, set_)
+        target = changed_run(existing(run, run_option), requested(preset, config, set_))
         with target.locked():
             if baselines is None:
                 students = distilling.distil(target, _display(), resume=resume, seed=seed)
@@ -165,6 +176,7 @@ def distill(
 def export(
     run: RunArgument = None,
     preset: LaterPreset = None,
+    config: SettingsFile = None,
     set_: Set = None,
     seed: LaterSeed = None,
     student: Student = None,
@@ -177,11 +189,12 @@ def export(
     """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
     with _reported(debug):
         from pipelines import exporting, tables
-        from pipelines.targets import changed_run, existing, with_value
+        from pipelines.request import requested
+        from pipelines.targets import changed_run, existing
 
-        set_ = with_value(set_, "student.choose", student)
-        set_ = with_value(set_, "export.profiles", ",".join(profile) if profile else None)
-        target = changed_run(existing(run, run_option), preset, set_)
+        profiles = ",".join(profile) if profile else None
+        asked = requested(preset, config, set_, student__choose=student, export__profiles=profiles)
+        target = changed_run(existing(run, run_option), asked)
         with target.locked():
             summary = exporting.export(target, _display(), resume=resume, seed=seed)
         _print(summary, as_json, tables.summary)
@@ -385,9 +398,15 @@ def tasks(
             _print(catalogue.describe(found), as_json, tables.tasks)
 
 
-@app.command()
-def presets(as_json: Json = False, debug: Debug = False) -> None:
-    """List the presets and their settings."""
+presets = App(invoke_without_command=True)
+app.add_typer(presets, name="presets")
+
+
+@presets.callback()
+def list_presets(context: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
+    """List the presets; show one."""
+    if context.invoked_subcommand is not None:
+        return
     with _reported(debug):
         from pipelines import tables
         from pipelines.presets import PRESETS
@@ -397,6 +416,48 @@ def presets(as_json: Json = False, debug: Debug = False) -> None:
             for name, (text, config) in PRESETS.items()
         }
         _print(listed, as_json, tables.presets)
+
+
+@presets.command("show")
+def show_preset(name: PresetName, as_toml: Toml = False, as_json: Json = False, debug: Debug = False) -> None:
+    """All settings of one preset, and what each of them is."""
+    with _reported(debug):
+        from pipelines import showing
+
+        _print_settings(showing.of_preset(name), as_toml, as_json)
+
+
+@app.command()
+def config(
+    run: RunArgument = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="print the JSON schema of --config, for editors")
+    ] = False,
+    as_toml: Toml = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """All settings of a run, and what each of them is."""
+    with _reported(debug):
+        from pipelines import settings_file, showing
+        from pipelines.rundir import open_run
+
+        if schema:
+            _refuse("not with --schema", {"RUN": run, "--toml": as_toml or None})
+            print(json.dumps(settings_file.schema(), indent=2))
+        else:
+            _print_settings(showing.of_run(open_run(run)), as_toml, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """What is installed here and what is missing; tries every part, in about a minute."""
+    with _reported(debug):
+        from pipelines import doctor
+
+        found = doctor.examine(_display())
+        _print(found, as_json, doctor.page)
+        doctor.require_sound(found)
 
 
 def _refuse(why: str, options: dict[str, Any]) -> None:
@@ -419,6 +480,16 @@ def _print(figures: dict[str, Any], as_json: bool, table: Callable[[dict[str, An
     from rich.console import Console
 
     Console().print(table(figures))
+
+
+def _print_settings(shown: "Shown", as_toml: bool, as_json: bool) -> None:
+    from pipelines import showing
+
+    _refuse("leave out one of them", {"--toml, --json": (as_toml and as_json) or None})
+    if as_toml:
+        print(showing.toml(shown), end="")
+    else:
+        _print(showing.described(shown), as_json, showing.table)
 
 
 def _train_study(study: "Study", as_json: bool) -> None:

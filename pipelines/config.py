@@ -1,8 +1,8 @@
 """Settings of a whole run, and how a user's values get into them."""
 
 import json
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -46,6 +46,7 @@ class Config(Group):
 
 TEACHER_GROUPS = tuple(TeacherConfig.model_fields)
 GROUPS = (*TEACHER_GROUPS, *(name for name in Config.model_fields if name != "teacher"))
+LONGEST_SHOWN = 80  # characters of a value in a message
 
 
 def groups(config: Config) -> dict[str, Group]:
@@ -56,44 +57,99 @@ def groups(config: Config) -> dict[str, Group]:
     }
 
 
+class Change(NamedTuple):
+    """One setting as a user gives it."""
+
+    group: str
+    field: str
+    value: Any
+    where: str = ""  # begins a message about it: the file that it stands in
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}.{self.field}"
+
+
 def with_values(config: Config, assignments: Iterable[str]) -> Config:
     """A copy with `group.field=value` assignments applied.
 
     Raises: UsageError naming the field, what was found and what is allowed."""
-    values = config.model_dump()
+    return changed(config, parsed(assignments))
+
+
+def parsed(assignments: Iterable[str]) -> list[Change]:
+    """`group.field=value` as changes; UsageError for what is not so written, or is given twice."""
+    found: dict[str, Change] = {}
     for assignment in assignments:
         target, separator, text = assignment.partition("=")
         group, dot, field = target.strip().partition(".")
-        if not separator or not dot:
-            raise UsageError(f"--set {assignment!r}: write group.field=value, for example network.depth=16")
-        if group not in GROUPS:
-            raise unknown_name("group", group, GROUPS)
-        fields = values["teacher"][group] if group in TEACHER_GROUPS else values[group]
-        if field not in fields:
-            raise unknown_name(f"field of {group}", field, fields)
-        fields[field] = _parse(text.strip())
-    return validated(values)
+        if not (separator and dot and group and field):
+            raise UsageError(
+                f"--set {brief(assignment)}: write group.field=value, for example network.depth=16"
+            )
+        change = Change(group, field, _parse(text.strip()))
+        if change.name in found:
+            raise UsageError(f"{change.name} is given twice: leave out one of them")
+        found[change.name] = change
+    return list(found.values())
 
 
-def validated(values: dict[str, Any]) -> Config:
-    """Values as a Config; UsageError with one line for each bad field."""
+def changed(config: Config, changes: Iterable[Change]) -> Config:
+    """A copy with the changes applied in order; UsageError as `with_values` raises it."""
+    values = config.model_dump()
+    places = {}
+    for change in changes:
+        if change.group not in GROUPS:
+            raise UsageError(f"{change.where}{unknown_name('group', change.group, GROUPS)}")
+        fields = values["teacher"][change.group] if change.group in TEACHER_GROUPS else values[change.group]
+        if change.field not in fields:
+            raise UsageError(
+                f"{change.where}{unknown_name(f'field of {change.group}', change.field, fields)}"
+            )
+        fields[change.field] = change.value
+        places[change.name] = change.where
+    return validated(values, places)
+
+
+def validated(values: dict[str, Any], places: Mapping[str, str] | None = None) -> Config:
+    """Values as a Config; UsageError with one line for each bad field, begun by its place if there is one."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError("\n".join(_describe(problem) for problem in error.errors())) from None
+        # Of the alternatives that one field has, each that fails is a problem of its own; one line says it.
+        lines = dict.fromkeys(_describe(problem, places or {}) for problem in error.errors())
+        raise UsageError("\n".join(lines)) from None
+
+
+def differing(old: Config, new: Config) -> dict[str, Any]:
+    """`group.field` of every value that differs, and the new one's, as JSON has it."""
+    before, after = groups(old), groups(new)
+    return {
+        f"{name}.{field}": value
+        for name, group in after.items()
+        for field, value in group.model_dump(mode="json").items()
+        if getattr(before[name], field) != getattr(group, field)
+    }
+
+
+def brief(value: object) -> str:
+    """How a message shows what was found: as Python writes it, its middle left out if it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 10]}...{text[-7:]}"
 
 
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of numbers and nesting without end
         return None if text.lower() == "none" else text
 
 
-def _describe(problem: Any) -> str:
+def _describe(problem: Any, places: Mapping[str, str]) -> str:
     path = [str(part) for part in problem["loc"] if part != "teacher"]
     reason: str = problem["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
     if len(path) < 2:  # a rule between fields: its text names them
         return reason
-    return f"{'.'.join(path)}: found {problem['input']!r}, {reason}"
+    place = places.get(".".join(path[:2]), "")
+    return f"{place}{'.'.join(path)}: found {brief(problem['input'])}, {reason}"

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pipelines.config import TEACHER_GROUPS, Config, groups, with_values
+from pipelines.config import TEACHER_GROUPS, Change, Config, groups, with_values
 from teacher.errors import UsageError, unknown_name
 
 Values = dict[str, Any]  # group.field -> value
@@ -21,12 +21,12 @@ class Combination(NamedTuple):
     config: Config
 
 
-def combinations(config: Config, varied: Sequence[str], set_: Sequence[str] = ()) -> list[Combination]:
+def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Change] = ()) -> list[Combination]:
     """Every combination of `group.field=value,value` on top of `config`, the last setting fastest.
 
-    `set_` are the assignments that `config` holds already. Without `varied` there is one combination.
+    `assigned` is what --set has brought into `config`. Without `varied` there is one combination.
     Raises: UsageError naming the field, what was found and what is allowed, for all of them at once."""
-    texts = _texts(varied, {assignment.partition("=")[0].strip() for assignment in set_})
+    texts = _texts(varied, {change.name for change in assigned})
     chosen = [
         [f"{field}={text}" for field, text in zip(texts, row, strict=True)]
         for row in itertools.product(*texts.values())

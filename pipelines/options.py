@@ -1,22 +1,65 @@
 """Options of the command line that several commands share, or that are long to say."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from pipelines import completion
+
+
+class Command(TyperCommand):
+    """A command that refuses an option's second value, beside which the first would not count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for param, count in Counter(order).items():
+            takes_one = not (getattr(param, "multiple", False) or getattr(param, "is_flag", False))
+            if count > 1 and takes_one and not ctx.resilient_parsing:
+                raise typer.BadParameter("it is given twice: leave out one of them", ctx=ctx, param=param)
+        return super().parse_args(ctx, args)
+
+
+class App(typer.Typer):
+    """A program of such commands."""
+
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        return super().command(*arguments, cls=Command, **options)
+
 
 Preset = Annotated[
-    str | None, typer.Option(help="named settings; `pipeline presets` lists them. Default: quickstart")
+    str | None,
+    typer.Option(
+        help="named settings; `pipeline presets` lists them. Default: quickstart",
+        autocompletion=completion.presets,
+    ),
+]
+PresetName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.presets)]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        help="settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="GROUP.FIELD=VALUE", help="change one setting; may be repeated"),
+    typer.Option(
+        "--set",
+        metavar="GROUP.FIELD=VALUE",
+        help="change one setting; may be repeated",
+        autocompletion=completion.fields,
+    ),
 ]
 Task = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         help="the same as --set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
+        autocompletion=completion.tasks,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="of all randomness. Default: 0")]
@@ -26,20 +69,31 @@ RunOption = Annotated[
         "--run",
         metavar="DIR",
         help="run directory, or a name under runs/. Default: the preset's name and the seed",
+        autocompletion=completion.runs,
     ),
 ]
 RunArgument = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="run directory or name; not needed if there is only one")
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="run directory or name; not needed if there is only one",
+        autocompletion=completion.runs,
+    ),
 ]
 LaterPreset = Annotated[
-    str | None, typer.Option("--preset", help="take this preset's settings for the stages after the teacher")
+    str | None,
+    typer.Option(
+        "--preset",
+        help="take this preset's settings for the stages after the teacher",
+        autocompletion=completion.presets,
+    ),
 ]
 LaterSeed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="of this stage. Default: the run's")
 ]
 LaterRun = Annotated[
     str | None,
-    typer.Option("--run", metavar="DIR", help="the same as [RUN]"),
+    typer.Option("--run", metavar="DIR", help="the same as [RUN]", autocompletion=completion.runs),
 ]
 Vary = Annotated[
     list[str] | None,
@@ -104,6 +158,7 @@ Pose = Annotated[
 LogFile = Annotated[
     Path | None, typer.Option("--log", metavar="FILE.npz", help="where every step on the robot is written")
 ]
+Toml = Annotated[bool, typer.Option("--toml", help="print a file that --config takes")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for machines")]
 Debug = Annotated[
     bool, typer.Option("--debug", help="show the traceback of an error, and what dependencies warn of")

@@ -30,7 +30,7 @@ from zipfile import BadZipFile
 import numpy as np
 from rich.markup import escape
 
-from pipelines.config import Config, validated
+from pipelines.config import Config, brief, validated
 from pipelines.interrupt import Interrupted
 from teacher.errors import FathomError, UsageError
 
@@ -287,11 +287,16 @@ def study_settings(path: Path) -> dict[str, Any]:
 def run_path(name: str) -> Path:
     """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands.
 
-    A run of a study may be named without runs/ too."""
+    A run of a study may be named without runs/ too. Raises: UsageError for what can be no path."""
+    if not name.strip():
+        raise UsageError(f"a run is named {name!r}: write its directory, or a name under {RUNS}/")
     path = Path(name)
-    if path.exists() or path.is_absolute():
-        return path
-    return path if len(path.parts) > 1 and not (RUNS / path).exists() else RUNS / path
+    try:
+        if path.exists() or path.is_absolute():
+            return path
+        return path if len(path.parts) > 1 and not (RUNS / path).exists() else RUNS / path
+    except OSError as error:
+        raise UsageError(f"no run can have that name: {error.strerror}: {brief(name)}") from error
 
 
 def versions() -> dict[str, str]:

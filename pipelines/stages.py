@@ -11,6 +11,7 @@ import jax
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.graph import load_converters
+from export.profiles import require_profiles
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.config import Config, ControlConfig
@@ -55,6 +56,7 @@ def check(config: Config, *, trained: bool = False) -> None:
             raise unknown_name(f"{field} for task {task.spec.name!r}", name, allowed)
     if config.student.choose is not None and config.student.choose not in config.student.sizes:
         raise unknown_name("student.choose", config.student.choose, config.student.sizes)
+    require_profiles(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     if not trained:
         require_devices(config.teacher, jax.devices())

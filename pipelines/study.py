@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines import cluster, stages
-from pipelines.config import Config, validated, with_values
+from pipelines.config import Config, validated
 from pipelines.grid import (
     Combination,
     Values,
@@ -24,9 +24,8 @@ from pipelines.grid import (
     shown,
     varied_values,
 )
-from pipelines.presets import DEFAULT
-from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
+from pipelines.request import Request
 from pipelines.rundir import (
     RUNS,
     STUDY,
@@ -137,8 +136,7 @@ def find_study(name: str | None) -> Study | None:
 
 def requested_study(
     name: str | None,
-    preset: str | None,
-    set_: Sequence[str],
+    asked: Request,
     varied: Sequence[str],
     seed: int | None,
     seeds: str | None,
@@ -152,15 +150,15 @@ def requested_study(
     if seed is not None and seeds is not None:
         raise UsageError(f"--seed {seed} and --seeds {seeds} are both given: leave out one of them")
     several = bool(varied) or seeds is not None
-    chosen = preset or DEFAULT
     chosen_seeds = parse_seeds(seeds) if seeds is not None else None if seed is None else [seed]
-    path = run_path(name or (_default_name(chosen, varied) if several else chosen))
+    usual = _default_name(asked.base, varied) if several else asked.base
+    path = run_path(usual if name is None else name)
     if several or (resume and is_study(path)):
         cluster.require_alone("a study")
     if resume and is_study(path):
         study = Study(path)
         _mend(study, Display().say)
-        _require_same(study, preset, set_, varied, chosen_seeds)
+        _require_same(study, asked, varied, chosen_seeds)
         for member in study.members:
             stages.check(member.run.config, trained=member.finished)
         return study
@@ -169,11 +167,11 @@ def requested_study(
     if resume:
         known = ", ".join(sorted(file.parent.name for file in RUNS.glob(f"*/{STUDY}"))) or "none"
         raise UsageError(f"{path} is no study (studies here: {known})")
-    config = with_values(settings_of(chosen), set_)
-    made = combinations(config, varied, set_)
+    config = asked.config
+    made = combinations(config, varied, asked.assigned)
     for _, combined in made:
         stages.check(combined)
-    return create_study(path, config, chosen, made, chosen_seeds or [0])
+    return create_study(path, config, asked.base, made, chosen_seeds or [0])
 
 
 def _mend(study: Study, say: Callable[[str], None]) -> None:
@@ -189,27 +187,27 @@ def _default_name(preset: str, varied: Sequence[str]) -> str:
     return "-".join([preset, *(fields or ["seeds"])])
 
 
-def _require_same(
-    study: Study, preset: str | None, set_: Sequence[str], varied: Sequence[str], seeds: Sequence[int] | None
-) -> None:
+def _require_same(study: Study, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
     """Refuses to go on with a study that was begun with other values."""
     settings, advice = study.settings, "name another --run"
-    if preset not in (None, settings["preset"]):
+    if asked.preset not in (None, settings["preset"]):
         raise UsageError(
             f"{study.path} was begun with preset {settings['preset']}; resume without --preset, or {advice}"
         )
-    if set_ and with_values(study.config, set_) != study.config:
-        raise UsageError(f"{study.path} was begun with other settings; resume without --set, or {advice}")
+    if asked.on(study.config) != study.config:
+        raise UsageError(
+            f"{study.path} was begun with other settings; resume without {asked.options}, or {advice}"
+        )
     if seeds is not None and list(seeds) != settings["seeds"]:
         raise UsageError(
             f"{study.path} was begun with seeds {_listed(settings['seeds'])}, not {_listed(seeds)}; "
             f"resume without them, or {advice}"
         )
     if varied:
-        asked = varied_values(made.values for made in combinations(study.config, varied, set_))
-        if asked != settings["vary"]:
+        vary = varied_values(made.values for made in combinations(study.config, varied, asked.assigned))
+        if vary != settings["vary"]:
             raise UsageError(
-                f"{study.path} was begun with {_described(settings['vary'])}, not {_described(asked)}; "
+                f"{study.path} was begun with {_described(settings['vary'])}, not {_described(vary)}; "
                 f"resume without them, or {advice}"
             )
 

@@ -5,63 +5,55 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines import cluster, stages
-from pipelines.config import TEACHER_GROUPS, with_values
-from pipelines.presets import DEFAULT
+from pipelines.config import TEACHER_GROUPS, differing
 from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
+from pipelines.request import Request
 from pipelines.rundir import Run, open_run, run_path
 from student.config import TRAINING_FIELDS
 from teacher.errors import UsageError
 
+OF_STUDENTS = {f"student.{field}" for field in TRAINING_FIELDS}
+
 
 @contextmanager
-def held_target(
-    name: str | None, preset: str | None, assignments: list[str] | None, seed: int | None, resume: bool
-) -> Iterator[Run]:
+def held_target(name: str | None, asked: Request, seed: int | None, resume: bool) -> Iterator[Run]:
     """`requested_run`, made and locked by the first of a run's processes; the others find it there."""
 
     @contextmanager
     def held() -> Iterator[None]:
-        with requested_run(name, preset, assignments, seed, resume).locked():
+        with requested_run(name, asked, seed, resume).locked():
             yield
 
     with cluster.led(held()):
-        yield open_run(str(target_path(name, preset, seed)))
+        yield open_run(str(target_path(name, asked, seed)))
 
 
-def requested_run(
-    name: str | None, preset: str | None, assignments: list[str] | None, seed: int | None, resume: bool
-) -> Run:
+def requested_run(name: str | None, asked: Request, seed: int | None, resume: bool) -> Run:
     """The run that a first stage works in: new, or with --resume the one that is there."""
-    path = target_path(name, preset, seed)
+    path = target_path(name, asked, seed)
     if resume:
         target = open_run(str(path))
         target.mend_summary(Display().say)
-        if preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
+        if asked.preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
             raise UsageError(
                 f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "
                 "resume without --preset and --seed, or name another --run"
             )
-        if assignments and with_values(target.config, assignments) != target.config:
+        if asked.on(target.config) != target.config:
             raise UsageError(
-                f"{path} was begun with other settings; resume without --set, or name another --run"
+                f"{path} was begun with other settings; resume without {asked.options}, or name another --run"
             )
         stages.check(target.config, trained="teacher" in target.summary)
         return target
-    chosen = preset or DEFAULT
-    config = with_values(settings_of(chosen), assignments or [])
-    return stages.new_run(path, config, chosen, seed or 0)
+    return stages.new_run(path, asked.config, asked.base, seed or 0)
 
 
-def with_value(assignments: list[str] | None, field: str, value: str | None) -> list[str]:
-    """The assignments of --set, and after them one that has an option of its own, if that is given."""
-    return [*(assignments or []), *([] if value is None else [f"{field}={value}"])]
-
-
-def target_path(name: str | None, preset: str | None, seed: int | None) -> Path:
+def target_path(name: str | None, asked: Request, seed: int | None) -> Path:
     """Where a first stage's run lies: under the name given, or its preset's and seed's."""
-    chosen = preset or DEFAULT
-    return run_path(name or (f"{chosen}-seed{seed}" if seed else chosen))
+    if name is not None:
+        return run_path(name)
+    return run_path(f"{asked.base}-seed{seed}" if seed else asked.base)
 
 
 def existing(argument: str | None, option: str | None) -> Run:
@@ -76,21 +68,20 @@ def named(argument: str | None, option: str | None) -> str | None:
     return argument if argument is not None else option
 
 
-def changed_run(target: Run, preset: str | None, assignments: list[str] | None) -> Run:
+def changed_run(target: Run, asked: Request) -> Run:
     """The run with other settings for the stages after the teacher; nothing is written yet."""
-    before = target.config
-    config = before
-    if preset is not None:
-        config = settings_of(preset).model_copy(update={"teacher": before.teacher})
-    for assignment in assignments or []:
-        if assignment.partition(".")[0].strip() in TEACHER_GROUPS:
-            raise UsageError(f"--set {assignment}: the teacher is trained; only later groups can be changed")
-    config = with_values(config, assignments or [])
+    before = config = target.config
+    if asked.preset is not None:
+        config = settings_of(asked.preset).model_copy(update={"teacher": before.teacher})
+    config = asked.on(config)
+    fields = list(differing(before, config))
+    if config.teacher != before.teacher:
+        names = ", ".join(field for field in fields if field.partition(".")[0] in TEACHER_GROUPS)
+        raise UsageError(f"{names}: the teacher is trained; only later groups can be changed")
     stages.check(config, trained=True)
-    if config == before:
+    if not fields:
         return target
-    changed = [f for f in sorted(TRAINING_FIELDS) if getattr(config.student, f) != getattr(before.student, f)]
-    if changed and (target.students / "checkpoints").exists():
-        names = ", ".join(f"student.{field}" for field in changed)
+    names = ", ".join(field for field in fields if field in OF_STUDENTS)
+    if names and (target.students / "checkpoints").exists():
         raise UsageError(f"{names}: {target.path} holds students already, made with other values")
     return Run(target.path, config)

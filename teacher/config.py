@@ -15,10 +15,14 @@ from pydantic import (
     PlainSerializer,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
+SIZE = r"([1-9]\d?)x([1-9]\d{0,3})"  # layers, width
 
 
 def _whole_blocks(depth: int) -> int:
@@ -38,7 +42,7 @@ class Size(NamedTuple):
 
 def parse_size(name: str) -> Size:
     """`2x64` -> two hidden layers of 64 units."""
-    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d{0,3})", name)
+    match = re.fullmatch(SIZE, name, re.ASCII)
     if match is None:
         raise ValueError(f"{name!r} is no size; write LAYERSxWIDTH, for example 2x64")
     return Size(int(match[1]), int(match[2]))
@@ -58,7 +62,10 @@ def task_reference(name: str) -> str:
 
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
 PlainSize = Annotated[
-    Size, BeforeValidator(_written_size), PlainSerializer(lambda size: f"{size.layers}x{size.width}")
+    Size,
+    BeforeValidator(_written_size),
+    PlainSerializer(lambda size: f"{size.layers}x{size.width}"),
+    WithJsonSchema({"type": "string", "pattern": f"^{SIZE}$"}),
 ]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -70,6 +77,14 @@ class Group(BaseModel):
     """A frozen group of settings; a misspelt field is refused, not ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python would take true for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
 
 class TaskConfig(Group):

@@ -18,6 +18,8 @@ PROGRAMS = ("pipeline", "pip", "pytest", "python", "python3", "mkdocs", "gcc", "
 # Why a command is read, its options and values checked, and not run here.
 READ = {
     "--coordinator": "needs several hosts; tests/test_devices.py trains in two processes",
+    "track.wandb=PROJECT": "sends figures to an account; tests/test_tracking.py stands in for the library",
+    "--config": "needs a file of another block; tests/test_settings.py trains with such a file",
     "--host": "needs a robot",
     "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
     "--depths": "trains several teachers; tests/test_study.py trains such a study",
@@ -40,10 +42,12 @@ SMALL = {
     "watch": (),
     "tasks": (),
     "presets": (),
+    "config": (),
+    "doctor": (),
 }
-# In small still long: with -m slow. Others run them in every test run: debug_run, tests/test_pipeline.py and
-# tests/test_watch.py.
-LONG = ("run", "teacher", "distill", "export", "watch")
+# In small still long: with -m slow. Others run them in every test run: debug_run, tests/test_pipeline.py,
+# tests/test_watch.py and tests/test_doctor.py.
+LONG = ("run", "teacher", "distill", "export", "watch", "doctor")
 
 
 class Block(NamedTuple):
@@ -96,6 +100,8 @@ class Command(NamedTuple):
             }[self.words[0]]
         if not self.fenced:
             return "read: part of a sentence"
+        if self.stage.startswith("--"):
+            return "read: changes the shell of whoever types it"
         for option, why in READ.items():
             if option in self.words:
                 return f"read: {why}"
@@ -135,7 +141,7 @@ def _of_line(place: str, line: str, *, fenced: bool) -> list[Command]:
         return []
     found = []
     for part in line.removesuffix(" &").split(" && "):
-        words = shlex.split(part)
+        words = shlex.split(part.partition(" > ")[0])
         while words[0] == "srun" or "=" in words[0]:
             words.pop(0)
         found.append(Command(place, tuple(words), fenced))

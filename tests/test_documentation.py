@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from export.bundle import write_bundle
 from pipelines import preset, with_values
 from pipelines.cli import app
+from pipelines.request import requested
 from student import act, critic_distance
 from student.config import Size
 from student.networks import init_student
@@ -64,7 +65,7 @@ def test_every_block_has_a_kind_and_every_command_a_class():
     assert not [block.place for block in BLOCKS if block.kind == "unknown"]
     ways = [command.way for command in COMMANDS]  # raises for one without
     assert {way.partition(":")[0] for way in ways} == {"small", "long", "read"}
-    used = {command.stage for command in PIPELINE if command.fenced}
+    used = {command.stage for command in PIPELINE if command.fenced and not command.stage.startswith("--")}
     assert used <= SMALL.keys()
     # Anybody's first questions have their command in a block.
     assert used >= {"run", "teacher", "distill", "export", "control", "inspect", "watch", "report", "tasks"}
@@ -73,6 +74,9 @@ def test_every_block_has_a_kind_and_every_command_a_class():
 @pytest.mark.parametrize("command", **named(PIPELINE))
 def test_commands_are_accepted(command):
     words = [re.sub(r"^(N|\d+\|.*)$", "0", word.replace("RUN...", "RUN")) for word in command.words[2:]]
+    if command.stage.startswith("--"):
+        assert any(command.stage in option.opts for option in get_command(app).params)
+        return
     parser = get_command(app).commands[command.stage]
     if not command.fenced and (not words or words == ["--robot"]):  # named, not to be typed
         return
@@ -91,7 +95,7 @@ def test_installations_name_extras_and_files_that_there_are(command):
         asked = set(extras[2].split(",")) if extras[2] else set()
         assert asked <= PROJECT["project"]["optional-dependencies"].keys()
     else:
-        assert words[0].partition("[")[0] in ("jax", "playground", "fathom-rl"), command
+        assert words[0].partition("[")[0] in ("jax", "playground", "tensorboard", "fathom-rl"), command
 
 
 @pytest.mark.parametrize("command", **named([c for c in COMMANDS if c.words[0] in ("pytest", "mkdocs")]))
@@ -220,6 +224,13 @@ def test_the_page_on_python_judges_a_teacher(debug_run, tmp_path, monkeypatch):
     assert judged["outcomes"].success_final.shape == (16,)
 
 
+def test_the_page_on_tracking_reads_metrics(debug_run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(debug_run.path, tmp_path / "runs" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    executed(snippet("docs/tracking.md", 0))
+    assert 0 <= float(capsys.readouterr().out) <= 1
+
+
 @pytest.mark.slow
 def test_the_page_on_python_trains_and_distils_step_by_step(debug_run, tmp_path, monkeypatch):
     shutil.copytree(debug_run.path, tmp_path / "runs" / "arm")
@@ -238,7 +249,13 @@ def test_the_page_on_python_goes_through_all_stages(tmp_path, monkeypatch):
 
 
 def test_no_python_snippet_is_left_out():
-    run = {"README.md": 2, "docs/tutorial.md": 1, "docs/robots.md": 1, "docs/python.md": 4}
+    run = {
+        "README.md": 2,
+        "docs/tutorial.md": 1,
+        "docs/robots.md": 1,
+        "docs/python.md": 4,
+        "docs/tracking.md": 1,
+    }
     elsewhere = {"docs/own-task.md": 3}  # tests/test_own_task.py makes files of them
     counts = {}
     for block in of_kind("python"):
@@ -263,13 +280,22 @@ def test_the_c_and_cpp_blocks_compile_and_run(arm, tmp_path):
 
 
 def test_settings_of_other_programs_are_as_they_read_them():
-    [toml] = of_kind("toml")
-    assert list(tomllib.loads(toml.text)["project"]["entry-points"]) == [GROUP]
+    entry_points = tomllib.loads(snippet("docs/own-task.md", 0, "toml"))["project"]["entry-points"]
+    assert list(entry_points) == [GROUP]
     [job] = of_kind("yaml")
     container = yaml.safe_load(job.text)["spec"]["template"]["spec"]["containers"][0]
     program, stage, *words = container["command"]
     assert program == "pipeline"
     get_command(app).commands[stage].make_context(stage, words)
+
+
+def test_the_settings_file_is_read_as_described(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(snippet("docs/configuration.md", 0, "toml"))
+    found = requested(None, file, None)
+    assert found.base == "quickstart"
+    assert found.config.teacher.network.depth == 64
+    assert found.config.student.choose is None
 
 
 # Names and keys

@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from pipelines.config import Config, groups, validated
+from pipelines.config import Config, differing, validated
 from pipelines.presets import DEFAULT, PRESETS, preset
 from pipelines.report.findings import Findings
 
@@ -27,13 +27,7 @@ def again(findings: Findings) -> str:
 
 def assignments(old: Config, new: Config) -> list[str]:
     """`group.field=value` for every value of `new` that differs from `old`."""
-    before = groups(old)
-    return [
-        f"{name}.{field}={_written(value)}"
-        for name, group in groups(new).items()
-        for field, value in group.model_dump(mode="json").items()
-        if value != before[name].model_dump(mode="json")[field]
-    ]
+    return [f"{field}={_written(value)}" for field, value in differing(old, new).items()]
 
 
 def _control_elsewhere(findings: Findings, config: Config) -> list[str]:

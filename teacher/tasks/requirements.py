@@ -52,9 +52,10 @@ def require_sound(task: Task, name: str) -> None:
             model = call(f"model({engine!r})", task.model, engine)
             refuse(_model_problems(task, engine, model))
             sizes.append(Sizes(model.nq, model.nv, model.nu))
+    key = jax.eval_shape(lambda: jax.random.key(0))
     for layout in task.layouts:
         what, function = f"start(key, {layout!r})", partial(task.start, layout=layout)
-        start = call(what, jax.eval_shape, function, jax.random.key(0))
+        start = call(what, jax.eval_shape, function, key)
         refuse(_start_problems(task, what, start, sizes))
         sizes = sizes or [Sizes(start.qpos.size, start.qvel.size, None)]
     for xp in (jnp, np):

@@ -1,0 +1,52 @@
+"""Settings as a command line asks for them: a preset, a file on top of it, --set on top of both."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.config import Change, Config, changed, parsed
+from pipelines.presets import DEFAULT
+from pipelines.presets import preset as settings_of
+from pipelines.settings_file import SettingsFile, read_settings
+from teacher.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; a value is checked when it is put `on` settings."""
+
+    preset: str | None = None  # as --preset or the file names it
+    of_file: tuple[Change, ...] = ()
+    assigned: tuple[Change, ...] = ()  # by --set and the options that stand for it
+
+    @property
+    def base(self) -> str:
+        return self.preset or DEFAULT
+
+    @property
+    def config(self) -> Config:
+        """The settings of a new run."""
+        return self.on(settings_of(self.base))
+
+    def on(self, config: Config) -> Config:
+        """A copy with what was asked for; UsageError naming field, value, what is allowed, and the file."""
+        return changed(config, [*self.of_file, *self.assigned])
+
+    @property
+    def options(self) -> str:
+        """Those that change settings, for messages."""
+        given = {"--config": self.of_file, "--set": self.assigned}
+        return " and ".join(option for option, changes in given.items() if changes) or "--set"
+
+
+def requested(preset: str | None, file: Path | None, set_: list[str] | None, **own: str | None) -> Request:
+    """A request from options; `own` are fields that have an option of their own, with __ for the dot.
+
+    Raises: UsageError naming what cannot be read, is unknown or is given twice."""
+    given = {field.replace("__", "."): value for field, value in own.items() if value is not None}
+    assigned = parsed([*(set_ or []), *(f"{field}={value}" for field, value in given.items())])
+    if preset is not None:
+        settings_of(preset)
+    found = SettingsFile(None, []) if file is None else read_settings(file)
+    if None not in (preset, found.preset) and preset != found.preset:
+        raise UsageError(f"two presets are named: --preset {preset}, and {found.preset} in {file}")
+    return Request(preset or found.preset, tuple(found.changes), tuple(assigned))

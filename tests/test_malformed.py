@@ -1,0 +1,215 @@
+"""Malformed settings, files and command lines: one short message names the culprit, nothing is begun."""
+
+import json
+
+import jax
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from pipelines.config import Config, groups
+from pipelines.presets import preset
+from pipelines.rundir import create_run
+
+EXAMPLES = 100  # of each of the four kinds below
+LONGEST = 1000  # characters of a message: the longest list of known names, and what was found
+FIELDS = {
+    f"{name}.{field}": info.annotation
+    for name, group in groups(Config()).items()
+    for field, info in type(group).model_fields.items()
+}
+NUMBERS = [name for name, kind in FIELDS.items() if kind in (int, float)]
+WORDS = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=12)
+NAMES = WORDS.map(lambda word: f"zz{word}")  # no name of anything
+TEXTS = st.text(st.characters(exclude_categories=("C",)), max_size=40)
+OUT_OF_RANGE = st.sampled_from(
+    ["-1", "-1e9", "NaN", "Infinity", "-Infinity", "1e999", "true", "[]", "{}", "null", ""]
+)
+FLOOR = {"update.target_entropy"}  # any finite number will do
+FIRST = st.sampled_from(["run", "teacher"])
+
+
+@st.composite
+def bad_assignments(draw):
+    """`group.field=value` of --set, and what the message must name."""
+    kind = draw(st.sampled_from(["value", "word", "field", "group", "form"]))
+    if kind == "value":
+        field = draw(st.sampled_from([name for name in NUMBERS if name not in FLOOR]))
+        return f"{field}={draw(OUT_OF_RANGE)}", field
+    if kind == "word":
+        field = draw(st.sampled_from(NUMBERS))
+        return f"{field}={draw(NAMES)}", field
+    if kind == "field":
+        name = draw(NAMES)
+        return f"{draw(st.sampled_from(list(groups(Config()))))}.{name}=1", name
+    if kind == "group":
+        name = draw(NAMES)
+        return f"{name}.depth=1", name
+    return draw(
+        st.one_of(NAMES, st.just(""), st.just("="), st.just("network.=3"), st.just(".depth=4"))
+    ), "--set"
+
+
+@st.composite
+def bad_files(draw):
+    """A settings file's bytes, and what the message must name beside the file."""
+    kind = draw(st.sampled_from(["number", "truth", "group", "field", "flat", "preset", "syntax", "bytes"]))
+    field = draw(st.sampled_from([name for name in NUMBERS if name not in FLOOR]))
+    group, _, name = field.partition(".")
+    unknown = draw(NAMES)
+    if kind == "number":
+        value = draw(st.sampled_from(["-1", "nan", "inf", "-inf", '"many"', "[]", "{}", "1979-05-27"]))
+        return f"[{group}]\n{name} = {value}\n".encode(), field
+    if kind == "bytes":
+        return b"[network]\ndepth = 16 # \xff\xfe", "UTF-8"
+    text, named = {
+        "truth": (f"[{group}]\n{name} = true", field),
+        "group": (f"[{unknown}]\ndepth = 4", unknown),
+        "field": (f"[{group}]\n{unknown} = 4", unknown),
+        "flat": (f"{group} = {json.dumps(unknown)}", group),
+        "preset": (f"preset = {json.dumps(unknown)}", unknown),
+        "syntax": (
+            draw(st.sampled_from(["[network", "depth = ", "= 3", "[network]\ndepth = 4\ndepth = 8"])),
+            "TOML",
+        ),
+    }[kind]
+    return text.encode(), named
+
+
+@st.composite
+def bad_options(draw):
+    """Arguments, and what the message must name."""
+    name, number = draw(NAMES), draw(st.integers(-(10**9), -1))
+    first = draw(FIRST)
+    later = draw(st.sampled_from(["distill", "export", "evaluate", "report", "config"]))
+    return draw(
+        st.sampled_from(
+            [
+                ([name], name),
+                ([first, f"--{name}"], f"--{name}"),
+                ([first, name], name),
+                ([first, "--preset", name], name),
+                ([first, "--preset", ""], "preset"),
+                ([first, "--task", name], name),
+                ([first, "--task", ""], "task"),
+                ([first, "--task", f"{name}.py:Robot"], name),
+                ([first, "--set", f"task.engine={name}"], "task.engine"),
+                ([first, "--set", f"evaluate.layout={name}"], "evaluate.layout"),
+                ([first, "--set", f"export.profiles={name}"], name),
+                ([first, "--set", f"student.sizes={name}"], "student.sizes"),
+                ([first, "--set", "student.sizes="], "student.sizes"),
+                ([first, "--set", f"student.goals={number}"], "student.goals"),
+                ([first, "--set", "network.width=8", "--set", "network.width=8"], "network.width"),
+                ([first, "--task", "reacher", "--set", "task.name=fr3_reach"], "task.name"),
+                ([first, "--seed", str(number)], "--seed"),
+                ([first, "--seed", name], "--seed"),
+                ([first, "--seed", "1", "--seed", "2"], "--seed"),
+                ([first, "--preset", "debug", "--preset", "debug"], "--preset"),
+                ([first, "--run", ""], "run"),
+                ([first, "--run", "x" * 300], "run"),
+                ([first, "--run", name, "--resume"], name),
+                ([first, "--config", f"{name}.toml"], f"{name}.toml"),
+                ([first, "--config", "."], "--config"),
+                ([first, "--processes", "2"], "--coordinator"),
+                ([first, "--process", str(number)], "--process"),
+                ([first, "--coordinator", name, "--processes", "2", "--process", "2"], "--process"),
+                (["run", "--student", name], name),
+                (["run", "--student", "2x32", "--set", "student.choose=2x64"], "student.choose"),
+                (["teacher", "--depths", name], "network.depth"),
+                (["teacher", "--depths", "4,4"], "network.depth"),
+                (["teacher", "--depths", ""], "network.depth"),
+                (["teacher", "--vary", name], "--vary"),
+                (["teacher", "--seeds", f"1,{name}"], "--seeds"),
+                (["teacher", "--seeds", "1,1"], "--seeds"),
+                (["teacher", "--seed", "1", "--seeds", "2"], "--seeds"),
+                ([later, name], name),
+                ([later, ""], "run"),
+                (["distill", name, "--run", f"{name}x"], "--run"),
+                (["control", name], name),
+                (["control", "--episodes", "1"], "--episodes"),
+                (["watch", "--episodes", "0"], "--episodes"),
+                (["watch", "--out", f"{name}.txt"], f"{name}.txt"),
+                (["inspect", name], name),
+                (["tasks", name], name),
+                (["tasks", "--envs", str(number)], "--envs"),
+                (["presets", name], name),
+                (["presets", "show", name], name),
+                (["presets", "show"], "NAME"),
+                (["presets", "show", "debug", "--toml", "--json"], "--toml"),
+                (["config", name, "--schema"], "RUN"),
+            ]
+        )
+    )
+
+
+@pytest.fixture
+def compiled():
+    """What JAX has compiled since the test began."""
+    found = []
+
+    def listen(event, duration, **_):
+        if "backend_compile" in event:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def assert_refused(arguments, named, folder):
+    before = sorted(folder.rglob("*"))
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
+    assert done.exit_code == 2, (arguments, done.output, done.exception)
+    assert isinstance(done.exception, SystemExit)
+    assert done.stdout == ""
+    assert named in done.stderr, (arguments, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert len(" ".join(done.stderr.replace("─", "").split())) <= LONGEST, done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+quick = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@quick
+@given(first=FIRST, bad=bad_assignments())
+def test_a_malformed_setting_is_refused(tmp_path, monkeypatch, compiled, first, bad):
+    monkeypatch.chdir(tmp_path)
+    assert_refused([first, "--set", bad[0]], bad[1], tmp_path)
+    assert not compiled
+
+
+@quick
+@given(first=FIRST, bad=bad_files())
+def test_a_malformed_file_is_refused(tmp_path, monkeypatch, compiled, first, bad):
+    monkeypatch.chdir(tmp_path)
+    content, named = bad
+    (tmp_path / "mine.toml").write_bytes(content)
+    assert_refused([first, "--config", "mine.toml"], named, tmp_path)
+    assert_refused([first, "--config", "mine.toml"], "mine.toml", tmp_path)
+    assert not compiled
+
+
+@quick
+@given(bad=bad_options())
+def test_a_malformed_command_line_is_refused(tmp_path, monkeypatch, compiled, bad):
+    monkeypatch.chdir(tmp_path)
+    compiled.clear()
+    assert_refused(*bad, tmp_path)
+    assert not compiled
+
+
+@quick
+@given(bad=bad_assignments())
+def test_a_malformed_setting_of_a_later_stage_is_refused(tmp_path, monkeypatch, bad):
+    monkeypatch.chdir(tmp_path)
+    if not (tmp_path / "run").exists():
+        create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    assert_refused(["distill", str(tmp_path / "run"), "--set", bad[0]], bad[1], tmp_path)

@@ -1,0 +1,168 @@
+"""Settings go out as TOML and come back the same, from preset, file and --set in this order."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import completion
+from pipelines.cli import app
+from pipelines.config import Config, groups, with_values
+from pipelines.presets import PRESETS, preset
+from pipelines.request import requested
+from pipelines.rundir import create_run
+from pipelines.settings_file import as_toml, schema
+from pipelines.targets import changed_run, requested_run, target_path
+from teacher.errors import UsageError
+from teacher.tasks import TASKS
+
+EDITED = ["network.plain_actor=2x64", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]
+
+
+def ask(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "settings.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_comes_back_from_its_own_toml(name, file):
+    shown = ask("presets", "show", name, "--toml")
+    assert shown.exit_code == 0
+    asked = requested(None, file(shown.stdout), None)
+    assert (asked.base, asked.config) == (name, preset(name))
+    jsonschema.validate(tomllib.loads(shown.stdout), schema())
+
+
+def test_a_file_that_spells_out_other_settings_than_its_preset_wins(file):
+    config = with_values(preset("reacher"), EDITED)
+    assert requested(None, file(as_toml(config, "quickstart", "any")), None).config == config
+
+
+def test_a_value_can_be_taken_away_by_none(file):
+    asked = requested("reacher", file('[task]\nengine = "none"'), None)
+    assert asked.config.teacher.task.engine is None
+
+
+def test_set_comes_over_the_file_and_the_file_over_the_preset(file):
+    path = file('preset = "debug"\n[network]\ndepth = 8\nwidth = 32')
+    config = requested(None, path, ["network.width=48"]).config
+    assert config == with_values(preset("debug"), ["network.depth=8", "network.width=48"])
+
+
+def test_rules_between_fields_hold_for_what_all_places_say_together(file):
+    path = file("[collect]\nprefill = 2000")
+    assert requested(None, path, ["collect.replay=3000"]).config.teacher.collect.prefill == 2000
+    with pytest.raises(UsageError, match=r"collect\.prefill is 2000"):
+        _ = requested(None, path, None).config
+
+
+def test_a_run_is_named_after_the_files_preset(file):
+    asked = requested(None, file('preset = "debug"'), None)
+    assert target_path(None, asked, 3).name == "debug-seed3"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[network]\ndepth = 18", ["settings.toml", "network.depth", "18", "16 or 20"]),
+        ("[network]\ndept = 16", ["settings.toml", "'dept'", "did you mean 'depth'?"]),
+        ("[netwrk]\ndepth = 16", ["settings.toml", "'netwrk'", "did you mean 'network'?"]),
+        ("network = 16", ["settings.toml", "network", "16", "[network]"]),
+        ("[network]\ndepth = = 4", ["settings.toml", "line 2"]),
+        ('preset = "debg"', ["settings.toml", "'debg'", "did you mean 'debug'?"]),
+        ("preset = 3", ["settings.toml", "preset", "3"]),
+    ],
+)
+def test_a_bad_file_is_refused_naming_itself_and_the_field(file, text, words):
+    with pytest.raises(UsageError) as refusal:
+        _ = requested(None, file(text), None).config
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_two_presets_are_refused(file):
+    with pytest.raises(UsageError, match="two presets are named"):
+        requested("reacher", file('preset = "debug"'), None)
+
+
+def test_a_whole_file_serves_later_stages_as_long_as_the_teacher_is_the_same(tmp_path, file):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    config = with_values(preset("debug"), ["student.envs=32"])
+    assert changed_run(run, requested(None, file(as_toml(config, "debug", "any")), None)).config == config
+    with pytest.raises(UsageError, match=r"network\.depth: the teacher is trained"):
+        changed_run(run, requested(None, file("[network]\ndepth = 8"), None))
+
+
+def test_resuming_with_another_file_is_refused(tmp_path, file):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    same = requested(None, file("[network]\ndepth = 4"), None)
+    assert requested_run(str(run.path), same, None, resume=True).config == run.config
+    with pytest.raises(UsageError, match="resume without --config"):
+        requested_run(str(run.path), requested(None, file("[network]\ndepth = 8"), None), None, resume=True)
+
+
+def test_a_runs_settings_are_shown_and_come_back(tmp_path, file):
+    config = with_values(preset("debug"), ["network.width=24"])
+    run = create_run(tmp_path / "run", config, "debug", 5)
+    assert requested(None, file(ask("config", run.path, "--toml").stdout), None).config == config
+    entry = json.loads(ask("config", run.path, "--json").stdout)["settings"]["network"]["width"]
+    assert entry == {"value": 24, "default": 64, "description": "units in each hidden layer"}
+    page = ask("config", run.path).stdout
+    for name, group in groups(config).items():
+        for field in type(group).model_fields:
+            assert f"{name}.{field}" in page
+
+
+def test_the_schema_refuses_what_the_program_refuses():
+    assert json.loads(ask("config", "--schema").stdout) == schema()
+    for bad in ({"network": {"dept": 4}}, {"netwrk": {}}, {"preset": "debg"}, {"network": {"depth": "deep"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema())
+
+
+def test_names_are_completed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_run(tmp_path / "runs" / "mine", preset("debug"), "debug", 0)
+    assert completion.runs("m") == ["mine"]
+    assert [name for name, _ in completion.presets("de")] == ["debug", "deep-smoke"]
+    assert completion.fields("network.de") == [
+        ("network.depth=", "hidden layers of actor and encoders, in residual blocks of four")
+    ]
+    assert set(TASKS) <= set(completion.tasks(""))
+    assert sorted(completion.TASKS) == sorted(TASKS)
+
+
+def test_a_shell_is_answered_without_loading_anything_heavy():
+    code = (
+        "import sys; sys.argv[0] = 'pipeline'; from pipelines.cli import main\n"
+        "try: main()\n"
+        "finally: print({'jax', 'numpy', 'mujoco', 'onnx'} & set(sys.modules))"
+    )
+    words = {"COMP_WORDS": "pipeline run --set network.d", "COMP_CWORD": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "_PIPELINE_COMPLETE": "complete_bash", **words},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["network.depth=", "set()"]
+
+
+def test_a_setting_is_no_truth_value():
+    with pytest.raises(UsageError, match=r"collect\.envs: found True, must not be true or false"):
+        with_values(Config(), ["collect.envs=true"])
