@@ -18,7 +18,7 @@ PROGRAMS = ("pipeline", "pip", "pytest", "python", "python3", "mkdocs", "gcc", "
 # Why a command is read, its options and values checked, and not run here.
 READ = {
     "--coordinator": "needs several hosts; tests/test_devices.py trains in two processes",
-    "track.wandb=PROJECT": "sends figures to an account; tests/test_tracking.py stands in for the library",
+    "track.wandb=PROJECT": "sends figures to an account; tests/test_tracking.py keeps such a run offline",
     "--config": "needs a file of another block; tests/test_settings.py trains with such a file",
     "--host": "needs a robot",
     "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
