@@ -156,6 +156,7 @@ def in_small(words: tuple[str, ...]) -> list[str]:
         (rf"\b({presets})\b(?!/)", "debug"),
         (r"runs/quickstart/export/\w+", "runs/debug/export/2x16"),
         (r"\bFILE\.onnx\b", "runs/debug/export/2x16/policy.onnx"),
+        (r"\bRUN RUN\b", "debug other"),
         (r"\bRUN\b", "debug"),
         (r"--episodes \d+", "--episodes 2"),
         (r"--(student|policy) 2x64", r"--\1 2x16"),

@@ -119,6 +119,8 @@ def test_programs_exist_and_have_the_options(command):
 def run_in_small(command: Command, debug_run, folder: Path, monkeypatch) -> None:
     if command.stage not in ("run", "teacher"):
         shutil.copytree(debug_run.path, folder / "runs" / "debug")
+        if command.stage == "compare":
+            shutil.copytree(debug_run.path, folder / "runs" / "other")
         for part in SMALL[command.stage]:
             shutil.rmtree(folder / "runs" / "debug" / part)
     (folder / "my_robot.py").write_text(snippet("docs/own-task.md", 0))
