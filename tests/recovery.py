@@ -20,6 +20,7 @@ from pipelines.rundir import Run
 from teacher import checkpoint
 
 SIZES = preset("debug").student.sizes
+STAGES = ("begin", "teacher", "students", "export", "control", "report")  # as `stage_at` names them
 CLOCKED = ("wall_s", "latency_us", "missed_deadlines")  # beginnings of the keys that a clock decides
 
 
@@ -46,10 +47,13 @@ def resuming(run: Path) -> list[object]:
 def stop_at_random(
     process: subprocess.Popen, run: Path, number: int, random: np.random.Generator
 ) -> str | None:
-    """Sends the signal at a random moment, half of the times while a file of the run is being written.
+    """Sends the signal at a random moment of a random stage, half of the times while a file is being written.
 
     Returns: which stage the run was in, and when that was; None if the process ended before."""
-    begun, moment, writing = time.monotonic(), random.uniform(2, 25), bool(random.integers(2))
+    ahead = STAGES[STAGES.index(stage_at(run)) :]
+    drawn = ahead[random.integers(len(ahead))]
+    wait_for(lambda: STAGES.index(stage_at(run)) >= STAGES.index(drawn), process, seconds=300, every_s=0.1)
+    begun, moment, writing = time.monotonic(), random.uniform(0, 10), bool(random.integers(2))
     wait_for(lambda: time.monotonic() > begun + moment, process)
     if writing:
         wait_for(lambda: is_writing(run) or time.monotonic() > begun + moment + 5, process)
@@ -57,7 +61,7 @@ def stop_at_random(
         return None
     process.send_signal(number)
     written = ", writing" if writing and is_writing(run) else ""
-    return f"{stage_at(run)} after {time.monotonic() - begun:.2f} s{written}"
+    return f"{stage_at(run)} {time.monotonic() - begun:.2f} s after {drawn} began{written}"
 
 
 def is_writing(run: Path) -> bool:
@@ -125,12 +129,15 @@ def _sha256(content: bytes) -> str:
 
 
 def wait_for(
-    condition: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 120
+    condition: Callable[[], Any],
+    process: subprocess.Popen | None = None,
+    seconds: float = 120,
+    every_s: float = 0.002,
 ) -> None:
     end = time.monotonic() + seconds
     while not condition() and (process is None or process.poll() is None):
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
+        time.sleep(every_s)
 
 
 def fill(folder: Path, left: int = 0) -> Path:
