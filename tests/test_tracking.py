@@ -43,7 +43,7 @@ def begun(tmp_path):
 def train(run: Run, first: int, last: int) -> list[str]:
     """The lines of these iterations, as the teacher's stage records them; what was said."""
     said: list[str] = []
-    run.rewind_metrics("teacher", first - 1)
+    run.rewind_metrics("teacher", first - 1, pytest.fail)
     with recorded(run, "teacher", said.append) as record:
         for iteration in range(first, last + 1):
             record(line(iteration))
