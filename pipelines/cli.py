@@ -515,7 +515,7 @@ def _reported(debug: bool) -> Iterator[None]:
         with quiet(everything=debug), sigterm_as_ctrl_c(), cluster.failing_together():
             yield
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted; what was finished is kept, and stages go on with --resume", file=sys.stderr)
         raise typer.Exit(130) from None
     except (FathomError, OSError) as error:
         if debug:

@@ -3,7 +3,9 @@
 A stage that computes for long saves first. Elsewhere both raise KeyboardInterrupt: what was finished
 until then is on disk."""
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from types import FrameType
 
 from teacher.errors import FathomError
 
+AGAIN_S = 0.05  # after which a signal that was dropped comes again
 SAVING = "stopping when this iteration is done and saved; the same again stops at once"
 
 
@@ -26,11 +29,22 @@ class Interruption:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within, SIGTERM raises KeyboardInterrupt too; by default it ends a process without a word."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Within, SIGTERM raises KeyboardInterrupt too; by default it ends a process without a word.
+
+    Where Python drops an exception, in a callback of its import system for one, either comes again."""
+    before, unraisable = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
+
+    def again(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            threading.Timer(AGAIN_S, _thread.interrupt_main).start()  # here it would be dropped too
+        else:
+            unraisable(dropped)
+
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         signal.signal(signal.SIGTERM, before)
 
 

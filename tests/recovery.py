@@ -53,7 +53,7 @@ def stop_at_random(
     ahead = STAGES[STAGES.index(stage_at(run)) :]
     drawn = ahead[random.integers(len(ahead))]
     wait_for(lambda: STAGES.index(stage_at(run)) >= STAGES.index(drawn), process, seconds=300, every_s=0.1)
-    begun, moment, writing = time.monotonic(), random.uniform(0, 10), bool(random.integers(2))
+    begun, moment, writing = time.monotonic(), random.uniform(2, 10), bool(random.integers(2))
     wait_for(lambda: time.monotonic() > begun + moment, process)
     if writing:
         wait_for(lambda: is_writing(run) or time.monotonic() > begun + moment + 5, process)
