@@ -321,6 +321,9 @@ def test_runs_that_are_stopped_at_random_end_the_same(debug_run, tmp_path, numbe
             if not stopped:
                 assert process.returncode == 0, errors
                 continue
+            if (run / "report.html").exists():  # all was done, and the process on its way out: no stop
+                assert process.returncode in (0, 130, -number), errors
+                continue
             print(f"seed {seed}: {number.name} {stopped}")
             assert process.returncode == (-number if number == signal.SIGKILL else 130), errors
             assert number == signal.SIGKILL or "--resume" in errors, errors
