@@ -218,6 +218,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
             raise
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, controller.ControllerError) as error:
-        raise FathomError(f"{directory}: the bundle was not written: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise FathomError(f"cannot write bundle {directory}: {reason}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
