@@ -26,7 +26,15 @@ from pipelines.selftest import trials
 from teacher.errors import FathomError
 
 JSON = dict[str, Any]
-NOT_NEEDED = ("jax-cuda12-plugin", "warp-lang", "av", "franky-control", "franky-sim")  # by everyone
+NOT_NEEDED = (  # by everyone
+    "jax-cuda12-plugin",
+    "warp-lang",
+    "av",
+    "franky-control",
+    "franky-sim",
+    "tensorboardX",
+    "wandb",
+)
 ENVIRONMENT = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "MUJOCO_GL")
 
 
@@ -126,6 +134,8 @@ def _extras(devices: Iterable[str]) -> dict[str, JSON]:
         "pictures": _graphics(),
         "MP4 films": _package("av", "pip install 'fathom-rl[video]'"),
         "Franka robot": _package("franky", "pip install 'fathom-rl[robot]'"),
+        "TensorBoard": _package("tensorboardX", "pip install 'fathom-rl[tensorboard]'"),
+        "Weights & Biases": _package("wandb", "pip install 'fathom-rl[wandb]'"),
     }
 
 
