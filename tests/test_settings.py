@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from pipelines import completion
 from pipelines.cli import app
+from pipelines.commands import completion
 from pipelines.config import Config, groups, with_values
 from pipelines.presets import PRESETS, preset
 from pipelines.request import requested

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from pipelines import completion
+from pipelines.commands import completion
 
 
 class Command(TyperCommand):

@@ -1,0 +1,1 @@
+"""The commands of `pipeline`, their options, and how they answer."""

@@ -1,0 +1,277 @@
+"""Commands that make something: the stages of a run, in their order."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.answering import display, print_figures, refuse, reported
+from pipelines.commands.options import (
+    App,
+    Baselines,
+    Coordinator,
+    Debug,
+    Depths,
+    Engine,
+    Episodes,
+    FarGoals,
+    Goals,
+    HeldOutSeed,
+    Host,
+    Json,
+    LaterPreset,
+    LaterRun,
+    LaterSeed,
+    LogFile,
+    Pose,
+    Preset,
+    Process,
+    Processes,
+    Profiles,
+    Resume,
+    Robot,
+    RunArgument,
+    RunOption,
+    Seconds,
+    Seed,
+    Seeds,
+    Set,
+    SettingsFile,
+    Student,
+    Task,
+    Vary,
+)
+
+if TYPE_CHECKING:
+    from pipelines.study import Study
+
+commands = App()
+
+
+@commands.command()
+def run(
+    preset: Preset = None,
+    task: Task = None,
+    config: SettingsFile = None,
+    set_: Set = None,
+    seed: Seed = None,
+    run: RunOption = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    student: Student = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Everything in order: teacher, students, export, control, report."""
+    with reported(debug):
+        from pipelines import cluster, exporting, stages, tables, teaching
+        from pipelines.request import requested
+        from pipelines.targets import held_target
+
+        asked = requested(preset, config, set_, task__name=task, student__choose=student)
+        cluster.join(coordinator, processes, process)
+        with held_target(run, asked, seed, resume) as target:
+            if cluster.is_first():
+                summary = stages.run_all(target, display(), resume=resume)
+                print_figures(summary, as_json, tables.summary)
+                exporting.require_selection(target)
+            else:
+                teaching.follow(target, resume=resume)
+
+
+@commands.command()
+def teacher(
+    preset: Preset = None,
+    task: Task = None,
+    config: SettingsFile = None,
+    set_: Set = None,
+    seed: Seed = None,
+    depths: Depths = None,
+    vary: Vary = None,
+    seeds: Seeds = None,
+    run: RunOption = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the deep teacher; the first stage of a new run.
+
+    With --depths, --vary or --seeds: a study, one ordinary run for every combination, and a page that
+    compares them."""
+    with reported(debug):
+        from pipelines import cluster, tables, teaching
+        from pipelines.request import requested
+        from pipelines.study import requested_study
+        from pipelines.targets import held_target
+
+        asked = requested(preset, config, set_, task__name=task)
+        cluster.join(coordinator, processes, process)
+        varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
+        study = requested_study(run, asked, varied, seed, seeds, resume=resume)
+        if study is not None:
+            _train_study(study, as_json)
+            return
+        with held_target(run, asked, seed, resume) as target:
+            if cluster.is_first():
+                summary = teaching.teach(target, display(), resume=resume)
+                print_figures(summary, as_json, tables.score)
+            else:
+                teaching.follow(target, resume=resume)
+
+
+@commands.command()
+def distill(
+    run: RunArgument = None,
+    preset: LaterPreset = None,
+    config: SettingsFile = None,
+    set_: Set = None,
+    seed: LaterSeed = None,
+    run_option: LaterRun = None,
+    baselines: Baselines = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit small students to a run's teacher: its policy and its critic.
+
+    With --baselines, which may also follow when the students are done: the same network made otherwise."""
+    with reported(debug):
+        from pipelines import distilling, tables
+        from pipelines.baselines import distil_beside
+        from pipelines.request import requested
+        from pipelines.targets import changed_run, existing
+
+        target = changed_run(existing(run, run_option), requested(preset, config, set_))
+        with target.locked():
+            if baselines is None:
+                students = distilling.distil(target, display(), resume=resume, seed=seed)
+                print_figures(students, as_json, tables.students)
+            else:
+                figures = distil_beside(target, display(), baselines, resume=resume, seed=seed)
+                print_figures(figures, as_json, tables.beside_baselines)
+
+
+@commands.command()
+def export(
+    run: RunArgument = None,
+    preset: LaterPreset = None,
+    config: SettingsFile = None,
+    set_: Set = None,
+    seed: LaterSeed = None,
+    student: Student = None,
+    profile: Profiles = None,
+    run_option: LaterRun = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
+    with reported(debug):
+        from pipelines import exporting, tables
+        from pipelines.request import requested
+        from pipelines.targets import changed_run, existing
+
+        profiles = ",".join(profile) if profile else None
+        asked = requested(preset, config, set_, student__choose=student, export__profiles=profiles)
+        target = changed_run(existing(run, run_option), asked)
+        with target.locked():
+            summary = exporting.export(target, display(), resume=resume, seed=seed)
+        print_figures(summary, as_json, tables.summary)
+        exporting.require_selection(target)
+
+
+@commands.command()
+def control(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
+    ] = None,
+    run_option: LaterRun = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="where the task is, if it is not installed: path/to/file.py:NAME"),
+    ] = None,
+    engine: Engine = None,
+    episodes: Episodes = None,
+    seed: HeldOutSeed = None,
+    robot: Robot = None,
+    host: Host = None,
+    goals: Goals = None,
+    seconds: Seconds = None,
+    far: FarGoals = False,
+    start: Pose = None,
+    log: LogFile = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
+    with reported(debug):
+        from pipelines import stages, tables
+        from pipelines.targets import existing
+        from teacher.errors import UsageError
+
+        folder = Path(bundle or "")
+        if bundle is None or not (folder / "spec.json").is_file():
+            folder = stages.selected_bundle(existing(bundle, run_option))
+        elif run_option is not None:
+            raise UsageError(f"a bundle and a run are named: {bundle} and --run {run_option}")
+        if robot is None:
+            options = {"--host": host, "--goals": goals, "--seconds": seconds, "--start": start, "--log": log}
+            refuse("only with --robot", options | {"--allow-far-goals": far or None})
+            figures = stages.control(
+                folder, display(), task=task, engine=engine, episodes=episodes, seed=seed
+            )
+        else:
+            from pipelines.robot.driving import drive
+
+            refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
+            figures = drive(
+                folder,
+                display(),
+                robot=robot,
+                host=host,
+                goals=goals or "10",
+                seconds=5.0 if seconds is None else seconds,
+                far=far,
+                start=start,
+                seed=seed or 0,
+                log=log,
+                task=task,
+            )
+        print_figures(figures, as_json, tables.score)
+
+
+@commands.command()
+def evaluate(
+    run: RunArgument = None,
+    engine: Engine = None,
+    episodes: Episodes = None,
+    seed: HeldOutSeed = None,
+    run_option: LaterRun = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a run's teacher on held-out starts and goals."""
+    with reported(debug):
+        from pipelines import stages, tables
+        from pipelines.targets import existing
+
+        target = existing(run, run_option)
+        figures = stages.evaluate(target, engine=engine, episodes=episodes, seed=seed)
+        print_figures(figures, as_json, tables.score)
+
+
+def _train_study(study: "Study", as_json: bool) -> None:
+    from pipelines import tables
+    from pipelines.report import write_study_report
+    from pipelines.sweep import require_all_finished, train_study
+
+    summary = train_study(study)
+    display().say(f"report: {write_study_report(study)}")
+    print_figures(summary, as_json, tables.study)
+    require_all_finished(summary)
