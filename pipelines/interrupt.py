@@ -36,7 +36,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
     def again(dropped: "sys.UnraisableHookArgs") -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            threading.Timer(AGAIN_S, _thread.interrupt_main).start()  # here it would be dropped too
+            # Later, for here it would be dropped too; as SIGTERM, for SIGINT is ignored in the background.
+            threading.Timer(AGAIN_S, _thread.interrupt_main, (signal.SIGTERM,)).start()
         else:
             unraisable(dropped)
 

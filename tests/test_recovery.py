@@ -127,6 +127,14 @@ class Collected:
     pass
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["front", "background"])
+def sigint(request):
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_a_signal_that_comes_where_python_drops_exceptions_is_not_forgotten():
     collected = Collected()
     reference = weakref.ref(collected, lambda _: signal.raise_signal(signal.SIGTERM))
