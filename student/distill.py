@@ -104,7 +104,7 @@ class Distiller:
             family=families,
             optimiser=self.optimiser.init(families),
             normaliser=Normaliser(observation, action, goal),
-            error=jnp.asarray(config.noise),
+            error=jnp.asarray(config.noise, jnp.float32),  # not weak: `label` would compile twice
             labels=empty(spec, representation, config.rounds * spec.episode_length, config.envs),
             key=run_key,
             round=jnp.zeros((), jnp.int32),
