@@ -1,5 +1,6 @@
 """Shared between test files: the command line, and one debug run made through it."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli import app
 
 # Before JAX is imported, here and in every process started from here: what one process has
 # compiled, the next one reads. Nothing else about a process changes.
@@ -32,18 +36,20 @@ class DebugRun(NamedTuple):
 
 @pytest.fixture(scope="session")
 def pipeline() -> Callable[..., subprocess.CompletedProcess]:
-    """Runs the command line in a process of its own."""
+    """Runs the command line in a directory, here: this process has compiled most of what it needs."""
 
-    def run(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
-        command = [*PIPELINE, *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+    def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+        words = [str(argument) for argument in arguments]
+        with contextlib.chdir(cwd):
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def debug_run(tmp_path_factory, pipeline) -> DebugRun:
-    """`pipeline run --preset debug`, as a user types it. Tests read it and leave it as it is.
+def debug_run(tmp_path_factory) -> DebugRun:
+    """`pipeline run --preset debug`, in a process of its own. Tests read it and leave it as it is.
 
     Of pytest's processes that run beside each other, the first makes it for all."""
     beside = "PYTEST_XDIST_WORKER" in os.environ
@@ -55,7 +61,10 @@ def debug_run(tmp_path_factory, pipeline) -> DebugRun:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not printed.exists():
             shutil.rmtree(folder / "runs", ignore_errors=True)  # of one that failed
-            done = pipeline("run", "--preset", "debug", "--json", cwd=folder, timeout=500)
+            command = [*PIPELINE, "run", "--preset", "debug", "--json"]
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=500, check=False
+            )
             assert done.returncode == 0, done.stderr
             errors.write_text(done.stderr)
             printed.write_text(done.stdout)

@@ -45,9 +45,6 @@ SMALL = {
     "config": (),
     "doctor": (),
 }
-# In small still long: with -m slow. Others run them in every test run: debug_run, tests/test_pipeline.py,
-# tests/test_watch.py and tests/test_doctor.py.
-LONG = ("run", "teacher", "distill", "export", "watch", "doctor")
 
 
 class Block(NamedTuple):
@@ -86,7 +83,7 @@ class Command(NamedTuple):
 
     @property
     def way(self) -> str:
-        """`small`, `long` (also small), or `read: ` and why; KeyError if nobody classed it."""
+        """`small`, or `read: ` and why; KeyError if nobody classed it."""
         if self.words[0] != "pipeline":
             return {
                 "pip": "read: CI installs by this line or its like",
@@ -106,7 +103,7 @@ class Command(NamedTuple):
             if option in self.words:
                 return f"read: {why}"
         assert self.stage in SMALL, f"no class for {self}"
-        return "long" if self.stage in LONG else "small"
+        return "small"
 
 
 def blocks() -> list[Block]:
@@ -148,7 +145,7 @@ def _of_line(place: str, line: str, *, fenced: bool) -> list[Command]:
     return found
 
 
-def in_small(words: tuple[str, ...]) -> list[str]:
+def in_small(words: tuple[str, ...]) -> tuple[str, ...]:
     """The same command on the run and with the preset `debug`, whose students are 2x16 and 3x16."""
     text = shlex.join(words[1:])
     presets = r"quickstart|deep-smoke|rl1000|wheel-maze|ant-big-maze|humanoid"
@@ -159,7 +156,8 @@ def in_small(words: tuple[str, ...]) -> list[str]:
         (r"\bRUN RUN\b", "debug other"),
         (r"\bRUN\b", "debug"),
         (r"--episodes \d+", "--episodes 2"),
+        (r"network\.depth=64", "network.depth=8"),
         (r"--(student|policy) 2x64", r"--\1 2x16"),
     ):
         text = re.sub(pattern, by, text)
-    return shlex.split(text)
+    return tuple(shlex.split(text))

@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_quickstart_trains_distils_and_controls_to_its_marks(tmp_path, pipeline, seed):
     arguments = ["run", "--preset", "quickstart", "--seed", str(seed), "--json"]
-    done = pipeline(*arguments, cwd=tmp_path, timeout=3600)
+    done = pipeline(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["teacher"]["depth"] >= 16
@@ -28,7 +28,7 @@ def test_quickstart_trains_distils_and_controls_to_its_marks(tmp_path, pipeline,
 def test_a_teacher_of_depth_1024_actor_included_learns_from_its_first_updates(tmp_path, pipeline):
     """200 updates; blind guessing is right once in a batch."""
     words = ["--depths", "1024", "--seeds", "0,1,2", "--set", "collect.total_steps=16000"]
-    done = pipeline("teacher", "--preset", "deep-smoke", *words, "--json", cwd=tmp_path, timeout=3600)
+    done = pipeline("teacher", "--preset", "deep-smoke", *words, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     study = json.loads(done.stdout)
     folder = next((tmp_path / "runs").iterdir())

@@ -225,7 +225,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, path, line, folder, lim
 
 def test_the_command_line_refuses_what_does_not_fit_and_creates_nothing(tmp_path, pipeline):
     arguments = ("teacher", "--set", "network.depth=100000", "--set", "network.width=4096")
-    done = pipeline(*arguments, cwd=tmp_path, timeout=60)
+    done = pipeline(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     for word in ("parameters", "gradients", "optimiser", "activations", "replay", "environments"):

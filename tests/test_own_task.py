@@ -38,9 +38,7 @@ def robot(tmp_path_factory) -> str:
 def own_run(robot, tmp_path_factory, pipeline) -> Path:
     """What the documentation tells its reader to type, beside the file."""
     file = Path(robot.rpartition(":")[0])
-    done = pipeline(
-        "run", "--preset", "debug", "--task", "my_robot.py:TwoWheels", "--json", cwd=file.parent, timeout=900
-    )
+    done = pipeline("run", "--preset", "debug", "--task", "my_robot.py:TwoWheels", "--json", cwd=file.parent)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["task"] == "two_wheels"
     return file.parent / "runs" / "debug"
