@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,6 +58,29 @@ def init_learned(learner: Learner, batch: Batch, key: jax.Array) -> tuple[Any, A
     """What `Learner.update` moves on; compile it, so that nothing is held twice."""
     params = init_params(learner.networks, key, sizes_of(batch))
     return params, learner.optimiser.init(params)
+
+
+class Results:
+    """Rows of an experiment that may take hours, kept in a JSON file as they come: to be gone on with.
+
+    `path` None keeps nothing."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.rows: list[Row] = json.loads(path.read_text()) if path and path.exists() else []
+
+    def add(self, basis: Row, measure: Callable[[], Row]) -> Row:
+        """The row that has all of `basis`: measured now, if it is not there."""
+        for row in self.rows:
+            if basis.items() <= row.items():
+                return row
+        self.rows.append(basis | measure())
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.rows, indent=1) + "\n")
+            partial.replace(self.path)
+        return self.rows[-1]
 
 
 def middle(values: Sequence[float]) -> tuple[float, list[float]]:

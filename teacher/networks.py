@@ -16,6 +16,7 @@ from teacher.residual import NORM_EPSILON, Blocks, Settings, residual_stacks
 Array = jax.Array
 Tree = Any  # nested arrays
 
+BASE_BLOCKS = 4  # residual blocks up to which `scaled` is the published network
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 # The first and the last layer cost nothing beside the hidden ones and lose nothing either.
 _EXACT = jax.lax.Precision.HIGHEST
@@ -27,11 +28,19 @@ _stacked_kernel_init = nn.initializers.variance_scaling(
 )
 
 
+def branch_scale(architecture: str, depth: int) -> float:
+    """What each block's branch is multiplied with before it is added to the stream.
+
+    `scaled` is the base-depth rule of arXiv:2505.01618 (alpha = 1), under which Adam's learning rate does not
+    change with depth; with BASE_BLOCKS = 4, networks of up to 16 layers are the published ones."""
+    return min(1.0, BASE_BLOCKS * BLOCK_DEPTH / depth) if architecture == "scaled" else 1.0
+
+
 class ResidualNetwork(nn.Module):
     """[B, inputs] -> [B, outputs].
 
-    `published` adds every block's branch whole, so that the stream grows with depth and
-    drowns the input; `scaled` adds 1/blocks of each, which keeps both from changing with depth.
+    `published` adds every block's branch whole; `scaled` does so up to BASE_BLOCKS blocks, and from there on
+    adds BASE_BLOCKS/blocks of each, so that the sum of all branches keeps its size.
     """
 
     depth: int
@@ -55,8 +64,7 @@ class ResidualNetwork(nn.Module):
 
     @property
     def settings(self) -> Settings:
-        blocks = self.depth // BLOCK_DEPTH
-        scale = 1 / blocks if self.architecture == "scaled" else 1.0
+        scale = branch_scale(self.architecture, self.depth)
         return Settings(scale, self.precision, self.fused)
 
     def __call__(self, x: Array) -> Array:

@@ -1,6 +1,7 @@
 """What a task is: how states become observations, actions controls, and where episodes begin."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mujoco
@@ -84,6 +85,10 @@ class Task(abc.ABC):
         """-> [...] bool: whether the episode ends here, before its time."""
         xp = state.qpos.__array_namespace__()
         return xp.zeros(state.qpos.shape[:-1], dtype=bool)
+
+    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it can
+    # be done, beside which scores are shown. None where no such controller is known.
+    reference_policy: Callable[[Array, Array], Array] | None = None
 
     def reading(self, state: State, action: Array) -> Array:
         """What the robot's sensors say, without noise: -> [..., M], as `spec.deployed.reading` has it.

@@ -5,15 +5,24 @@ Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+import scipy.sparse.csgraph
 
 Array = Any  # NumPy or JAX
 
 WALL_HEIGHT = 0.5  # of a cell
 WALL_COLOUR = (0.45, 0.52, 0.6, 1.0)
+
+
+class Routes(NamedTuple):
+    """Shortest ways between the K free cells of a maze, from one cell to one of its four neighbours."""
+
+    centres: np.ndarray  # [K, 2] m
+    steps: np.ndarray  # [K, K]: cells to walk from the first to the second; infinite where there is no way
+    next: np.ndarray  # [K, K] int32: the neighbour of the first on the way to the second; itself at its end
 
 
 class Maze:
@@ -53,6 +62,27 @@ class Maze:
         row = xp.clip(xp.floor(x / self.cell + 0.5), 0, rows - 1).astype(xp.int32)
         column = xp.clip(xp.floor(y / self.cell + 0.5), 0, columns - 1).astype(xp.int32)
         return xp.asarray(self.walls)[row, column]
+
+    @cached_property
+    def routes(self) -> Routes:
+        cells = np.argwhere(~self.walls)
+        adjacent = np.abs(cells[:, None] - cells[None]).sum(-1) == 1
+        steps, before = scipy.sparse.csgraph.shortest_path(
+            adjacent, unweighted=True, return_predecessors=True
+        )
+        # The way is the same both ways, so the last cell but one of the way back is the first of the way there.
+        own = np.arange(len(cells))[:, None]
+        centres = (cells * self.cell).astype(np.float32)
+        return Routes(centres, steps, np.where(before.T < 0, own, before.T).astype(np.int32))
+
+    def cell_number(self, position: Array) -> Array:
+        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall."""
+        xp = position.__array_namespace__()
+        numbers = np.full(self.walls.shape, -1, np.int32)
+        numbers[~self.walls] = np.arange((~self.walls).sum())
+        cell = xp.floor(position / self.cell + 0.5).astype(xp.int32)
+        row, column = (xp.clip(cell[..., i], 0, size - 1) for i, size in enumerate(self.walls.shape))
+        return xp.asarray(numbers)[row, column]
 
     @cached_property
     def boxes(self) -> list[tuple[float, float, float, float]]:

@@ -21,6 +21,7 @@ SPEED, TURN = 0.375, 4.0  # m/s and rad/s at full action
 CONTROL_DT = 0.1  # s
 KEPT = 0.7  # share of a velocity error that is left after a control period
 START_SPREAD = 0.05  # m around the start cell's centre
+ARRIVED = 0.03  # m from its goal at which the reference policy stops
 JOINTS = ("x", "y", "heading")
 
 TIME_STEP = 0.01  # s
@@ -102,6 +103,20 @@ class WheelMaze(MujocoTask, AnalyticTask):
         xp = action.__array_namespace__()
         twist = xp.clip(action, -1, 1) * xp.asarray([SPEED, TURN], dtype=action.dtype)
         return xp.concatenate([twist, xp.zeros_like(twist[..., :1])], axis=-1)
+
+    def reference_policy(self, observation: Array, goal: Array) -> Array:
+        """Follows the shortest way from cell to cell: turns to the next one, and drives where it is ahead."""
+        xp = observation.__array_namespace__()
+        routes, position = self.maze.routes, observation[..., :2]
+        here, there = self.maze.cell_number(position), self.maze.cell_number(goal)
+        target = xp.asarray(routes.centres)[xp.asarray(routes.next)[here, there]]
+        target = xp.where((here == there)[..., None], goal, target)
+        gap = target - position
+        turn = xp.arctan2(gap[..., 1], gap[..., 0]) - xp.arctan2(observation[..., 3], observation[..., 2])
+        turn = (turn + xp.pi) % (2 * xp.pi) - xp.pi
+        arrived = (here == there) & ((gap**2).sum(-1) < ARRIVED**2)
+        forward = xp.where(arrived, 0, xp.clip(xp.cos(turn), 0, 1) ** 4)
+        return xp.stack([forward, xp.clip(2 * turn, -1, 1)], axis=-1)
 
     def advance(self, state: State, control: Array) -> State:
         """Walls stop each axis on its own, RADIUS before them."""

@@ -1,0 +1,216 @@
+"""What a critic learns from the same data at every depth: architectures compared without an actor.
+
+    python benchmarks/critic_depth.py --depths 4 16 64 --rates 3e-4 1e-3 --seeds 0 1 2 --out FILE.json
+
+A robot that half knows wheel_maze walks it once; critics learn from these frozen walks, and are asked about
+others of its walks. Candidates, by what the branch of each of K residual blocks is multiplied with:
+
+over-blocks     1 / K
+base-depth      min(1, 4 / K): published up to depth 16, and from there on the sum of all branches is bounded
+                (arXiv:2505.01618, alpha = 1, under which Adam's rate does not change with depth)
+published       1 (arXiv:2503.14858)
+published-rate  1, with Adam's rate in the blocks times min(1, 4 / K) (arXiv:2505.01618, alpha = 0)
+
+`loss` is InfoNCE of held-out batches without its penalty, `rank` the rank correlation of the critic's distance
+with the number of cells to walk, over pairs of any distance and (`rank_far`) of at least eight cells.
+`--negatives` draws each environment's share of a batch in another way, as `update.negatives` would.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.stats
+from measuring import Results, Row, say, show
+
+from teacher import replay
+from teacher.devices import Devices
+from teacher.losses import infonce, pairwise_distance, retrieval_accuracy
+from teacher.networks import ResidualNetwork
+from teacher.replay import Replay, Rows
+from teacher.residual import Settings
+from teacher.tasks import State, achieved_goal, make_task
+
+STEPS = 250  # of each walk
+TRAINING, HELD_OUT = 2048, 256  # walks
+KNOWING = 0.7  # share of the walks that follow the shortest way, with noise
+DISCOUNT, PENALTY, REPRESENTATION = 0.99, 0.1, 64
+JUDGED_BATCHES, JUDGED_STATES, FAR = 16, 400, 8
+POINTS = 5  # of a learning curve
+
+
+class Candidate(NamedTuple):
+    branch_scale: Callable[[int], float]  # of the number of blocks
+    rate: Callable[[int], float]  # factor of the learning rate within the blocks
+
+
+CANDIDATES = {
+    "over-blocks": Candidate(lambda blocks: 1 / blocks, lambda blocks: 1.0),
+    "base-depth": Candidate(lambda blocks: min(1.0, 4 / blocks), lambda blocks: 1.0),
+    "published": Candidate(lambda blocks: 1.0, lambda blocks: 1.0),
+    "published-rate": Candidate(lambda blocks: 1.0, lambda blocks: min(1.0, 4 / blocks)),
+}
+
+
+class Stack(ResidualNetwork):
+    branch_scale: float = 1.0
+
+    @property
+    def settings(self) -> Settings:
+        return super().settings._replace(branch_scale=self.branch_scale)
+
+
+def walks(count: int, rng: np.random.Generator) -> Rows:
+    """`count` walks of STEPS steps that begin anywhere."""
+    task: Any = make_task("wheel_maze")
+    routes = task.maze.routes
+    cells = len(routes.centres)
+
+    def anywhere() -> np.ndarray:
+        return rng.integers(0, cells, count)
+
+    place = routes.centres[anywhere()] + rng.uniform(-0.05, 0.05, (count, 2))
+    heading = rng.uniform(-np.pi, np.pi, (count, 1))
+    state = State(np.concatenate([place, heading], axis=1), np.zeros((count, 3)), np.zeros((count, 3)))
+    goal, noise, knows = anywhere(), np.zeros((count, 2)), rng.random(count) < KNOWING
+    steps = []
+    for _ in range(STEPS):
+        observation = task.observe(state)
+        arrived = task.maze.cell_number(observation[:, :2]) == goal
+        another = rng.random(count) < np.where(arrived, 0.1, 0.005)
+        goal = np.where(another, anywhere(), goal)
+        noise = 0.8 * noise + 0.5 * rng.normal(size=(count, 2))
+        known = task.reference_policy(observation, routes.centres[goal])
+        action = np.clip(np.where(knows[:, None], known + 0.5 * noise, 1.2 * noise), -1, 1)
+        state = task.advance(state, task.control(state, action))
+        steps.append((observation, action, achieved_goal(task.spec, task.observe(state))))
+    observation, action, reached = (
+        np.stack(values).astype(np.float32) for values in zip(*steps, strict=True)
+    )
+    return Rows(observation, action, reached, np.zeros((STEPS, count), np.int32))
+
+
+def as_replay(rows: Rows) -> Replay:
+    sizes = (leaf.shape[-1] for leaf in rows[:3])
+    length, count = rows.episode.shape
+    return replay.insert(replay.empty(length, count, *sizes), jax.tree.map(jnp.asarray, rows))
+
+
+@cache
+def data() -> tuple[Replay, Replay]:
+    rng = np.random.default_rng(0)
+    return as_replay(walks(TRAINING, rng)), as_replay(walks(HELD_OUT, rng))
+
+
+def trained(candidate: str, depth: int, width: int, rate: float, batch: int, updates: int, seed: int) -> Row:
+    """A critic's learning curve."""
+    training, held_out = data()
+    blocks, rule = depth // 4, CANDIDATES[candidate]
+    network = Stack(
+        depth, width, REPRESENTATION, "published", "float32", branch_scale=rule.branch_scale(blocks)
+    )
+    keys = jax.random.split(jax.random.key(seed), 3)
+    sizes = [leaf.shape[-1] for leaf in training.rows[:3]]
+    params = tuple(
+        network.init(key, jnp.zeros((1, size)))
+        for key, size in zip(keys[:2], (sizes[0] + sizes[1], sizes[2]), strict=True)
+    )
+    adam = {"blocks": optax.adam(rate * rule.rate(blocks)), "ends": optax.adam(rate)}
+    optimiser = optax.multi_transform(adam, partial(jax.tree_util.tree_map_with_path, _group))
+    learned = params, optimiser.init(params)
+    draw = partial(replay.sample, batch=batch, discount=DISCOUNT, devices=Devices(jax.devices()[:1]))
+
+    def logits(params: Any, rows: replay.Batch) -> jax.Array:
+        pairs = jnp.concatenate([rows.observation, rows.action], axis=-1)
+        return -pairwise_distance(network.apply(params[0], pairs), network.apply(params[1], rows.goal))
+
+    @partial(jax.jit, donate_argnums=0)
+    def learn(learned: Any, training: Replay, keys: jax.Array) -> Any:
+        def body(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            params, state = carry
+            slope = jax.grad(lambda p: infonce(logits(p, draw(training, key)), PENALTY).mean())(params)
+            change, state = optimiser.update(slope, state, params)
+            return (optax.apply_updates(params, change), state), None
+
+        return jax.lax.scan(body, learned, keys)[0]
+
+    @jax.jit
+    def judge(params: Any, held_out: Replay) -> Any:
+        def one(key: jax.Array) -> Any:
+            found = logits(params, draw(held_out, key))
+            return {"loss": infonce(found, 0.0).mean(), "accuracy": retrieval_accuracy(found)}
+
+        return jax.tree.map(jnp.mean, jax.lax.map(one, jax.random.split(jax.random.key(99), JUDGED_BATCHES)))
+
+    ranks = partial(_ranks, jax.jit(lambda params, *of: -logits(params, replay.Batch(*of))), held_out)
+    curve, begun = [], time.perf_counter()
+    for part in range(POINTS):
+        learned = learn(
+            learned, training, jax.random.split(jax.random.fold_in(keys[2], part), updates // POINTS)
+        )
+        point = jax.tree.map(float, judge(learned[0], held_out)) | ranks(learned[0])
+        curve.append({"updates": (part + 1) * (updates // POINTS)} | point)
+    return {**curve[-1], "wall_s": time.perf_counter() - begun, "curve": curve}
+
+
+def _group(path: Any, _: Any) -> str:
+    return "blocks" if path[-2].key == "params" else "ends"  # the stack's own arrays lie at the top
+
+
+def _ranks(distances: Callable, held_out: Replay, params: Any) -> Row:
+    """How well the critic's distances to all cells are ordered, in JUDGED_STATES states."""
+    rng, maze = np.random.default_rng(5), make_task("wheel_maze").maze  # type: ignore[attr-defined]
+    step, walk = rng.integers(0, STEPS, JUDGED_STATES), rng.integers(0, HELD_OUT, JUDGED_STATES)
+    observation, action = (np.asarray(leaf)[step, walk] for leaf in held_out.rows[:2])
+    found = np.asarray(distances(params, observation, action, maze.routes.centres))
+    true = maze.routes.steps[maze.cell_number(observation[:, :2])]
+    far = true >= FAR
+    return {
+        "rank": float(scipy.stats.spearmanr(found.ravel(), true.ravel())[0]),
+        "rank_far": float(scipy.stats.spearmanr(found[far], true[far])[0]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--updates", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--out", type=Path, help="JSON file that keeps the rows; those it holds are not made again"
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
+    arguments = parser.parse_args()
+    results = Results(arguments.out)
+    for seed in arguments.seeds:
+        for depth in arguments.depths:
+            for rate in arguments.rates:
+                for name in arguments.candidates:
+                    basis = {"candidate": name, "depth": depth, "width": arguments.width, "rate": rate}
+                    basis |= {"batch": arguments.batch, "updates": arguments.updates, "seed": seed}
+                    row = results.add(basis, partial(_measure, basis))
+                    say(str({key: value for key, value in row.items() if key != "curve"}))
+    show(
+        [{key: value for key, value in row.items() if key != "curve"} for row in results.rows], arguments.json
+    )
+
+
+def _measure(basis: Row) -> Row:
+    return trained(**basis)
+
+
+if __name__ == "__main__":
+    main()
