@@ -11,8 +11,8 @@ base-depth      min(1, 4 / K): published up to depth 16, and from there on the s
 published       1 (arXiv:2503.14858)
 published-rate  1, with Adam's rate in the blocks times min(1, 4 / K) (arXiv:2505.01618, alpha = 0)
 
-`loss` is InfoNCE of held-out batches without its penalty, `rank` the rank correlation of the critic's distance
-with the number of cells to walk, over pairs of any distance and (`rank_far`) of at least eight cells.
+`loss` is InfoNCE of held-out batches without its penalty, `rank` the rank correlation of the critic's
+distance with the number of cells to walk, over pairs of any distance and (`rank_far`) of eight cells or more.
 `--negatives` draws each environment's share of a batch in another way, as `update.negatives` would.
 """
 

@@ -14,13 +14,14 @@ from teacher.config import (
 from teacher.errors import unknown_name
 
 DEFAULT = "quickstart"
+PUBLISHED = NetworkConfig(depth=16, width=256, architecture="published")
 
 
-def _published(task: str) -> TeacherConfig:
-    """The published settings of a locomotion task (arXiv:2503.14858, table 7) at depth 16."""
+def _published(task: str, network: NetworkConfig) -> TeacherConfig:
+    """The published settings of a locomotion task (arXiv:2503.14858, table 7) around this network."""
     return TeacherConfig(
         task=TaskConfig(name=task, engine="brax"),
-        network=NetworkConfig(depth=16, width=256),
+        network=network,
         update=UpdateConfig(batch=512),
         collect=CollectConfig(
             envs=512, steps=62, updates=800, replay=10_000, prefill=1000, total_steps=100_000_000
@@ -97,17 +98,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "rl1000": (
-        "a thousand layers of width 256 learn to reach points with a Franka arm; for a GPU",
+        "a thousand layers, actor and encoders, take a humanoid round the bend of a maze: published settings "
+        "but for scaled branches; days of a GPU, and not trained yet",
         Config(
-            teacher=TeacherConfig(
-                task=TaskConfig(name="fr3_reach"),
-                network=NetworkConfig(depth=1000, width=256),
-                update=UpdateConfig(batch=512),
-                collect=CollectConfig(envs=1024, updates=400, replay=2000, total_steps=30_720_000),
-                evaluate=EvaluateConfig(every=20),
-                checkpoint=CheckpointConfig(interval_s=600),
-            ),
-            student=StudentConfig(sizes=("2x64", "3x64", "4x256")),
+            teacher=_published("humanoid_u_maze", NetworkConfig(depth=1000, width=256)),
+            student=StudentConfig(sizes=("2x128", "4x256"), envs=64, rounds=6, teacher_rounds=2),
         ),
     ),
     "wheel-maze": (
@@ -121,16 +116,18 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "ant-big-maze": (
-        "an ant finds its way to the far cells of a maze, trained at the published size; for a GPU",
+        "an ant finds its way to the far cells of a maze: the published network and settings at depth 16; "
+        "contacts, starts and sampling differ (docs/method.md); for a GPU",
         Config(
-            teacher=_published("ant_big_maze"),
+            teacher=_published("ant_big_maze", PUBLISHED),
             student=StudentConfig(sizes=("2x128", "4x256"), envs=64, rounds=6, teacher_rounds=2),
         ),
     ),
     "humanoid": (
-        "a humanoid walks to points around it, trained at the published size; for a GPU",
+        "a humanoid walks to points around it: the published network and settings at depth 16; "
+        "state, contacts and sampling differ (docs/method.md); for a GPU",
         Config(
-            teacher=_published("humanoid"),
+            teacher=_published("humanoid", PUBLISHED),
             student=StudentConfig(sizes=("2x128", "4x256"), envs=64, rounds=6, teacher_rounds=2),
         ),
     ),

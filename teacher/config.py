@@ -131,7 +131,7 @@ class NetworkConfig(Group):
     plain_critic: PlainSize | None = None
     """LAYERSxWIDTH of both encoders, likewise"""
     architecture: Literal["scaled", "published"] = "scaled"
-    """`published` adds every residual branch whole; `scaled` does up to depth 16, and 16/depth of it beyond"""
+    """`published` adds every residual branch whole; `scaled` adds 16/depth of it beyond depth 16"""
     precision: Precision = "tensorfloat32"
     """operands of the hidden layers' products; `tensorfloat32` is float32 where the hardware lacks it"""
     fused: bool = False

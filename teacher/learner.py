@@ -59,16 +59,13 @@ class TeacherState(NamedTuple):
 class Learner:
     """The functions of one configuration. Nothing here changes after construction."""
 
-    def __init__(
-        self, config: TeacherConfig, devices: Devices | None = None, networks: Networks | None = None
-    ):
-        """`networks` stand in for those that the configuration describes, to try others."""
+    def __init__(self, config: TeacherConfig, devices: Devices | None = None):
         self.config = config
         self.devices = devices or Devices()
         require_devices(config, self.devices.all)
         self.simulation = training_simulation_of(config)
         self.spec = self.simulation.task.spec
-        self.networks = networks or make_networks(config.network, self.spec.action_size)
+        self.networks = make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
         self.division = self._division()
         spread, key, whole = self.devices.spread, P(), P()

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 
 from teacher import checkpoint
+from teacher.config import TeacherConfig
 from teacher.errors import Diverged
 from teacher.learner import Learner, TeacherState
 from teacher.tasks.requirements import require_same
 
 DIVERGED = 10.0  # times the critic loss of blind guessing
+SETTLING = 1000  # updates in which a critic may come down from a worse start
 
 
 def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState, dict[str, float]]]:
@@ -20,19 +22,30 @@ def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState,
 
     Yields: the state after an iteration and that iteration's metrics. The yielded state is used
     up by the next iteration: save or copy it before. Raises: Diverged, naming the quantity."""
-    batch, penalty = learner.config.update.batch, learner.config.update.penalty
-    worst_critic_loss = DIVERGED * (log(batch) + penalty * log(batch) ** 2)
     while int(state.iteration) < learner.config.collect.iterations:
         state, device_metrics = learner.iterate(state)
         metrics = {key: float(value) for key, value in device_metrics.items()}
-        iteration = int(state.iteration)
-        require_finite(metrics, f"iteration {iteration}")
-        if metrics["critic_loss"] > worst_critic_loss:
-            raise Diverged(
-                f"critic_loss reached {metrics['critic_loss']:.3g} in iteration {iteration}, "
-                f"{DIVERGED:g} times that of blind guessing"
-            )
+        require_sound(metrics, int(state.iteration), learner.config)
         yield state, metrics
+
+
+def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConfig) -> None:
+    """Raises Diverged if a metric is no number any more, or the critic is far worse than blind guessing.
+
+    An iteration that begins within the first SETTLING updates may have any finite loss: in a published
+    network of a thousand layers the squared log-partition begins at ten thousand, and comes down within
+    some 50 updates. Only the iteration's number counts, so a resumed run ends where it would have ended.
+
+    Args: metrics of iteration `iteration`, counted from 1."""
+    require_finite(metrics, f"iteration {iteration}")
+    if (iteration - 1) * config.collect.updates < SETTLING:
+        return
+    blind = log(config.update.batch) + config.update.penalty * log(config.update.batch) ** 2
+    if metrics["critic_loss"] > DIVERGED * blind:
+        raise Diverged(
+            f"critic_loss reached {metrics['critic_loss']:.3g} in iteration {iteration}, "
+            f"more than {DIVERGED:g} times that of blind guessing ({blind:.3g})"
+        )
 
 
 def require_finite(metrics: dict[str, float], when: str) -> None:

@@ -29,6 +29,29 @@ def test_every_preset_is_valid_and_survives_its_own_json(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "task", "architecture"),
+    [
+        ("ant-big-maze", "ant_big_maze", "published"),
+        ("humanoid", "humanoid", "published"),
+        ("rl1000", "humanoid_u_maze", "scaled"),
+    ],
+)
+def test_presets_of_published_tasks_have_the_published_settings(name, task, architecture):
+    """arXiv:2503.14858, table 7; depth is what the paper varies."""
+    teacher = preset(name).teacher
+    assert (teacher.task.name, teacher.task.engine) == (task, "brax")
+    assert (teacher.network.architecture, teacher.network.width) == (architecture, 256)
+    assert teacher.network.representation == 64
+    update, collect = teacher.update, teacher.collect
+    assert update.actor_rate == update.critic_rate == update.entropy_rate == 3e-4
+    assert (update.batch, update.discount, update.penalty) == (512, 0.99, 0.1)
+    assert update.target_entropy == -0.5
+    assert (collect.envs, collect.steps, collect.updates) == (512, 62, 800)
+    assert (collect.replay, collect.prefill, collect.total_steps) == (10_000, 1000, 100_000_000)
+    assert teacher.evaluate.episodes == 128
+
+
+@pytest.mark.parametrize(
     ("assignment", "words"),
     [
         ("network.depth=18", ["network.depth", "18", "multiple of 4", "16 or 20"]),

@@ -10,7 +10,7 @@ from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConf
 from teacher.errors import Diverged
 from teacher.learner import Learner, TeacherState
 from teacher.replay import Batch
-from teacher.train import train
+from teacher.train import require_sound, train
 
 ENVS, STEPS, ITERATIONS = 6, 60, 3
 PREFILL = 90  # no multiple of STEPS: two pieces
@@ -229,6 +229,53 @@ def test_a_nan_in_the_parameters_stops_the_run_naming_a_quantity(learner, run, g
     assert re.match(r"\w+", str(error.value)).group() in run.metrics[0]
 
 
-def test_a_critic_far_worse_than_guessing_stops_the_run(learner):
-    with pytest.raises(Diverged, match=r"critic_loss reached .* in iteration 1"):
-        next(train(learner, with_changed(learner, "goal", lambda leaf: 1e4 * leaf)))
+BLIND = np.log(16) + 0.1 * np.log(16) ** 2  # loss of a critic that guesses one goal of a batch of 16
+
+
+def ended_in(losses, config, first=1):
+    """The iteration in which a run with these critic losses ends, None if it goes on."""
+    for iteration, loss in enumerate(losses, 1):
+        if iteration < first:
+            continue
+        try:
+            require_sound({"critic_loss": loss}, iteration, config)
+        except Diverged as error:
+            assert f"critic_loss reached {loss:.3g} in iteration {iteration}," in str(error)
+            return iteration
+    return None
+
+
+RECOVERS = [10_349.0, 700.0, 90.0, *[2.0] * 30]
+STAYS_BAD = [10_349.0] * 33
+EXPLODES_LATE = [2.0] * 25 + [11 * BLIND] + [2.0] * 7
+JUST_BELOW = [9 * BLIND] * 33
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends"), [(RECOVERS, None), (STAYS_BAD, 21), (EXPLODES_LATE, 26), (JUST_BELOW, None)]
+)
+def test_a_large_first_loss_may_come_down_and_one_that_stays_or_comes_late_ends_the_run(
+    learner, losses, ends
+):
+    """With 50 updates an iteration the 21st is the first to begin after 1,000."""
+    collect = learner.config.collect.model_copy(update={"updates": 50})
+    config = learner.config.model_copy(update={"collect": collect})
+    assert ended_in(losses, config) == ends
+    for resumed_at in range(1, ends or len(losses) + 1):  # a run that goes on knows nothing of earlier losses
+        assert ended_in(losses, config, first=resumed_at) == ends
+
+
+def test_the_first_iteration_is_excused_however_long_it_is(learner):
+    collect = learner.config.collect.model_copy(update={"updates": 2000})
+    config = learner.config.model_copy(update={"collect": collect})
+    assert ended_in(RECOVERS[:1], config) is None
+    assert ended_in(STAYS_BAD, config) == 2
+
+
+def test_a_critic_far_worse_than_guessing_stops_the_run(learner, monkeypatch):
+    monkeypatch.setattr("teacher.train.SETTLING", 5)  # one iteration's updates
+    bad = with_changed(learner, "goal", lambda leaf: 1e4 * leaf)
+    iterations = train(learner, bad)
+    next(iterations)
+    with pytest.raises(Diverged, match=r"critic_loss reached .* in iteration 2"):
+        next(iterations)

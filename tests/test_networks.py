@@ -92,18 +92,83 @@ def test_fresh_kernels_are_uniform_with_a_third_of_the_fan_in_as_variance(fresh)
     assert len(np.unique(flat, axis=0)) == 16  # no two layers start alike
 
 
+def residual_network(params, x, factor):
+    """The published network (arXiv:2503.14858, section 4), one layer after the other, in float64.
+
+    h_0 = unit(x), h_k = h_(k-1) + factor * unit(unit(unit(unit(h_(k-1))))), and a Dense layer to the outputs;
+    unit(h) = swish(LayerNorm(h W + b)). The paper's factor is 1."""
+
+    def unit(h, kernel, bias, norm_scale, norm_bias):
+        z = h @ kernel + bias
+        z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
+        z = norm_scale * z + norm_bias
+        return z / (1 + np.exp(-z))
+
+    entry, norm, leave = params["input"], params["input_norm"], params["output"]
+    h = unit(x, entry["kernel"], entry["bias"], norm["scale"], norm["bias"])
+    for block in range(len(params["kernel"])):
+        branch = h
+        for layer in range(4):
+            at = block, layer
+            branch = unit(
+                branch, *(params[name][at] for name in ("kernel", "bias", "norm_scale", "norm_bias"))
+            )
+        h = h + factor * branch
+    return h @ leave["kernel"] + leave["bias"]
+
+
+def drawn_params(network, inputs, rng):
+    """Parameters all of which matter: biases that are not zero, norms that are not one."""
+
+    def draw(path, leaf):
+        name, shape = path[-1].key, leaf.shape
+        mean, spread = (0, shape[-2] ** -0.5) if name == "kernel" else (name.endswith("scale"), 0.1)
+        return rng.normal(mean, spread, shape).astype(np.float32)
+
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, inputs)))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "depth", "factor"),
+    [
+        ("published", 4, 1.0),
+        ("published", 16, 1.0),
+        ("published", 64, 1.0),
+        ("published", 256, 1.0),
+        ("scaled", 4, 1.0),
+        ("scaled", 16, 1.0),
+        # arXiv:2505.01618 with alpha = 1: (K / K_base)^-1 for K blocks, never more than 1; K_base = 4.
+        ("scaled", 20, 4 / 5),
+        ("scaled", 64, 4 / 16),
+        ("scaled", 256, 4 / 64),
+    ],
+)
+def test_a_network_is_the_published_equation_with_its_factor_on_each_branch(architecture, depth, factor):
+    config = NetworkConfig(
+        depth=depth, width=16, representation=5, architecture=architecture, precision="float32"
+    )
+    rng = np.random.default_rng(depth)
+    for network, size in zip(
+        make_networks(config, ACTION), (OBSERVATION + GOAL, OBSERVATION + ACTION, GOAL), strict=True
+    ):
+        params, x = drawn_params(network, size, rng), rng.normal(size=(6, size))
+        expected = residual_network(jax.tree.map(np.float64, params["params"]), x, factor)
+        found = jax.jit(network.apply)(params, x.astype(np.float32))
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 class Start(NamedTuple):
     """How a fresh network of some depth begins."""
 
     scale: float  # root mean square of the actor's mean before tanh
     saturated: float  # share of its actions beyond 0.99
     cosine: float  # mean, between features of different observations
-    gradient_norm: float  # of the distance between features and origin, to the observations
 
 
 @cache
-def start_of(depth, width, architecture="scaled"):
-    networks = make_networks(NetworkConfig(depth=depth, width=width, architecture=architecture), ACTION)
+def start_of(depth, width):
+    networks = make_networks(NetworkConfig(depth=depth, width=width), ACTION)
     observation, action, goal = inputs(batch=32)
 
     @jit_once
@@ -111,35 +176,25 @@ def start_of(depth, width, architecture="scaled"):
         actor = networks.actor.init(key, jnp.zeros((1, OBSERVATION + GOAL)))
         encoder = networks.state_action.init(key, jnp.zeros((1, OBSERVATION + ACTION)))
         mean, _ = action_distribution(networks, actor, observation, goal)
-        features, pull = jax.vjp(lambda o: embed_state_action(networks, encoder, o, action), observation)
-        (gradient,) = pull(features / jnp.linalg.norm(features, axis=1, keepdims=True))
-        return mean, features - encoder["params"]["output"]["bias"], gradient
+        return mean, embed_state_action(networks, encoder, observation, action)
 
-    mean, features, gradient = map(np.asarray, outputs(jax.random.key(0)))
+    mean, features = map(np.asarray, outputs(jax.random.key(0)))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     return Start(
         scale=np.sqrt((mean**2).mean()),
         saturated=(np.abs(np.tanh(mean)) > 0.99).mean(),
         cosine=(unit @ unit.T)[~np.eye(32, dtype=bool)].mean(),
-        gradient_norm=np.linalg.norm(gradient, axis=1).mean(),
     )
 
 
 @pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.parametrize("depth", [4, 16, 64, 256, 1024])
-def test_a_fresh_network_starts_alike_at_any_depth_and_sees_its_input(depth, width):
-    shallow, deep = start_of(4, width), start_of(depth, width)
-    assert 0.4 * shallow.scale < deep.scale < 1.2 * shallow.scale
-    assert 0.4 * shallow.gradient_norm < deep.gradient_norm < 1.2 * shallow.gradient_norm
-    assert deep.saturated < 0.01
-    assert deep.cosine <= 0.5
-
-
-def test_a_published_network_does_not():
-    shallow, deep = start_of(4, 64, "published"), start_of(256, 64, "published")
-    assert deep.scale > 6 * shallow.scale
-    assert deep.saturated > 0.3
-    assert deep.cosine > 0.97
+def test_a_fresh_network_of_any_depth_can_begin_to_learn(depth, width):
+    """Its actions move, and differ between observations: no more is asked of a start than that."""
+    start = start_of(depth, width)
+    assert 0.2 < start.scale < 1.5
+    assert start.saturated < 0.01
+    assert start.cosine < 0.95
 
 
 def test_what_the_update_compiles_does_not_grow_with_depth():

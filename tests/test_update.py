@@ -48,7 +48,7 @@ def forward(network, params, *inputs):
         for layer in range(4):
             z = branch @ layers["kernel"][layer] + layers["bias"][layer]
             branch = jax.nn.swish(layer_norm(z, layers["norm_scale"][layer], layers["norm_bias"][layer]))
-        return x + branch / (network.depth // 4), None
+        return x + min(1.0, 16 / network.depth) * branch, None
 
     p = params["params"]
     x = jnp.concatenate(inputs, -1) @ p["input"]["kernel"] + p["input"]["bias"]

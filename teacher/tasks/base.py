@@ -86,8 +86,8 @@ class Task(abc.ABC):
         xp = state.qpos.__array_namespace__()
         return xp.zeros(state.qpos.shape[:-1], dtype=bool)
 
-    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it can
-    # be done, beside which scores are shown. None where no such controller is known.
+    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it
+    # can be done, beside which scores are shown. None where no such controller is known.
     reference_policy: Callable[[Array, Array], Array] | None = None
 
     def reading(self, state: State, action: Array) -> Array:

@@ -1,8 +1,11 @@
 """Brax's packaged ant and humanoid, sent to points on the floor or through mazes.
 
-The published tasks: github.com/wang-kevin3290/scaling-crl and github.com/MichalBortkiewicz/JaxGCRL,
-envs/ant.py, ant_maze.py, humanoid.py and humanoid_maze.py. Time steps, gears and healthy heights are
-those of brax's own environments.
+After the published tasks: github.com/wang-kevin3290/scaling-crl and github.com/MichalBortkiewicz/JaxGCRL,
+envs/ant.py, ant_maze.py, humanoid.py and humanoid_maze.py. Mazes, goals, radii, time steps, gears and
+healthy heights are theirs. Theirs differ in what collides: all 17 geoms of the humanoid with floor and
+walls (here the feet, and the pelvis with walls); the ant's torso, four upper legs and four feet with walls
+and with each other (here torso and feet, with walls alone). In mazes they start up to 0.1 m from the middle
+of the start cell (here in it).
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +40,7 @@ HUMANOID_SPRING_GEAR = (350.0,) * 11 + (100.0,) * 6  # N m at a control of 1
 
 
 class Ant(MujocoTask):
-    """Eight joint torques at 20 Hz walk an ant's torso to a point.
+    """Eight joint torques at 20 Hz walk an ant's torso to a point; fewer of its geoms collide than published.
 
     The observation is the joint state, the torso's place in the world first."""
 
@@ -111,8 +114,9 @@ class Ant(MujocoTask):
 
 
 class Humanoid(MujocoTask):
-    """Seventeen joint torques at 67 Hz walk a humanoid's torso to a point at its standing height.
+    """Seventeen joint torques at 67 Hz walk a torso to a point; fewer geoms collide than published.
 
+    Goals lie at its standing height.
     The observation is that of brax's humanoid on its spring engine, whatever the engine: each link
     turns as if its moment of inertia were 1 kg m^2, and actuator forces are those of the spring
     engine's gears, while MuJoCo's engines apply those of the packaged model.
