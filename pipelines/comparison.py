@@ -13,14 +13,13 @@ from pipelines.config import Config
 from pipelines.grid import Values
 from pipelines.study import Member, Study
 from student.networks import parameter_count
-from teacher.config import NetworkConfig
+from teacher.config import SHARES, NetworkConfig
 from teacher.evaluate import CONFIDENCE
 from teacher.networks import init_params, make_networks
 from teacher.tasks import make_task
 
 JSON = dict[str, Any]
 
-SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")
 COSTS = ("wall_s", "env_steps_per_s")
 
 

@@ -39,6 +39,7 @@ from pipelines.commands.options import (
     SettingsFile,
     Student,
     Task,
+    Until,
     Vary,
 )
 
@@ -55,6 +56,7 @@ def run(
     config: SettingsFile = None,
     set_: Set = None,
     seed: Seed = None,
+    until: Until = None,
     run: RunOption = None,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -70,7 +72,9 @@ def run(
         from pipelines.request import requested
         from pipelines.targets import held_target
 
-        asked = requested(preset, config, set_, task__name=task, student__choose=student)
+        asked = requested(
+            preset, config, set_, task__name=task, evaluate__until=until, student__choose=student
+        )
         cluster.join(coordinator, processes, process)
         with held_target(run, asked, seed, resume) as target:
             if cluster.is_first():
@@ -91,6 +95,7 @@ def teacher(
     depths: Depths = None,
     vary: Vary = None,
     seeds: Seeds = None,
+    until: Until = None,
     run: RunOption = None,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -109,7 +114,7 @@ def teacher(
         from pipelines.study import requested_study
         from pipelines.targets import held_target
 
-        asked = requested(preset, config, set_, task__name=task)
+        asked = requested(preset, config, set_, task__name=task, evaluate__until=until)
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
         study = requested_study(run, asked, varied, seed, seeds, resume=resume)

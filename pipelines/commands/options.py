@@ -104,6 +104,14 @@ Vary = Annotated[
 Depths = Annotated[
     str | None, typer.Option(metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,...")
 ]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="the same as --set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
+        "for example time_at_goal=0.32",
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(metavar="S1,S2,...", help="one run for each seed")]
 Coordinator = Annotated[
     str | None,
