@@ -80,6 +80,14 @@ RunArgument = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+RunOrStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN|STUDY]",
+        help="directory or name of a run, or of a study for all its runs; not needed if there is only one",
+        autocompletion=completion.runs,
+    ),
+]
 LaterPreset = Annotated[
     str | None,
     typer.Option(
@@ -93,7 +101,7 @@ LaterSeed = Annotated[
 ]
 LaterRun = Annotated[
     str | None,
-    typer.Option("--run", metavar="DIR", help="the same as [RUN]", autocompletion=completion.runs),
+    typer.Option("--run", metavar="DIR", help="the same as the argument", autocompletion=completion.runs),
 ]
 Vary = Annotated[
     list[str] | None,
