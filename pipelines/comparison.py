@@ -1,5 +1,7 @@
-"""The figures of a study: of every run, and of every combination of values over its seeds."""
+"""The figures of a study: of every run, and of every combination of values over its seeds, teachers and
+students."""
 
+from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 from math import sqrt
@@ -13,21 +15,22 @@ from pipelines.config import Config
 from pipelines.grid import Values
 from pipelines.study import Member, Study
 from student.networks import parameter_count
-from teacher.config import NetworkConfig
+from teacher.config import SHARES, NetworkConfig
 from teacher.evaluate import CONFIDENCE
 from teacher.networks import init_params, make_networks
 from teacher.tasks import make_task
 
 JSON = dict[str, Any]
 
-SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")
 COSTS = ("wall_s", "env_steps_per_s")
+OF_STUDENTS = ("time_at_goal", "retention", "teacher_time_at_goal")
 
 
 def compare(study: Study, failures: dict[str, JSON]) -> JSON:
-    """What a study has found so far, with the `state` and `error` of runs that failed, by their name.
+    """What a study has found so far; `failures` as `Study.failures` has them.
 
-    `runs` holds each run's own summary, `combinations` means over the seeds that have finished."""
+    `runs` holds each run's own summary, `combinations` means over the seeds that have finished, `students`
+    those of each size of student that has been judged."""
     settings = study.settings
     members = study.members
     runs = [_run_figures(member, failures.get(member.name)) for member in members]
@@ -35,13 +38,15 @@ def compare(study: Study, failures: dict[str, JSON]) -> JSON:
     for member in members:
         if member.values not in different:
             different.append(member.values)
+    alike = [[run for run in runs if run["values"] == values] for values in different]
     return {
         "preset": settings["preset"],
         "vary": settings["vary"],
         "seeds": settings["seeds"],
         "wall_s": sum(member.seconds for member in members),
         "runs": runs,
-        "combinations": [_over_seeds([run for run in runs if run["values"] == v]) for v in different],
+        "combinations": [_over_seeds(each) for each in alike],
+        "students": [row for each in alike for row in _students_over_seeds(each)],
     }
 
 
@@ -66,8 +71,10 @@ def figures_of(run: JSON) -> JSON:
 def _run_figures(member: Member, failure: JSON | None) -> JSON:
     lines, config = member.run.metrics("teacher"), member.run.config
     figures: JSON = {"run": member.name, "values": member.values, "seed": member.seed}
+    failure = failure or {}
     if member.finished:
         figures["state"] = "finished"
+        figures |= {key: failure[key] for key in ("stage_errors",) if key in failure}
     else:
         figures |= failure or {"state": "unfinished" if lines else "not begun"}
     if lines:
@@ -115,12 +122,40 @@ def _over_seeds(runs: list[JSON]) -> JSON:
     layouts = {teacher.get("layout") for teacher in found}
     if len(layouts) == 1 and None not in layouts:
         figures["layout"] = layouts.pop()
-    for key in (*SHARES, "final_distance", *COSTS):
-        values = [teacher[key] for teacher in found if teacher.get(key) is not None]
+    return figures | _means(found, (*SHARES, "final_distance", *COSTS))
+
+
+def _students_over_seeds(runs: list[JSON]) -> list[JSON]:
+    """Means over the runs of one combination, a row for each size of student that has been judged."""
+    rows = []
+    for size in dict.fromkeys(size for run in runs for size in run.get("students", {})):
+        judged = {
+            run["seed"]: student
+            for run in runs
+            if "time_at_goal" in (student := run.get("students", {}).get(size, {}))
+        }
+        if not judged:
+            continue
+        found = list(judged.values())
+        same = {key: found[0][key] for key in ("parameters", "episodes") if _agree(found, key)}
+        row = {"values": runs[0]["values"], "size": size, "seeds": list(judged), **same}
+        rows.append(row | _means(found, OF_STUDENTS))
+    return rows
+
+
+def _agree(found: list[JSON], key: str) -> bool:
+    return key in found[0] and all(each.get(key) == found[0][key] for each in found)
+
+
+def _means(found: list[JSON], keys: Iterable[str]) -> JSON:
+    """The mean of each key that all of `found` have, with its interval unless it is a cost."""
+    figures = {}
+    for key in keys:
+        values = [each[key] for each in found if each.get(key) is not None]
         if not values or len(values) < len(found):
             continue
         figures[key] = fmean(values)
-        interval = seed_interval(values, 1.0 if key in SHARES else None)
+        interval = seed_interval(values, 1.0 if key.removeprefix("teacher_") in SHARES else None)
         if interval is not None and key not in COSTS:
             figures[f"{key}_interval"] = interval
     return figures

@@ -1,7 +1,7 @@
 """A study is a directory of ordinary teacher runs that differ in a few settings and in the seed.
 
 study.json        shared settings, what varies, and the runs in the order in which they are trained
-summary.json      the figures of every run that has ended
+summary.json      the figures of every run that has ended, and of students over the seeds
 depth-4/seed-0/   a run, as `pipeline teacher` makes it
 report.html
 """
@@ -69,9 +69,12 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """An existing study directory."""
+    """An existing study directory.
+
+    `changed` holds other shared settings, for the stages after the teacher, which all runs then take on."""
 
     path: Path
+    changed: Config | None = None
 
     @property
     def settings(self) -> JSON:
@@ -81,6 +84,8 @@ class Study:
     @property
     def config(self) -> Config:
         """The settings that all runs share; the varied ones hold what they would without the study."""
+        if self.changed is not None:
+            return self.changed
         try:
             return validated(self.settings["config"])
         except UsageError as error:
@@ -89,15 +94,39 @@ class Study:
     @property
     def members(self) -> list[Member]:
         return [
-            Member(entry["run"], entry["values"], entry["seed"], Run(self.path / entry["run"]))
+            Member(entry["run"], entry["values"], entry["seed"], self._run(entry["run"]))
             for entry in self.settings["runs"]
         ]
 
+    def _run(self, name: str) -> Run:
+        run = Run(self.path / name)
+        if self.changed is None:
+            return run
+        config = self.changed.model_copy(update={"teacher": run.config.teacher})
+        return run if config == run.config else Run(run.path, config)
+
     @property
     def failures(self) -> dict[str, JSON]:
-        """`state` and `error` of the runs that failed, by their name."""
+        """By name of the runs that failed: `state` and `error` if their training did, `stage_errors` if a
+        later stage did, by its name."""
         runs = read_object(self.path / "summary.json").get("runs", [])
-        return {run["run"]: {key: run[key] for key in ("state", "error")} for run in runs if "error" in run}
+        kept = ("state", "error", "stage_errors")
+        return {
+            run["run"]: {key: run[key] for key in kept if key in run}
+            for run in runs
+            if "error" in run or "stage_errors" in run
+        }
+
+    def write_changes(self) -> None:
+        """Writes `changed` where `config` is read; each run takes it on when a stage of it begins."""
+        if self.changed is not None:
+            write_json(self.path / STUDY, self.settings | {"config": self.changed.model_dump(mode="json")})
+
+    def mend(self, say: Callable[[str], None]) -> None:
+        """Sets damaged summaries aside: they are made of what the runs hold."""
+        for member in self.members:
+            member.run.mend_summary(say)
+        set_aside_if_damaged(self.path / "summary.json", say)
 
 
 def create_study(
@@ -157,7 +186,7 @@ def requested_study(
         cluster.require_alone("a study")
     if resume and is_study(path):
         study = Study(path)
-        _mend(study, Display().say)
+        study.mend(Display().say)
         _require_same(study, asked, varied, chosen_seeds)
         for member in study.members:
             stages.check(member.run.config, trained=member.finished)
@@ -172,13 +201,6 @@ def requested_study(
     for _, combined in made:
         stages.check(combined)
     return create_study(path, config, asked.base, made, chosen_seeds or [0])
-
-
-def _mend(study: Study, say: Callable[[str], None]) -> None:
-    """Sets damaged summaries aside: they are made of what the runs hold."""
-    for member in study.members:
-        member.run.mend_summary(say)
-    set_aside_if_damaged(study.path / "summary.json", say)
 
 
 def _default_name(preset: str, varied: Sequence[str]) -> str:

@@ -1,17 +1,22 @@
-"""Trains the runs of a study, one after another."""
+"""The stages of a study's runs, one run after another: a run in which one fails does not end the study."""
 
+from collections.abc import Callable
+from functools import partial
 from statistics import mean
 
 import jax
 from rich.markup import escape
 
-from pipelines import teaching
+from pipelines import distilling, exporting, teaching
 from pipelines.bar import describe_duration
+from pipelines.baselines import distil_beside
 from pipelines.comparison import JSON, compare
+from pipelines.interrupt import Interrupted
 from pipelines.progress import Display
-from pipelines.rundir import locked, write_json
+from pipelines.rundir import Run, locked, write_json
 from pipelines.study import Member, Study
-from teacher.errors import Diverged, FathomError
+from teacher import checkpoint
+from teacher.errors import Diverged, FathomError, UsageError
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -35,9 +40,104 @@ def train_study(study: Study) -> JSON:
             if failure is not None:
                 display.say(f"[red]run {number} of {len(members)}: {escape(failure['error'])}[/red]")
                 failures[member.name] = failure
-            write_json(study.path / "summary.json", compare(study, failures))
-        summary = compare(study, failures)
-        write_json(study.path / "summary.json", summary)
+            _write_summary(study, failures)
+        return _write_summary(study, failures)
+
+
+def distil_study(
+    study: Study, *, baselines: str | None = None, resume: bool = False, seed: int | None = None
+) -> JSON:
+    """Fits students to the teacher of every run that has finished; returns the study's summary.
+
+    With `resume`, runs whose students are done are kept. `baselines` as `distil_beside` takes them.
+    Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
+    begun = [member.name for member in study.members if (member.run.students / "checkpoints").exists()]
+    if begun and baselines is None and not resume:
+        raise UsageError(
+            f"{study.path} holds students already ({begun[0]}): add --resume, or begin a new study"
+        )
+    if baselines is None:
+        work = partial(distilling.distil, resume=resume, seed=seed)
+        return _carry_out(study, "distill", work, resume=resume, is_done=_is_distilled)
+    beside = partial(distil_beside, names=baselines, resume=resume, seed=seed)
+    return _carry_out(study, "distill", beside, resume=resume)
+
+
+def export_study(study: Study, *, resume: bool = False, seed: int | None = None) -> JSON:
+    """Exports and judges the students of every run that has any; returns the study's summary.
+
+    Raises: FathomError if no run has."""
+    if not any(map(_is_distilled, study.members)):
+        raise FathomError(f"no run of {study.path} holds students: first comes pipeline distill {study.path}")
+    return _carry_out(study, "export", partial(exporting.export, resume=resume, seed=seed), resume=resume)
+
+
+def _carry_out(
+    study: Study,
+    stage: str,
+    work: Callable[[Run, Display], object],
+    *,
+    resume: bool,
+    is_done: Callable[[Member], bool] = lambda _: False,
+) -> JSON:
+    """Does the work of a stage after the teacher in every run whose teacher has finished."""
+    display = Display()
+    with locked(study.path):
+        if resume:
+            study.mend(display.say)
+        study.write_changes()
+        members, failures = study.members, study.failures
+        for number, member in enumerate(members, 1):
+            if not member.finished:
+                continue
+            where, error = f"run {number} of {len(members)}: ", None
+            if resume and is_done(member):
+                display.say(f"{where}kept {member.run.students}")
+            else:
+                display.say(f"[bold]{where}{member.title}[/bold]")
+                error = _tried(work, member, Display(f"{number}/{len(members)} {member.title}"))
+            if error is not None:
+                display.say(f"[red]{where}{escape(error)}[/red]")
+            failures[member.name] = _noted(failures.get(member.name, {}), stage, error)
+            _write_summary(study, failures)
+        for member in members:
+            if not member.finished:
+                why = failures.get(member.name, {}).get("error", "its teacher has not finished training")
+                display.say(f"[yellow]left out {member.name}: {escape(why)}[/yellow]")
+        return _write_summary(study, failures)
+
+
+def _tried(work: Callable[[Run, Display], object], member: Member, display: Display) -> str | None:
+    """Does the work in a run; why it failed, if it did."""
+    try:
+        with member.run.locked():
+            work(member.run, display)
+    except Interrupted:
+        raise
+    except FathomError as error:
+        return str(error)
+    except jax.errors.JaxRuntimeError as error:
+        return _out_of_memory(error)
+    return None
+
+
+def _noted(failure: JSON, stage: str, error: str | None) -> JSON:
+    """A run's failures with what became of a stage in place of what was known of it."""
+    errors = {name: text for name, text in failure.get("stage_errors", {}).items() if name != stage}
+    errors |= {stage: error} if error is not None else {}
+    return {"stage_errors": errors} if errors else {}
+
+
+def _is_distilled(member: Member) -> bool:
+    """Whether students of all sizes are saved and in the summary, whatever they are worth."""
+    run, known = member.run, member.run.summary.get("students", {})
+    sizes = run.config.student.sizes
+    return all("parameters" in known.get(s, {}) and bool(checkpoint.saves(run.students / s)) for s in sizes)
+
+
+def _write_summary(study: Study, failures: dict[str, JSON]) -> JSON:
+    summary = compare(study, failures)
+    write_json(study.path / "summary.json", summary)
     return summary
 
 
@@ -49,17 +149,44 @@ def _train_run(member: Member, display: Display) -> JSON | None:
     except Diverged as error:
         return {"state": "diverged", "error": str(error)}
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return {"state": OUT_OF_MEMORY, "error": f"the device's memory is too small: {error}".splitlines()[0]}
+        return {"state": OUT_OF_MEMORY, "error": _out_of_memory(error)}
     return None
+
+
+def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+    """What to say of this error; any other is raised again."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    return f"the device's memory is too small: {error}".splitlines()[0]
 
 
 def require_all_finished(summary: JSON) -> None:
     """FathomError naming the runs that failed, and why."""
-    failed = [f"\n  {run['run']}: {run['error']}" for run in summary["runs"] if "error" in run]
+    failed = {run["run"]: run["error"] for run in summary["runs"] if "error" in run}
     if failed:
-        raise FathomError(f"{len(failed)} of {len(summary['runs'])} runs failed:{''.join(failed)}")
+        raise FathomError(f"{len(failed)} of {len(summary['runs'])} runs failed:{_listed(failed)}")
+
+
+def require_stage(study: Study, summary: JSON, stage: str) -> None:
+    """FathomError naming the runs in which a later stage failed, and those none of whose students passes."""
+    chosen = study.config.student.choose is not None
+    failed, failing = {}, {}
+    for run in summary["runs"]:
+        if error := run.get("stage_errors", {}).get(stage):
+            failed[run["run"]] = error
+        elif stage == "export" and not chosen and not run.get("selected_passes", True):
+            failing[run["run"]] = run["selected_because"]
+    count, lines = len(summary["runs"]), []
+    if failed:
+        lines.append(f"{stage} failed in {len(failed)} of {count} runs:{_listed(failed)}")
+    if failing:
+        lines.append(f"in {len(failing)} of {count} runs no student keeps enough:{_listed(failing)}")
+    if lines:
+        raise FathomError("\n".join(lines))
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    return "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
 
 
 def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:

@@ -59,6 +59,31 @@ def study(figures: JSON) -> Group:
     return Group(table, "; ".join(notes))
 
 
+def study_students(figures: JSON) -> Table:
+    """A study's summary: one row a combination of the varied values and a size of student.
+
+    As long as no student has been judged: one row a run, with the students that it has."""
+    if not figures["students"]:
+        table = Table("run", "students", "seconds", caption="judged by pipeline export")
+        for run in figures["runs"]:
+            found = run.get("students", {})
+            seconds = max((student["wall_s"] for student in found.values()), default=None)
+            table.add_row(run["run"], ", ".join(found), "" if seconds is None else f"{seconds:,.0f}")
+        return table
+    scores = (Column(name, min_width=11) for name in ("at goal", "retention", "teacher"))
+    table = Table("teacher's values", "size", *scores, "seeds")
+    for row in figures["students"]:
+        keys = ("time_at_goal", "retention", "teacher_time_at_goal")
+        table.add_row(
+            described(row["values"]) or figures["preset"],
+            row["size"],
+            *(_over_seeds(row, key, ".3f") for key in keys),
+            str(len(row["seeds"])),
+        )
+    table.caption = "at goal, teacher: time at goal in the same episodes; means, 95 % intervals over seeds"
+    return table
+
+
 def side_by_side(figures: JSON) -> Group:
     """As `pipelines.side_by_side.beside_each_other` gives them: one column a run, one row a figure."""
     runs = figures["runs"]

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines import cluster, stages
-from pipelines.config import TEACHER_GROUPS, differing
+from pipelines.config import TEACHER_GROUPS, Config, differing
 from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
 from pipelines.request import Request
 from pipelines.rundir import Run, open_run, run_path
+from pipelines.study import Study
 from student.config import TRAINING_FIELDS
 from teacher.errors import UsageError
 
@@ -70,18 +71,38 @@ def named(argument: str | None, option: str | None) -> str | None:
 
 def changed_run(target: Run, asked: Request) -> Run:
     """The run with other settings for the stages after the teacher; nothing is written yet."""
-    before = config = target.config
+    made = Run(target.path, _after_teacher(target.config, asked))
+    _require_possible(made, target.config)
+    return target if made.config == target.config else made
+
+
+def changed_study(study: Study, asked: Request) -> Study:
+    """The study with other settings for the stages after the teacher; nothing is written yet.
+
+    Its runs have the study's settings for these stages, also where they had their own.
+    Raises: UsageError, as `changed_run` does for one of them."""
+    made = Study(study.path, _after_teacher(study.config, asked))
+    for before, after in zip(study.members, made.members, strict=True):
+        _require_possible(after.run, before.run.config)
+    return made
+
+
+def _after_teacher(before: Config, asked: Request) -> Config:
+    """Settings as asked for; UsageError if that would change those of the teacher."""
+    config = before
     if asked.preset is not None:
         config = settings_of(asked.preset).model_copy(update={"teacher": before.teacher})
     config = asked.on(config)
-    fields = list(differing(before, config))
     if config.teacher != before.teacher:
+        fields = differing(before, config)
         names = ", ".join(field for field in fields if field.partition(".")[0] in TEACHER_GROUPS)
         raise UsageError(f"{names}: the teacher is trained; only later groups can be changed")
-    stages.check(config, trained=True)
-    if not fields:
-        return target
-    names = ", ".join(field for field in fields if field in OF_STUDENTS)
-    if names and (target.students / "checkpoints").exists():
-        raise UsageError(f"{names}: {target.path} holds students already, made with other values")
-    return Run(target.path, config)
+    return config
+
+
+def _require_possible(run: Run, before: Config) -> None:
+    """Refuses settings that a run cannot have, or that students it already has were not made with."""
+    stages.check(run.config, trained=True)
+    names = ", ".join(field for field in differing(before, run.config) if field in OF_STUDENTS)
+    if names and (run.students / "checkpoints").exists():
+        raise UsageError(f"{names}: {run.path} holds students already, made with other values")

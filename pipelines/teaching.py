@@ -31,6 +31,7 @@ _BACKGROUND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
 def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[str, Any]:
     """Trains the teacher, or goes on with it; returns its summary.
 
+    Training ends after `collect.total_steps`, or earlier where an evaluation reaches `evaluate.until`.
     Of several processes this is the first; the others `follow`.
     Raises: UsageError if the run holds a teacher already and is not to be resumed; Diverged."""
     if not resume and checkpoint.saves(run.checkpoints):
@@ -55,6 +56,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     clock = Clock(run.metrics("teacher"))
     timer = SaveTimer(config.checkpoint.interval_s)
     env_steps = int(start.replay.written) * config.collect.envs
+    reached = config.evaluate.reached(evaluation)
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.say) as record,
@@ -66,7 +68,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         for line in run.metrics("teacher"):
             if "evaluation" in line:
                 bar.scored(line["evaluation"])
-        for state, metrics in _with_last_save(train(learner, start), run):
+        for state, metrics in () if reached else _with_last_save(train(learner, start), run):
             done = int(state.iteration)
             evaluation = None
             if done % config.evaluate.every == 0 or done == total:
@@ -78,13 +80,22 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
             bar.update(done, metrics, evaluation)
-            save, stop = cluster.agreed(done == total or timer.due(), interruption.requested)
+            reached = config.evaluate.reached(evaluation)
+            save, stop, _ = cluster.agreed(
+                done == total or reached or timer.due(), interruption.requested, reached
+            )
             if save or stop:
                 with timer.saving():
                     save_state(run.checkpoints, learner, state, evaluation)
             if stop:
                 raise Interrupted(f"stopped and saved after iteration {done}; go on with --resume")
-    summary = _summary(config.network, env_steps, clock.last, evaluation)
+            if reached:
+                break
+    if reached:
+        display.say(f"teacher: {config.evaluate.until} is reached, after iteration {done} of {total}")
+    summary = _summary(config.network, env_steps, clock.last, evaluation) | {
+        "ended_by": "evaluate.until" if reached else "collect.total_steps"
+    }
     engine = learner.simulation.engine_name
     run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
     return summary
@@ -94,14 +105,18 @@ def follow(run: Run, *, resume: bool) -> None:
     """The part in `teach` of a process that is not the first: computes with it, writes nothing."""
     learner = Learner(run.config.teacher)
     restored = _restored(run, learner, resume)
-    start = learner.init(jax.random.key(run.seed)) if restored is None else restored[0]
+    start, evaluation = restored or (learner.init(jax.random.key(run.seed)), None)
+    if learner.config.evaluate.reached(evaluation):
+        return
     with deferred_interrupt() as interruption:
         for state, _ in train(learner, start):
-            save, stop = cluster.agreed(False, interruption.requested)
+            save, stop, reached = cluster.agreed(False, interruption.requested, False)
             if save or stop:
                 save_state(run.checkpoints, learner, state, None)
             if stop:
                 raise Interrupted("stopped with the run's other processes")
+            if reached:
+                return
 
 
 def warn_of_versions(run: Run, stage: str, display: Display) -> None:

@@ -33,11 +33,13 @@ def named(text: str) -> tuple[str, ...]:
 
 
 def trained_directly(name: str, config: TeacherConfig, size: str) -> TeacherConfig:
-    """A teacher's settings with the networks in `PLAIN[name]` plain and of this size; all else the same."""
+    """A teacher's settings with the networks in `PLAIN[name]` plain and of this size; all else the same,
+    but that it is trained to the end of `collect.total_steps`, whatever score ended its teacher."""
     network = config.network.model_dump() | dict.fromkeys(PLAIN[name], size)
     if name == "direct":
         network["fused"] = False  # there are no residual blocks to fuse
-    return TeacherConfig.model_validate(config.model_dump() | {"network": network})
+    evaluate = config.evaluate.model_dump() | {"until": None}
+    return TeacherConfig.model_validate(config.model_dump() | {"network": network, "evaluate": evaluate})
 
 
 def distilled(name: str, config: StudentConfig, size: str) -> StudentConfig:

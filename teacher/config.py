@@ -1,6 +1,7 @@
 """What a teacher's run is made of; every value is checked when it is set."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -23,6 +24,7 @@ from pydantic import (
 
 BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
 SIZE = r"([1-9]\d?)x([1-9]\d{0,3})"  # layers, width
+SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")  # of a score
 
 
 def _whole_blocks(depth: int) -> int:
@@ -50,6 +52,31 @@ def parse_size(name: str) -> Size:
 
 def _written_size(value: Any) -> Any:
     return value if isinstance(value, Size) else parse_size(str(value))
+
+
+class Threshold(NamedTuple):
+    """The share `key` of a score, and the least value that counts as reached."""
+
+    key: str
+    least: float
+
+
+def parse_threshold(text: str) -> Threshold:
+    """`time_at_goal=0.32` -> that share and 0.32; ValueError saying what is allowed."""
+    key, _, value = (part.strip() for part in text.partition("="))
+    if key not in SHARES or re.fullmatch(r"\d*\.?\d+", value, re.ASCII) is None or not 0 < float(value) <= 1:
+        raise ValueError(
+            f"write KEY=VALUE, for example time_at_goal=0.32: a key of {', '.join(SHARES)}, "
+            "a value above 0 and at most 1"
+        )
+    return Threshold(key, float(value))
+
+
+def _threshold(value: Any) -> Any:
+    """As it was written; a value of any type is refused in the same words."""
+    if value is not None:
+        parse_threshold(value if isinstance(value, str) else repr(value))
+    return value
 
 
 def task_reference(name: str) -> str:
@@ -206,6 +233,15 @@ class EvaluateConfig(Group):
     """iterations between two evaluations"""
     layout: str | None = None
     """goals to evaluate on; the task's last layout if not given"""
+    until: Annotated[str | None, BeforeValidator(_threshold)] = None
+    """KEY=VALUE: training ends after the first evaluation whose KEY, a share of the score, reaches VALUE"""
+
+    def reached(self, evaluation: Mapping[str, Any] | None) -> bool:
+        """Whether training ends by `until` after this evaluation; never without one."""
+        if self.until is None or evaluation is None:
+            return False
+        key, least = parse_threshold(self.until)
+        return bool(evaluation[key] >= least)
 
 
 class CheckpointConfig(Group):

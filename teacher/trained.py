@@ -104,8 +104,8 @@ def confirm(teacher: Teacher) -> dict[str, Any]:
 
     Raises: FathomError if its run is unfinished, or if the score is not the one stored with it."""
     stored = teacher.evaluation
-    iterations = teacher.config.collect.iterations
-    if stored is None or teacher.iteration < iterations:
+    iterations, has_reached = teacher.config.collect.iterations, teacher.config.evaluate.reached
+    if stored is None or not (teacher.iteration >= iterations or has_reached(stored)):
         raise FathomError(
             f"the teacher's run is not finished ({teacher.iteration} of {iterations} iterations): "
             "go on with it first (--resume)"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from test_report import full_run, recorded
 from test_study import fill, made
+from test_study_students import with_students
 
 from pipelines.report import write_comparison, write_report, write_study_report
 from pipelines.report.page import watch_page
@@ -16,6 +17,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     """By kind, of runs and a study that are made up."""
     runs = {name: full_run(folder, name) for name in ("first", "second")}
     study = fill(made(folder / "study", ["network.depth=4,8"], [0, 1]), lambda member: 0.5)
+    with_students(study, lambda member: 0.4 + 0.1 * member.seed)
     watch = folder / "watch.html"
     watch.write_text(watch_page("reacher", "the teacher", recorded(), []), "utf-8")
     figures = beside_each_other(runs)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -140,8 +141,8 @@ def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
     assert "--vary network.depth=4,8 --seeds 0,1 --run debug-depth-again" in re.sub(" +", " ", page.text)
 
 
-@pytest.mark.parametrize("command", [["distill"], ["export"], ["control"], ["evaluate"], ["run", "--resume"]])
-def test_later_commands_name_the_runs_of_a_study(tmp_path, monkeypatch, command):
+@pytest.mark.parametrize("command", [["control"], ["evaluate"], ["run", "--resume"]])
+def test_commands_for_one_run_name_the_runs_of_a_study(tmp_path, monkeypatch, command):
     study = made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0])
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, [*command, "--run", "study"])
@@ -165,7 +166,7 @@ def test_a_study_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
     text = Page(page.read_text()).text
     assert "pipeline distill study/depth-8/seed-0" in text
     assert "--run study-depth-8-seed-0-again" in text.replace("  ", " ")
-    done = CliRunner().invoke(app, ["distill"])
+    done = CliRunner().invoke(app, ["evaluate"])
     assert done.exit_code == 2 and "runs/study (a study)" in done.stderr
 
 
@@ -370,3 +371,34 @@ def test_text_of_a_study_is_escaped(tmp_path):
     write_json(study.path / "summary.json", {"runs": [failed]})
     page = page_of(study)
     assert evil in page.text and "script" not in page.tags
+
+
+SMALL = ["student.sizes=2x16", "student.rounds=1", "student.updates=2", "student.episodes=4"]
+
+
+@pytest.fixture
+def two_depths(trained, tmp_path, monkeypatch) -> Study:
+    """The first two runs of the trained study, as a study of their own."""
+    study = Study(shutil.copytree(trained.study.path, tmp_path / "runs" / "study"))
+    write_json(study.path / "study.json", study.settings | {"runs": study.settings["runs"][:2], "seeds": [0]})
+    monkeypatch.chdir(tmp_path)
+    return study
+
+
+def test_students_of_a_whole_study_are_distilled_and_judged(two_depths):
+    settings = [word for assignment in SMALL for word in ("--set", assignment)]
+    done = CliRunner().invoke(app, ["distill", "study", *settings])
+    assert done.exit_code == 0, done.stderr
+    distilled = [files_of(member.run.path) for member in two_depths.members]
+    assert CliRunner().invoke(app, ["distill", "study", "--resume"]).exit_code == 0
+    assert [files_of(member.run.path) for member in two_depths.members] == distilled
+    done = CliRunner().invoke(app, ["export", "study", "--json"])
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    for row, run, member in zip(summary["students"], summary["runs"], two_depths.members, strict=True):
+        student = run["students"]["2x16"]
+        assert row["values"] == member.values and row["size"] == "2x16" and row["episodes"] == 4
+        assert row["time_at_goal"] == student["time_at_goal"]
+        assert row["teacher_time_at_goal"] == student["teacher_time_at_goal"]
+        assert (member.run.bundles / "2x16" / "policy.onnx").is_file()
+    assert "Students, means over" in Page((two_depths.path / "report.html").read_text()).text

@@ -15,6 +15,7 @@ from pipelines.commands.options import (
     LaterRun,
     PresetName,
     RunArgument,
+    RunOrStudy,
     Toml,
 )
 
@@ -80,7 +81,7 @@ def inspect(
 
 @commands.command()
 def report(
-    run: RunArgument = None, run_option: LaterRun = None, as_json: Json = False, debug: Debug = False
+    run: RunOrStudy = None, run_option: LaterRun = None, as_json: Json = False, debug: Debug = False
 ) -> None:
     """Write a run's or a study's report, one page that opens in any browser."""
     with reported(debug):

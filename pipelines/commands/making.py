@@ -1,7 +1,7 @@
 """Commands that make something: the stages of a run, in their order."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,7 @@ from pipelines.commands.options import (
     Robot,
     RunArgument,
     RunOption,
+    RunOrStudy,
     Seconds,
     Seed,
     Seeds,
@@ -39,6 +40,7 @@ from pipelines.commands.options import (
     SettingsFile,
     Student,
     Task,
+    Until,
     Vary,
 )
 
@@ -55,6 +57,7 @@ def run(
     config: SettingsFile = None,
     set_: Set = None,
     seed: Seed = None,
+    until: Until = None,
     run: RunOption = None,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -70,7 +73,9 @@ def run(
         from pipelines.request import requested
         from pipelines.targets import held_target
 
-        asked = requested(preset, config, set_, task__name=task, student__choose=student)
+        asked = requested(
+            preset, config, set_, task__name=task, evaluate__until=until, student__choose=student
+        )
         cluster.join(coordinator, processes, process)
         with held_target(run, asked, seed, resume) as target:
             if cluster.is_first():
@@ -91,6 +96,7 @@ def teacher(
     depths: Depths = None,
     vary: Vary = None,
     seeds: Seeds = None,
+    until: Until = None,
     run: RunOption = None,
     coordinator: Coordinator = None,
     processes: Processes = None,
@@ -109,7 +115,7 @@ def teacher(
         from pipelines.study import requested_study
         from pipelines.targets import held_target
 
-        asked = requested(preset, config, set_, task__name=task)
+        asked = requested(preset, config, set_, task__name=task, evaluate__until=until)
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
         study = requested_study(run, asked, varied, seed, seeds, resume=resume)
@@ -126,7 +132,7 @@ def teacher(
 
 @commands.command()
 def distill(
-    run: RunArgument = None,
+    run: RunOrStudy = None,
     preset: LaterPreset = None,
     config: SettingsFile = None,
     set_: Set = None,
@@ -137,16 +143,25 @@ def distill(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fit small students to a run's teacher: its policy and its critic.
+    """Fit small students to a run's teacher: its policy and its critic. Of a study: to every run's.
 
     With --baselines, which may also follow when the students are done: the same network made otherwise."""
     with reported(debug):
         from pipelines import distilling, tables
         from pipelines.baselines import distil_beside
         from pipelines.request import requested
-        from pipelines.targets import changed_run, existing
+        from pipelines.study import find_study
+        from pipelines.targets import changed_run, changed_study, existing, named
 
-        target = changed_run(existing(run, run_option), requested(preset, config, set_))
+        asked, name = requested(preset, config, set_), named(run, run_option)
+        if (study := find_study(name)) is not None:
+            from pipelines.sweep import distil_study
+
+            study = changed_study(study, asked)
+            summary = distil_study(study, baselines=baselines, resume=resume, seed=seed)
+            _conclude(study, summary, "distill", as_json)
+            return
+        target = changed_run(existing(name, None), asked)
         with target.locked():
             if baselines is None:
                 students = distilling.distil(target, display(), resume=resume, seed=seed)
@@ -158,7 +173,7 @@ def distill(
 
 @commands.command()
 def export(
-    run: RunArgument = None,
+    run: RunOrStudy = None,
     preset: LaterPreset = None,
     config: SettingsFile = None,
     set_: Set = None,
@@ -170,15 +185,25 @@ def export(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle for each student (ONNX, specification, controller), prove it and judge it."""
+    """Write a bundle for each student (ONNX, specification, controller), prove it and judge it.
+
+    Of a study: for the students of every run, and a page that compares them over their teachers."""
     with reported(debug):
         from pipelines import exporting, tables
         from pipelines.request import requested
-        from pipelines.targets import changed_run, existing
+        from pipelines.study import find_study
+        from pipelines.targets import changed_run, changed_study, existing, named
 
         profiles = ",".join(profile) if profile else None
         asked = requested(preset, config, set_, student__choose=student, export__profiles=profiles)
-        target = changed_run(existing(run, run_option), asked)
+        name = named(run, run_option)
+        if (study := find_study(name)) is not None:
+            from pipelines.sweep import export_study
+
+            study = changed_study(study, asked)
+            _conclude(study, export_study(study, resume=resume, seed=seed), "export", as_json)
+            return
+        target = changed_run(existing(name, None), asked)
         with target.locked():
             summary = exporting.export(target, display(), resume=resume, seed=seed)
         print_figures(summary, as_json, tables.summary)
@@ -264,6 +289,17 @@ def evaluate(
         target = existing(run, run_option)
         figures = stages.evaluate(target, engine=engine, episodes=episodes, seed=seed)
         print_figures(figures, as_json, tables.score)
+
+
+def _conclude(study: "Study", summary: dict[str, Any], stage: str, as_json: bool) -> None:
+    """Answers a stage after the teacher that was done in a study's runs."""
+    from pipelines import tables
+    from pipelines.report import write_study_report
+    from pipelines.sweep import require_stage
+
+    display().say(f"report: {write_study_report(study)}")
+    print_figures(summary, as_json, tables.study_students)
+    require_stage(study, summary, stage)
 
 
 def _train_study(study: "Study", as_json: bool) -> None:

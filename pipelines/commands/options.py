@@ -80,6 +80,14 @@ RunArgument = Annotated[
         autocompletion=completion.runs,
     ),
 ]
+RunOrStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN|STUDY]",
+        help="directory or name of a run, or of a study for all its runs; not needed if there is only one",
+        autocompletion=completion.runs,
+    ),
+]
 LaterPreset = Annotated[
     str | None,
     typer.Option(
@@ -93,7 +101,7 @@ LaterSeed = Annotated[
 ]
 LaterRun = Annotated[
     str | None,
-    typer.Option("--run", metavar="DIR", help="the same as [RUN]", autocompletion=completion.runs),
+    typer.Option("--run", metavar="DIR", help="the same as the argument", autocompletion=completion.runs),
 ]
 Vary = Annotated[
     list[str] | None,
@@ -103,6 +111,14 @@ Vary = Annotated[
 ]
 Depths = Annotated[
     str | None, typer.Option(metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,...")
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="the same as --set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
+        "for example time_at_goal=0.32",
+    ),
 ]
 Seeds = Annotated[str | None, typer.Option(metavar="S1,S2,...", help="one run for each seed")]
 Coordinator = Annotated[

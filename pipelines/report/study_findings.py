@@ -39,6 +39,11 @@ class StudyFindings:
         return self.figures["combinations"]
 
     @property
+    def students(self) -> list[JSON]:
+        """One for each combination of values and size of student that has been judged."""
+        return self.figures["students"]
+
+    @property
     def finished(self) -> list[JSON]:
         return [run for run in self.runs if run["state"] == "finished"]
 

@@ -15,6 +15,7 @@ from pipelines.report.reproduce import assignments
 from pipelines.report.sections import command_line, figure, share
 from pipelines.report.study_findings import StudyFindings
 from pipelines.report.study_plots import against_value, learning_curves
+from pipelines.report.study_students import student_plots, student_table
 from pipelines.report.study_verdict import seeds_note, verdict
 from teacher.errors import UsageError
 
@@ -36,6 +37,7 @@ def study_page(findings: StudyFindings) -> str:
         _left(findings),
         section("Score and cost", side_by_side(against_value(findings)), _grids(findings)),
         section("Figures", _table(findings)),
+        section("Students", side_by_side(student_plots(findings)), student_table(findings)),
         section("Learning", side_by_side(learning_curves(findings))),
         section("Runs", _runs(findings)),
         section("Origin", _origin(findings)),
@@ -44,13 +46,27 @@ def study_page(findings: StudyFindings) -> str:
 
 
 def _left(findings: StudyFindings) -> Html | None:
-    """Runs without a score, and how to go on with those that have not ended."""
+    """Runs without a score, those in which a later stage failed, and how to go on with what has not ended."""
     items = [element("li", f"{run['run']} has no score: {run['error']}.") for run in findings.failed]
+    for run in findings.runs:
+        for stage, error in run.get("stage_errors", {}).items():
+            items.append(element("li", f"{run['run']}: {stage} failed: {error}."))
     if findings.open:
         command = f"pipeline teacher --run {findings.name} --resume"
         count = f"{len(findings.open)} of {len(findings.runs)} runs not ended yet: "
         items.append(element("li", count, element("code", command)))
+    begun = [run for run in findings.finished if "students" in run]
+    if begun and (unjudged := sum(not _is_judged(run) for run in findings.finished)):
+        stage = "export" if len(begun) == len(findings.finished) else "distill"
+        count = f"students of {unjudged} of {len(findings.finished)} runs not judged yet: "
+        command = f"pipeline {stage} {findings.name} --resume"
+        items.append(element("li", count, element("code", command)))
     return element("ul", *items, class_="missing") if items else None
+
+
+def _is_judged(run: JSON) -> bool:
+    students = run.get("students", {}).values()
+    return bool(students) and all("time_at_goal" in student for student in students)
 
 
 def _table(findings: StudyFindings) -> Html | None:
@@ -185,7 +201,7 @@ def _origin(findings: StudyFindings) -> Html:
     """Shared settings, versions, and how to make the study again."""
     settings = findings.settings
     try:
-        again = element("pre", element("code", command_line(_command(findings))))
+        again = element("pre", element("code", *map(command_line, _commands(findings))))
     except UsageError as error:
         again = element("p", f"The settings are not of this version of the program: {error}", class_="note")
     versions = [[name, value] for name, value in findings.versions.items()]
@@ -199,15 +215,21 @@ def _origin(findings: StudyFindings) -> Html:
     )
 
 
-def _command(findings: StudyFindings) -> str:
-    """Raises: UsageError if the settings are not of this version of the program."""
+def _commands(findings: StudyFindings) -> list[str]:
+    """Of the stages that have begun.
+
+    Raises: UsageError if the settings are not of this version of the program."""
     settings = findings.settings
     config = validated(settings["config"])
     name = settings["preset"] if settings["preset"] in PRESETS else DEFAULT
     words = ["pipeline", "teacher", "--preset", name]
     for field, values in findings.vary.items():
         words += ["--vary", f"{field}={','.join(map(shown, values))}"]
-    words += ["--seeds", ",".join(map(str, settings["seeds"])), "--run", f"{findings.name}-again"]
+    again = f"{findings.name}-again"
+    words += ["--seeds", ",".join(map(str, settings["seeds"])), "--run", again]
     for assignment in assignments(preset(name), config):
         words += ["--set", assignment]
-    return shlex.join(words)
+    students = [run["students"] for run in findings.runs if "students" in run]
+    judged = any("time_at_goal" in student for each in students for student in each.values())
+    later = ["distill"] * bool(students) + ["export"] * judged
+    return [shlex.join(words), *(f"pipeline {stage} {shlex.quote(again)}" for stage in later)]

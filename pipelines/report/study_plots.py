@@ -27,10 +27,11 @@ def against_value(findings: StudyFindings) -> list[Html]:
     if len(findings.vary) != 1 or not findings.finished:
         return drawn
     (field,) = findings.vary
+    runs = [figures_of(run) | {"values": run["values"]} for run in findings.finished]
     with plot(f"Success and time at goal, %, against {short(field)}", drawn) as axes:
-        positions = _value_axis(axes, findings, field)
+        positions = value_axis(axes, findings, field)
         for (key, label), colour, side in zip(SCORES, SERIES, (-1, 1), strict=False):
-            _points(axes, findings, positions, key, colour, label=label, shift=side * SHIFT)
+            points(axes, positions, runs, findings.combinations, key, colour, label=label, shift=side * SHIFT)
         failed = [positions(run["values"]) for run in findings.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
@@ -39,13 +40,13 @@ def against_value(findings: StudyFindings) -> list[Html]:
     longest = max(run["teacher"]["wall_s"] for run in findings.finished)
     seconds, unit = time_unit(longest)
     with plot(f"Wall-clock time of a run, {unit}", drawn) as axes:
-        positions = _value_axis(axes, findings, field)
-        _points(axes, findings, positions, "wall_s", SERIES[2], scale=1 / seconds)
+        positions = value_axis(axes, findings, field)
+        points(axes, positions, runs, findings.combinations, "wall_s", SERIES[2], scale=1 / seconds)
         axes.set_ylim(bottom=0)
     if any("env_steps_per_s" in run for run in findings.finished):
         with plot("Environment steps a second, with their updates", drawn) as axes:
-            positions = _value_axis(axes, findings, field)
-            _points(axes, findings, positions, "env_steps_per_s", SERIES[3])
+            positions = value_axis(axes, findings, field)
+            points(axes, positions, runs, findings.combinations, "env_steps_per_s", SERIES[3])
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     with plot("Success, %, against wall-clock time", drawn) as axes:
@@ -125,7 +126,7 @@ def _score_against_time(axes: Axes, findings: StudyFindings, scale: float) -> No
     percent_axis(axes.yaxis)
 
 
-def _value_axis(axes: Axes, findings: StudyFindings, field: str) -> Callable[[JSON], float]:
+def value_axis(axes: Axes, findings: StudyFindings, field: str) -> Callable[[JSON], float]:
     """Labels the horizontal axis with the values; returns where a combination stands on it."""
     values = findings.vary[field]
     places = dict(zip(map(shown, values), _places(values), strict=True))
@@ -146,42 +147,50 @@ def _places(values: Sequence[Any]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _points(
+def points(
     axes: Axes,
-    findings: StudyFindings,
     position: Callable[[JSON], float],
+    runs: Sequence[JSON],
+    rows: Sequence[JSON],
     key: str,
     colour: str,
     *,
     label: str | None = None,
+    dash: Any = "-",
     scale: float = 1.0,
     shift: float = 0.0,
+    beside: float | None = None,
 ) -> None:
-    """A small dot a seed; beside it their mean, joined over the values, with its interval if it has one.
+    """A small dot a run; beside it the mean of a row, joined over the values, with any interval of it.
 
-    `shift` moves all of it sideways, as a share of the axis."""
+    Args:
+      position: as `value_axis` returns it.
+      runs, rows: figures with their `values`; those without `key` are left out.
+      shift: moves all of it sideways, as a share of the axis.
+      beside: how far dots stand from their mean, likewise; by default as far again as the shift."""
     low, high = axes.get_xlim()
-    shift *= high - low
-    beside = shift or SHIFT * (high - low)
-    for run in findings.finished:
-        value = figures_of(run).get(key)
+    width = high - low
+    apart = (shift or SHIFT) if beside is None else beside
+    for run in runs:
+        value = run.get(key)
         if value is not None:
-            x = position(run["values"]) + shift + beside
+            x = position(run["values"]) + (shift + apart) * width
             axes.plot(x, scale * value, "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
-    known = [figures for figures in findings.combinations if key in figures]
+    known = [row for row in rows if key in row]
     means = sorted(
-        ((position(figures["values"]) + shift, figures) for figures in known), key=lambda point: point[0]
+        ((position(row["values"]) + shift * width, row) for row in known), key=lambda point: point[0]
     )
     axes.plot(
         [x for x, _ in means],
-        [scale * figures[key] for _, figures in means],
+        [scale * row[key] for _, row in means],
         color=colour,
+        linestyle=dash,
         label=label,
         marker="o",
         markersize=4.5,
         linewidth=1.2,
     )
-    for x, figures in means:
-        interval = figures.get(f"{key}_interval")
+    for x, row in means:
+        interval = row.get(f"{key}_interval")
         if interval:
             axes.vlines(x, scale * interval[0], scale * interval[1], color=colour, linewidth=1.5)

@@ -1,0 +1,65 @@
+"""A teacher's training that ends at a score: when, what it leaves, and which scores there are."""
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import teaching
+from pipelines.cli import app
+from pipelines.config import with_values
+from pipelines.presets import preset
+from pipelines.rundir import Run
+from pipelines.stages import new_run
+from teacher.config import SHARES, EvaluateConfig
+from teacher.evaluate import Outcomes
+from teacher.trained import confirm, load_teacher
+
+
+def test_training_ends_at_the_first_evaluation_that_reaches_until(debug_run, tmp_path, monkeypatch):
+    whole = Run(debug_run.path)
+    lines = whole.metrics("teacher")
+    first = next(i for i, line in enumerate(lines, 1) if "evaluation" in line)
+    reached = lines[first - 1]["evaluation"]["time_near_goal"]
+    assert reached > 0 and first < len(lines)
+    config = with_values(preset("debug"), [f"evaluate.until=time_near_goal={reached}"])
+    run = new_run(tmp_path / "run", config)
+    summary = teaching.teach(run)
+    assert summary["ended_by"] == "evaluate.until" and summary["env_steps"] == lines[first - 1]["env_steps"]
+    assert whole.summary["teacher"]["ended_by"] == "collect.total_steps"
+    own = run.metrics("teacher")
+    assert [line["critic_loss"] for line in own] == [line["critic_loss"] for line in lines[:first]]
+    # It is finished: found so again, by this process, by those that follow it, and by the next stage.
+    monkeypatch.setattr(teaching, "train", None)
+    assert teaching.teach(run, resume=True) == summary
+    assert run.metrics("teacher") == own
+    teaching.follow(run, resume=True)
+    assert confirm(load_teacher(run.checkpoints))["time_near_goal"] == pytest.approx(reached)
+
+
+def test_processes_that_follow_stop_where_the_first_does(tmp_path, monkeypatch):
+    run = new_run(tmp_path / "run", preset("debug"))
+    exchanged = []
+
+    def agreed(*flags):
+        exchanged.append(flags)
+        return (False, False, len(exchanged) == 3)[: len(flags)]  # the first flag of all asks for a save
+
+    monkeypatch.setattr(teaching.cluster, "agreed", agreed)
+    teaching.follow(run, resume=False)
+    assert exchanged == [(False,), (False, False, False), (False, False, False)]
+
+
+@pytest.mark.parametrize(
+    "until", ["0.32", "time=0.3", "time_at_goal", "time_at_goal=0", "time_at_goal=1.1", "final_distance=0.1"]
+)
+def test_a_score_that_cannot_be_waited_for_is_refused(tmp_path, monkeypatch, until):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--until", until])
+    assert done.exit_code == 2 and not list(tmp_path.iterdir())
+    assert "evaluate.until" in done.stderr and "for example time_at_goal=0.32" in done.stderr
+
+
+def test_every_share_of_a_score_can_be_waited_for():
+    assert set(SHARES) == set(Outcomes._fields) - {"final_distance"}
+    config = EvaluateConfig(until="success_any=.5")
+    assert config.reached({"success_any": 0.5}) and not config.reached({"success_any": 0.49})
+    assert not config.reached(None) and not EvaluateConfig().reached({"success_any": 1.0})
