@@ -8,6 +8,7 @@ import mujoco
 
 from teacher.randomise import Randomisation
 from teacher.spec import TaskSpec
+from teacher.tasks.mazes import Maze
 
 Array = Any  # NumPy or JAX
 
@@ -69,6 +70,11 @@ class Task(abc.ABC):
         """Entries of qvel that a push changes: a base's, or those of joints where the base is fixed."""
         return ()
 
+    @property
+    def maze(self) -> Maze | None:
+        """The maze through which the robot finds its way; a goal's first two entries are x and y in it."""
+        return None
+
     @abc.abstractmethod
     def start(self, key: Array, layout: str) -> Start:
         """Draws one start state and, from the named layout, its goal."""
@@ -86,8 +92,8 @@ class Task(abc.ABC):
         xp = state.qpos.__array_namespace__()
         return xp.zeros(state.qpos.shape[:-1], dtype=bool)
 
-    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it can
-    # be done, beside which scores are shown. None where no such controller is known.
+    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it
+    # can be done, beside which scores are shown. None where no such controller is known.
     reference_policy: Callable[[Array, Array], Array] | None = None
 
     def reading(self, state: State, action: Array) -> Array:

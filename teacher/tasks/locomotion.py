@@ -51,6 +51,10 @@ class Ant(MujocoTask):
     def layouts(self) -> tuple[str, ...]:
         return self._course.layouts
 
+    @property
+    def maze(self) -> Maze | None:
+        return self._course.maze
+
     @cached_property
     def spec(self) -> TaskSpec:
         model = self.model("mjx")
@@ -130,6 +134,10 @@ class Humanoid(MujocoTask):
     @property
     def layouts(self) -> tuple[str, ...]:
         return self._course.layouts
+
+    @property
+    def maze(self) -> Maze | None:
+        return self._course.maze
 
     @cached_property
     def spec(self) -> TaskSpec:

@@ -70,7 +70,7 @@ class Maze:
         steps, before = scipy.sparse.csgraph.shortest_path(
             adjacent, unweighted=True, return_predecessors=True
         )
-        # The way is the same both ways, so the last cell but one of the way back is the first of the way there.
+        # The last cell but one of the way back is the first of the way there.
         own = np.arange(len(cells))[:, None]
         centres = (cells * self.cell).astype(np.float32)
         return Routes(centres, steps, np.where(before.T < 0, own, before.T).astype(np.int32))
