@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from rich.markup import escape
 
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, Run, write_columns
@@ -49,7 +50,7 @@ def compare_with_truth(
     try:
         outcomes = reference_outcomes(held_out.simulation, held_out.starts)
     except FathomError as error:
-        display.say(f"[yellow]no reference to compare with: {error}[/yellow]")
+        display.say(f"[yellow]no reference to compare with: {escape(str(error))}[/yellow]")
         outcomes = None
     if outcomes is not None:
         figures["reference"] = summarise(outcomes, held_out.layout)

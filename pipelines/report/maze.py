@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from pipelines.report.drawing import INK, RULE, SERIES, WIDTH, plot
 from pipelines.report.findings import Findings
@@ -30,6 +31,7 @@ def distance_plots(findings: Findings) -> list[Html]:
         axes.plot(found["steps"], middle, "o-", color=SERIES[0], markersize=3, linewidth=0.8, label="median")
         axes.set_ylim(bottom=0)
         axes.set_xlabel("cells to walk")
+        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     return drawn
 
 
@@ -58,12 +60,17 @@ def _beside_straight(found: dict[str, float], which: str, name: str = "the strai
 def _draw_map(axes: Axes, values: np.ndarray, cells: np.ndarray, digits: str) -> None:
     """A maze [R, C] as its text stands: rows downwards. Walls are NaN; a value is a number and a shade."""
     reached = np.isfinite(values) & np.isfinite(cells)
-    farthest = values[reached].max() or 1.0
+    nearest, span = values[reached].min(), np.ptp(values[reached]) or 1.0
     for (row, column), value in np.ndenumerate(values):
         wall = np.isnan(value)
-        shade = STRONGEST * value / farthest if reached[row, column] else 0.0
-        colour = {"facecolor": RULE} if wall else {"facecolor": SERIES[0], "alpha": shade}
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, linewidth=0, **colour))
+        shade = STRONGEST * (value - nearest) / span if reached[row, column] else 0.0
+        # Walls have an edge, or seams would show between them.
+        look = (
+            {"color": RULE, "linewidth": 0.5}
+            if wall
+            else {"color": SERIES[0], "alpha": shade, "linewidth": 0}
+        )
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
         if not wall:
             text = f"{value:{digits}}" if reached[row, column] else "\N{EN DASH}"
             axes.text(column, row, text, ha="center", va="center", color=INK, fontsize=SMALL)

@@ -46,7 +46,7 @@ def teacher_curves(findings: Findings) -> list[Html]:
                 low, high = zip(*bands, strict=True)
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
             if reference := findings.summary.get("reference"):
-                label = "reference policy's time at goal"
+                label = "reference: time at goal"
                 reference_line(axes, reference["time_at_goal"], label, SERIES[1])
             axes.set_ylim(-0.02, 1.02)
             percent_axis(axes.yaxis)

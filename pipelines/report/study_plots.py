@@ -45,7 +45,7 @@ def against_value(findings: StudyFindings) -> list[Html]:
             axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
         reference = findings.reference("time_at_goal")
         if reference is not None:
-            reference_line(axes, reference, "reference policy's time at goal", SERIES[1])
+            reference_line(axes, reference, "reference: time at goal", SERIES[1])
         axes.set_ylim(-0.03, 1.03)
         percent_axis(axes.yaxis)
     longest = max(run["teacher"]["wall_s"] for run in findings.finished)
