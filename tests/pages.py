@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from test_report import full_run, recorded
+from test_report import add_truth, full_run, recorded
 from test_study import fill, made
 
 from pipelines.report import write_comparison, write_report, write_study_report
@@ -15,7 +15,10 @@ KINDS = ("run", "study", "comparison", "watch")
 def write_pages(folder: Path) -> dict[str, Path]:
     """By kind, of runs and a study that are made up."""
     runs = {name: full_run(folder, name) for name in ("first", "second")}
+    add_truth(runs["first"])
     study = fill(made(folder / "study", ["network.depth=4,8"], [0, 1]), lambda member: 0.5)
+    for member in study.members:
+        add_truth(member.run)
     watch = folder / "watch.html"
     watch.write_text(watch_page("reacher", "the teacher", recorded(), []), "utf-8")
     figures = beside_each_other(runs)

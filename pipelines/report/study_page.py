@@ -109,7 +109,7 @@ def _known(findings: StudyFindings) -> Html | None:
         for figures in findings.combinations
     ]
     note = (
-        "Of the reference: time at goal as a share of what a controller that knows the task reaches. Rank: "
+        "Of the reference: share of the time at goal that a controller that knows the task reaches. Rank: "
         "correlation of the critic's distance with the cells to walk, over all pairs of a state and a cell "
         f"of the maze, and over those at least {FAR} cells apart."
     )
