@@ -1,10 +1,10 @@
 """The figures of a study: of every run, and of every combination of values over its seeds, teachers and
 students."""
 
+import math
 from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
-from math import sqrt
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -22,6 +22,8 @@ from teacher.tasks import make_task
 
 JSON = dict[str, Any]
 
+RANKS = ("rank_correlation", "rank_correlation_far")  # of `maze_distance`
+BOUNDS = dict.fromkeys(SHARES, (0.0, 1.0)) | dict.fromkeys(RANKS, (-1.0, 1.0))  # others are positive
 COSTS = ("wall_s", "env_steps_per_s")
 OF_STUDENTS = ("time_at_goal", "retention", "teacher_time_at_goal")
 
@@ -50,22 +52,22 @@ def compare(study: Study, failures: dict[str, JSON]) -> JSON:
     }
 
 
-def seed_interval(values: list[float], highest: float | None = None) -> list[float] | None:
-    """95 % interval of the mean over seeds by Student's t, kept within 0 and `highest`.
+def seed_interval(values: list[float], lowest: float = 0.0, highest: float = math.inf) -> list[float] | None:
+    """95 % interval of the mean over seeds by Student's t, kept within `lowest` and `highest`.
 
     None where there is no spread to estimate: for one seed, and where all seeds agree exactly."""
     if len(set(values)) < 2:
         return None
     quantile = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
-    centre, reach = fmean(values), float(quantile) * stdev(values) / sqrt(len(values))
-    low, high = max(0.0, centre - reach), centre + reach
-    return [low, high if highest is None else min(high, highest)]
+    centre, reach = fmean(values), float(quantile) * stdev(values) / math.sqrt(len(values))
+    return [max(lowest, centre - reach), min(highest, centre + reach)]
 
 
 def figures_of(run: JSON) -> JSON:
     """All that a finished run of the summary was measured by, in one object."""
     rate = {key: run[key] for key in ("env_steps_per_s",) if key in run}
-    return rate | run["teacher"]
+    in_maze = run["teacher"].get("maze_distance", {})
+    return rate | {key: in_maze[key] for key in RANKS if key in in_maze} | run["teacher"]
 
 
 def _run_figures(member: Member, failure: JSON | None) -> JSON:
@@ -122,7 +124,7 @@ def _over_seeds(runs: list[JSON]) -> JSON:
     layouts = {teacher.get("layout") for teacher in found}
     if len(layouts) == 1 and None not in layouts:
         figures["layout"] = layouts.pop()
-    return figures | _means(found, (*SHARES, "final_distance", *COSTS))
+    return figures | _means(found, (*SHARES, "share_of_reference", *RANKS, "final_distance", *COSTS))
 
 
 def _students_over_seeds(runs: list[JSON]) -> list[JSON]:
@@ -155,7 +157,7 @@ def _means(found: list[JSON], keys: Iterable[str]) -> JSON:
         if not values or len(values) < len(found):
             continue
         figures[key] = fmean(values)
-        interval = seed_interval(values, 1.0 if key.removeprefix("teacher_") in SHARES else None)
+        interval = seed_interval(values, *BOUNDS.get(key.removeprefix("teacher_"), ()))
         if interval is not None and key not in COSTS:
             figures[f"{key}_interval"] = interval
     return figures

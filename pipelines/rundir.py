@@ -3,7 +3,7 @@
 config.json      settings, seed and preset, there before the first step
 versions.json    of the packages that compute
 summary.json     the figures of every finished stage
-teacher/         checkpoints/, metrics.jsonl
+teacher/         checkpoints/, metrics.jsonl; of a maze distances.npz, the critic's beside the true ones
 students/        checkpoints/, metrics.jsonl, SIZE/
 export/SIZE/     bundles; beside each SIZE.npz, error and latency of every observation that proved it
 control/SIZE/    recorded episodes; robot.npz, each step on a robot
@@ -37,6 +37,7 @@ from teacher.errors import FathomError, UsageError
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
+DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
 MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (

@@ -17,6 +17,9 @@ def summary(figures: JSON) -> Group:
     if teacher := figures.get("teacher"):
         score = _share(teacher, "success_final"), _share(teacher, "time_at_goal")
         table.add_row("teacher", f"depth {teacher['depth']}", *score)
+    if reference := figures.get("reference"):
+        scores = _share(reference, "success_final"), _share(reference, "time_at_goal")
+        table.add_row("reference", "knows the task", *scores)
     late = 0
     for name, student in figures.get("students", {}).items():
         exported = figures.get("export", {}).get(name, {})
@@ -135,8 +138,10 @@ def beside_baselines(figures: JSON) -> Group:
 def score(figures: JSON) -> Table:
     """One policy's figures, a row each, with their intervals."""
     table = Table("figure", "value", "95 % interval")
-    for key, value in figures.items():
-        if key.endswith("_interval"):
+    parts = {key: value for key, value in figures.items() if isinstance(value, dict)}
+    within = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+    for key, value in (figures | within).items():
+        if key.endswith("_interval") or key in parts:
             continue
         interval = figures.get(f"{key}_interval")
         shown = (

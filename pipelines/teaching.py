@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from pipelines import cluster
+from pipelines.ground_truth import HeldOut, compare_with_truth, is_known
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
@@ -57,6 +58,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     timer = SaveTimer(config.checkpoint.interval_s)
     env_steps = int(start.replay.written) * config.collect.envs
     reached = config.evaluate.reached(evaluation)
+    state, judged = start, None
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.say) as record,
@@ -74,8 +76,8 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             if done % config.evaluate.every == 0 or done == total:
                 bar.note = "evaluating"
                 ready.result()
-                outcomes, _ = run_episodes(judge, learner.policy(state.params), held_out)
-                evaluation = summarise(outcomes, layout)
+                judged = run_episodes(judge, learner.policy(state.params), held_out)
+                evaluation = summarise(judged[0], layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
@@ -96,8 +98,13 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     summary = _summary(config.network, env_steps, clock.last, evaluation) | {
         "ended_by": "evaluate.until" if reached else "collect.total_steps"
     }
-    engine = learner.simulation.engine_name
-    run.update_summary({"task": learner.spec.name, "engine": engine, "seed": run.seed, "teacher": summary})
+    figures = {"task": learner.spec.name, "engine": learner.simulation.engine_name, "seed": run.seed}
+    if is_known(judge.task):
+        judged = judged or run_episodes(judge, learner.policy(state.params), held_out)
+        compared = HeldOut(judge, layout, held_out, *judged)
+        beside, of_teacher = compare_with_truth(run, learner, state.params, compared, display)
+        figures, summary = figures | beside, summary | of_teacher
+    run.update_summary({**figures, "teacher": summary})
     return summary
 
 

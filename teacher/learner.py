@@ -25,6 +25,8 @@ from teacher.networks import (
     action_distribution,
     deterministic_action,
     embed_both_actions,
+    embed_goal,
+    embed_state_action,
     init_params,
     make_networks,
 )
@@ -75,6 +77,7 @@ class Learner:
             spread(self.update_many, (self.division,), (self.division, whole)), donate_argnums=0
         )
         self._act = jax.jit(partial(deterministic_action, self.networks))
+        self._distances = jit_once(self._critic_distances)
 
     def _division(self) -> Any:
         """How each array of a state is divided over the devices: partition specs in a state's form."""
@@ -125,6 +128,15 @@ class Learner:
     def policy(self, params: Params) -> Policy:
         """The deterministic policy: tanh of the mean; compiled, on one device."""
         return partial(self._act, self.devices.local(params.actor))
+
+    def distances(self, params: Params, observation: Array, action: Array, goals: Array) -> Array:
+        """[Q, S], [Q, A], [K, G] -> the critic's distances [Q, K]; compiled, on one device."""
+        found: Array = self._distances(self.devices.local(params), observation, action, goals)
+        return found
+
+    def _critic_distances(self, params: Params, observation: Array, action: Array, goals: Array) -> Array:
+        pairs = embed_state_action(self.networks, params.state_action, observation, action)
+        return losses.pairwise_distance(pairs, embed_goal(self.networks, params.goal, goals))
 
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Collect, then update; compiled. The given state's buffers are reused."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from test_report import full_run, recorded
+from test_report import add_truth, full_run, recorded
 from test_study import fill, made
 from test_study_students import with_students
 
@@ -16,7 +16,10 @@ KINDS = ("run", "study", "comparison", "watch")
 def write_pages(folder: Path) -> dict[str, Path]:
     """By kind, of runs and a study that are made up."""
     runs = {name: full_run(folder, name) for name in ("first", "second")}
+    add_truth(runs["first"])
     study = fill(made(folder / "study", ["network.depth=4,8"], [0, 1]), lambda member: 0.5)
+    for member in study.members:
+        add_truth(member.run)
     with_students(study, lambda member: 0.4 + 0.1 * member.seed)
     watch = folder / "watch.html"
     watch.write_text(watch_page("reacher", "the teacher", recorded(), []), "utf-8")

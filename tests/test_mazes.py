@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
@@ -148,3 +149,48 @@ def test_goals_on_an_open_floor_lie_anywhere_between_two_distances(nearest, fart
     np.testing.assert_allclose([goals.min(0), goals.max(0)], [low, high], atol=0.05)
     with pytest.raises(UsageError, match=r"unknown goal layout 'all' \(known: ring\)"):
         floor.goal(keys[0], "all")
+
+
+# Cells as `routes` numbers them: 0 1 . 2 / 3 . . 4; the lower left one is cut off from the right ones.
+SMALL = """
+######
+#SG#G#
+#G##.#
+######
+"""
+
+
+def test_routes_count_cells_and_name_the_next_one():
+    routes = Maze(SMALL, CELL).routes
+    np.testing.assert_allclose(routes.centres / CELL, [(1, 1), (1, 2), (1, 4), (2, 1), (2, 4)])
+    no = np.inf
+    expected = [
+        [0, 1, no, 1, no],
+        [1, 0, no, 2, no],
+        [no, no, 0, no, 1],
+        [1, 2, no, 0, no],
+        [no, no, 1, no, 0],
+    ]
+    np.testing.assert_array_equal(routes.steps, expected)
+    assert routes.next[3].tolist() == [0, 0, 3, 3, 3]  # to 1 by way of 0; where there is no way, it stays
+    assert routes.next[2, 4] == 4
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_points_lie_in_the_cell_around_them_and_walls_have_no_number(xp):
+    maze = Maze(SMALL, CELL)
+    points = np.array([[(1, 1), (1.49, 1.51), (2.4, 3.6)], [(1, 3), (0, 0), (-9, 99)]], np.float32) * CELL
+    assert maze.cell_number(xp.asarray(points)).tolist() == [[0, 1, 4], [-1, -1, -1]]
+
+
+def test_every_way_leads_from_neighbour_to_neighbour_in_as_many_steps(maze):
+    routes = maze.routes
+    cells = np.arange(len(routes.centres))
+    here, there = np.meshgrid(cells, cells, indexing="ij")
+    onward = routes.next[here, there]
+    away = here != there
+    assert (routes.steps[onward, there][away] == routes.steps[away] - 1).all()
+    np.testing.assert_allclose(
+        np.abs(routes.centres[onward] - routes.centres[here]).sum(-1)[away], CELL, rtol=1e-5
+    )
+    assert (onward[~away] == cells).all()

@@ -5,7 +5,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import rich
 
+from pipelines import tables
 from pipelines.config import with_values
 from pipelines.presets import preset
 from pipelines.report import write_report
@@ -13,8 +15,10 @@ from pipelines.report.drawing import MAX_POINTS, thinned
 from pipelines.report.findings import read_findings
 from pipelines.report.plots import distances
 from pipelines.report.reproduce import assignments
-from pipelines.rundir import RECORDING, STILLS, create_run, write_columns, write_json
+from pipelines.rundir import DISTANCE_MAP, RECORDING, STILLS, create_run, write_columns, write_json
+from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError
+from teacher.tasks.mazes import U4, Maze
 
 SIZES = ("2x16", "3x16")
 EVIL = "<script>alert('&')</script>"
@@ -226,6 +230,20 @@ def add_control(run, *, success=0.984, late=0, stills=True):
     figures = {"engine": "mujoco", **score(success), **clock, "steps": 25600, "missed_deadlines": late}
     figures["student_sha256"] = "cd" * 32
     run.update_summary({"control": {SIZES[0]: figures}, "wall_s": 60.0})
+
+
+def add_truth(run, *, share=0.797):
+    """A maze task's: a reference policy, and the critic's distances beside the true ones."""
+    maze = Maze(U4, 1.0)
+    true = maze.routes.steps
+    ranks = {"rank_correlation": 0.812, "rank_correlation_far": 0.634}
+    ranks |= {"rank_correlation_straight": 0.745, "rank_correlation_far_straight": 0.281}
+    known = {"share_of_reference": share, "share_of_reference_interval": [share - 0.03, share + 0.03]}
+    known["maze_distance"] = {"states": 400, "cells": len(true), **ranks}
+    run.update_summary({"reference": score(1.0, at_goal=0.9311), "teacher": known})
+    asked = Queries(np.zeros((1, 2)), np.zeros((1, 2)), maze.centres("S"), maze.routes.centres)
+    distance = 0.7 * true[maze.cell_number(asked.position)] + 1.23
+    write_columns(run.path / "teacher" / DISTANCE_MAP, **drawable(maze, asked, distance))
 
 
 def full_run(folder, name="arm", values=()):
@@ -472,3 +490,60 @@ def test_broken_file_is_named(full):
     (full.path / "summary.json").write_text("{")
     with pytest.raises(FathomError, match=r"summary\.json"):
         write_report(full)
+
+
+# Beside what is known of the task
+
+
+def test_the_ceiling_is_a_line_a_row_and_a_sentence(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run)
+    without = read(run)
+    assert "reference" not in without.text.lower()
+    add_truth(run)
+    page = read(run)
+    assert (
+        "The teacher is at its goals 85.7 % (83.7 to 87.7) of the time, 79.7 % (76.7 to 82.7) of what a "
+        "controller that knows the task reaches." in page.text
+    )
+    assert "reference: time at goal" in page.text  # the line's name
+    assert page.row("Reference")[4].split()[0] == "93.1"
+    add_students(run)
+    add_files(run)
+    assert "79.7 % (76.7 to 82.7) of what a controller that knows the task reaches" in read(run).text
+
+
+def test_distances_in_a_maze_are_drawn_beside_the_true_ones(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 0)
+    add_truth(run)
+    page = read(run)
+    assert page.tags.count("figure") == 3
+    assert "rank correlation of 0.81 (the straight line: 0.74)" in page.text
+    assert "at least 8 cells apart with one of 0.63 (0.28)" in page.text
+    words = page.text.split()
+    # From the start to the far end of the maze: 10 cells, 8.2 by the critic.
+    assert "10" in words and "8.2" in words and "1.2" in words
+
+
+def test_a_maze_of_which_only_figures_are_kept_has_no_pictures(tmp_path):
+    run = new_run(tmp_path)
+    add_teacher(run, 0)
+    add_truth(run)
+    (run.path / "teacher" / DISTANCE_MAP).write_bytes(b"half of it")
+    page = read(run)
+    assert "figure" not in page.tags and "rank correlation of 0.81" in page.text
+
+
+def test_the_terminal_shows_what_is_known_beside_the_teacher(tmp_path, capsys):
+    run = new_run(tmp_path)
+    add_teacher(run, 0)
+    add_truth(run)
+    rich.print(tables.score(run.summary["teacher"]), tables.summary(run.summary))
+    printed = capsys.readouterr().out
+    for words in (
+        ["share_of_reference", "0.797", "0.767", "to", "0.827"],
+        ["maze_distance.rank_correlation_far", "0.634"],
+        ["reference", "knows"],
+    ):
+        assert any(line.replace("│", " ").split()[: len(words)] == words for line in printed.splitlines())

@@ -11,6 +11,7 @@ from test_own_task import WHEELS, written
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
 from teacher.tasks import Start, make_task
+from teacher.tasks.mazes import Maze
 from teacher.tasks.requirements import require_sound
 
 
@@ -154,6 +155,27 @@ FAULTS = {
     "a marker in the plane": (
         {"marker": lambda self, goal: goal},
         r"marker\(goal\) has 2 entries, a point has 3",
+    ),
+    "a reference that is no method": (
+        {"reference_policy": "ahead"},
+        "reference_policy is a str, not a method",
+    ),
+    "a reference for other actions": (
+        {"reference_policy": lambda self, observation, goal: observation[..., :3]},
+        r"reference_policy\(observation, goal\) has 3 entries, spec\.action has 2",
+    ),
+    "a reference for one state at a time": (
+        {"reference_policy": lambda self, observation, goal: goal[0]},
+        r"reference_policy\(observation, goal\) has shape \[3, 2\] for states \[2, 3\], expected \[2, 3, 2\]",
+    ),
+    "a reference for JAX alone": (
+        {"reference_policy": lambda self, observation, goal: jnp.tanh(goal)},
+        r"reference_policy\(observation, goal\) answers NumPy's arrays with a ArrayImpl",
+    ),
+    "a maze in words": ({"maze": "#####"}, r"maze is a str, not a teacher\.tasks\.mazes\.Maze"),
+    "a maze for no place": (
+        {"maze": Maze("####\n#S.#\n####", 0.5), "spec": edited(goal__unit="cm")},
+        r"maze: the first two entries of a goal must be x and y in it, in m; spec\.goal has x, y in cm",
     ),
     "a push on nothing": ({"pushed": (0, 8)}, r"pushed: entries \[8\] lie outside qvel \[0, 8\)"),
 }

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import PIPELINE
-from test_report import Page, score
+from test_report import Page, add_truth, score
 from typer.testing import CliRunner
 
 from pipelines import teaching
@@ -253,6 +253,7 @@ def test_interval_over_seeds_is_students():
     low, high = seed_interval([2.0, 3.0, 4.0])  # mean 3, standard error 1 / sqrt(3), t = 4.3027
     assert (low, high) == pytest.approx((0.51587, 5.48413), abs=1e-4)
     assert seed_interval([0.5, 0.7], highest=1.0) == [0.0, 1.0]
+    assert seed_interval([-0.2, 0.2], lowest=-1.0)[0] == -1.0
     assert seed_interval([0.5]) is None and seed_interval([0.5, 0.5]) is None
 
 
@@ -402,3 +403,30 @@ def test_students_of_a_whole_study_are_distilled_and_judged(two_depths):
         assert row["teacher_time_at_goal"] == student["teacher_time_at_goal"]
         assert (member.run.bundles / "2x16" / "policy.onnx").is_file()
     assert "Students, means over" in Page((two_depths.path / "report.html").read_text()).text
+
+
+def test_a_study_beside_what_is_known_of_its_task(tmp_path):
+    """The reference's line is in every plot that has one to compare, means over seeds in a table."""
+    study = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
+    assert "reference" not in page_of(study).text
+    for member in study.members:
+        depth = member.values["network.depth"]
+        add_truth(member.run, share=0.4 + 0.05 * depth + 0.01 * member.seed)
+    shallow, deep = compare(study, {})["combinations"]
+    assert shallow["share_of_reference"] == pytest.approx(0.605)
+    assert deep["rank_correlation_far"] == pytest.approx(0.634)
+    assert "rank_correlation_interval" not in deep  # both seeds agree exactly
+    page = page_of(study)
+    assert page.text.count("reference: time at goal") == 1 and page.text.count("reference policy") == 2
+    row = [row for row in page.rows if row and row[0].strip() == "depth 8"][1]
+    assert [cell.split()[0] for cell in row[1:]] == ["80.5", "0.812", "0.634"]
+    assert "Depth 8 is at its goals for 80.5" in page.text
+
+
+def test_lines_of_different_references_are_not_drawn(tmp_path):
+    study = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5)
+    for member in study.members:
+        add_truth(member.run)
+    study.members[0].run.update_summary({"reference": {"time_at_goal": 0.5, "success_final": 0.5}})
+    page = page_of(study)
+    assert "reference: time at goal" not in page.text and "reference policy" not in page.text

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from teacher.evaluate import evaluation_starts, run_episodes
 from teacher.simulation import simulation
 from teacher.tasks import State, make_task
 from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, RADIUS, SPEED, TURN
@@ -90,3 +91,52 @@ def test_goals_are_cells_and_starts_lie_around_the_start_cell(task):
     assert {tuple(goal) for goal in starts.goal.round(4).tolist()} == cells
     assert np.abs(starts.qpos[:, :2] - CELL).max() <= 0.05 + 1e-6
     assert np.ptp(starts.qpos[:, 2]) > 6
+
+
+def cells_to_walk(maze, start):
+    """By cell (row, column), breadth first from the start."""
+    steps, ring = {start: 0}, [start]
+    while ring:
+        i, j = ring.pop(0)
+        for cell in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+            if maze.rows[cell[0]][cell[1]] != "#" and cell not in steps:
+                steps[cell] = steps[i, j] + 1
+                ring.append(cell)
+    return steps
+
+
+def test_the_reference_policy_reaches_every_goal_by_the_shortest_way(task):
+    """In no fewer control steps than full speed takes, and in not many more: it slows down to turn."""
+    maze, on_engine = task.maze, simulation("wheel_maze")
+    goals = maze.centres("SG")
+    starts = evaluation_starts(on_engine, len(goals), "all")._replace(goal=goals)
+    outcomes, lived = run_episodes(on_engine, task.reference_policy, starts)
+    assert outcomes.success_final.all() and outcomes.strict_final.all()
+    (start,) = maze.centres("S")
+    steps = cells_to_walk(maze, tuple((start / CELL).astype(int).tolist()))
+    near = np.linalg.norm(lived.observation[..., :2] - goals, axis=-1) <= task.spec.goal.success_radius
+    arrived = near.argmax(0)
+    cells = np.array([steps[tuple(cell)] for cell in np.rint(goals / CELL).astype(int).tolist()])
+    a_cell = CELL / (SPEED * CONTROL_DT)  # control steps at full speed
+    far = cells >= 8
+    assert far.sum() > 20
+    assert (arrived[far] >= a_cell * (cells[far] - 3)).all()  # a corner is cut, the radius is half a cell
+    assert (arrived[far] <= 2 * a_cell * cells[far]).all()
+    # Cell by cell it goes as breadth-first search does: never back, never into a longer way.
+    left = maze.routes.steps[maze.cell_number(lived.observation[..., :2]), maze.cell_number(goals)]
+    assert (np.diff(left, axis=0) <= 0).all()
+    np.testing.assert_array_equal(left[0], cells)
+
+
+def test_the_reference_policy_answers_numpy_and_jax_alike(task):
+    starts = simulation("wheel_maze").starts(jax.random.key(0), 50)
+    observation = task.observe(State(starts.qpos, starts.qvel, starts.qvel))
+    ours = task.reference_policy(observation, starts.goal)
+    theirs = jax.jit(task.reference_policy)(observation, starts.goal)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_reference_policy_drives_the_mujoco_model_too(task):
+    starts = evaluation_starts(simulation("wheel_maze", "mujoco"), 8, "all")
+    outcomes, _ = run_episodes(simulation("wheel_maze", "mujoco"), task.reference_policy, starts)
+    assert outcomes.success_final.all()

@@ -89,6 +89,11 @@ def percent_axis(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
+def reference_line(axes: Axes, value: float, label: str, colour: str = MUTED) -> None:
+    """A horizontal line at what could be reached."""
+    axes.axhline(value, color=colour, linewidth=1, linestyle=(0, (4, 3)), label=label)
+
+
 def loss_axis(axes: Axes) -> None:
     """A vertical axis of positive values: logarithmic where they span enough for it to have ticks."""
     low, high = axes.dataLim.intervaly

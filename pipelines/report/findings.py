@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.rundir import RECORDING, ROBOT_LOG, STILLS, Run, is_study, read_columns, read_json
+from pipelines.rundir import (
+    DISTANCE_MAP,
+    RECORDING,
+    ROBOT_LOG,
+    STILLS,
+    Run,
+    is_study,
+    read_columns,
+    read_json,
+)
 
 JSON = dict[str, Any]
 
@@ -31,6 +40,8 @@ class Findings:
     """of each step on the robot, microseconds"""
     proof: dict[str, np.ndarray] = field(default_factory=dict)
     """of the selected file, an entry for each observation that proved it: errors, latencies"""
+    distance_map: dict[str, np.ndarray] = field(default_factory=dict)
+    """of the teacher's critic in a maze, as `teacher.distance_map.drawable` gives it"""
 
     @property
     def sizes(self) -> list[str]:
@@ -82,6 +93,7 @@ def read_findings(run: Run) -> Findings:
         stills=[file.read_bytes() for file in stills] if all(file.exists() for file in stills) else [],
         latencies=log.get("latency_us"),
         proof=read_columns(run.proof(summary.get("selected") or "")),
+        distance_map=read_columns(run.path / "teacher" / DISTANCE_MAP),
     )
 
 

@@ -8,6 +8,7 @@ from pipelines.report.baselines import baselines
 from pipelines.report.calibration import calibration_note, calibration_plots
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, element, joined
+from pipelines.report.maze import distance_note, distance_plots
 from pipelines.report.pareto import pareto
 from pipelines.report.plots import (
     distances,
@@ -39,7 +40,12 @@ def page(findings: Findings) -> str:
             side_by_side([*pareto(findings), *student_curves(findings)]),
         ),
         section("Robustness", side_by_side(robustness_bars(findings)), students.robustness(findings)),
-        section("Critic", students.critics(findings)),
+        section(
+            "Critic",
+            side_by_side(distance_plots(findings)),
+            distance_note(findings),
+            students.critics(findings),
+        ),
         section("Baselines", baselines(findings)),
         section("Calibration", side_by_side(calibration_plots(findings)), calibration_note(findings)),
         section("File", parity(findings), side_by_side(proof_histograms(findings))),

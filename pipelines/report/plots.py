@@ -12,6 +12,7 @@ from pipelines.report.drawing import (
     loss_axis,
     percent_axis,
     plot,
+    reference_line,
     steps_axis,
     thinned,
 )
@@ -44,6 +45,9 @@ def teacher_curves(findings: Findings) -> list[Html]:
                 bands = [line["evaluation"][f"{key}_interval"] for line in scores]
                 low, high = zip(*bands, strict=True)
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+            if reference := findings.summary.get("reference"):
+                label = "reference: time at goal"
+                reference_line(axes, reference["time_at_goal"], label, SERIES[1])
             axes.set_ylim(-0.02, 1.02)
             percent_axis(axes.yaxis)
             steps_axis(axes, "environment steps")

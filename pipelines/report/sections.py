@@ -24,6 +24,9 @@ def funnel(findings: Findings) -> Html:
     ]
     head += ["time at goal", "final distance"]
     rows: list[list[object]] = []
+    if reference := summary.get("reference"):
+        known = figure("knows the task", f"{reference['episodes']} episodes")
+        rows.append([_stage("Reference"), known, *scores(reference, findings)])
     if teacher := summary.get("teacher"):
         rows.append([_stage("Teacher"), _teacher_facts(teacher), *scores(teacher, findings)])
     if summary.get("students"):

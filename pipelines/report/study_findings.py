@@ -1,5 +1,6 @@
 """What a study has found so far: everything that its page is made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,15 @@ class StudyFindings:
     def open(self) -> list[JSON]:
         """Runs that can go on or have not begun."""
         return [run for run in self.runs if run["state"] in ("unfinished", "not begun")]
+
+    def reference(self, key: str, among: Sequence[JSON] | None = None) -> float | None:
+        """The reference policy's score, if it is the same for all runs, or for those with these values."""
+        found = {
+            run["reference"][key]
+            for run in self.finished
+            if "reference" in run and (among is None or run["values"] in among)
+        }
+        return found.pop() if len(found) == 1 else None
 
     def label(self, values: JSON) -> str:
         """`depth 4`; the preset's name where nothing but the seed varies."""

@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from pipelines.comparison import figures_of
+from pipelines.comparison import RANKS, figures_of
 from pipelines.config import validated
 from pipelines.grid import short, shown
 from pipelines.presets import DEFAULT, PRESETS, preset
@@ -17,9 +17,11 @@ from pipelines.report.study_findings import StudyFindings
 from pipelines.report.study_plots import against_value, learning_curves
 from pipelines.report.study_students import student_plots, student_table
 from pipelines.report.study_verdict import seeds_note, verdict
+from teacher.distance_map import FAR
 from teacher.errors import UsageError
 
 SIDE_BY_SIDE = 4  # columns up to which two grids fit beside each other
+_KNOWN = dict(zip(("share_of_reference", *RANKS), ("of the reference", "rank", "rank, far"), strict=True))
 STRONGEST = 45  # percent of colour in a grid's cell, so that its figure stays readable
 
 
@@ -36,7 +38,7 @@ def study_page(findings: StudyFindings) -> str:
         element("p", verdict(findings), class_="verdict"),
         _left(findings),
         section("Score and cost", side_by_side(against_value(findings)), _grids(findings)),
-        section("Figures", _table(findings)),
+        section("Figures", _table(findings), _known(findings)),
         section("Students", side_by_side(student_plots(findings)), student_table(findings)),
         section("Learning", side_by_side(learning_curves(findings))),
         section("Runs", _runs(findings)),
@@ -108,6 +110,32 @@ def _table(findings: StudyFindings) -> Html | None:
         table("Means over the seeds that finished", head, rows),
         element("p", note + seeds_note(findings), class_="note"),
     )
+
+
+def _known(findings: StudyFindings) -> Html | None:
+    """Beside what is known of the task without learning: one row a combination, means over its seeds."""
+    if not any(key in figures for figures in findings.combinations for key in _KNOWN):
+        return None
+    rows = [
+        [
+            findings.label(figures["values"]),
+            share(figures, "share_of_reference"),
+            *(_correlation(figures, key) for key in RANKS),
+        ]
+        for figures in findings.combinations
+    ]
+    note = (
+        "Of the reference: share of the time at goal that a controller that knows the task reaches. Rank: "
+        "correlation of the critic's distance with the cells to walk, over all pairs of a state and a cell "
+        f"of the maze, and over those at least {FAR} cells apart."
+    )
+    caption = "Beside what is known of the task"
+    return joined(table(caption, ["values", *_KNOWN.values()], rows), element("p", note, class_="note"))
+
+
+def _correlation(figures: JSON, key: str) -> Html | None:
+    ends = [f"{end:.3f}" for end in figures.get(f"{key}_interval", ())]
+    return figure(wording.decimal(figures.get(key)), " to ".join(ends) or None)
 
 
 def _grids(findings: StudyFindings) -> Html | None:

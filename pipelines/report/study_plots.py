@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 
 from pipelines.comparison import figures_of
 from pipelines.grid import described, short, shown
-from pipelines.report.drawing import INK, MUTED, SERIES, percent_axis, plot, steps_axis, thinned
+from pipelines.report.drawing import (
+    INK,
+    MUTED,
+    SERIES,
+    percent_axis,
+    plot,
+    reference_line,
+    steps_axis,
+    thinned,
+)
 from pipelines.report.findings import JSON
 from pipelines.report.markup import Html
 from pipelines.report.plots import SCORES
@@ -35,6 +44,9 @@ def against_value(findings: StudyFindings) -> list[Html]:
         failed = [positions(run["values"]) for run in findings.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
+        reference = findings.reference("time_at_goal")
+        if reference is not None:
+            reference_line(axes, reference, "reference: time at goal", SERIES[1])
         axes.set_ylim(-0.03, 1.03)
         percent_axis(axes.yaxis)
     longest = max(run["teacher"]["wall_s"] for run in findings.finished)
@@ -80,6 +92,9 @@ def learning_curves(findings: StudyFindings) -> list[Html]:
                 for i, values in enumerate(shown_here):
                     name = shown(values[last]) if last else findings.settings["preset"]
                     _seeds_and_mean(axes, _curves(findings, values), key, i, name)
+                reference = findings.reference(key, shown_here)
+                if reference is not None:
+                    reference_line(axes, reference, "reference policy")
                 axes.set_ylim(-0.02, 1.02)
                 percent_axis(axes.yaxis)
                 steps_axis(axes, "environment steps")

@@ -13,7 +13,7 @@ def verdict(findings: StudyFindings) -> str:
     if not scored:
         failures = f" {len(findings.failed)} of {len(findings.runs)} failed." if findings.failed else ""
         return f"Nothing has been found yet: no run has finished.{failures}"
-    sentences = [*_best(findings, scored), *_cost(findings, scored)]
+    sentences = [*_best(findings, scored), *_ceiling(findings, scored), *_cost(findings, scored)]
     if failed := len(findings.failed):
         sentences.append(f"{failed} of {len(findings.runs)} runs failed and {_is(failed)} in no mean")
     if waiting := len(findings.open):
@@ -62,6 +62,17 @@ def _may_equal(figures: JSON, best: JSON) -> bool:
         return False
     there, here = figures.get("success_final_interval"), best.get("success_final_interval")
     return there is None or here is None or there[1] >= here[0]
+
+
+def _ceiling(findings: StudyFindings, scored: list[JSON]) -> list[str]:
+    """How near the best comes to what the task's reference policy shows to be possible."""
+    compared = [figures for figures in scored if "share_of_reference" in figures]
+    if not compared:
+        return []
+    best = max(compared, key=lambda figures: figures["share_of_reference"])
+    share = wording.percent_with_interval(best, "share_of_reference")
+    name = _capital(findings.label(best["values"]))
+    return [f"{name} is at its goals for {share} of the time that a controller that knows the task is"]
 
 
 def _cost(findings: StudyFindings, scored: list[JSON]) -> list[str]:

@@ -56,6 +56,7 @@ def verdict(findings: Findings) -> str:
     sentences = [_compared(findings, teacher, student, clauses)]
     if "retention" in student and _misses_most(teacher):
         sentences.append(f"The teacher itself has not mastered the task: it {_reaches(teacher, findings)}")
+    sentences += _beside_reference(teacher)
     sentences += _reservations(teacher, controlled)
     return ". ".join(sentences) + "."
 
@@ -103,9 +104,19 @@ def _teacher_alone(findings: Findings, teacher: JSON) -> str:
     )
     if "success_final" not in teacher:
         return f"The {depth} has been trained{after}, but not evaluated; {students}."
-    if _misses_most(teacher):
-        return f"The {depth} has not mastered the task: it {_reaches(teacher, findings)}{after}; {students}."
-    return f"The {depth} {_reaches(teacher, findings)}{after}; {students}."
+    reaches = f"{_reaches(teacher, findings)}{after}; {students}"
+    mastered = "has not mastered the task: it " if _misses_most(teacher) else ""
+    return ". ".join([f"The {depth} {mastered}{reaches}", *_beside_reference(teacher)]) + "."
+
+
+def _beside_reference(teacher: JSON) -> list[str]:
+    """How near the teacher comes to what the task's reference policy shows to be possible."""
+    share = wording.percent_with_interval(teacher, "share_of_reference")
+    if share is None:
+        return []
+    own = wording.percent_with_interval(teacher, "time_at_goal")
+    known = "a controller that knows the task"
+    return [f"The teacher is at its goals {own} of the time, {share} of what {known} reaches"]
 
 
 def _while_learning(findings: Findings) -> str:

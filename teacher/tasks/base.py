@@ -8,6 +8,7 @@ import mujoco
 
 from teacher.randomise import Randomisation
 from teacher.spec import TaskSpec
+from teacher.tasks.mazes import Maze
 
 Array = Any  # NumPy or JAX
 
@@ -68,6 +69,11 @@ class Task(abc.ABC):
     def pushed(self) -> tuple[int, ...]:
         """Entries of qvel that a push changes: a base's, or those of joints where the base is fixed."""
         return ()
+
+    @property
+    def maze(self) -> Maze | None:
+        """The maze through which the robot finds its way; a goal's first two entries are x and y in it."""
+        return None
 
     @abc.abstractmethod
     def start(self, key: Array, layout: str) -> Start:

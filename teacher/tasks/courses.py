@@ -25,6 +25,10 @@ class Course(Protocol):
         """The one place to start from; None: about the origin."""
 
     @property
+    def maze(self) -> Maze | None:
+        """What stands in the way, if it is a maze."""
+
+    @property
     def goal_range(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """The smallest and the largest x and y of a goal."""
 
@@ -39,6 +43,7 @@ class OpenFloor:
     """Goals in any direction, their distance uniform: nearer ones are denser."""
 
     start = None
+    maze = None
 
     def __init__(self, layout: str, nearest: float, farthest: float):
         self.layouts = (layout,)
@@ -66,7 +71,7 @@ class MazeCourse:
     """From the middle of a maze's start cell to the middle of a goal cell."""
 
     def __init__(self, maze: Maze):
-        self._maze = maze
+        self.maze = maze
         starts, goals = maze.centres("S"), maze.centres("GF")
         if len(starts) != 1:
             raise ValueError(f"a maze must have one start cell, 'S', found {len(starts)}")
@@ -82,7 +87,7 @@ class MazeCourse:
 
     @property
     def start(self) -> tuple[float, float]:
-        x, y = self._maze.centres("S")[0].tolist()
+        x, y = self.maze.centres("S")[0].tolist()
         return x, y
 
     @property
@@ -96,4 +101,4 @@ class MazeCourse:
         return jax.random.choice(key, jnp.asarray(self._goals[layout]))
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        self._maze.build(spec, contype=WALL_BIT, conaffinity=1, condim=3)
+        self.maze.build(spec, contype=WALL_BIT, conaffinity=1, condim=3)

@@ -54,6 +54,10 @@ class Ant(MujocoTask):
     def layouts(self) -> tuple[str, ...]:
         return self._course.layouts
 
+    @property
+    def maze(self) -> Maze | None:
+        return self._course.maze
+
     @cached_property
     def spec(self) -> TaskSpec:
         model = self.model("mjx")
@@ -134,6 +138,10 @@ class Humanoid(MujocoTask):
     @property
     def layouts(self) -> tuple[str, ...]:
         return self._course.layouts
+
+    @property
+    def maze(self) -> Maze | None:
+        return self._course.maze
 
     @cached_property
     def spec(self) -> TaskSpec:

@@ -15,9 +15,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from teacher.errors import FathomError, unknown_name
-from teacher.spec import TaskSpec
+from teacher.spec import GoalSpec, TaskSpec
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task
 from teacher.tasks.engines import ENGINES, AnalyticEngine, control_substeps
+from teacher.tasks.mazes import Maze
 
 BATCH = (2, 3)  # leading axes with which the methods are tried
 Call = Callable[..., Any]  # (what, function, *arguments) -> the function's answer
@@ -124,8 +125,21 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
     for entry, low, high in zip(goal.entries, goal.low, goal.high, strict=True):
         if low > high:
             yield f"goal entry {entry!r}: low is {low:g}, above high, {high:g}"
+    if task.reference_policy is not None and not callable(task.reference_policy):
+        yield f"reference_policy is a {type(task.reference_policy).__name__}, not a method"
+    yield from _maze_problems(task.maze, goal)
     yield from _names_problems("layouts", task.layouts)
     yield from _names_problems("engines", task.engines) or _engine_problems(task)
+
+
+def _maze_problems(maze: Any, goal: GoalSpec) -> Iterator[str]:
+    if maze is None:
+        return
+    if not isinstance(maze, Maze):
+        yield f"maze is a {type(maze).__name__}, not a teacher.tasks.mazes.Maze"
+    if len(goal.entries) < 2 or goal.unit != "m":
+        found = f"{', '.join(goal.entries)} in {goal.unit}"
+        yield f"maze: the first two entries of a goal must be x and y in it, in m; spec.goal has {found}"
 
 
 def _names_problems(what: str, names: Any) -> list[str]:
@@ -214,6 +228,10 @@ def _method_problems(task: Task, call: Call, sizes: Sizes, xp: Any) -> Iterator[
         ("observe(state)", task.observe, (state,), spec.observation_size, "spec.observation has"),
         ("ended(state)", task.ended, (state,), None, ""),
     ]
+    if task.reference_policy is not None:
+        observation = _array(xp, spec.observation_size)
+        what, known = "reference_policy(observation, goal)", task.reference_policy
+        expected.append((what, known, (observation, goal), spec.action_size, "spec.action has"))
     if isinstance(task, MujocoTask):
         expected.append(("marker(goal)", task.marker, (goal,), 3, "a point has"))
     if isinstance(task, AnalyticTask):
@@ -253,7 +271,7 @@ def _answer_problems(what: str, answer: Any, xp: Any, size: int | None, by: str)
         kind = "NumPy's" if xp is np else "JAX's"
         yield (
             f"{what} answers {kind} arrays with a {type(answer).__name__}: "
-            "compute with state.qpos.__array_namespace__() in place of numpy or jax.numpy"
+            "compute with what __array_namespace__() of an argument gives, in place of numpy or jax.numpy"
         )
     elif size is not None and len(shape) == len(expected) and shape[:-1] == BATCH and shape[-1] != size:
         yield f"{what} has {shape[-1]} entries, {by} {size}"

@@ -1,0 +1,95 @@
+"""What is known of a task without learning, beside what a teacher learned: how well it can be done, and how
+far goals are."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from rich.markup import escape
+
+from pipelines.progress import Display
+from pipelines.rundir import DISTANCE_MAP, Run, write_columns
+from student.assess import retention
+from teacher.distance_map import agreement, drawable, queries
+from teacher.errors import FathomError
+from teacher.evaluate import Outcomes, run_episodes, summarise
+from teacher.learner import Learner
+from teacher.networks import Params
+from teacher.simulation import Simulation, Trajectories
+from teacher.tasks import Start, Task
+from teacher.tasks.requirements import own_code
+
+JSON = dict[str, Any]
+
+
+class HeldOut(NamedTuple):
+    """A teacher's held-out episodes."""
+
+    simulation: Simulation
+    layout: str
+    starts: Start
+    outcomes: Outcomes
+    lived: Trajectories
+
+
+def is_known(task: Task) -> bool:
+    """Whether the task states anything to compare a teacher with."""
+    return task.reference_policy is not None or task.maze is not None
+
+
+def compare_with_truth(
+    run: Run, learner: Learner, params: Params, held_out: HeldOut, display: Display
+) -> tuple[JSON, JSON]:
+    """Scores the task's reference policy in the same episodes, and the critic's distances in its maze.
+
+    Keeps in the run what the report's pictures of these distances need. Where the reference policy cannot
+    run, says why: the teacher is none the worse for it.
+    Returns: figures of the summary, and of its `teacher`."""
+    figures: JSON = {}
+    of_teacher: JSON = {}
+    try:
+        outcomes = reference_outcomes(held_out.simulation, held_out.starts)
+    except FathomError as error:
+        display.say(f"[yellow]no reference to compare with: {escape(str(error))}[/yellow]")
+        outcomes = None
+    if outcomes is not None:
+        figures["reference"] = summarise(outcomes, held_out.layout)
+        of_teacher = share_of_reference(held_out.outcomes, outcomes)
+    maze = held_out.simulation.task.maze
+    if maze is not None:
+        asked = queries(maze, learner.spec, held_out.lived, held_out.starts.goal)
+        given = map(jnp.asarray, (asked.observation, asked.action, asked.goals))
+        found = np.asarray(learner.distances(params, *given))
+        of_teacher["maze_distance"] = agreement(maze, asked, found)
+        write_columns(run.path / "teacher" / DISTANCE_MAP, **drawable(maze, asked, found))
+    return figures, of_teacher
+
+
+def reference_outcomes(simulation: Simulation, starts: Start) -> Outcomes | None:
+    """How the task's reference policy does from these starts; None where it states none.
+
+    Raises: FathomError if the policy fails, or answers with what are no numbers."""
+    task, policy = simulation.task, simulation.task.reference_policy
+    if policy is None:
+        return None
+    what = f"task {task.spec.name!r}: reference_policy(observation, goal)"
+
+    def checked(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        with own_code(f"{what} failed", task):
+            action = np.asarray(policy(observation, goal), np.float32)
+        if not np.isfinite(action).all():
+            raise FathomError(f"{what} answers with NaN or infinity, allowed are numbers in [-1, 1]")
+        return action
+
+    return run_episodes(simulation, checked, starts)[0]
+
+
+def share_of_reference(teacher: Outcomes, reference: Outcomes) -> JSON:
+    """The teacher's time at goal over the reference policy's, with its interval over pairs of episodes.
+
+    Nothing if the reference policy was at a goal so rarely that the ratio has no interval."""
+    found = retention(teacher, reference)
+    if not found:
+        return {}
+    interval = [found["retention_low"], found["retention_high"]]
+    return {"share_of_reference": found["retention"], "share_of_reference_interval": interval}

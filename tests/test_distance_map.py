@@ -1,0 +1,223 @@
+"""The critic's distances beside a maze's true ones, and a teacher beside its task's reference policy."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_own_task import PUCK, written
+
+from pipelines import ground_truth, teaching
+from pipelines.config import with_values
+from pipelines.ground_truth import reference_outcomes, share_of_reference
+from pipelines.presets import preset
+from pipelines.progress import Display
+from pipelines.rundir import DISTANCE_MAP, create_run, read_columns
+from teacher.distance_map import FAR, STATES, agreement, drawable, queries
+from teacher.evaluate import Outcomes, evaluation_starts, run_episodes, summarise
+from teacher.simulation import Trajectories, simulation
+from teacher.tasks import State, make_task
+from teacher.tasks.mazes import Maze
+from teacher.trained import load_teacher
+
+# A corridor of twelve cells, bent in the middle: its ends are near each other as the crow flies.
+BENT = """
+########
+#S.....#
+######.#
+#......#
+########
+"""
+CELL = 0.5
+TINY = ["task.name=wheel_maze", "collect.total_steps=1280", "evaluate.episodes=32"]
+
+
+@pytest.fixture(scope="module")
+def maze():
+    return Maze(BENT, CELL)
+
+
+def lived_in(maze, cells, length=3):
+    """Episodes that stand in these cells, one each, and their goals."""
+    places = maze.routes.centres[list(cells)]
+    observation = np.zeros((length + 1, len(cells), 6), np.float32)
+    observation[..., :2] = places
+    action = np.ones((length, len(cells), 2), np.float32)
+    going = np.ones((length, len(cells)), bool)
+    return Trajectories(observation[..., :3], observation, action, going), places
+
+
+def asked_in(maze, cells):
+    lived, goal = lived_in(maze, cells, length=1)
+    return queries(maze, make_task("wheel_maze").spec, lived, goal)
+
+
+def test_the_true_distance_agrees_fully_and_the_straight_line_does_not(maze):
+    asked = asked_in(maze, range(13))
+    found = agreement(maze, asked, 3 * maze.routes.steps + 1)
+    assert (found["states"], found["cells"]) == (13, 13)
+    assert found["rank_correlation"] == pytest.approx(1) == found["rank_correlation_far"]
+    assert 0 < found["rank_correlation_straight"] < 0.9
+    assert found["rank_correlation_far_straight"] < -0.4  # far ends lie beside each other
+
+
+def test_far_pairs_are_those_at_least_eight_cells_apart(maze):
+    """Distances that are wrong for near pairs alone leave the correlation of far ones as it is."""
+    asked, true = asked_in(maze, range(13)), maze.routes.steps
+    found = agreement(maze, asked, np.where(true < FAR, -true, true))
+    assert found["rank_correlation_far"] == pytest.approx(1)
+    assert found["rank_correlation"] < 0.9
+
+
+def test_a_correlation_of_what_does_not_vary_is_absent(maze):
+    found = agreement(maze, asked_in(maze, [0, 1]), np.ones((2, 13)))
+    assert "rank_correlation" not in found and "rank_correlation_far" not in found
+    assert "rank_correlation_straight" in found
+    short = Maze("####\n#S.#\n####", CELL)
+    assert "rank_correlation_far_straight" not in agreement(short, asked_in(short, [0]), np.ones((1, 2)))
+
+
+def test_queries_are_spread_over_the_steps_that_were_taken_outside_walls(maze):
+    spec = make_task("wheel_maze").spec
+    lived, goal = lived_in(maze, [0, 5, 12], length=500)
+    lived.going[100:, 1] = False
+    lived.observation[:, 2, :2] = 0  # in the outer wall
+    asked = queries(maze, spec, lived, goal)
+    places = maze.cell_number(asked.position)
+    assert places[0] == 0 and set(places.tolist()) == {0, 5}
+    assert len(places) == pytest.approx(STATES * 600 / 1100, abs=2)
+    assert (places == 5).mean() == pytest.approx(100 / 600, abs=0.02)
+    np.testing.assert_array_equal(asked.goals, maze.routes.centres)
+
+
+def test_goals_keep_what_is_no_place():
+    """A humanoid's goal has a height."""
+    task = make_task("humanoid_u_maze")
+    observation = np.zeros((2, 1, task.spec.observation_size), np.float32)
+    observation[..., :2] = task.maze.centres("S")[0]
+    lived = Trajectories(
+        observation, observation, np.zeros((1, 1, task.spec.action_size)), np.ones((1, 1), bool)
+    )
+    asked = queries(task.maze, task.spec, lived, np.array([[4, 4, 1.25]], np.float32))
+    np.testing.assert_array_equal(asked.goals[:, :2], task.maze.routes.centres)
+    assert (asked.goals[:, 2] == 1.25).all()
+
+
+def test_pictures_hold_distances_where_the_cells_are(maze):
+    asked, true = asked_in(maze, [0, 6]), maze.routes.steps[[0, 6]]
+    found = drawable(maze, asked, 2 * true)
+    assert np.isnan(found["critic"]).tolist() == maze.walls.tolist() == np.isnan(found["cells"]).tolist()
+    assert found["cells"][1].tolist()[1:-1] == [0, 1, 2, 3, 4, 5]
+    assert found["critic"][3, 1] == 24  # the other end
+    assert found["steps"].tolist() == list(range(13))
+    np.testing.assert_array_equal(found["quartiles"], 2 * np.arange(13)[:, None] * np.ones(3))
+
+
+def test_cells_without_a_way_are_farthest_and_in_no_quartile():
+    maze = Maze("#####\n#S#.#\n#####", CELL)
+    asked = asked_in(maze, [0, 1])
+    found = drawable(maze, asked, np.array([[1.0, 5.0], [4.0, 2.0]]))
+    assert found["cells"][1].tolist()[1::2] == [0, np.inf]
+    assert found["steps"].tolist() == [0] and found["quartiles"].tolist() == [[1.25, 1.5, 1.75]]
+    assert agreement(maze, asked, np.array([[1.0, 5.0], [4.0, 2.0]]))["rank_correlation"] > 0.8
+
+
+@pytest.mark.parametrize("name", ["wheel_maze", "humanoid_u_maze"])
+def test_goals_of_maze_tasks_are_places_in_their_maze(name):
+    task = make_task(name)
+    goals = jax.vmap(lambda key: task.start(key, "all").goal)(jax.random.split(jax.random.key(0), 20))
+    assert (task.maze.cell_number(goals[:, :2]) >= 0).all()
+    assert make_task("ant").maze is None and make_task("reacher").maze is None
+
+
+# In a run
+
+
+@pytest.fixture(scope="module")
+def maze_run(tmp_path_factory):
+    config = with_values(preset("debug"), TINY)
+    run = create_run(tmp_path_factory.mktemp("runs") / "maze", config, "debug", 0)
+    teaching.teach(run)
+    return run
+
+
+def test_a_run_scores_the_reference_on_the_episodes_of_its_evaluation(maze_run):
+    summary, task = maze_run.summary, make_task("wheel_maze")
+    where = simulation("wheel_maze")
+    outcomes, _ = run_episodes(where, task.reference_policy, evaluation_starts(where, 32, "all"))
+    assert summary["reference"] == json.loads(json.dumps(summarise(outcomes, "all")))
+    assert summary["reference"]["success_final"] == 1
+    teacher = summary["teacher"]
+    share = teacher["time_at_goal"] / summary["reference"]["time_at_goal"]
+    assert teacher["share_of_reference"] == pytest.approx(share)
+    low, high = teacher["share_of_reference_interval"]
+    assert low <= share <= high
+
+
+def test_a_run_keeps_its_critics_distances_beside_the_true_ones(maze_run):
+    found = maze_run.summary["teacher"]["maze_distance"]
+    maze = make_task("wheel_maze").maze
+    assert found["states"] == STATES and found["cells"] == (~maze.walls).sum()
+    kept = read_columns(maze_run.path / "teacher" / DISTANCE_MAP)
+    # The first state again, asked through the saved teacher.
+    teacher, task = load_teacher(maze_run.checkpoints), make_task("wheel_maze")
+    starts = evaluation_starts(simulation("wheel_maze"), 32, "all")
+    observation = task.observe(State(starts.qpos, starts.qvel, starts.qvel))[:1]
+    action = np.asarray(teacher.policy()(observation, starts.goal[:1]))
+    goals = maze.routes.centres
+    again = teacher.distance(
+        teacher.params, *(np.repeat(each, len(goals), axis=0) for each in (observation, action)), goals
+    )
+    np.testing.assert_allclose(kept["critic"][~maze.walls], again, rtol=1e-3)
+    assert kept["cells"][1, 1] == 0
+
+
+def test_taken_up_again_a_finished_run_gets_what_it_lacks(maze_run):
+    before = maze_run.summary
+    (maze_run.path / "summary.json").unlink()
+    (maze_run.path / "teacher" / DISTANCE_MAP).unlink()
+    teaching.teach(maze_run, resume=True)
+    after = maze_run.summary
+    assert after["reference"] == before["reference"]
+    assert after["teacher"] == before["teacher"]
+    assert (maze_run.path / "teacher" / DISTANCE_MAP).exists()
+
+
+def test_a_share_of_a_reference_that_reaches_nothing_is_absent():
+    def of(time_at_goal):
+        return Outcomes(np.array(time_at_goal), *[np.zeros(2)] * 5)
+
+    assert share_of_reference(of([0.5, 0.1]), of([0.0, 0.0])) == {}
+    assert share_of_reference(of([0.5, 0.1]), of([1.0, 0.2]))["share_of_reference"] == pytest.approx(0.5)
+
+
+def test_the_documented_reference_policy_solves_its_task(tmp_path):
+    where = simulation(written(tmp_path, PUCK, "Puck"))
+    found = reference_outcomes(where, evaluation_starts(where, 64, "all"))
+    assert found.success_final.all()
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (lambda observation, goal: np.nan * goal, "answers with NaN or infinity, allowed are numbers"),
+        (lambda observation, goal: {}["way"], "failed: KeyError: 'way'"),
+    ],
+)
+def test_a_reference_policy_that_fails_is_named_and_costs_no_figure_of_the_teacher(
+    maze_run, monkeypatch, policy, told
+):
+    before, said = maze_run.summary, []
+    monkeypatch.setattr(make_task("wheel_maze"), "reference_policy", policy, raising=False)
+    monkeypatch.setattr(Display, "say", lambda self, text: said.append(text))
+    (maze_run.path / "summary.json").unlink()
+    teaching.teach(maze_run, Display(), resume=True)
+    assert f"task 'wheel_maze': reference_policy(observation, goal) {told}" in "".join(said).replace("\\", "")
+    after = maze_run.summary
+    assert "reference" not in after and "share_of_reference" not in after["teacher"]
+    assert after["teacher"].items() <= {**before["teacher"]}.items()
+
+
+def test_a_task_that_states_nothing_is_compared_with_nothing():
+    assert not ground_truth.is_known(make_task("fr3_reach"))
+    assert ground_truth.is_known(make_task("wheel_maze")) and ground_truth.is_known(make_task("ant_u4_maze"))
