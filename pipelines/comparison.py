@@ -151,7 +151,7 @@ def _agree(found: list[JSON], key: str) -> bool:
 
 def _means(found: list[JSON], keys: Iterable[str]) -> JSON:
     """The mean of each key that all of `found` have, with its interval unless it is a cost."""
-    figures = {}
+    figures: JSON = {}
     for key in keys:
         values = [each[key] for each in found if each.get(key) is not None]
         if not values or len(values) < len(found):
