@@ -124,7 +124,10 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
     for entry, low, high in zip(goal.entries, goal.low, goal.high, strict=True):
         if low > high:
             yield f"goal entry {entry!r}: low is {low:g}, above high, {high:g}"
-    yield from _names_problems("layouts", task.layouts)
+    layouts = _names_problems("layouts", task.layouts)
+    yield from layouts
+    if not layouts and task.evaluation_layout not in task.layouts:
+        yield f"evaluation_layout is {task.evaluation_layout!r}, not one of layouts: {', '.join(task.layouts)}"
     yield from _names_problems("engines", task.engines) or _engine_problems(task)
 
 
