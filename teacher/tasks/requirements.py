@@ -127,7 +127,8 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
     layouts = _names_problems("layouts", task.layouts)
     yield from layouts
     if not layouts and task.evaluation_layout not in task.layouts:
-        yield f"evaluation_layout is {task.evaluation_layout!r}, not one of layouts: {', '.join(task.layouts)}"
+        known = ", ".join(task.layouts)
+        yield f"evaluation_layout is {task.evaluation_layout!r}, not one of layouts: {known}"
     yield from _names_problems("engines", task.engines) or _engine_problems(task)
 
 
