@@ -11,12 +11,18 @@ base-depth      min(1, 4 / K): published up to depth 16, and from there on the s
 published       1 (arXiv:2503.14858)
 published-rate  1, with Adam's rate in the blocks times min(1, 4 / K) (arXiv:2505.01618, alpha = 0)
 
-`loss` is InfoNCE of held-out batches without its penalty, `rank` the rank correlation of the critic's
-distance with the number of cells to walk, over pairs of any distance and (`rank_far`) of eight cells or more.
-`--negatives` draws each environment's share of a batch in another way, as `update.negatives` would.
+`loss` is InfoNCE without its penalty, of held-out batches in which no two state-actions are of one walk,
+and `loss_own` of such as have sixteen of each walk: both are the same batches for all. `rank` is the rank
+correlation of the critic's distance with the number of cells to walk, over pairs of any distance and
+(`rank_far`) of at least eight cells.
+
+`--sampling` says which walks a batch to learn from comes from: `even`, one state-action of each; a number, so
+many of each; `independent`, every state-action's walk drawn by itself among as many walks as the batch has
+state-actions, so that it has about one companion of its own walk (as published, arXiv:2503.14858).
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -42,7 +48,7 @@ STEPS = 250  # of each walk
 TRAINING, HELD_OUT = 2048, 256  # walks
 KNOWING = 0.7  # share of the walks that follow the shortest way, with noise
 DISCOUNT, PENALTY, REPRESENTATION = 0.99, 0.1, 64
-JUDGED_BATCHES, JUDGED_STATES, FAR = 16, 400, 8
+JUDGED_BATCHES, JUDGED_STATES, FAR, OWN = 16, 400, 8, 16
 POINTS = 5  # of a learning curve
 
 
@@ -109,7 +115,28 @@ def data() -> tuple[Replay, Replay]:
     return as_replay(walks(TRAINING, rng)), as_replay(walks(HELD_OUT, rng))
 
 
-def trained(candidate: str, depth: int, width: int, rate: float, batch: int, updates: int, seed: int) -> Row:
+def drawn_walks(sampling: str, key: jax.Array, batch: int, count: int) -> jax.Array:
+    """Which of `count` walks each state-action of a batch comes from: [B]."""
+    if sampling == "independent":
+        block_key, walk_key = jax.random.split(key)
+        return (
+            jax.random.randint(block_key, (), 0, count) + jax.random.randint(walk_key, (batch,), 0, batch)
+        ) % count
+    own = 1 if sampling == "even" else int(sampling)
+    return jnp.repeat(jax.random.choice(key, count, (batch // own,), replace=False), own)
+
+
+def drawn_batch(walked: Replay, key: jax.Array, sampling: str, batch: int) -> replay.Batch:
+    """State-actions of the drawn walks, each with a goal that its walk reaches later."""
+    walk_key, row_key = jax.random.split(key)
+    walk = drawn_walks(sampling, walk_key, batch, walked.newest.shape[1])
+    columns = Replay(*jax.tree.map(lambda leaf: leaf[:, walk], (walked.rows, walked.newest)), walked.written)
+    return replay.sample(columns, row_key, batch, DISCOUNT, Devices(jax.devices()[:1]))
+
+
+def trained(
+    candidate: str, sampling: str, depth: int, width: int, rate: float, batch: int, updates: int, seed: int
+) -> Row:
     """A critic's learning curve."""
     training, held_out = data()
     blocks, rule = depth // 4, CANDIDATES[candidate]
@@ -125,7 +152,6 @@ def trained(candidate: str, depth: int, width: int, rate: float, batch: int, upd
     adam = {"blocks": optax.adam(rate * rule.rate(blocks)), "ends": optax.adam(rate)}
     optimiser = optax.multi_transform(adam, partial(jax.tree_util.tree_map_with_path, _group))
     learned = params, optimiser.init(params)
-    draw = partial(replay.sample, batch=batch, discount=DISCOUNT, devices=Devices(jax.devices()[:1]))
 
     def logits(params: Any, rows: replay.Batch) -> jax.Array:
         pairs = jnp.concatenate([rows.observation, rows.action], axis=-1)
@@ -135,7 +161,9 @@ def trained(candidate: str, depth: int, width: int, rate: float, batch: int, upd
     def learn(learned: Any, training: Replay, keys: jax.Array) -> Any:
         def body(carry: Any, key: jax.Array) -> tuple[Any, None]:
             params, state = carry
-            slope = jax.grad(lambda p: infonce(logits(p, draw(training, key)), PENALTY).mean())(params)
+            slope = jax.grad(
+                lambda p: infonce(logits(p, drawn_batch(training, key, sampling, batch)), PENALTY).mean()
+            )(params)
             change, state = optimiser.update(slope, state, params)
             return (optax.apply_updates(params, change), state), None
 
@@ -144,8 +172,12 @@ def trained(candidate: str, depth: int, width: int, rate: float, batch: int, upd
     @jax.jit
     def judge(params: Any, held_out: Replay) -> Any:
         def one(key: jax.Array) -> Any:
-            found = logits(params, draw(held_out, key))
-            return {"loss": infonce(found, 0.0).mean(), "accuracy": retrieval_accuracy(found)}
+            found, own = (
+                logits(params, drawn_batch(held_out, key, judged, min(batch, HELD_OUT)))
+                for judged in ("even", str(OWN))
+            )
+            losses = {"loss": infonce(found, 0.0).mean(), "loss_own": infonce(own, 0.0).mean()}
+            return losses | {"accuracy": retrieval_accuracy(found)}
 
         return jax.tree.map(jnp.mean, jax.lax.map(one, jax.random.split(jax.random.key(99), JUDGED_BATCHES)))
 
@@ -184,6 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--sampling", nargs="+", default=["even"], metavar="even|NUMBER|independent")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3])
     parser.add_argument("--batch", type=int, default=256)
@@ -198,9 +231,19 @@ def main() -> None:
     for seed in arguments.seeds:
         for depth in arguments.depths:
             for rate in arguments.rates:
-                for name in arguments.candidates:
-                    basis = {"candidate": name, "depth": depth, "width": arguments.width, "rate": rate}
-                    basis |= {"batch": arguments.batch, "updates": arguments.updates, "seed": seed}
+                for name, sampling in itertools.product(arguments.candidates, arguments.sampling):
+                    basis = {
+                        "candidate": name,
+                        "sampling": sampling,
+                        "depth": depth,
+                        "width": arguments.width,
+                    }
+                    basis |= {
+                        "rate": rate,
+                        "batch": arguments.batch,
+                        "updates": arguments.updates,
+                        "seed": seed,
+                    }
                     row = results.add(basis, partial(_measure, basis))
                     say(str({key: value for key, value in row.items() if key != "curve"}))
     show(

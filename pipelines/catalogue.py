@@ -52,6 +52,7 @@ def _description(task: Task) -> JSON:
         "success_radius": spec.goal.success_radius,
         "goal_unit": spec.goal.unit,
         "layouts": list(task.layouts),
+        "evaluation_layout": task.evaluation_layout,
         "randomised": task.randomise.alters_anything,
         "description": (type(task).__doc__ or "").strip().partition("\n")[0],
     }

@@ -232,7 +232,7 @@ class EvaluateConfig(Group):
     every: PositiveInt = 10
     """iterations between two evaluations"""
     layout: str | None = None
-    """goals to evaluate on; the task's last layout if not given"""
+    """goals to evaluate on; the task's evaluation layout, mostly its last, if not given"""
     until: Annotated[str | None, BeforeValidator(_threshold)] = None
     """KEY=VALUE: training ends after the first evaluation whose KEY, a share of the score, reaches VALUE"""
 

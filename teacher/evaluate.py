@@ -44,7 +44,7 @@ def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
 
 def evaluation_layout(config: TeacherConfig) -> str:
     """How goals are laid out in evaluation: as the settings say, or else the task."""
-    return config.evaluate.layout or make_task(config.task.name).layouts[-1]
+    return config.evaluate.layout or make_task(config.task.name).evaluation_layout
 
 
 def evaluation_starts(simulation: Simulation, episodes: int, layout: str, seed: int | None = None) -> Start:

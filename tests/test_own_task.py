@@ -237,6 +237,7 @@ def test_tasks_are_described_for_machines(robot, pipeline, tmp_path):
         "success_radius": 0.1,
         "goal_unit": "m",
         "layouts": ["all"],
+        "evaluation_layout": "all",
         "randomised": False,
         "description": "Two driven wheels bring a robot to a point on the floor.",
     }

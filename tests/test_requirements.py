@@ -88,6 +88,10 @@ FAULTS = {
     "an engine of another kind": ({"engines": ("analytic",)}, "'analytic' needs an AnalyticTask"),
     "nothing to train in": ({"engines": ("mujoco", "mjx")}, "first engine is 'mujoco', but teachers are"),
     "no layout": ({"layouts": ()}, "layouts is empty"),
+    "evaluation on a layout that there is not": (
+        {"layouts": ("near", "far"), "evaluation_layout": "all"},
+        "evaluation_layout is 'all', not one of layouts: near, far",
+    ),
     "a layout twice": ({"layouts": ("near", "far", "near")}, "layouts names 'near' twice"),
     "a layout that start does not know": (
         {

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from teacher.errors import UsageError
 from teacher.evaluate import evaluation_starts, run_episodes
 from teacher.simulation import simulation
 from teacher.tasks import State, make_task
-from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, RADIUS, SPEED, TURN
+from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, NEAR, RADIUS, SPEED, TURN
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,33 @@ def test_walls_stop_an_axis_and_leave_the_other_free(task):
     assert last.qvel[0] == 0
     assert last.qvel[1] > 0
     assert last.qpos[1] > states[-2].qpos[1] > 2.1 * CELL
+
+
+def drawn_cells(task, layout):
+    """Cells [D] of starts and of goals, over many episodes."""
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    start = jax.jit(jax.vmap(lambda key: task.start(key, layout)))(keys)
+    return task.maze.cell_number(np.asarray(start.qpos)[:, :2]), task.maze.cell_number(np.asarray(start.goal))
+
+
+def test_near_and_far_goals_part_all_of_them_by_the_cells_to_walk(task):
+    routes = task.maze.routes
+    first = int(task.maze.cell_number(task.maze.centres("S"))[0])
+    steps = routes.steps[first]
+    for layout, expected in {"all": steps >= 0, "far": steps > NEAR}.items():
+        start, goal = drawn_cells(task, layout)
+        assert set(start) == {first}
+        assert set(goal) == set(np.flatnonzero(expected)), layout
+    start, goal = drawn_cells(task, "near")
+    assert set(zip(start, goal, strict=True)) == set(zip(*np.nonzero(routes.steps <= NEAR), strict=True))
+    each = np.bincount(start)  # as often from each cell, however many are near it
+    assert np.abs(each - len(start) / len(steps)).max() < 5 * (len(start) / len(steps)) ** 0.5
+
+
+def test_training_and_evaluation_are_on_all_goals_unless_asked_otherwise(task):
+    assert (task.layouts[0], task.evaluation_layout) == ("all", "all")
+    with pytest.raises(UsageError, match=r"unknown goal layout 'nearby'; did you mean 'near'\?"):
+        task.start(jax.random.key(0), "nearby")
 
 
 @pytest.mark.parametrize("engine", ["analytic", "mujoco"])

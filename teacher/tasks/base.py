@@ -57,8 +57,13 @@ class Task(abc.ABC):
 
     @property
     def layouts(self) -> tuple[str, ...]:
-        """Names of the ways to lay out goals: the first to train on, the last to evaluate on."""
+        """Names of the ways to lay out goals, the one to train on first."""
         return ("all",)
+
+    @property
+    def evaluation_layout(self) -> str:
+        """The layout to evaluate on, unless settings say otherwise."""
+        return self.layouts[-1]
 
     @property
     def randomise(self) -> Randomisation:
@@ -77,7 +82,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def start(self, key: Array, layout: str) -> Start:
-        """Draws one start state and, from the named layout, its goal."""
+        """Draws one start state and its goal, as the named layout has them."""
 
     @abc.abstractmethod
     def observe(self, state: State) -> Array:

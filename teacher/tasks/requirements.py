@@ -128,7 +128,11 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
     if task.reference_policy is not None and not callable(task.reference_policy):
         yield f"reference_policy is a {type(task.reference_policy).__name__}, not a method"
     yield from _maze_problems(task.maze, goal)
-    yield from _names_problems("layouts", task.layouts)
+    layouts = _names_problems("layouts", task.layouts)
+    yield from layouts
+    if not layouts and task.evaluation_layout not in task.layouts:
+        known = ", ".join(task.layouts)
+        yield f"evaluation_layout is {task.evaluation_layout!r}, not one of layouts: {known}"
     yield from _names_problems("engines", task.engines) or _engine_problems(task)
 
 

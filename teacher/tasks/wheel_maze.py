@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from teacher.errors import unknown_name
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State
 from teacher.tasks.mazes import HARDEST, Maze
@@ -21,6 +22,7 @@ SPEED, TURN = 0.375, 4.0  # m/s and rad/s at full action
 CONTROL_DT = 0.1  # s
 KEPT = 0.7  # share of a velocity error that is left after a control period
 START_SPREAD = 0.05  # m around the start cell's centre
+NEAR = 5  # cells to walk, at most, from start to goal in the layout `near`
 ARRIVED = 0.03  # m from its goal at which the reference policy stops
 JOINTS = ("x", "y", "heading")
 
@@ -34,6 +36,8 @@ class WheelMaze(MujocoTask, AnalyticTask):
     """Forward speed and turning rate at 10 Hz drive a two-wheeled robot through a maze to a cell."""
 
     engines = ("analytic", "mjx", "mujoco")
+    layouts = ("all", "near", "far")
+    evaluation_layout = "all"
     pushed = (0, 1)
     maze = Maze(HARDEST, CELL)
 
@@ -83,13 +87,30 @@ class WheelMaze(MujocoTask, AnalyticTask):
         )
 
     def start(self, key: Array, layout: str) -> Start:
+        """Draws where an episode begins and its goal.
+
+        `all`: from the start cell to any cell. `far`: to those more than NEAR cells away. `near`: from any cell
+        to one at most NEAR away, so that every piece of the ways to far goals is trained, and no such way."""
         place_key, heading_key, goal_key = jax.random.split(key, 3)
-        place = self.maze.centres("S")[0] + jax.random.uniform(
-            place_key, (2,), minval=-START_SPREAD, maxval=START_SPREAD
-        )
+        cell, goal = self._ends(goal_key, layout)
+        place = cell + jax.random.uniform(place_key, (2,), minval=-START_SPREAD, maxval=START_SPREAD)
         heading = jax.random.uniform(heading_key, (1,), minval=-jnp.pi, maxval=jnp.pi)
-        goal = jax.random.choice(goal_key, jnp.asarray(self.maze.centres("SG")))
         return Start(jnp.concatenate([place, heading]), jnp.zeros(3), goal)
+
+    def _ends(self, key: Array, layout: str) -> tuple[Array, Array]:
+        """Centres [2] of the cells where an episode begins and where its goal is."""
+        routes, first, cells = self.maze.routes, self.maze.centres("S")[0], self.maze.centres("SG")
+        if layout == "near":
+            start_key, goal_key = jax.random.split(key)
+            start = jax.random.randint(start_key, (), 0, len(routes.centres))
+            near = jnp.asarray(routes.steps <= NEAR)[start]
+            goal = jax.random.categorical(goal_key, jnp.where(near, 0.0, -jnp.inf))
+            return jnp.asarray(routes.centres)[start], jnp.asarray(routes.centres)[goal]
+        steps = routes.steps[self.maze.cell_number(first), self.maze.cell_number(cells)]
+        goals = {"all": cells, "far": cells[steps > NEAR]}
+        if layout not in goals:
+            raise unknown_name("goal layout", layout, self.layouts)
+        return first, jax.random.choice(key, jnp.asarray(goals[layout]))
 
     def observe(self, state: State) -> Array:
         xp = state.qpos.__array_namespace__()
