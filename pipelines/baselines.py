@@ -1,5 +1,6 @@
 """Baselines beside a run's students: each an ordinary run in baselines/NAME, judged on the same episodes."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from pipelines import distilling, stages
 from pipelines.config import Config
 from pipelines.judging import Yardstick
 from pipelines.progress import Display
-from pipelines.rundir import Run, create_run
+from pipelines.rundir import Run, create_run, new_folder, read_json, write_json
 from pipelines.teaching import teach
 from student import assess, baselines
 from student.config import TRAINING_FIELDS
@@ -44,7 +45,7 @@ def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed:
         if folder.exists() and not resume:
             raise UsageError(f"{folder} holds a baseline already: add --resume, or remove it")
     _require_budget(run, [name for name in asked if not _is_judged(run, folders[name])])
-    configs = {name: _config(name, run.config, size) for name in asked}
+    configs = {name: _config(folder, run.config, size) for name, folder in folders.items()}
     for name, folder in folders.items():
         if folder.exists():
             _require_same(Run(folder), configs[name])
@@ -56,6 +57,7 @@ def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed:
         "teacher_sha256": student.teacher_source,
         "student_sha256": student.source,
     }
+    sizes = {"student_parameters": parameter_count(student.params.policy)}
     waiting = [name for name in asked if not _is_judged(run, folders[name], basis)]
     for name in asked:
         if name not in waiting:
@@ -65,7 +67,7 @@ def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed:
         of_student = _outcomes(measure, _policy(student))
         for name in waiting:
             trained = _train(run, folders[name], configs[name], size)
-            figures = basis | trained.effort | _judge(measure, trained.policy, of_student)
+            figures = basis | sizes | trained.effort | _judge(measure, trained.policy, of_student)
             run.update_summary({"baselines": {name: figures}})
             display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
     found = run.summary
@@ -99,13 +101,22 @@ def _require_budget(run: Run, names: list[str]) -> None:
         )
     config, length = run.config, make_task(run.config.teacher.task.name).spec.episode_length
     expected = {name: baselines.expected_s(name, teacher, config.student, length) for name in names}
+    if "direct_long" in expected:
+        expected.pop("direct", None)  # whose time is part of it
     baselines.require_budget(expected, config.student.baseline_budget_s)
 
 
-def _config(name: str, config: Config, size: str) -> Config:
-    """A baseline's settings, refused where they do not run on the devices here."""
-    if name in baselines.PLAIN:
-        made = config.model_copy(update={"teacher": baselines.trained_directly(name, config.teacher, size)})
+def _config(folder: Path, config: Config, size: str) -> Config:
+    """A baseline's settings, refused where they do not run on the devices here.
+
+    Those of `direct_long` have the teacher's number of steps until it is begun."""
+    name = folder.name
+    if name in baselines.TRAINED:
+        teacher = baselines.trained_directly(name, config.teacher, size)
+        if name == "direct_long" and folder.exists():
+            begun = Run(folder).config.teacher.collect.iterations
+            teacher = baselines.with_iterations(teacher, begun)
+        made = config.model_copy(update={"teacher": teacher})
         stages.check(made)
         return made
     return config.model_copy(update={"student": baselines.distilled(name, config.student, size)})
@@ -122,10 +133,15 @@ def _require_same(begun: Run, config: Config) -> None:
 def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
     """Trains a baseline in its own run, or goes on with it."""
     name = folder.name
-    made = Run(folder) if folder.exists() else create_run(folder, config, run.settings["preset"], run.seed)
+    if folder.exists():
+        made = Run(folder)
+    elif name == "direct_long":
+        made = _prolonged(Run(folder.with_name("direct")), folder, run.summary["teacher"]["wall_s"])
+    else:
+        made = create_run(folder, config, run.settings["preset"], run.seed)
     display = Display(f"baseline {name}")
     with made.locked():
-        if name in baselines.PLAIN:
+        if name in baselines.TRAINED:
             found = teach(made, display, resume=True)
             agent = load_teacher(made.checkpoints)
             act_alone, parameters = agent.policy(), parameter_count(agent.params.actor)
@@ -136,6 +152,24 @@ def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
             link.symlink_to(Path("..", "..", "teacher"))  # relative, so that a run can be moved
         effort = distilling.distil(made, display, resume=True)[size]
         return Trained(_policy(load_student(made.students / size)), effort)
+
+
+def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:
+    """A copy of a finished teacher's run, to be gone on with until it has taken about `wall_s` seconds.
+
+    How many iterations that is, its own pace so far decides here once; from then on they are a setting,
+    so that the copy can be resumed like any run."""
+    iterations = baselines.iterations_within(wall_s, direct.metrics("teacher"))
+    config = direct.config
+    teacher = baselines.with_iterations(config.teacher, iterations)
+    settings = {"config": config.model_copy(update={"teacher": teacher}).model_dump(mode="json")}
+    # Figures are of the shorter training; trackers begin a record of their own.
+    left_out = shutil.ignore_patterns("summary.json", "*.lock", "*.html", "tensorboard", "wandb*")
+    with new_folder(folder) as partial:
+        shutil.copytree(direct.path, partial, ignore=left_out, dirs_exist_ok=True)
+        for stage in (partial, partial / "teacher"):
+            write_json(stage / "config.json", read_json(stage / "config.json") | settings)
+    return Run(folder)
 
 
 def _judge(measure: Yardstick, policy: SensingPolicy, of_student: Outcomes) -> JSON:

@@ -191,7 +191,7 @@ def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
         "student": student.name,
         "checkpoint_sha256": student.source,
         "teacher_depth": network.depths[0],
-        "teacher_width": network.width,
+        "teacher_width": network.widths[0],
         "teacher_sha256": teacher.source,
         "observation_seed": seed,
     }

@@ -147,11 +147,12 @@ def _restored(run: Run, learner: Learner, resume: bool) -> tuple[TeacherState, d
 def _summary(
     network: NetworkConfig, env_steps: int, wall_s: float, evaluation: dict[str, Any] | None
 ) -> dict[str, Any]:
-    depth, critic_depth = network.depths
+    (depth, critic_depth), (width, critic_width) = network.depths, network.widths
     return {
         "depth": depth,
         "critic_depth": critic_depth,
-        "width": network.width,
+        "width": width,
+        "critic_width": critic_width,
         "env_steps": env_steps,
         "wall_s": wall_s,
         **(evaluation or {}),

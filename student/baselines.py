@@ -1,45 +1,80 @@
-"""What distillation is compared with: a student's own network, made without a teacher or with less of one.
+"""What distillation is compared with: as narrow a policy, made without a teacher or with less of one.
 
-direct         contrastive RL of the small network, actor and encoders, with the teacher's environment steps
-shallow_actor  the same of the small actor beside encoders as deep as the teacher's (arXiv:2503.14858, fig. 6)
+direct         contrastive RL of a shallow network, actor and encoders, with the teacher's environment steps
+direct_long    the same network, gone on with until it has taken the teacher's wall time
+shallow_actor  the shallow actor beside encoders as deep as the teacher's (arXiv:2503.14858, fig. 6)
 cloning        behaviour cloning: labels on the teacher's own episodes alone, without noise
 dagger         DAgger (arXiv:1011.0686): the students act, but no goal is relabelled
 
-The first two observe what the teacher does, also where students see less: an easier task than theirs.
+The first three are the best shallow networks that contrastive RL is known to train: a residual block with
+LayerNorm, so depth 4, of the student's width (arXiv:2503.14858, section 4). Without LayerNorm they learn
+far less, and a student would be compared with that. They observe what the teacher does, also where students
+see less: an easier task than theirs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from student.config import StudentConfig
-from teacher.config import TeacherConfig
+from student.config import StudentConfig, parse_size
+from teacher.config import BLOCK_DEPTH, TeacherConfig
 from teacher.errors import UsageError, unknown_name
 
-# Which of a teacher's networks are of the student's size instead.
-PLAIN: dict[str, tuple[str, ...]] = {
-    "direct": ("plain_actor", "plain_critic"),
-    "shallow_actor": ("plain_actor",),
+DEPTH = BLOCK_DEPTH
+# How long each network is trained that is shallow throughout.
+DIRECT = {
+    "direct": "with its teacher's number of environment steps",
+    "direct_long": "for its teacher's wall time",
 }
-NAMES = (*PLAIN, "cloning", "dagger")
+TRAINED = (*DIRECT, "shallow_actor")
+NAMES = (*TRAINED, "cloning", "dagger")
 
 
 def named(text: str) -> tuple[str, ...]:
-    """`all`, or names with commas between them -> those in the order of `NAMES`; UsageError for others."""
-    asked = NAMES if text.strip() == "all" else [name.strip() for name in text.split(",")]
-    for name in asked:
+    """`all`, or names with commas between them -> those in the order of `NAMES`; UsageError for others.
+
+    `direct_long` goes on from `direct` and brings it."""
+    asked = {*NAMES} if text.strip() == "all" else {name.strip() for name in text.split(",")}
+    for name in sorted(asked):
         if name not in NAMES:
             raise unknown_name("baseline", name, ("all", *NAMES))
+    if "direct_long" in asked:
+        asked.add("direct")
     return tuple(name for name in NAMES if name in asked)
 
 
 def trained_directly(name: str, config: TeacherConfig, size: str) -> TeacherConfig:
-    """A teacher's settings with the networks in `PLAIN[name]` plain and of this size; all else the same,
-    but that it is trained to the end of `collect.total_steps`, whatever score ended its teacher."""
-    network = config.network.model_dump() | dict.fromkeys(PLAIN[name], size)
-    if name == "direct":
-        network["fused"] = False  # there are no residual blocks to fuse
+    """A teacher's settings with a shallow actor of this size's width, and in `DIRECT` encoders like it; all
+    else is the same, but that it learns for all of `collect.total_steps`, whatever ended its teacher."""
+    width = parse_size(size).width
+    shallow: dict[str, int | None] = {"actor_depth": DEPTH, "actor_width": width}
+    if name in DIRECT:
+        shallow = dict.fromkeys(["actor_depth", "actor_width", "critic_depth"])
+        shallow |= {"depth": DEPTH, "width": width}
+    # The kernels take few widths, and give the same results up to rounding.
+    network = config.network.model_dump() | shallow | {"fused": False}
     evaluate = config.evaluate.model_dump() | {"until": None}
     return TeacherConfig.model_validate(config.model_dump() | {"network": network, "evaluate": evaluate})
+
+
+def with_iterations(config: TeacherConfig, iterations: int) -> TeacherConfig:
+    """The same settings with as many environment steps as these iterations take."""
+    collect = config.collect
+    steps = iterations * collect.envs * collect.steps
+    return config.model_copy(update={"collect": collect.model_copy(update={"total_steps": steps})})
+
+
+def iterations_within(wall_s: float, lines: Sequence[Mapping[str, Any]]) -> int:
+    """How many iterations a finished training would have done in `wall_s` seconds at its own pace.
+
+    Args: lines: of its metrics, with `iteration` and `wall_s`. The first iteration, which compiles, does not
+    count for the pace. Returns: never less than was done."""
+    first, last = lines[0], lines[-1]
+    done = int(last["iteration"])
+    if done == first["iteration"]:
+        pace = last["wall_s"] / done
+    else:
+        pace = (last["wall_s"] - first["wall_s"]) / (done - first["iteration"])
+    return done + max(0, round((wall_s - last["wall_s"]) / pace))
 
 
 def distilled(name: str, config: StudentConfig, size: str) -> StudentConfig:
@@ -53,9 +88,10 @@ def distilled(name: str, config: StudentConfig, size: str) -> StudentConfig:
 def expected_s(name: str, teacher: Mapping[str, Any], config: StudentConfig, episode_length: int) -> float:
     """Seconds that a baseline may take, from those of its teacher in proportion to environment steps.
 
-    Args: teacher: `wall_s` and `env_steps` of its training. A small network is faster: this is an upper
-    estimate where physics do not take all the time."""
-    share = 1.0 if name in PLAIN else config.rounds * config.envs * episode_length / teacher["env_steps"]
+    Args: teacher: `wall_s` and `env_steps` of its training. A shallow network is faster: for `direct` and
+    `shallow_actor` this is an upper estimate where physics do not take all the time. That of `direct_long`
+    is the teacher's own time, and holds `direct`."""
+    share = 1.0 if name in TRAINED else config.rounds * config.envs * episode_length / teacher["env_steps"]
     return share * teacher["wall_s"]
 
 
@@ -80,22 +116,25 @@ def require_budget(expected: Mapping[str, float], budget_s: float | None) -> Non
 
 
 def conclusion(figures: Mapping[str, Any]) -> str | None:
-    """Whether distillation beat direct training, in a sentence; None if that was not tried.
+    """Whether distillation beat direct training, a sentence for each length of it; None if none was tried.
 
-    Args: figures: of each baseline, with `size`, `time_at_goal` and `student_gain`, by how much longer the
-    distilled student was at its goals in the same episodes, with its interval."""
-    direct = figures.get("direct")
-    if direct is None:
-        return None
+    Args: figures: of each baseline, with `size`, `time_at_goal`, `env_steps`, `parameters`, those of the
+    student, and `student_gain`, by how much longer the distilled student was at its goals in the same
+    episodes, with its interval."""
+    sentences = [_comparison(length, figures[name]) for name, length in DIRECT.items() if name in figures]
+    return " ".join(sentences) or None
+
+
+def _comparison(length: str, direct: Mapping[str, Any]) -> str:
     low, high = direct["student_gain_interval"]
     outcome = "beats" if low > 0 else "does worse than" if high < 0 else "does not surely beat"
-    student, alone = (
-        _percent(share) for share in (direct["time_at_goal"] + direct["student_gain"], direct["time_at_goal"])
-    )
+    alone, gain = direct["time_at_goal"], direct["student_gain"]
     return (
-        f"Distillation {outcome} direct training: the distilled {direct['size']} student is at its goal "
-        f"{student} of the time, the same network trained directly with its teacher's number of environment "
-        f"steps {alone} (difference, paired: {_percent(low)} to {_percent(high)})."
+        f"Distillation {outcome} direct training {length}: the distilled {direct['size']} student "
+        f"({direct['student_parameters']:,} parameters) is at its goal {_percent(alone + gain)} of the time, "
+        f"a residual network with LayerNorm of depth {DEPTH} and the same width "
+        f"({direct['parameters']:,} parameters, {direct['env_steps']:,} steps) {_percent(alone)} "
+        f"(difference, paired: {_percent(low)} to {_percent(high)})."
     )
 
 

@@ -1,6 +1,7 @@
 """Settings of the distillation stage."""
 
 import math
+import re
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import (
@@ -14,10 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from teacher import config as teacher_config
 from teacher.config import Episodes, Group, Rate
 
 ACTIVATIONS = ("swish", "relu")
+SIZE = re.compile(r"([1-9]\d?)x([1-9]\d{0,3})", re.ASCII)  # layers, width
 
 
 class Size(NamedTuple):
@@ -33,7 +34,10 @@ def parse_size(name: str) -> Size:
     size, dash, activation = name.partition("-")
     if dash and activation not in ACTIVATIONS[1:]:
         raise ValueError(f"{name!r} has no known activation; write {size} or {size}-{ACTIVATIONS[1]}")
-    return Size(*teacher_config.parse_size(size), activation or ACTIVATIONS[0])
+    match = SIZE.fullmatch(size)
+    if match is None:
+        raise ValueError(f"{size!r} is no size; write LAYERSxWIDTH, for example 2x64")
+    return Size(int(match[1]), int(match[2]), activation or ACTIVATIONS[0])
 
 
 class GoalShares(NamedTuple):

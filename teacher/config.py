@@ -8,22 +8,18 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
-SIZE = r"([1-9]\d?)x([1-9]\d{0,3})"  # layers, width
 SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")  # of a score
 
 
@@ -33,25 +29,6 @@ def _whole_blocks(depth: int) -> int:
         above = depth + BLOCK_DEPTH - depth % BLOCK_DEPTH
         raise ValueError(f"must be a multiple of {BLOCK_DEPTH}, for example {below} or {above}")
     return depth
-
-
-class Size(NamedTuple):
-    """Hidden layers of a plain network, and units in each."""
-
-    layers: int
-    width: int
-
-
-def parse_size(name: str) -> Size:
-    """`2x64` -> two hidden layers of 64 units."""
-    match = re.fullmatch(SIZE, name, re.ASCII)
-    if match is None:
-        raise ValueError(f"{name!r} is no size; write LAYERSxWIDTH, for example 2x64")
-    return Size(int(match[1]), int(match[2]))
-
-
-def _written_size(value: Any) -> Any:
-    return value if isinstance(value, Size) else parse_size(str(value))
 
 
 class Threshold(NamedTuple):
@@ -88,12 +65,6 @@ def task_reference(name: str) -> str:
 
 
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
-PlainSize = Annotated[
-    Size,
-    BeforeValidator(_written_size),
-    PlainSerializer(lambda size: f"{size.layers}x{size.width}"),
-    WithJsonSchema({"type": "string", "pattern": f"^{SIZE}$"}),
-]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Spread = Annotated[float, Field(ge=0, lt=1)]
@@ -153,10 +124,8 @@ class NetworkConfig(Group):
     """hidden layers of the actor, if not `depth`"""
     critic_depth: Depth | None = None
     """hidden layers of both encoders, if not `depth`"""
-    plain_actor: PlainSize | None = None
-    """LAYERSxWIDTH of an actor without residual blocks and LayerNorm, in place of the deep one"""
-    plain_critic: PlainSize | None = None
-    """LAYERSxWIDTH of both encoders, likewise"""
+    actor_width: PositiveInt | None = None
+    """units in each hidden layer of the actor, if not `width`"""
     architecture: Literal["scaled", "published"] = "scaled"
     """`published` adds every residual branch whole; `scaled` adds 16/depth of it beyond depth 16"""
     precision: Precision = "tensorfloat32"
@@ -169,17 +138,12 @@ class NetworkConfig(Group):
     @property
     def depths(self) -> tuple[int, int]:
         """Of the actor, and of both encoders."""
-        actor, critic = self.plain_actor, self.plain_critic
-        return (
-            actor.layers if actor else self.actor_depth or self.depth,
-            critic.layers if critic else self.critic_depth or self.depth,
-        )
+        return self.actor_depth or self.depth, self.critic_depth or self.depth
 
     @property
     def widths(self) -> tuple[int, int]:
         """Of the actor's hidden layers, and of both encoders'."""
-        actor, critic = self.plain_actor, self.plain_critic
-        return actor.width if actor else self.width, critic.width if critic else self.width
+        return self.actor_width or self.width, self.width
 
     @model_validator(mode="after")
     def _kernels_take_bfloat16(self) -> Self:

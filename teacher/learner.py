@@ -226,11 +226,12 @@ def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> Non
     if not run_fused_kernels(devices):
         kinds = ", ".join(sorted({device.device_kind for device in devices}))
         raise UsageError(f"network.fused: found {kinds}; the kernels are for H100 and H200")
-    width, batch = config.network.width, config.update.batch // len(devices)
-    if not fused.supports(width, batch):
-        raise UsageError(
-            f"network.fused: found width {width} and a batch of {batch} on each device; {fused.TAKES}"
-        )
+    batch = config.update.batch // len(devices)
+    for width in config.network.widths:
+        if not fused.supports(width, batch):
+            raise UsageError(
+                f"network.fused: found width {width} and a batch of {batch} on each device; {fused.TAKES}"
+            )
 
 
 def _keys(key: Array, numbers: Array) -> Array:

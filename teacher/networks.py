@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision, Size
+from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision
 from teacher.residual import NORM_EPSILON, Blocks, Settings, residual_stacks
 
 Array = jax.Array
@@ -79,28 +79,14 @@ class ResidualNetwork(nn.Module):
         return self.output(x)
 
 
-class PlainNetwork(nn.Module):
-    """[B, inputs] -> [B, outputs] through `size.layers` hidden layers of swish and nothing else."""
-
-    size: Size
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for _ in range(self.size.layers):
-            x = nn.swish(nn.Dense(self.size.width, kernel_init=_kernel_init, precision=_EXACT)(x))
-        return nn.Dense(self.outputs, kernel_init=_kernel_init, precision=_EXACT)(x)
-
-
-Network = ResidualNetwork | PlainNetwork
-
-
 class Networks(NamedTuple):
-    """The actor, and the critic's two encoders of state-action and goal."""
+    """The actor, and the critic's two encoders of state-action and goal.
 
-    actor: Network
-    state_action: Network
-    goal: Network
+    `make_networks` makes residual ones; any others with the same inputs and outputs learn alike."""
+
+    actor: nn.Module
+    state_action: nn.Module
+    goal: nn.Module
 
 
 class Params(NamedTuple):
@@ -113,18 +99,14 @@ class Params(NamedTuple):
 
 
 def make_networks(config: NetworkConfig, action_size: int) -> Networks:
-    def network(plain: Size | None, depth: int, outputs: int) -> Network:
-        if plain:
-            return PlainNetwork(plain, outputs)
-        return ResidualNetwork(
-            depth, config.width, outputs, config.architecture, config.precision, config.fused
-        )
+    def network(depth: int, width: int, outputs: int) -> ResidualNetwork:
+        return ResidualNetwork(depth, width, outputs, config.architecture, config.precision, config.fused)
 
-    actor_depth, critic_depth = config.depths
+    actor, critic = zip(config.depths, config.widths, strict=True)
     return Networks(
-        actor=network(config.plain_actor, actor_depth, 2 * action_size),
-        state_action=network(config.plain_critic, critic_depth, config.representation),
-        goal=network(config.plain_critic, critic_depth, config.representation),
+        actor=network(*actor, 2 * action_size),
+        state_action=network(*critic, config.representation),
+        goal=network(*critic, config.representation),
     )
 
 
@@ -165,11 +147,15 @@ def embed_goal(networks: Networks, params: Tree, goal: Array) -> Array:
 def act_and_embed_goal(
     networks: Networks, params: Params, observation: Array, goal: Array
 ) -> tuple[Array, Array, Array]:
-    """`action_distribution` and `embed_goal`, in one walk where both networks are residual and equally deep.
+    """`action_distribution` and `embed_goal`, in one forward pass over residual blocks of equal shapes.
 
     Args: [B, S], [B, G]. Returns: mean [B, A], log standard deviation [B, A], embedding [B, R]."""
     actor, encoder = networks.actor, networks.goal
-    if isinstance(actor, PlainNetwork) or isinstance(encoder, PlainNetwork) or actor.depth != encoder.depth:
+    if not (
+        isinstance(actor, ResidualNetwork)
+        and isinstance(encoder, ResidualNetwork)
+        and (actor.depth, actor.width) == (encoder.depth, encoder.width)
+    ):
         mean, log_std = action_distribution(networks, params.actor, observation, goal)
         return mean, log_std, embed_goal(networks, params.goal, goal)
     members = (actor, params.actor), (encoder, params.goal)
@@ -193,7 +179,7 @@ def embed_both_actions(
     `policy`, whose derivative is that of the action.
     Returns: [B, R] each."""
     network, fixed, count = networks.state_action, jax.lax.stop_gradient(params), len(data)
-    if isinstance(network, PlainNetwork):
+    if not isinstance(network, ResidualNetwork):
         return (
             embed_state_action(networks, params, observation, data),
             embed_state_action(networks, fixed, observation, policy),
@@ -223,6 +209,6 @@ def _blocks(params: Tree) -> Blocks:
     return Blocks(*(params["params"][name] for name in Blocks._fields))
 
 
-def _apply(network: Network, params: Tree, x: Array, method: str = "__call__") -> Array:
+def _apply(network: nn.Module, params: Tree, x: Array, method: str = "__call__") -> Array:
     # flax's type also covers networks with mutable state, which these have not.
     return cast(Array, network.apply(params, x, method=method))

@@ -1,33 +1,33 @@
-"""Baselines: plain networks in a teacher's place, what they cost, and what they say of distillation."""
+"""Baselines: shallow networks in a teacher's place, what they cost, and what they say of distillation."""
 
 import json
 import shutil
-from itertools import pairwise
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
-from pipelines.baselines import distil_beside
+from pipelines.baselines import _prolonged, distil_beside
 from pipelines.config import with_values
-from pipelines.presets import preset
 from pipelines.progress import Display
 from pipelines.report.baselines import baselines as section
 from pipelines.report.findings import read_findings
-from pipelines.rundir import Run, write_json
+from pipelines.rundir import Run, create_run, write_json
+from pipelines.teaching import teach
 from student.baselines import (
     NAMES,
+    TRAINED,
     conclusion,
     distilled,
     expected_s,
+    iterations_within,
     named,
     require_budget,
     trained_directly,
 )
 from student.config import StudentConfig
-from student.networks import parameter_count
 from teacher.compilation import jit_once
 from teacher.config import NetworkConfig, TeacherConfig
 from teacher.errors import UsageError
@@ -56,28 +56,48 @@ def inputs(count=6):
     return [jnp.asarray(rng.normal(size=(count, size)), jnp.float32) for size in (*SIZES, ACTION)]
 
 
-def plain_parameters(inputs, layers, width, outputs):
-    return sum(a * b + b for a, b in pairwise([inputs, *[width] * layers, outputs]))
+class Plain(nn.Module):
+    """Neither residual nor of the project's making: one hidden layer."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.outputs)(nn.tanh(nn.Dense(8)(x)))
 
 
-def test_a_plain_network_has_its_layers_and_no_normalisation():
-    _, deep = networks_and_params()
-    _, params = networks_and_params(plain_actor="2x16", plain_critic="3x12")
-    counts = [
-        plain_parameters(OBSERVATION + GOAL, 2, 16, 2 * ACTION),
-        plain_parameters(OBSERVATION + ACTION, 3, 12, REPRESENTATION),
-        plain_parameters(GOAL, 3, 12, REPRESENTATION),
-    ]
-    assert [parameter_count(tree) for tree in (params.actor, params.state_action, params.goal)] == counts
-    _, mixed = networks_and_params(plain_actor="2x16")
-    assert parameter_count(mixed.actor) == counts[0]
-    assert parameter_count(mixed.goal) == parameter_count(deep.goal)
+def test_a_rival_is_residual_with_layernorm_four_layers_deep_and_as_wide_as_the_student():
+    network = trained_directly(
+        "direct", TeacherConfig(network=NetworkConfig(depth=16, width=32)), "2x8"
+    ).network
+    networks = make_networks(network, ACTION)
+    params = jax.eval_shape(lambda key: init_params(networks, key, SIZES), jax.random.key(0))
+    for tree in (params.actor, params.state_action, params.goal):
+        layers = tree["params"]
+        assert layers["kernel"].shape == (1, 4, 8, 8)
+        assert layers["norm_scale"].shape == (1, 4, 8)
+        assert layers["input_norm"]["scale"].shape == (8,)
 
 
-@pytest.mark.parametrize("plain", [{"plain_actor": "1x4"}, {"plain_critic": "1x4"}])
-def test_a_plain_network_works_beside_a_deep_one(plain):
-    networks, params = networks_and_params(**plain)
-    observation, _, goal, _ = inputs()
+@pytest.mark.parametrize("width", [8, 12])
+def test_an_actor_of_any_width_works_beside_the_encoders(width):
+    networks, params = networks_and_params(actor_width=width)
+    assert params.actor["params"]["kernel"].shape == (1, 4, width, width)
+    assert params.goal["params"]["kernel"].shape == (1, 4, 8, 8)
+    require_same_as_apart(networks, params)
+
+
+def test_other_networks_than_residual_ones_learn_alike():
+    networks, params = networks_and_params()
+    networks = networks._replace(state_action=Plain(REPRESENTATION), goal=Plain(REPRESENTATION))
+    params = jit_once(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))
+    require_same_as_apart(networks, params)
+
+
+def require_same_as_apart(networks, params):
+    """What is passed forward together, for the goal and for two actions, is what each is alone; the encoder
+    learns from the data's action, and the policy's has its derivative."""
+    observation, data, goal, policy = inputs()
     together = act_and_embed_goal(networks, params, observation, goal)
     apart = (
         *action_distribution(networks, params.actor, observation, goal),
@@ -86,48 +106,33 @@ def test_a_plain_network_works_beside_a_deep_one(plain):
     for a, b in zip(together, apart, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
-
-def test_a_plain_critic_learns_from_the_data_alone_and_passes_the_policys_derivative():
-    networks, params = networks_and_params(plain_critic="2x8")
-    observation, data, _, policy = inputs()
-
     def both(tree, action):
         of_data, of_policy = embed_both_actions(networks, tree, observation, data, action)
         return of_data.sum() + (of_policy**2).sum()
 
-    def apart(tree, action):
+    def separately(tree, action):
         fixed = embed_state_action(networks, params.state_action, observation, action)
         return embed_state_action(networks, tree, observation, data).sum() + (fixed**2).sum()
 
-    found, expected = (jax.grad(f, argnums=(0, 1))(params.state_action, policy) for f in (both, apart))
+    found, expected = (jax.grad(f, argnums=(0, 1))(params.state_action, policy) for f in (both, separately))
     assert float(jnp.abs(expected[1]).max()) > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
-
-
-def test_a_plain_size_is_written_like_a_students_and_survives_json():
-    config = with_values(preset("debug"), ["network.plain_actor=2x64"])
-    network = config.teacher.network
-    assert network.depths == (2, 4)
-    assert network.widths == (64, 16)
-    assert NetworkConfig.model_validate_json(network.model_dump_json()) == network
-    with pytest.raises(UsageError, match=r"network\.plain_actor.*found '64'.*LAYERSxWIDTH"):
-        with_values(preset("debug"), ['network.plain_actor="64"'])
-    with pytest.raises(ValidationError, match="LAYERSxWIDTH"):
-        NetworkConfig(plain_critic=64)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
 def test_baselines_are_named_by_a_list_or_all_together():
     assert named("all") == NAMES
     assert named("dagger, direct") == ("direct", "dagger")
+    assert named("direct_long") == ("direct", "direct_long")
     with pytest.raises(UsageError, match=r"direkt.*did you mean 'direct'"):
         named("direct,direkt")
 
 
 def test_a_baseline_leaves_out_what_its_name_says_and_nothing_else():
-    teacher = TeacherConfig(network=NetworkConfig(depth=16, width=32))
+    teacher = TeacherConfig(network=NetworkConfig(depth=16, width=32, actor_depth=8, actor_width=16))
     direct, shallow = (trained_directly(name, teacher, "2x8") for name in ("direct", "shallow_actor"))
-    assert (direct.network.depths, direct.network.widths) == ((2, 2), (8, 8))
-    assert (shallow.network.depths, shallow.network.widths) == ((2, 16), (8, 32))
+    assert trained_directly("direct_long", teacher, "2x8") == direct
+    assert (direct.network.depths, direct.network.widths) == ((4, 4), (8, 8))
+    assert (shallow.network.depths, shallow.network.widths) == ((4, 16), (8, 32))
     for made in (direct, shallow):
         assert made.model_copy(update={"network": teacher.network}) == teacher
 
@@ -141,15 +146,26 @@ def test_a_budget_names_the_baselines_that_fit():
     students = StudentConfig(rounds=10, envs=100)
     teacher = {"wall_s": 300.0, "env_steps": 1_000_000}
     expected = {name: expected_s(name, teacher, students, episode_length=100) for name in NAMES}
-    assert expected == {"direct": 300, "shallow_actor": 300, "cloning": 30, "dagger": 30}
+    assert [expected.pop(name) for name in ("direct", "direct_long")] == [300, 300]
+    assert expected == {"shallow_actor": 300, "cloning": 30, "dagger": 30}
+    expected["direct_long"] = 300
     require_budget(expected, 660)
     require_budget(expected, None)
     with pytest.raises(
-        UsageError, match=r"found 400, but these take about 660 s.*--baselines cloning,dagger,direct fits"
+        UsageError,
+        match=r"found 400, but these take about 660 s.*--baselines cloning,dagger,shallow_actor fits",
     ):
         require_budget(expected, 400)
     with pytest.raises(UsageError, match="none of them fits"):
         require_budget(expected, 29)
+
+
+def test_a_training_is_prolonged_at_the_pace_of_its_iterations_without_its_compilation():
+    lines = [{"iteration": i, "wall_s": 10.0 + 2 * (i - 1)} for i in range(1, 6)]
+    assert iterations_within(28.0, lines) == 5 + 5
+    assert iterations_within(18.0, lines) == iterations_within(1.0, lines) == 5
+    assert iterations_within(30.0, lines[:1]) == 1 + 2  # nothing else is known of a single iteration
+    assert iterations_within(28.0, [lines[0], lines[4]]) == 5 + 5  # others were lost
 
 
 @pytest.mark.parametrize(
@@ -162,8 +178,15 @@ def test_a_budget_names_the_baselines_that_fit():
 )
 def test_a_distillation_that_does_not_beat_direct_training_says_so(gain, interval, says):
     direct = {"size": "2x64", "time_at_goal": 0.8, "student_gain": gain, "student_gain_interval": interval}
-    assert conclusion({"direct": direct}).startswith(says)
-    assert f"{100 * (0.8 + gain):.1f}\u202f%" in conclusion({"direct": direct})
+    direct |= {"parameters": 23_000, "student_parameters": 6_000, "env_steps": 1_280_000}
+    said = conclusion({"direct": direct})
+    assert said.startswith(says)
+    for words in (f"{100 * (0.8 + gain):.1f}\u202f%", "LayerNorm of depth 4", "6,000", "23,000", "1,280,000"):
+        assert words in said
+    both = conclusion({"direct": direct, "direct_long": direct})
+    assert both.startswith(said)
+    assert both.count(says) == 2
+    assert "wall time" in both
     assert conclusion({"cloning": direct}) is None
 
 
@@ -191,27 +214,59 @@ def test_every_baseline_is_judged_beside_the_student(compared):
     run, figures, said = compared
     assert figures == {key: run.summary[key] for key in ("students", "baselines")}
     assert tuple(figures["baselines"]) == NAMES
-    keys = "time_at_goal time_at_goal_interval success_final env_steps wall_s parameters student_gain"
+    keys = "time_at_goal time_at_goal_interval success_final env_steps wall_s parameters student_gain "
+    keys += "student_parameters"
     for name, found in figures["baselines"].items():
         assert set(keys.split()) <= set(found)
         assert ("labels" in found) == (name in ("cloning", "dagger"))
         assert found["episodes"] == run.config.student.episodes
         assert found["size"] == run.summary["selected"]
+        student = figures["students"][found["size"]]["parameters"]
+        assert found["student_parameters"] == student
+        assert (found["parameters"] > student) == (name not in ("cloning", "dagger"))
     teacher_steps = run.summary["teacher"]["env_steps"]
-    assert [figures["baselines"][name]["env_steps"] for name in NAMES[:2]] == [teacher_steps] * 2
+    for name in ("direct", "shallow_actor"):
+        assert figures["baselines"][name]["env_steps"] == teacher_steps
     assert conclusion(figures["baselines"]) in said
 
 
 def test_a_baseline_is_a_run_of_its_own(compared):
     run, figures, _ = compared
-    size = figures["baselines"]["direct"]["size"]
-    for name, plain in [("direct", [size, size]), ("shallow_actor", [size, None])]:
-        network = load_teacher(run.path / "baselines" / name / "teacher" / "checkpoints").config.network
-        written = network.model_dump(mode="json")
-        assert [written["plain_actor"], written["plain_critic"]] == plain
+    for name in TRAINED:
+        own = Run(run.path / "baselines" / name)
+        config = load_teacher(own.checkpoints).config
+        assert config == own.config.teacher
+        assert config.network.depths == (4, 4)
+        assert own.summary["teacher"]["env_steps"] == figures["baselines"][name]["env_steps"]
     shown = section(read_findings(run))
     assert all(f"{found['parameters']:,}" in shown for found in figures["baselines"].values())
     assert section(read_findings(Run(run.path / "baselines" / "direct"))) is None
+
+
+def test_the_longer_training_goes_on_from_the_shorter_until_the_teachers_time_has_passed(compared):
+    run, figures, _ = compared
+    short, long = (Run(run.path / "baselines" / name) for name in ("direct", "direct_long"))
+    before = short.metrics("teacher")
+    lines = long.metrics("teacher")
+    assert lines[: len(before)] == before
+    assert len(lines) == long.config.teacher.collect.iterations
+    assert len(lines) == iterations_within(run.summary["teacher"]["wall_s"], before)
+    assert figures["baselines"]["direct_long"]["wall_s"] == lines[-1]["wall_s"]
+
+
+def test_a_prolonged_training_is_the_one_that_was_that_long_from_the_start(compared, tmp_path):
+    run, _, _ = compared
+    direct = Run(run.path / "baselines" / "direct")
+    times = [line["wall_s"] for line in direct.metrics("teacher")]
+    two_more = times[-1] + 2 * (times[-1] - times[0]) / (len(times) - 1)
+    prolonged = _prolonged(direct, tmp_path / "prolonged", two_more)
+    config = prolonged.config
+    assert config.teacher.collect.iterations == len(times) + 2
+    whole = create_run(tmp_path / "whole", config, "debug", direct.seed)
+    for each in (prolonged, whole):
+        teach(each, resume=True)
+    params = [load_teacher(each.checkpoints).params for each in (prolonged, whole)]
+    jax.tree.map(np.testing.assert_array_equal, *params)
 
 
 def test_finished_baselines_are_kept_and_others_not_confused_with_them(compared, tmp_path):

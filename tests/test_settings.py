@@ -21,7 +21,7 @@ from pipelines.targets import changed_run, requested_run, target_path
 from teacher.errors import UsageError
 from teacher.tasks import TASKS
 
-EDITED = ["network.plain_actor=2x64", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]
+EDITED = ["network.actor_width=32", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]
 
 
 def ask(*arguments):

@@ -145,7 +145,8 @@ def distill(
 ) -> None:
     """Fit small students to a run's teacher: its policy and its critic. Of a study: to every run's.
 
-    With --baselines, which may also follow when the students are done: the same network made otherwise."""
+    With --baselines, which may also follow when the students are done: what they
+    are compared with, each a run in RUN/baselines."""
     with reported(debug):
         from pipelines import distilling, tables
         from pipelines.baselines import distil_beside

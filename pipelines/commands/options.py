@@ -131,7 +131,8 @@ Baselines = Annotated[
     str | None,
     typer.Option(
         metavar="all|NAME,...",
-        help="also train what distillation is compared with: direct, shallow_actor, cloning, dagger",
+        help="also train what distillation is compared with: direct, direct_long, shallow_actor, cloning, "
+        "dagger",
     ),
 ]
 Student = Annotated[

@@ -1,4 +1,4 @@
-"""What else could have been done with the same network, beside what distillation made of it."""
+"""What distillation made of a small network, beside its baselines."""
 
 from pipelines.report import wording
 from pipelines.report.findings import JSON, Findings
@@ -7,8 +7,9 @@ from pipelines.report.sections import figure, share
 from student.baselines import NAMES, conclusion
 
 _WHAT = {
-    "direct": "trained directly, critic as small",
-    "shallow_actor": "trained directly, critic as deep as the teacher's",
+    "direct": "residual, LayerNorm, depth 4, trained directly with the teacher's steps",
+    "direct_long": "the same for the teacher's wall time",
+    "shallow_actor": "the same actor, critic as deep as the teacher's, the teacher's steps",
     "cloning": "behaviour cloning of teacher episodes",
     "dagger": "DAgger without relabelled goals",
 }
@@ -25,14 +26,12 @@ def baselines(findings: Findings) -> Html | None:
     rows = [_row("distilled", _student(findings, size))]
     rows += [_row(_WHAT[name], found[name]) for name in NAMES if name in found]
     note = (
-        "All in the same held-out episodes as the teacher. The steps and the time of what learns from the "
-        "teacher come on top of the teacher's own."
+        "All in the same held-out episodes as the teacher; parameters are the policy's. The steps and the "
+        "time of what learns from the teacher come on top of the teacher's own."
     )
     return joined(
         element("p", sentence) if (sentence := conclusion(found)) else None,
-        table(
-            f"The {size} network, distilled and otherwise. In small print: {wording.INTERVALS}", head, rows
-        ),
+        table(f"The {size} student and its baselines. In small print: {wording.INTERVALS}", head, rows),
         element("p", note, class_="note"),
     )
 
