@@ -37,7 +37,7 @@ from teacher.segments import (
     write_segment,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 
 

@@ -205,8 +205,8 @@ def test_a_missing_and_a_foreign_save_are_named(tmp_path):
         checkpoint.load(tmp_path)
     save(tmp_path, 1, 2)
     manifest = tmp_path / "1" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
-    with pytest.raises(FathomError, match="format version 9, this program reads 2"):
+    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 9'))
+    with pytest.raises(FathomError, match="format version 9, this program reads 3"):
         checkpoint.load(tmp_path)
     manifest.write_text("{")
     with pytest.raises(FathomError, match=r"manifest\.json cannot be read"):

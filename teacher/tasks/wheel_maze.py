@@ -90,7 +90,7 @@ class WheelMaze(MujocoTask, AnalyticTask):
         """Draws where an episode begins and its goal.
 
         `all`: from the start cell to any cell. `far`: to those more than NEAR cells away. `near`: from any
-        cell to one at most NEAR away, so that every piece of the ways to far goals is trained, and none whole."""
+        cell to one at most NEAR away, so that every piece of the ways to far goals is trained."""
         place_key, heading_key, goal_key = jax.random.split(key, 3)
         cell, goal = self._ends(goal_key, layout)
         place = cell + jax.random.uniform(place_key, (2,), minval=-START_SPREAD, maxval=START_SPREAD)
