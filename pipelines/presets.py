@@ -54,7 +54,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 task=TaskConfig(name="fr3_reach"),
                 network=NetworkConfig(depth=16, width=64),
                 update=UpdateConfig(actor_rate=6e-4, critic_rate=6e-4, entropy_rate=FAST_TEMPERATURE),
-                collect=CollectConfig(total_steps=640_000),
+                collect=CollectConfig(total_steps=768_000),
             ),
         ),
     ),
