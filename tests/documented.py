@@ -23,7 +23,7 @@ READ = {
     "--host": "needs a robot",
     "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
     "--depths": "trains several teachers; tests/test_study.py trains such a study",
-    "quickstart-depth": "needs a study; tests/test_study.py distils and exports one",
+    "wheel-labyrinth-depth": "needs a study; tests/test_study.py distils and exports one",
     "--vary": "trains several teachers; tests/test_study.py trains such a study",
     "--task": "needs a file of another block; tests/test_own_task.py goes the whole way with it",
     "--table": "measures for minutes; tests/test_tasks.py measures one",
