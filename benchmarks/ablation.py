@@ -29,7 +29,7 @@ from student.distill import WEIGHTS, Distiller, DistillState, Family
 from student.networks import Student, act, embed_goal, embed_state_action, fold
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_noise_key, run_episodes
-from teacher.losses import distance, pairwise_distance
+from teacher.losses import pairwise_distance
 from teacher.networks import action_distribution
 from teacher.simulation import on_robot
 from teacher.trained import Teacher, load_teacher
@@ -51,13 +51,13 @@ class Rich(NamedTuple):
     distance: Array
     features: Array
     goal_features: Array
+    gradient: Array
     raw_observation: Array
     raw_goal: Array
     mean: Array  # of the teacher's Gaussian, before tanh
     std: Array
     direction: Array  # [..., S + G]: a random one, in units of the inputs' spread
     slope: Array  # [..., A]: of the teacher's action in that direction
-    gradient: Array  # [..., A]: of the teacher's distance to the goal, with respect to its action
 
 
 # of a family's member, its normalised batch and the distiller -> one number
@@ -106,18 +106,6 @@ def regret(trial: Trial, student: Student, batch: Any) -> Array:
     return jnp.maximum(own - few.distance[:, 0], 0).mean()
 
 
-def gradient(trial: Trial, student: Student, batch: Any) -> Array:
-    """Gradient of the distance with respect to the action, relative to the teacher's length."""
-    action, spread = batch.tried[:, 0], trial.spread
-
-    def to_goal(a: Array) -> Array:
-        features = embed_state_action(student, batch.observation, a)
-        return distance(features, embed_goal(student, batch.goal)).sum()
-
-    length = jnp.linalg.norm(batch.gradient, axis=-1, keepdims=True) + 1e-3
-    return (((jax.grad(to_goal)(action) / spread - batch.gradient) / length) ** 2).sum(-1).mean()
-
-
 def matrix(trial: Trial, student: Student, batch: Any) -> Array:
     """Huber loss between all distances of a batch."""
     own, label = _matrices(student, batch)
@@ -150,7 +138,7 @@ VARIANTS: dict[str, tuple[dict[str, float], dict[str, dict[str, tuple[float, Ter
     "policy: + ten times that": ({}, {"late policy": {"regret": (1.0, regret)}}),
     "critic: no features": ({"features": 0.0, "goal_features": 0.0}, {}),
     "critic: no preference": ({"preference": 0.0}, {}),
-    "critic: + action gradient": ({}, {"critic": {"gradient": (1.0, gradient)}}),
+    "critic: no action gradient": ({"gradient": 0.0}, {}),
     "critic: + all distances": ({}, {"critic": {"matrix": (1.0, matrix)}}),
     "critic: + row and column KL": ({}, {"critic": {"kl": (1.0, rows_and_columns)}}),
 }
@@ -162,7 +150,7 @@ def enrich(teacher: Teacher, state: DistillState) -> Rich:
     sizes = (labels.observation.shape[-1], labels.goal.shape[-1])
 
     def ask(part: tuple[Array, ...]) -> tuple[Array, ...]:
-        observation, goal, action, direction = part
+        observation, goal, direction = part
 
         def policy(o: Array, g: Array) -> Array:
             return teacher.act(teacher.params, o, g)
@@ -177,28 +165,24 @@ def enrich(teacher: Teacher, state: DistillState) -> Rich:
             policy(observation + side * along[0], goal + side * along[1]) for side in (STEP, -STEP)
         )
         slope = (ahead - behind) / (2 * STEP)
-        towards = jax.grad(lambda a: teacher.distance(teacher.params, observation, a, goal).sum())(action)
-        return mean, jnp.exp(log_std), slope, towards
+        return mean, jnp.exp(log_std), slope
 
     shape = labels.goal.shape[:2]
     direction = jax.random.normal(jax.random.key(0), (*shape, sum(sizes)))
-    flat = [v.reshape(-1, v.shape[-1]) for v in (labels.observation, labels.goal, labels.action, direction)]
+    flat = [v.reshape(-1, v.shape[-1]) for v in (labels.observation, labels.goal, direction)]
     asked = jax.jit(ask)
     parts = [asked(tuple(v[i : i + AT_ONCE] for v in flat)) for i in range(0, len(flat[0]), AT_ONCE)]
-    mean, std, slope, towards = (
-        jnp.concatenate(values).reshape(*shape, -1) for values in zip(*parts, strict=True)
-    )
-    return Rich(*labels, labels.observation, labels.goal, mean, std, direction, slope, towards)
+    mean, std, slope = (jnp.concatenate(values).reshape(*shape, -1) for values in zip(*parts, strict=True))
+    return Rich(*labels, labels.observation, labels.goal, mean, std, direction, slope)
 
 
 def trained(trial: Trial, labels: Rich, gathered: DistillState, late: Trial | None) -> DistillState:
     """Students from scratch on all labels; `late` takes over for the last part of the updates."""
     rounds = trial.config.rounds
-    trial.spread = gathered.normaliser.action[1]
     state = trial.init(jax.random.key(7))._replace(labels=labels, normaliser=gathered.normaliser)
     update = {False: jax.jit(trial.update_many)}
     if late:
-        late.spread, update[True] = trial.spread, jax.jit(late.update_many)
+        update[True] = jax.jit(late.update_many)
     for round_ in range(rounds):
         whole = state._replace(round=jnp.asarray(rounds - 1), key=jax.random.key(round_))
         state, _ = update[bool(late) and round_ >= LATE * rounds](whole)
@@ -262,7 +246,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", default="2x16,2x32", help="policies that are trained, by default %(default)s"
     )
-    parser.add_argument("--critic", default="3x128", help="by default %(default)s")
+    parser.add_argument("--critic", default="3x192", help="by default %(default)s")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--envs", type=int, default=256)

@@ -2,7 +2,7 @@
 
     python benchmarks/critic_depth.py --depths 4 16 64 --rates 3e-4 1e-3 --seeds 0 1 2 --out FILE.json
 
-A robot that half knows wheel_maze walks it once; critics learn from these frozen walks, and are asked about
+A robot that half knows its maze walks it once; critics learn from these frozen walks, and are asked about
 others of its walks. Candidates, by what the branch of each of K residual blocks is multiplied with:
 
 over-blocks     1 / K
@@ -33,22 +33,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
 from measuring import Results, Row, say, show
 
 from teacher import replay
 from teacher.devices import Devices
+from teacher.distance_map import Queries, agreement
 from teacher.losses import infonce, pairwise_distance, retrieval_accuracy
 from teacher.networks import ResidualNetwork
 from teacher.replay import Replay, Rows
 from teacher.residual import Settings
 from teacher.tasks import State, achieved_goal, make_task
+from teacher.tasks.mazes import Maze
 
 STEPS = 250  # of each walk
 TRAINING, HELD_OUT = 2048, 256  # walks
 KNOWING = 0.7  # share of the walks that follow the shortest way, with noise
 DISCOUNT, PENALTY, REPRESENTATION = 0.99, 0.1, 64
-JUDGED_BATCHES, JUDGED_STATES, FAR, OWN = 16, 400, 8, 16
+JUDGED_BATCHES, JUDGED_STATES, OWN = 16, 400, 16
 POINTS = 5  # of a learning curve
 
 
@@ -73,9 +74,9 @@ class Stack(ResidualNetwork):
         return super().settings._replace(branch_scale=self.branch_scale)
 
 
-def walks(count: int, rng: np.random.Generator) -> Rows:
-    """`count` walks of STEPS steps that begin anywhere."""
-    task: Any = make_task("wheel_maze")
+def walks(name: str, count: int, rng: np.random.Generator) -> Rows:
+    """`count` walks of STEPS steps that begin anywhere in the maze of that task."""
+    task: Any = make_task(name)
     routes = task.maze.routes
     cells = len(routes.centres)
 
@@ -110,9 +111,9 @@ def as_replay(rows: Rows) -> Replay:
 
 
 @cache
-def data() -> tuple[Replay, Replay]:
+def data(task: str) -> tuple[Replay, Replay]:
     rng = np.random.default_rng(0)
-    return as_replay(walks(TRAINING, rng)), as_replay(walks(HELD_OUT, rng))
+    return as_replay(walks(task, TRAINING, rng)), as_replay(walks(task, HELD_OUT, rng))
 
 
 def drawn_walks(sampling: str, key: jax.Array, batch: int, count: int) -> jax.Array:
@@ -135,10 +136,19 @@ def drawn_batch(walked: Replay, key: jax.Array, sampling: str, batch: int) -> re
 
 
 def trained(
-    candidate: str, sampling: str, depth: int, width: int, rate: float, batch: int, updates: int, seed: int
+    task: str,
+    candidate: str,
+    sampling: str,
+    depth: int,
+    width: int,
+    rate: float,
+    batch: int,
+    updates: int,
+    seed: int,
 ) -> Row:
     """A critic's learning curve."""
-    training, held_out = data()
+    (training, held_out), maze = data(task), make_task(task).maze
+    assert maze is not None
     blocks, rule = depth // 4, CANDIDATES[candidate]
     network = Stack(
         depth, width, REPRESENTATION, "published", "float32", branch_scale=rule.branch_scale(blocks)
@@ -181,7 +191,7 @@ def trained(
 
         return jax.tree.map(jnp.mean, jax.lax.map(one, jax.random.split(jax.random.key(99), JUDGED_BATCHES)))
 
-    ranks = partial(_ranks, jax.jit(lambda params, *of: -logits(params, replay.Batch(*of))), held_out)
+    ranks = partial(_ranks, jax.jit(lambda params, *of: -logits(params, replay.Batch(*of))), maze, held_out)
     curve, begun = [], time.perf_counter()
     for part in range(POINTS):
         learned = learn(
@@ -196,24 +206,21 @@ def _group(path: Any, _: Any) -> str:
     return "blocks" if path[-2].key == "params" else "ends"  # the stack's own arrays lie at the top
 
 
-def _ranks(distances: Callable, held_out: Replay, params: Any) -> Row:
+def _ranks(distances: Callable, maze: Maze, held_out: Replay, params: Any) -> Row:
     """How well the critic's distances to all cells are ordered, in JUDGED_STATES states."""
-    rng, maze = np.random.default_rng(5), make_task("wheel_maze").maze  # type: ignore[attr-defined]
+    rng = np.random.default_rng(5)
     step, walk = rng.integers(0, STEPS, JUDGED_STATES), rng.integers(0, HELD_OUT, JUDGED_STATES)
     observation, action = (np.asarray(leaf)[step, walk] for leaf in held_out.rows[:2])
-    found = np.asarray(distances(params, observation, action, maze.routes.centres))
-    true = maze.routes.steps[maze.cell_number(observation[:, :2])]
-    far = true >= FAR
-    return {
-        "rank": float(scipy.stats.spearmanr(found.ravel(), true.ravel())[0]),
-        "rank_far": float(scipy.stats.spearmanr(found[far], true[far])[0]),
-    }
+    asked = Queries(observation, action, observation[:, :2], maze.routes.centres)
+    found = agreement(maze, asked, np.asarray(distances(params, observation, action, asked.goals)))
+    return {"rank": found["rank_correlation"], "rank_far": found["rank_correlation_far"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--task", choices=["wheel_maze", "wheel_labyrinth"], default="wheel_maze")
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--sampling", nargs="+", default=["even"], metavar="even|NUMBER|independent")
@@ -232,18 +239,9 @@ def main() -> None:
         for depth in arguments.depths:
             for rate in arguments.rates:
                 for name, sampling in itertools.product(arguments.candidates, arguments.sampling):
-                    basis = {
-                        "candidate": name,
-                        "sampling": sampling,
-                        "depth": depth,
-                        "width": arguments.width,
-                    }
-                    basis |= {
-                        "rate": rate,
-                        "batch": arguments.batch,
-                        "updates": arguments.updates,
-                        "seed": seed,
-                    }
+                    basis: Row = {"task": arguments.task, "candidate": name, "sampling": sampling}
+                    basis |= {"depth": depth, "width": arguments.width, "rate": rate}
+                    basis |= {"batch": arguments.batch, "updates": arguments.updates, "seed": seed}
                     row = results.add(basis, partial(_measure, basis))
                     say(str({key: value for key, value in row.items() if key != "curve"}))
     show(

@@ -51,7 +51,10 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
     shown = {
         "action_error": [f"{size}/action_error" for size in config.sizes],
-        "critic": [f"critic/{term}_loss" for term in ("preference", "features", "goal_features", "distance")],
+        "critic": [
+            f"critic/{term}_loss"
+            for term in ("preference", "gradient", "features", "goal_features", "distance")
+        ],
     }
     with (
         deferred_interrupt(display.say) as interruption,

@@ -42,22 +42,25 @@ def compare_with_truth(
 ) -> tuple[JSON, JSON]:
     """Scores the task's reference policy in the same episodes, and the critic's distances in its maze.
 
+    The critic is asked in the reference policy's episodes where there is one: they are the same for every
+    teacher and go everywhere, where a teacher's own show only what it reaches.
     Keeps in the run what the report's pictures of these distances need. Where the reference policy cannot
     run, says why: the teacher is none the worse for it.
     Returns: figures of the summary, and of its `teacher`."""
     figures: JSON = {}
     of_teacher: JSON = {}
+    trajectories, reference = held_out.lived, None
     try:
-        outcomes = reference_outcomes(held_out.simulation, held_out.starts)
+        reference = reference_episodes(held_out.simulation, held_out.starts)
     except FathomError as error:
         display.say(f"[yellow]no reference to compare with: {escape(str(error))}[/yellow]")
-        outcomes = None
-    if outcomes is not None:
+    if reference is not None:
+        outcomes, trajectories = reference
         figures["reference"] = summarise(outcomes, held_out.layout)
         of_teacher = share_of_reference(held_out.outcomes, outcomes)
     maze = held_out.simulation.task.maze
     if maze is not None:
-        asked = queries(maze, learner.spec, held_out.lived, held_out.starts.goal)
+        asked = queries(maze, learner.spec, trajectories, held_out.starts.goal)
         given = map(jnp.asarray, (asked.observation, asked.action, asked.goals))
         found = np.asarray(learner.distances(params, *given))
         of_teacher["maze_distance"] = agreement(maze, asked, found)
@@ -65,8 +68,8 @@ def compare_with_truth(
     return figures, of_teacher
 
 
-def reference_outcomes(simulation: Simulation, starts: Start) -> Outcomes | None:
-    """How the task's reference policy does from these starts; None where it states none.
+def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes, Trajectories] | None:
+    """How the task's reference policy does from these starts, and where it goes; None where it states none.
 
     Raises: FathomError if the policy fails, or answers with what are no numbers."""
     task, policy = simulation.task, simulation.task.reference_policy
@@ -81,7 +84,7 @@ def reference_outcomes(simulation: Simulation, starts: Start) -> Outcomes | None
             raise FathomError(f"{what} answers with NaN or infinity, allowed are numbers in [-1, 1]")
         return action
 
-    return run_episodes(simulation, checked, starts)[0]
+    return run_episodes(simulation, checked, starts)
 
 
 def share_of_reference(teacher: Outcomes, reference: Outcomes) -> JSON:

@@ -90,7 +90,7 @@ class StudentConfig(Group):
     """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for ReLU in place of swish"""
     seeds: PositiveInt = 1
     """initialisations of each, also at once; the one longest at its goals is kept"""
-    critic: Annotated[str, AfterValidator(_size)] = "3x128"
+    critic: Annotated[str, AfterValidator(_size)] = "3x192"
     """size of the critic's two encoders, which all students share"""
     envs: PositiveInt = 256
     """environments per round"""

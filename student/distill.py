@@ -40,7 +40,14 @@ Array = jax.Array
 SEGMENTS = 4  # of an episode, each led by the teacher or by a student
 TEACHER_SHARE = (0.5, 0.15)  # of the environments that the teacher leads once students act: falling, final
 COMPARED_EPISODES = 128  # in which the initialisations of a size are compared
-WEIGHTS = {"policy": 1.0, "features": 1.0, "goal_features": 1.0, "distance": 1.0, "preference": 10.0}
+WEIGHTS = {
+    "policy": 1.0,
+    "features": 1.0,
+    "goal_features": 1.0,
+    "distance": 1.0,
+    "preference": 10.0,
+    "gradient": 1.0,
+}
 
 
 class Family(NamedTuple):
@@ -258,13 +265,19 @@ def critic_terms(student: Student, batch: Labels, same_goals: bool) -> dict[str,
     features = embed_state_action(student, both, batch.tried)
     goal_features = embed_goal(student, batch.goal)
     own = distance(features, goal_features[:, None])
-    preference = losses.preference_loss(own, batch.distance)
+
+    def to_goal(action: Array) -> Array:
+        return distance(embed_state_action(student, batch.observation, action), goal_features).sum()
+
+    of_actions = {
+        "preference": losses.preference_loss(own, batch.distance),
+        "gradient": losses.gradient_loss(jax.grad(to_goal)(batch.tried[:, 0]), batch.gradient),
+    }
     if not same_goals:
-        return {"distance": losses.distance_loss(own, batch.distance), "preference": preference}
-    return {
+        return of_actions | {"distance": losses.distance_loss(own, batch.distance)}
+    return of_actions | {
         "features": losses.feature_loss(features, batch.features),
         "goal_features": losses.feature_loss(goal_features, batch.goal_features),
-        "preference": preference,
     }
 
 
@@ -274,11 +287,12 @@ def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
         tried=normalise(batch.tried, normaliser.action),
         goal=normalise(batch.goal, normaliser.goal),
         features=batch.features.astype(jnp.float32),
+        gradient=batch.gradient * normaliser.action[1],
     )
 
 
 def _half(values: Array) -> Array:
-    """What the critic learns from: its batch is large enough, and its walks are the dear ones."""
+    """What the critic learns from: its batch is large enough, and its forward passes dominate the cost."""
     return values[: max(len(values) // 2, 1)]
 
 

@@ -43,6 +43,7 @@ class Labels(NamedTuple):
     distance: Array  # [T, E, K]: the teacher's critic's, after each of `tried`, to the goal
     features: Array  # [T, E, K, R], half precision: of the state with each of `tried`
     goal_features: Array  # [T, E, R]
+    gradient: Array  # [T, E, A]: of the distance to the goal, with respect to the teacher's own action
 
 
 def empty(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
@@ -56,6 +57,7 @@ def empty(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
         distance=jnp.zeros((*shape, ACTIONS)),
         features=jnp.zeros((*shape, ACTIONS, representation), jnp.float16),
         goal_features=jnp.zeros((*shape, representation)),
+        gradient=jnp.zeros((*shape, action)),
     )
 
 
@@ -76,6 +78,10 @@ def answered(
 
         features = jax.vmap(embed, in_axes=1, out_axes=1)(tried)
         goal_features = teacher.embed_goal(params, goal)
+
+        def to_goal(action: Array) -> Array:
+            return distance(teacher.embed_state_action(params, before, action), goal_features).sum()
+
         return Labels(
             observation=sensed,
             goal=task.deployed_goal(qpos, goal) if teacher.spec.deployed else goal,
@@ -84,6 +90,7 @@ def answered(
             distance=distance(features, goal_features[:, None]),
             features=features.astype(jnp.float16),
             goal_features=goal_features,
+            gradient=jax.grad(to_goal)(action),
         )
 
     numbers = jnp.arange(len(goals))

@@ -2,10 +2,12 @@
 
 Each term earned its place, and others did not: docs/results.md has the measurements."""
 
+import jax.numpy as jnp
 import optax
 from jax import Array
 
 SPREAD_FLOOR = 0.05  # of distances over actions, which at a goal may be next to nothing
+SLOPE_FLOOR = 0.05  # of a gradient's length, which is next to nothing where the teacher's action is best
 
 
 def policy_loss(action: Array, label: Array) -> Array:
@@ -36,3 +38,12 @@ def preference_loss(distance: Array, label: Array) -> Array:
     spread = label.std(axis=1, keepdims=True) + SPREAD_FLOOR
     student, teacher = ((d - d.mean(axis=1, keepdims=True)) / spread for d in (distance, label))
     return optax.huber_loss(student, teacher).mean()
+
+
+def gradient_loss(gradient: Array, label: Array) -> Array:
+    """Huber loss between gradients of the distance with respect to one action, [B, A] each.
+
+    In units of the label's length, floored: without a floor, states whose gradient is next to nothing
+    outweigh all others (Sobolev training, arXiv:1706.04859, of the one derivative that an actor asks for)."""
+    length = jnp.linalg.norm(label, axis=1, keepdims=True) + SLOPE_FLOOR
+    return optax.huber_loss(gradient / length, label / length).sum(-1).mean()

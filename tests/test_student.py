@@ -93,6 +93,32 @@ def test_preferences_count_alike_near_and_far():
     np.testing.assert_allclose(near, far, rtol=0.05)
 
 
+def test_gradients_count_by_their_direction_wherever_there_is_one():
+    label = jax.random.normal(jax.random.key(0), (16, 4))
+    assert losses.gradient_loss(label, label) == 0
+    steep, flat = (float(losses.gradient_loss(-k * label, k * label)) for k in (100, 10))
+    np.testing.assert_allclose(steep, flat, rtol=0.05)
+    # Where the teacher's action is best its gradient is noise, of which little is asked.
+    assert losses.gradient_loss(-1e-3 * label, 1e-3 * label) < 1e-2 * flat
+
+
+def test_labels_hold_the_gradient_of_the_teachers_distance(debug_run):
+    """Against differences of its distances, one entry of the action after the other."""
+    teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
+    distiller = Distiller(debug_run.config.student, teacher)
+    state = distiller.init(jax.random.key(0))
+    labels = distiller.label(state, teacher.params, distiller._visit(state)).labels
+    observation, goal, action, gradient = (
+        np.asarray(leaf[3]) for leaf in (labels.observation, labels.goal, labels.action, labels.gradient)
+    )
+    for entry, step in enumerate(1e-2 * np.eye(action.shape[-1], dtype=np.float32)):
+        ahead, behind = (
+            np.asarray(teacher.distance(teacher.params, observation, action + side * step, goal))
+            for side in (1, -1)
+        )
+        np.testing.assert_allclose(gradient[:, entry], (ahead - behind) / 2e-2, atol=2e-3, rtol=0.02)
+
+
 def test_a_student_no_smaller_than_its_teacher_is_said(debug_run):
     teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
     said = []

@@ -11,7 +11,7 @@ from teacher.tasks.locomotion import LOCOMOTION
 from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
 from teacher.tasks.registry import build_task, known_tasks
-from teacher.tasks.wheel_maze import WheelMaze
+from teacher.tasks.wheel_maze import WheelMaze, wheel_labyrinth
 
 TASKS: dict[str, Callable[[], Task]] = {
     "fr3_pick_place": fr3_pick_place,
@@ -21,6 +21,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "fr3_reach_sensed": partial(Fr3Reach, sensed=True),
     "quad_reach": QuadReach,
     "reacher": Reacher,
+    "wheel_labyrinth": wheel_labyrinth,
     "wheel_maze": WheelMaze,
     **LOCOMOTION,
 }

@@ -169,3 +169,19 @@ HARDEST = """
 #GG#GGG#GGG#
 ############
 """
+# Our own: narrow ways and dead ends, from a corner; neighbours across a wall may be far to walk.
+LABYRINTH = """
+#############
+#G#GGG#GGGGG#
+#G#G###G#G#G#
+#G#GGGGG#G#G#
+#G###G###G#G#
+#GGG#GGGGG#G#
+###G#G#####G#
+#GGGGG#G#GGG#
+#G#####G#G###
+#GGG#GGGGGGG#
+#G#G#G#####G#
+#SGGGGGGGGGG#
+#############
+"""

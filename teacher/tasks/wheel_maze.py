@@ -14,7 +14,7 @@ import numpy as np
 from teacher.errors import unknown_name
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State
-from teacher.tasks.mazes import HARDEST, Maze
+from teacher.tasks.mazes import HARDEST, LABYRINTH, Maze
 
 CELL = 0.25  # m
 RADIUS = 0.0375  # m
@@ -41,11 +41,14 @@ class WheelMaze(MujocoTask, AnalyticTask):
     pushed = (0, 1)
     maze = Maze(HARDEST, CELL)
 
+    def __init__(self, name: str = "wheel_maze", maze: Maze = maze):
+        self.name, self.maze = name, maze
+
     @cached_property
     def spec(self) -> TaskSpec:
         cells = self.maze.centres("SG")
         return TaskSpec(
-            name="wheel_maze",
+            name=self.name,
             version=1,
             observation=(
                 ObservationTerm(name="position", start=0, entries=("x", "y"), unit="m", frame="maze"),
@@ -157,7 +160,7 @@ class WheelMaze(MujocoTask, AnalyticTask):
 
     def model(self, engine: str) -> mujoco.MjModel:
         spec = mujoco.MjSpec()
-        spec.modelname = "wheel_maze"
+        spec.modelname = self.name
         spec.option.timestep = TIME_STEP
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.worldbody.add_light(pos=[*(value / 2 for value in self.maze.extent), 4])
@@ -212,3 +215,8 @@ class WheelMaze(MujocoTask, AnalyticTask):
     def marker(self, goal: Array) -> Array:
         xp = goal.__array_namespace__()
         return xp.concatenate([goal, xp.full_like(goal[..., :1], RADIUS)], axis=-1)
+
+
+def wheel_labyrinth() -> WheelMaze:
+    """The robot of wheel_maze in narrower, longer ways, where shallow teachers soon stop learning."""
+    return WheelMaze("wheel_labyrinth", Maze(LABYRINTH, CELL))
