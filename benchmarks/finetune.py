@@ -42,7 +42,7 @@ from student.networks import (
     init_student,
 )
 from student.saved import TrainedStudent, load_student
-from teacher import losses, replay
+from teacher import checkpoint, losses, replay
 from teacher.config import UpdateConfig
 from teacher.devices import Devices
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -83,8 +83,8 @@ CHANGES = {"same": World(), "late": World(delay=2), "worn": World(gain=0.6, offs
 ARMS = {
     "distilled": Arm(distilled=True),
     "fresh": Arm(distilled=False),
-    "distilled waits": Arm(distilled=True, wait=1000),
-    "fresh waits": Arm(distilled=False, wait=1000),
+    "distilled-waits": Arm(distilled=True, wait=1000),
+    "fresh-waits": Arm(distilled=False, wait=1000),
 }
 NO_ARM = "none"
 
@@ -104,11 +104,11 @@ class Tuner:
 
     def __init__(self, teacher: Teacher, student: TrainedStudent, world: World, options: argparse.Namespace):
         self.student, self.world, self.envs, self.noise = student, world, options.envs, options.noise
-        self.spec, self.settings, self.devices = (
-            student.spec,
-            teacher.config.update,
-            Devices(jax.devices()[:1]),
-        )
+        self.spec, self.settings = student.spec, teacher.config.update
+        self.representation = teacher.config.network.representation
+        record = checkpoint.load(options.run / "students" / options.size).record
+        self.sizes = parse_size(options.size), parse_size(record["critic"])
+        self.devices = Devices(jax.devices()[:1])
         task, late = teacher.config.task, Randomisation(latency=world.delay)
         self.simulation = simulation(task.name, task.engine, late if world.delay else NOTHING_RANDOM)
         self.layouts = (
@@ -124,7 +124,7 @@ class Tuner:
         )
         self.collect = jax.jit(self._collect, donate_argnums=0)
         self.update = jax.jit(self._update, donate_argnums=0)
-        self.act = jax.jit(act)
+        self.act = jax.jit(self._act)
 
     def _changed(self, start: Start, xp: Any) -> Start:
         """Starts whose actions all come equally late."""
@@ -134,21 +134,20 @@ class Tuner:
         changed: Start = start._replace(conditions=start.conditions._replace(delay=delay))
         return changed
 
+    def _act(self, student: Student, observation: Array, goal: Array) -> Array:
+        return self._carried_out(act(student, observation, goal))
+
     def _carried_out(self, action: Array) -> Array:
         """What the world makes of actions [E, A]."""
         return jnp.clip((self.world.gain * action).at[:, -1].add(self.world.offset), -1, 1)
 
     def time_at_goal(self, student: Student) -> Row:
         """On the held-out episodes, in this world; the policy alone, without noise."""
-
-        def policy(observation: Any, goal: Any) -> Array:
-            return self._carried_out(self.act(student, observation, goal))
-
-        outcomes, _ = run_episodes(self.simulation, policy, self.held_out)
+        outcomes, _ = run_episodes(self.simulation, partial(self.act, student), self.held_out)
         found = summarise(outcomes, self.layouts[1])
         return {key: found[key] for key in ("time_at_goal", "time_at_goal_interval")}
 
-    def begin(self, arm: Arm, size: str, critic: str, key: Array) -> Tuning:
+    def begin(self, arm: Arm, key: Array) -> Tuning:
         """The distilled policy with one episode of experience in every environment, and the arm's critic."""
         start_key, step_key, collect_key, critic_key = jax.random.split(key, 4)
         start = self._starts(start_key)
@@ -167,9 +166,7 @@ class Tuner:
             state = self.collect(state, jax.random.fold_in(collect_key, state.replay.written))
         if arm.distilled:
             return state
-        representation = student.goal["params"]["output"]["bias"].size
-        sizes = parse_size(size), parse_size(critic)
-        fresh = init_student(critic_key, *sizes, self.spec.sizes, representation)
+        fresh = init_student(critic_key, *self.sizes, self.spec.sizes, self.representation)
         fresh = fold(fresh, self._measured(state.replay))
         return state._replace(student=fresh._replace(policy=state.student.policy))
 
@@ -244,7 +241,7 @@ def tuned(tuner: Tuner, before: Tuner, name: str, options: argparse.Namespace, s
     """One fine-tuning of arm `name`: its curve, and what its last policy does where it came from."""
     arm, begun = ARMS[name], time.perf_counter()
     key = jax.random.key(seed)
-    state = tuner.begin(arm, options.size, options.critic, jax.random.fold_in(key, 0))
+    state = tuner.begin(arm, jax.random.fold_in(key, 0))
     curve: list[Row] = [{"updates": 0, **tuner.time_at_goal(state.student)}]
     metrics: Row = {}
     for iteration in range(1, CURVE[-1] // UPDATES + 1):
@@ -317,7 +314,6 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a run with students")
     parser.add_argument("--size", default="2x32", help="the student (default %(default)s)")
-    parser.add_argument("--critic", default="3x128", help="size of fresh critics (default %(default)s)")
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), metavar="CHANGE")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
