@@ -72,7 +72,9 @@ def assert_same_run(spread, single):
     for name, expected in single.items():
         if name == "held":
             continue
-        np.testing.assert_allclose(spread[name], expected, rtol=2e-4, atol=2e-5, err_msg=name)
+        # Sums in another order are off by the rounding of their largest terms, not of what is left of them.
+        largest = np.abs(expected).max(initial=1.0)
+        np.testing.assert_allclose(spread[name], expected, rtol=2e-4, atol=2e-5 * largest, err_msg=name)
     # Integers, and what the environments drew, do not depend on the order of sums.
     for name in (".environments.step", ".environments.goal", ".replay.rows.episode", ".replay.newest"):
         np.testing.assert_array_equal(spread[name], single[name])

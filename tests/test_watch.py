@@ -340,8 +340,9 @@ def test_a_task_without_a_model_has_nothing_to_draw(tmp_path):
         "from teacher.tasks import AnalyticTask\n"
         "from teacher.tasks.wheel_maze import WheelMaze\n"
         "class Probe(AnalyticTask):\n"
-        "    engines = ('analytic',)\n"
+        "    engines, name = ('analytic',), 'probe'\n"
         "    spec, start, observe = WheelMaze.spec, WheelMaze.start, WheelMaze.observe\n"
+        "    _ends = WheelMaze._ends\n"
         "    control, advance, maze = WheelMaze.control, WheelMaze.advance, WheelMaze.maze\n"
     )
     name = f"{probe}:Probe"

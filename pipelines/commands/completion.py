@@ -20,6 +20,7 @@ TASKS = (
     "humanoid_u_maze",
     "quad_reach",
     "reacher",
+    "wheel_labyrinth",
     "wheel_maze",
 )
 
