@@ -7,9 +7,8 @@ cloning        behaviour cloning: labels on the teacher's own episodes alone, wi
 dagger         DAgger (arXiv:1011.0686): the students act, but no goal is relabelled
 
 The first three are the best shallow networks that contrastive RL is known to train: a residual block with
-LayerNorm, so depth 4, of the student's width (arXiv:2503.14858, section 4). Without LayerNorm they learn
-far less, and a student would be compared with that. They observe what the teacher does, also where students
-see less: an easier task than theirs.
+LayerNorm, so depth 4, of the student's width (arXiv:2503.14858, section 4, which finds LayerNorm essential).
+They observe what the teacher does, also where students see less: an easier task than theirs.
 """
 
 from collections.abc import Mapping, Sequence
