@@ -216,7 +216,8 @@ def test_a_reference_policy_that_fails_is_named_and_costs_no_figure_of_the_teach
     after = maze_run.summary
     assert "reference" not in after and "share_of_reference" not in after["teacher"]
     # The maze is asked about where the teacher goes; all else is as it was.
-    assert {*before["teacher"]} - {*after["teacher"]} == {"share_of_reference", "share_of_reference_interval"}
+    missing = {*before["teacher"]} - {*after["teacher"]}  # nothing, where another policy failed before
+    assert missing <= {"share_of_reference", "share_of_reference_interval"}
     assert after["teacher"].pop("maze_distance")["states"] > 0
     assert after["teacher"].items() <= before["teacher"].items()
 
