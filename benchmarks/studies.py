@@ -52,9 +52,10 @@ def over_seeds(rows: list[Row]) -> list[Row]:
         own = [row for row in rows if (row["study"], json.dumps(row["values"])) == (study, values)]
         mean: Row = {"study": study, "values": values, "seeds": len(own)}
         for key in ("time_at_goal", "last_five", "rank_correlation_far", "wall_s"):
-            each = [row[key] for row in own if key in row]
-            mean[key] = fmean(each)
-            mean[f"{key}_spread"] = seed_interval(each) or [min(each), max(each)]
+            if each := [row[key] for row in own if key in row]:
+                lowest = -1.0 if key.startswith("rank") else 0.0
+                mean[key] = fmean(each)
+                mean[f"{key}_spread"] = seed_interval(each, lowest) or [min(each), max(each)]
         found.append(mean)
     return found
 

@@ -125,7 +125,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         _wheels("wheel_maze"),
     ),
     "wheel-labyrinth": (
-        "the same robot in longer, narrower ways: where the depth of a teacher shows, on two cores",
+        "the same robot in longer, narrower ways, for studies of depth on two cores",
         _wheels("wheel_labyrinth"),
     ),
     "ant-big-maze": (

@@ -218,5 +218,5 @@ class WheelMaze(MujocoTask, AnalyticTask):
 
 
 def wheel_labyrinth() -> WheelMaze:
-    """The robot of wheel_maze in narrower, longer ways, where shallow teachers soon stop learning."""
+    """Makes the task of wheel_maze in a maze with narrower, longer ways."""
     return WheelMaze("wheel_labyrinth", Maze(LABYRINTH, CELL))
