@@ -181,10 +181,19 @@ class CollectConfig(Group):
     """control steps kept per environment"""
     prefill: PositiveInt = 100
     """control steps per environment, at least, before the first update"""
+    goal_steps: PositiveInt | None = None
+    """control steps, on average, after which an environment that trains is given another goal; each episode keeps
+    its own where none is given"""
     starts: Literal["new", "repeated"] = "new"
     """`repeated`: each environment has one start and goal for the whole run, as published"""
     total_steps: PositiveInt = 1_500_000
     """control steps with updates, over all environments, in whole iterations; the prefill comes on top"""
+
+    @model_validator(mode="after")
+    def _new_goals_can_be_drawn(self) -> Self:
+        if self.goal_steps is not None and self.starts == "repeated":
+            raise ValueError("collect.goal_steps needs collect.starts=new: repeated starts have one goal")
+        return self
 
     @property
     def iterations(self) -> int:

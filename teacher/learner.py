@@ -170,8 +170,20 @@ class Learner:
 
         done = (step + 1 >= self.spec.episode_length) | self.simulation.ended(physics)
         start = self._draw_starts(start_key, run_key, numbers)
-        physics, goal = choose(done, (self.simulation.reset(start), start.goal), (physics, goal))
+        physics = choose(done, self.simulation.reset(start), physics)
+        goal = choose(done | self._renewed(start_key, numbers), start.goal, goal)
         return Environments(physics, goal, jnp.where(done, 0, step + 1), episode + done), rows
+
+    def _renewed(self, key: Array, numbers: Array) -> Array:
+        """Which environments [N] are given another goal within their episode.
+
+        One that waits at its goal, or at a wall before it, so goes on from there: that is how places further away
+        come into the replay, and ways that no single goal leads along."""
+        mean = self.config.collect.goal_steps
+        if mean is None:
+            return jnp.zeros(len(numbers), bool)
+        keys = _keys(jax.random.fold_in(key, 2**31 - 1), numbers)  # starts fold in smaller numbers
+        return jax.vmap(jax.random.bernoulli, (0, None))(keys, 1 / mean)
 
     def _draw_starts(self, key: Array, run_key: Array, numbers: Array) -> Start:
         """New starts of these environments, or the same ones for the whole run."""

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.errors import Diverged
@@ -188,6 +189,29 @@ def test_a_goal_stays_for_an_episode_and_changes_with_it(run):
     goals = np.concatenate(goals)
     assert len(np.unique(goals, axis=0)) == len(goals)
     assert (np.linalg.norm(goals, axis=-1) <= 0.2 + 1e-6).all()
+
+
+def test_goals_change_within_an_episode_as_often_as_asked(learner):
+    collect = learner.config.collect.model_copy(update={"goal_steps": 5, "steps": 1})
+    wandering = Learner(learner.config.model_copy(update={"collect": collect}))
+    states = [wandering.init(jax.random.key(0))]
+    for _ in range(100):
+        states.append(wandering._collect(jax.tree.map(jnp.copy, states[-1])))
+    episode = np.array([state.environments.episode for state in states])
+    goal = np.array([state.environments.goal for state in states])
+    goes_on = np.diff(episode, axis=0) == 0
+    changed = (np.diff(goal, axis=0) != 0).any(-1)
+    assert changed[~goes_on].all()
+    within = changed[goes_on]
+    assert abs(within.mean() - 1 / 5) < 4 * np.sqrt(0.2 * 0.8 / within.size)
+    assert changed.any(0).all()  # in every environment
+    step = np.array([state.environments.step for state in states])
+    np.testing.assert_array_equal(np.diff(step, axis=0)[goes_on], 1)  # the episode itself is not cut
+
+
+def test_goals_that_change_need_new_starts():
+    with pytest.raises(ValidationError, match="goal_steps"):
+        CollectConfig(goal_steps=5, starts="repeated")
 
 
 def with_changed(learner, group, change):
