@@ -182,8 +182,7 @@ class CollectConfig(Group):
     prefill: PositiveInt = 100
     """control steps per environment, at least, before the first update"""
     goal_steps: PositiveInt | None = None
-    """control steps, on average, after which an environment that trains is given another goal; each episode keeps
-    its own where none is given"""
+    """control steps, on average, between new goals of an environment; none: each episode has one"""
     starts: Literal["new", "repeated"] = "new"
     """`repeated`: each environment has one start and goal for the whole run, as published"""
     total_steps: PositiveInt = 1_500_000

@@ -177,8 +177,8 @@ class Learner:
     def _renewed(self, key: Array, numbers: Array) -> Array:
         """Which environments [N] are given another goal within their episode.
 
-        One that waits at its goal, or at a wall before it, so goes on from there: that is how places further away
-        come into the replay, and ways that no single goal leads along."""
+        One that waits at its goal, or at the wall before it, goes on from there: so places further away come
+        into the replay, and ways that lead to no single goal."""
         mean = self.config.collect.goal_steps
         if mean is None:
             return jnp.zeros(len(numbers), bool)
