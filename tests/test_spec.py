@@ -26,7 +26,7 @@ def goal(**changes):
 
 
 def action(**changes):
-    fields = {"kind": "force", "joints": ("a",), "unit": "N", "scale": (2.0,), "offset": (0.1,)}
+    fields = {"kind": "joint_torque", "joints": ("a",), "unit": "N", "scale": (2.0,), "offset": (0.1,)}
     return ActionSpec(**(fields | changes))
 
 
