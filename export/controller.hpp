@@ -36,6 +36,7 @@ using Action = std::array<float, POLICY_ACTION_SIZE>;
 using Command = std::array<double, POLICY_ACTION_SIZE>;
 using Clock = std::chrono::steady_clock;
 
+constexpr double rest_speed = 1e-9; /* below which a joint stands: what is left of sums */
 constexpr double ahead_s = 5e-3; /* by which a time stamp may lie in the future */
 
 /* What was found, what is allowed. */
@@ -131,7 +132,8 @@ public:
     }
 
     void begin(float q) {
-        if (kind() != spec::Kind::joint_position) return;
+        if (kind() != spec::Kind::joint_position || std::fabs(last_) >= rest_speed) return;
+        if (known_ && is_seen_ && q == seen_) return;
         command_ = static_cast<double>(q) + spec::position_base[j_];
         known_ = true;
     }
@@ -140,16 +142,16 @@ public:
         known_ = true;
         if (!is_joint()) return command_ = wanted;
         double q = static_cast<double>(measured) + spec::position_base[j_];
+        const bool same = is_seen_ && measured == seen_;
+        seen_ = measured;
+        is_seen_ = true;
         if (kind() == spec::Kind::joint_position) {
             q = command_;
             wanted = towards(clipped(wanted, spec::lower[j_], spec::upper[j_]) - q);
         } else {
             const double moved = last_ * spec::control_dt;
-            const bool same = is_seen_ && measured == seen_;
             up_ = same ? up_ + moved : std::max(moved, 0.0);
             down_ = same ? down_ + moved : std::min(moved, 0.0);
-            seen_ = measured;
-            is_seen_ = true;
             const double low = q + std::min(down_, 0.0), high = q + std::max(up_, 0.0);
             const double nearest = spec::nearest[j_], farthest = spec::farthest[j_];
             const double to_lower = clipped(0.0, nearest - high, nearest - low);

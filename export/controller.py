@@ -38,6 +38,7 @@ EARLY = 2e-4  # s, by which a sleep may end late without a period beginning late
 NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz")
 JOINT_KINDS = ("joint_velocity", "joint_position")
 KINDS = (*JOINT_KINDS, "joint_torque", "base_twist", "gripper_width", "other")
+REST = 1e-9  # rad/s, below which a joint stands: what is left of sums
 UNLIMITED = 1e12  # stands for the position limit of a joint without one
 AHEAD_S = 5e-3  # by which a time stamp may lie in the future
 
@@ -309,15 +310,15 @@ class _Joint:
         self.command: float | None = None if self.by_position else 0.0
 
     def begin(self, q: float) -> None:
-        """Goes on from where the joint is measured to be."""
-        if self.by_position:
+        """Goes on from where the joint is measured, if its command is at rest and the sensor alive."""
+        if self.by_position and abs(self.last) < REST and (self.command is None or q != self.seen):
             self.command = q
 
     def next(self, wanted: float, q: float, ramp: float) -> float:
         """The next command: `wanted`, or what of it is allowed to a joint that is measured at `q`."""
         if self.by_position:
             assert self.command is not None
-            q = self.command
+            self.seen, q = q, self.command
             wanted = self._towards(_clipped(wanted, self.lower, self.upper) - q)
         else:
             low, high = self._places(q)
