@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from test_c99 import CPP, WARNINGS, C
-from test_guard import COUNT, TASKS, broken, sequences
+from test_guard import ROUNDS, TASKS, broken, sequences
 
 from export.c99 import c99
 from export.controller import open_session
@@ -94,11 +94,6 @@ int main(int, char **words) {
 """
 
 
-@pytest.fixture(scope="module")
-def made():
-    return functools.cache(lambda name: sequences(TASKS[name], COUNT))
-
-
 def write(folder, spec, spoil=False):
     """The sources of a program of the task's controller."""
     size = Size(width=24, layers=2)
@@ -147,8 +142,9 @@ def compiled(folder, *options):
     ("name", "options"),
     [*((name, FLAGS[0]) for name in TASKS), *(("bench_known", each) for each in FLAGS[1:])],
 )
-def test_commands_are_those_of_python_and_break_no_limit(program, made, name, options):
-    spec, wanted = TASKS[name], made(name)
+@pytest.mark.parametrize("seed", ROUNDS)
+def test_commands_are_those_of_python_and_break_no_limit(program, name, options, seed):
+    spec, wanted = TASKS[name], sequences(name, seed)
     words = [program(name, *options), "g0.1"]
     done = subprocess.run(words, input=wanted.rows.tobytes(), capture_output=True, check=True)
     answers = np.frombuffer(done.stdout).reshape(len(wanted.rows), 1 + spec.action_size)
