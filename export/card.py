@@ -98,8 +98,8 @@ def _told_goals(spec: TaskSpec) -> list[str]:
 def _actions(spec: TaskSpec) -> str:
     action, joints = spec.action, spec.joints
     lines = [
-        f"## Output\n\n`actions` [{spec.action_size}] in [-1, 1]; {action.kind} in {action.unit} = "
-        "offset + scale * action:\n",
+        f"## Output\n\n`actions` [{spec.action_size}] in [-1, 1]; "
+        f"{', '.join(dict.fromkeys(action.kinds))} in {action.unit} = offset + scale * action:\n",
         "| entry | joint | scale | offset |\n|---|---|---|---|",
     ]
     for i, (joint, scale, offset) in enumerate(zip(action.joints, action.scale, action.offset, strict=True)):

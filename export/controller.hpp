@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -35,17 +36,27 @@ using Action = std::array<float, POLICY_ACTION_SIZE>;
 using Command = std::array<double, POLICY_ACTION_SIZE>;
 using Clock = std::chrono::steady_clock;
 
+constexpr double rest_speed = 1e-9; /* below which a joint stands: what is left of sums */
+constexpr double ahead_s = 5e-3; /* by which a time stamp may lie in the future */
+
 /* What was found, what is allowed. */
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+/* Looks at the bits: -ffast-math takes it for granted that no number is NaN or infinite. */
+inline bool is_finite(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
 template <class Values>
 void require_finite(const char *name, const Values &values) {
     for (std::size_t i = 0; i < values.size(); i++) {
-        if (!std::isfinite(values[i])) {
-            throw Error(std::string(name) + ": entry " + std::to_string(i) + " is " +
-                        std::to_string(values[i]) + "; allowed: finite numbers");
+        if (!is_finite(values[i])) {
+            throw Error(std::string(name) + ": entry " + std::to_string(i) +
+                        " is not a finite number; allowed: finite numbers");
         }
     }
 }
@@ -102,69 +113,146 @@ private:
     float max_golden_error_ = 0.0f;
 };
 
-/* Commands that a robot can follow, from a policy's actions.
- *
- * Velocities begin with a ramp, keep to the joints' limits of velocity and acceleration, and slow down before
- * position limits; positions keep to their limits and move no faster than joints may; others are scaled. */
-class Guard {
-public:
-    explicit Guard(double ramp_s = 0.5)
-        : ramp_steps_(std::max(1.0, std::nearbyint(ramp_s / spec::control_dt))) {}
+inline double clipped(double value, double low, double high) {
+    return value < low ? low : value > high ? high : value;
+}
 
-    /* Begins from standing where this reading says the joints are. */
-    void start(const Reading &reading) {
-        steps_ = 0.0;
-        last_.fill(0.0);
-        if (spec::kind != spec::Kind::position) return;
-        for (std::size_t j = 0; j < last_.size(); j++) last_[j] = position(j, reading);
+/* One entry of the command, as _Joint and _Setting in controller.py; what each step is for is said there. */
+class Entry {
+public:
+    explicit Entry(std::size_t j = 0) : j_(j) { start(); }
+
+    bool is_known() const { return known_; }
+
+    void start() {
+        last_ = up_ = down_ = 0.0;
+        is_seen_ = false;
+        known_ = kind() != spec::Kind::joint_position && kind() != spec::Kind::gripper_width;
+        command_ = is_joint() ? 0.0 : spec::rest[j_];
     }
 
-    /* The command, in the specification's unit; without an action, a hold. Throws Error for no number. */
-    const Command &operator()(const Action *action, const Reading &reading) {
-        const bool velocities = spec::kind == spec::Kind::velocity;
-        if (velocities) steps_ = action ? std::min(steps_ + 1.0, ramp_steps_) : 0.0;
-        Command command{};
-        for (std::size_t j = 0; j < command.size(); j++) {
-            const double held = spec::kind == spec::Kind::position ? last_[j] : 0.0;
-            const double wanted = action ? spec::scale[j] * static_cast<double>((*action)[j]) + spec::offset[j] : held;
-            command[j] = velocities                            ? velocity(j, wanted, reading)
-                         : spec::kind == spec::Kind::position ? placed(j, wanted)
-                                                               : wanted;
+    void begin(float q) {
+        if (kind() != spec::Kind::joint_position || std::fabs(last_) >= rest_speed) return;
+        if (known_ && is_seen_ && q == seen_) return;
+        command_ = static_cast<double>(q) + spec::position_base[j_];
+        known_ = true;
+    }
+
+    double next(double wanted, float measured, double ramp) {
+        known_ = true;
+        if (!is_joint()) return command_ = wanted;
+        double q = static_cast<double>(measured) + spec::position_base[j_];
+        const bool same = is_seen_ && measured == seen_;
+        seen_ = measured;
+        is_seen_ = true;
+        if (kind() == spec::Kind::joint_position) {
+            q = command_;
+            wanted = towards(clipped(wanted, spec::lower[j_], spec::upper[j_]) - q);
+        } else {
+            const double moved = last_ * spec::control_dt;
+            up_ = same ? up_ + moved : std::max(moved, 0.0);
+            down_ = same ? down_ + moved : std::min(moved, 0.0);
+            const double low = q + std::min(down_, 0.0), high = q + std::max(up_, 0.0);
+            const double nearest = spec::nearest[j_], farthest = spec::farthest[j_];
+            const double to_lower = clipped(0.0, nearest - high, nearest - low);
+            const double to_upper = clipped(0.0, farthest - high, farthest - low);
+            wanted = clipped(wanted * ramp, towards(to_lower), towards(to_upper));
         }
-        require_finite("command", command);
-        last_ = command;
-        return last_;
+        const bool inside = spec::lower[j_] <= q && q <= spec::upper[j_];
+        const double speed = inside ? spec::velocity[j_] : spec::return_speed[j_];
+        return move(clipped(wanted, -speed, speed));
+    }
+
+    double hold() {
+        if (kind() == spec::Kind::gripper_width) return command_;
+        if (!is_joint()) return command_ = spec::rest[j_];
+        up_ += last_ * spec::control_dt;
+        down_ += last_ * spec::control_dt;
+        return move(0.0);
     }
 
 private:
-    static double position(std::size_t j, const Reading &reading) {
-        return static_cast<double>(reading[spec::position_index[j]] + spec::position_base[j]);
+    spec::Kind kind() const { return spec::kind[j_]; }
+
+    bool is_joint() const {
+        return kind() == spec::Kind::joint_velocity || kind() == spec::Kind::joint_position;
     }
 
-    /* NaN passes through, to be found. */
-    static double clipped(double value, double low, double high) {
-        return value < low ? low : value > high ? high : value;
+    double move(double wanted) {
+        last_ = clipped(wanted, last_ - spec::change[j_], last_ + spec::change[j_]);
+        return command_ = kind() == spec::Kind::joint_position ? command_ + last_ * spec::control_dt : last_;
     }
 
-    double velocity(std::size_t j, double wanted, const Reading &reading) const {
-        double v = clipped(wanted * (steps_ / ramp_steps_), -spec::velocity[j], spec::velocity[j]);
-        if (spec::slowdown > 0.0) {
-            const double ahead = last_[j] * spec::control_dt + position(j, reading);
-            if (!std::isfinite(ahead)) return std::numeric_limits<double>::quiet_NaN();
-            const double low = spec::slowdown * (spec::lower[j] + spec::margin - ahead);
-            const double high = spec::slowdown * (spec::upper[j] - spec::margin - ahead);
-            v = clipped(v, std::min(low, spec::return_speed[j]), std::max(high, -spec::return_speed[j]));
+    double towards(double gap) const {
+        const double steps = std::fabs(gap) / (spec::change[j_] * spec::control_dt);
+        const double n = std::floor(std::sqrt(2.0 * steps + 0.25) - 0.5);
+        const double braked = spec::change[j_] * (steps / (n + 1.0) + n / 2.0);
+        return std::copysign(std::min(braked, spec::slowdown[j_] * std::fabs(gap)), gap);
+    }
+
+    std::size_t j_;
+    double command_ = 0.0, last_ = 0.0, up_ = 0.0, down_ = 0.0;
+    float seen_ = 0.0f;
+    bool is_seen_ = false, known_ = false;
+};
+
+/* Commands that a robot can follow, from a policy's actions: limits of velocity, acceleration and position hold
+ * whatever a policy answers and wherever the robot stands. A hold brings joints to rest, and keeps them there;
+ * what comes after it begins from the measured position. */
+class Guard {
+public:
+    explicit Guard(double ramp_s = 0.5)
+        : ramp_steps_(std::max(1.0, std::nearbyint(ramp_s / spec::control_dt))) {
+        for (std::size_t j = 0; j < entries_.size(); j++) entries_[j] = Entry(j);
+    }
+
+    /* Stands: where the reading says that comes with the next action. */
+    void start() {
+        steps_ = 0.0;
+        held_ = true;
+        for (Entry &entry : entries_) entry.start();
+    }
+
+    /* Whether a hold has a command: before anything was read, a position that could be held is not known. */
+    bool can_hold() const {
+        return std::all_of(entries_.begin(), entries_.end(), [](const Entry &each) { return each.is_known(); });
+    }
+
+    /* The command, in the specification's unit, once a period; without an action a hold, whatever was read.
+     * Throws Error for what is no number, and for a hold before anything was read; the last command stands. */
+    const Command &operator()(const Action *action, const Reading &reading) {
+        if (!action) {
+            if (!can_hold()) throw Error("hold: nothing was read yet, so no position is known that could be held");
+            steps_ = 0.0;
+            held_ = true;
+            for (std::size_t j = 0; j < command_.size(); j++) command_[j] = entries_[j].hold();
+            return command_;
         }
-        return clipped(v, last_[j] - spec::change[j], last_[j] + spec::change[j]);
+        Action measured{};
+        for (std::size_t j = 0; j < measured.size(); j++) {
+            if (spec::position_index[j] >= 0) {
+                measured[j] = reading[static_cast<std::size_t>(spec::position_index[j])];
+            }
+        }
+        require_finite("action", *action);
+        require_finite("position", measured);
+        if (held_) {
+            for (std::size_t j = 0; j < measured.size(); j++) entries_[j].begin(measured[j]);
+        }
+        held_ = false;
+        steps_ = std::min(steps_ + 1.0, ramp_steps_);
+        for (std::size_t j = 0; j < command_.size(); j++) {
+            const double wanted = spec::offset[j] + spec::scale[j] * clipped(static_cast<double>((*action)[j]), -1.0, 1.0);
+            command_[j] = entries_[j].next(wanted, measured[j], steps_ / ramp_steps_);
+        }
+        return command_;
     }
 
-    double placed(std::size_t j, double wanted) const {
-        const double reach = spec::velocity[j] * spec::control_dt;
-        return clipped(clipped(wanted, last_[j] - reach, last_[j] + reach), spec::lower[j], spec::upper[j]);
-    }
-
+private:
     double ramp_steps_, steps_ = 0.0;
-    Command last_{};
+    bool held_ = true;
+    std::array<Entry, POLICY_ACTION_SIZE> entries_;
+    Command command_{};
 };
 
 /* A histogram of seconds: eight bins to an octave, from 0.1 us on. */
@@ -205,7 +293,9 @@ struct Outcome {
 /* Controls a robot at the specification's rate; whatever happens, it is told to stop at the end.
  *
  * `robot` has `Clock::time_point read(Reading &)`, `void write(const Command &)` and `void stop()`; a reading
- * older than `stale_s` holds it until a newer one arrives. Throws what robot, controller and guard throw. */
+ * older than `stale_s` when it arrives holds it until a newer one does, with which an episode begins anew.
+ * Positions are first commanded once a fresh one arrived. Throws what robot, controller and guard throw, and
+ * Error for a reading from the future. */
 template <class Robot>
 Outcome run(Controller &controller, Guard &guard, Robot &robot, const Goal &goal, double seconds,
             double stale_s = 2.0 * spec::control_dt) {
@@ -215,8 +305,7 @@ Outcome run(Controller &controller, Guard &guard, Robot &robot, const Goal &goal
     Action action{};
     try {
         controller.reset();
-        robot.read(reading);
-        guard.start(reading);
+        guard.start();
         const Clock::time_point start = Clock::now();
         const auto periods = static_cast<std::int64_t>(std::llround(seconds / spec::control_dt));
         for (std::int64_t period = 0; period < periods;) {
@@ -224,13 +313,24 @@ Outcome run(Controller &controller, Guard &guard, Robot &robot, const Goal &goal
             std::this_thread::sleep_until(start + std::chrono::duration_cast<Clock::duration>(due));
             const Clock::time_point begun = Clock::now();
             const Clock::time_point taken = robot.read(reading);
+            const double age = Seconds(Clock::now() - taken).count();
+            if (age < -ahead_s) {
+                throw Error("reading: its time lies " + std::to_string(-age) +
+                            " s in the future; allowed: std::chrono::steady_clock, when it was measured");
+            }
+            const bool stale = age > stale_s;
+            if (stale) action.fill(0.0f);
             if constexpr (spec::last_action >= 0) {
                 std::copy(action.begin(), action.end(), reading.begin() + spec::last_action);
             }
             require_finite("reading", reading);
-            const bool stale = Seconds(begun - taken).count() > stale_s;
-            if (!stale) controller.step(controller.observe(reading), goal, action);
-            robot.write(guard(stale ? nullptr : &action, reading));
+            if (stale) {
+                controller.reset();
+                if (guard.can_hold()) robot.write(guard(nullptr, reading));
+            } else {
+                controller.step(controller.observe(reading), goal, action);
+                robot.write(guard(&action, reading));
+            }
             const Clock::time_point ended = Clock::now();
             outcome.latencies.add(Seconds(ended - begun).count());
             outcome.held += stale;

@@ -20,7 +20,10 @@ import hashlib
 import io
 import json
 import math
+import numbers
+import signal
 import sys
+import threading
 import time
 from os import PathLike
 from pathlib import Path
@@ -33,6 +36,11 @@ FORMAT_VERSION = 2
 GOLDEN_TOLERANCE = 1e-5
 EARLY = 2e-4  # s, by which a sleep may end late without a period beginning late
 NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz")
+JOINT_KINDS = ("joint_velocity", "joint_position")
+KINDS = (*JOINT_KINDS, "joint_torque", "base_twist", "gripper_width", "other")
+REST = 1e-9  # rad/s, below which a joint stands: what is left of sums
+UNLIMITED = 1e12  # stands for the position limit of a joint without one
+AHEAD_S = 5e-3  # by which a time stamp may lie in the future
 
 
 class ControllerError(Exception):
@@ -273,13 +281,134 @@ class Controller:
         return binding
 
 
+class _Joint:
+    """A joint's commands: velocities, or positions that change with velocities of the same limits."""
+
+    def __init__(self, kind: str, joints: dict[str, Any], row: int, dt: float, acceleration: float | None):
+        def limit(key: str, unlimited: float) -> float:
+            value = joints[key][row]
+            return unlimited if value is None or math.isinf(value) else float(value)
+
+        self.by_position, self.dt = kind == "joint_position", dt
+        self.lower, self.upper = limit("lower", -UNLIMITED), limit("upper", UNLIMITED)
+        margin, slowdown = (0.0, 0.0) if self.by_position else (joints["margin"], joints["slowdown"])
+        self.nearest, self.farthest = self.lower + margin, self.upper - margin
+        self.slowdown: float = min(slowdown or math.inf, 1 / dt)
+        self.velocity = float(joints["velocity"][row])
+        speed = joints.get("return_speed")
+        self.return_speed = self.velocity if speed is None else min(float(speed), self.velocity)
+        # Of a joint whose acceleration is not known, any velocity may follow any other.
+        self.change = 2 * self.velocity if acceleration is None else acceleration * dt
+        # From farther away than this `_towards` is above `velocity`.
+        self.far = self.velocity * max(1 / self.slowdown, self.velocity / (2 * self.change / dt) + dt)
+        self.is_measured = self.by_position or self.lower > -UNLIMITED or self.upper < UNLIMITED
+        self.start()
+
+    def start(self) -> None:
+        self.last = self.up = self.down = 0.0
+        self.seen = math.nan
+        self.command: float | None = None if self.by_position else 0.0
+
+    def begin(self, q: float) -> None:
+        """Goes on from where the joint is measured, if its command is at rest and the sensor alive."""
+        if self.by_position and abs(self.last) < REST and (self.command is None or q != self.seen):
+            self.command = q
+
+    def next(self, wanted: float, q: float, ramp: float) -> float:
+        """The next command: `wanted`, or what of it is allowed to a joint that is measured at `q`."""
+        if self.by_position:
+            assert self.command is not None
+            self.seen, q = q, self.command
+            wanted = self._towards(_clipped(wanted, self.lower, self.upper) - q)
+        else:
+            low, high = self._places(q)
+            # Inside at most what stops before a limit; beyond one at least what brings the joint back.
+            to_lower = _clipped(0.0, self.nearest - high, self.nearest - low)
+            to_upper = _clipped(0.0, self.farthest - high, self.farthest - low)
+            wanted = _clipped(wanted * ramp, self._towards(to_lower), self._towards(to_upper))
+        speed = self.velocity if self.lower <= q <= self.upper else self.return_speed
+        return self._move(_clipped(wanted, -speed, speed))
+
+    def hold(self) -> float:
+        """The next command of a joint that comes to rest and stays there, wherever it is."""
+        self.up += self.last * self.dt
+        self.down += self.last * self.dt
+        return self._move(0.0)
+
+    def _move(self, wanted: float) -> float:
+        self.last = _clipped(wanted, self.last - self.change, self.last + self.change)
+        if self.by_position:
+            assert self.command is not None
+            self.command += self.last * self.dt
+        else:
+            self.command = self.last
+        return self.command
+
+    def _places(self, q: float) -> tuple[float, float]:
+        """The lowest and highest place where a joint measured at `q` can be when the next command acts.
+
+        Robots follow at once or a period late, and a sensor may have frozen: while it reads the same, all
+        that was commanded since may have been done, or nothing."""
+        moved = self.last * self.dt
+        if q == self.seen:
+            self.up += moved
+            self.down += moved
+        else:
+            self.seen = q
+            self.down, self.up = (moved, 0.0) if moved < 0 else (0.0, moved)
+        return q + (self.down if self.down < 0 else 0.0), q + (self.up if self.up > 0 else 0.0)
+
+    def _towards(self, gap: float) -> float:
+        """The highest velocity, with the sign of `gap`, that can still be braked to rest within it.
+
+        v, v - change, ... cover ((n + 1) v - n (n + 1) / 2 change) dt, n = floor(v / change), until none
+        is left. After the first period the others still fit the gap: braking never has to be harder."""
+        if abs(gap) > self.far:
+            return math.copysign(self.velocity, gap)
+        steps = abs(gap) / (self.change * self.dt)
+        n = math.floor(math.sqrt(2 * steps + 0.25) - 0.5)
+        return math.copysign(min(self.change * (steps / (n + 1) + n / 2), self.slowdown * abs(gap)), gap)
+
+
+class _Setting:
+    """A command that keeps to the range of its scale alone: a torque, a base's twist, a gripper's width."""
+
+    is_measured = False
+
+    def __init__(self, rest: float | None) -> None:
+        self.rest = rest
+        self.start()
+
+    def start(self) -> None:
+        self.command = self.rest
+
+    def begin(self, q: float) -> None:
+        pass
+
+    def next(self, wanted: float, q: float, ramp: float) -> float:
+        self.command = wanted
+        return wanted
+
+    def hold(self) -> float:
+        """`rest`, or without one the last command."""
+        if self.rest is not None:
+            self.command = self.rest
+        assert self.command is not None
+        return self.command
+
+
 class Guard:
     """Commands that a robot can follow, from a policy's actions: what needs memory and so is in no graph.
 
-    Joint velocities start with a ramp, keep to `spec["joints"]["velocity"]`, change by no more than
-    `acceleration` allows, and slow down before position limits as they did in training, but a period earlier,
-    since a robot follows late. Joint positions keep to their limits and move no faster than the joints may.
-    Other commands are scaled only."""
+    Actions are clipped to [-1, 1]. Joints obey one rule, by velocity or by position: the next velocity is the
+    one asked for, at most `velocity` (outside the limits of position `return_speed`), at most what still
+    stops before the limits of position, and above all no more than `acceleration` times the period from the
+    last. Beyond a limit a joint comes back so too. Velocities also start with a ramp, and slow down before
+    limits as they did in training. Other commands keep to the range of their scale.
+
+    A hold (no action) brings joints to rest within their acceleration, wherever they are, and keeps them
+    there: velocity 0, or the position where the command came to rest. It keeps a gripper's width, commands 0
+    for torques and twists, and `offset` for others. What follows it begins from the measured positions."""
 
     SPARE = 0.5
     """Share of the robot's acceleration limit that is used: it follows a change of command with ramps, which
@@ -291,136 +420,150 @@ class Guard:
         """Args: ramp_s: seconds from standing to full velocity; acceleration: [A], rad/s^2; None: SPARE of
         the specification's, if it has one.
 
-        Raises ControllerError for a joint that the robot lacks, or if joint positions are not observed."""
-        action, joints = spec["action"], spec["joints"]
-        self._dt: float = spec["control_dt"]
-        self._rates = action["kind"].startswith("joint_velocity")
-        self._positions = action["kind"] == "joint_position"
-        self._scale, self._offset = np.array(action["scale"]), np.array(action["offset"])
-        self._ramp_steps = max(1, round(ramp_s / self._dt))
-        self._command = np.zeros(len(action["joints"]))
-        self._last, self._low, self._high, self._ahead = (np.zeros_like(self._command) for _ in range(4))
-        self._found = np.empty(len(self._command), np.bool_)
-        self._steps = 0
-        if not (self._rates or self._positions):
-            return
-        missing = [joint for joint in action["joints"] if joint not in joints["names"]]
-        if missing:
+        Raises ControllerError for an unknown kind of command, for a joint that the robot lacks, or if joint
+        positions are not observed."""
+        action, joints, dt = spec["action"], spec["joints"], spec["control_dt"]
+        names, rest = action["joints"], at_rest(action)
+        if acceleration is not None and (len(acceleration) != len(names) or not min(acceleration) > 0):
+            raise ControllerError(f"acceleration: {acceleration}, allowed: {len(names)} positive numbers")
+        self.kinds = kinds(action)
+        driven = [name for name, kind in zip(names, self.kinds) if kind in JOINT_KINDS]
+        if missing := [name for name in driven if name not in joints["names"]]:
             raise ControllerError(f"action: joints {missing}, the robot has {joints['names']}")
-        rows = [joints["names"].index(joint) for joint in action["joints"]]
-        self._lower, self._upper, self._velocity = (
-            np.array(joints[key])[rows] for key in ("lower", "upper", "velocity")
-        )
-        self._slowdown = joints["slowdown"]
-        speed = joints.get("return_speed")
-        self._return = self._velocity if speed is None else np.full(len(rows), float(speed))
-        self._minus_return = -self._return
-        self._change = np.full(len(rows), np.inf)
-        if acceleration is None and self._rates and joints.get("acceleration"):
-            acceleration = [self.SPARE * joints["acceleration"][row] for row in rows]
-        if acceleration is not None:
-            if len(acceleration) != len(rows) or not min(acceleration) > 0:
-                raise ControllerError(f"acceleration: {acceleration}, allowed: {len(rows)} positive numbers")
-            # Slowing down before a limit asks for this much, and must not be what is cut.
-            needed = joints["slowdown"] * (np.abs(self._scale) + np.abs(self._offset)).max()
-            if needed > min(acceleration):
-                raise ControllerError(
-                    f"acceleration: {min(acceleration)}, stopping before position limits takes {needed:g}"
-                )
-            self._change = np.array(acceleration) * self._dt
-        self._where, self._base = self._positions_in(spec, action["joints"])
-        self._nearest, self._farthest = self._lower + joints["margin"], self._upper - joints["margin"]
-        self._q = np.zeros(len(rows), np.float32)
+        self._entries: list[_Joint | _Setting] = []
+        for i, (name, kind) in enumerate(zip(names, self.kinds)):
+            if kind in JOINT_KINDS:
+                row = joints["names"].index(name)
+                limit = None if acceleration is None else acceleration[i]
+                if acceleration is None and joints.get("acceleration"):
+                    limit = self.SPARE * joints["acceleration"][row]
+                self._entries.append(_Joint(kind, joints, row, dt, limit))
+            else:
+                self._entries.append(_Setting(None if kind == "gripper_width" else rest[i]))
+        measured = [name for name, entry in zip(names, self._entries) if entry.is_measured]
+        self._where = _positions_in(spec, measured)
+        self._places = [self._where.get(name, (-1, 0.0)) for name in names]
+        self._names = names
+        self._scale, self._offset = action["scale"], action["offset"]
+        self._ramp_steps = max(1, round(ramp_s / dt))
+        self._command = np.zeros(len(names))
+        self.start()
 
-    def limits(self) -> dict[str, np.ndarray]:
-        """What commands are kept within, by joint of the action: for a guard in another language.
+    def limits(self) -> dict[str, list[float]]:
+        """What commands are kept within, by entry of the action: for a guard in another language.
 
-        `scale`, `offset`, `lower`, `upper`, `velocity`, `return_speed`; `change` in a period;
-        `position_index` in a reading and `position_base` to add. Zeros where commands are scaled only."""
-        known = self._rates or self._positions
-        nothing = np.zeros_like(self._command)
-        return {
-            "scale": self._scale,
-            "offset": self._offset,
-            "lower": self._lower if known else nothing,
-            "upper": self._upper if known else nothing,
-            "velocity": self._velocity if known else nothing,
-            "return_speed": self._return if known else nothing,
-            "change": self._change if known else nothing,
-            "position_index": self._where if known else nothing.astype(int),
-            "position_base": self._base if known else nothing.astype(np.float32),
+        Zeros where commands are scaled only; `position_index` in a reading is -1 where it is not needed."""
+        limits = {
+            name: [float(getattr(entry, name, 0.0)) for entry in self._entries]
+            for name in (
+                "lower",
+                "upper",
+                "nearest",
+                "farthest",
+                "slowdown",
+                "velocity",
+                "return_speed",
+                "change",
+            )
         }
+        limits["rest"] = [getattr(entry, "rest", None) or 0.0 for entry in self._entries]
+        limits["scale"], limits["offset"] = self._scale, self._offset
+        limits["position_index"], limits["position_base"] = (list(each) for each in zip(*self._places))
+        return limits
 
-    @staticmethod
-    def _positions_in(spec: dict[str, Any], wanted: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which entries of a reading hold these joints' positions, and what is to be added to them."""
-        home = dict(zip(spec["joints"]["names"], spec["joints"]["default"]))
-        found = {}
-        for term in readings(spec):
-            if term["name"] in ("joint_position", "joint_position_from_default"):
-                for i, joint in enumerate(term["entries"]):
-                    base = 0.0 if term["name"] == "joint_position" else home[joint]
-                    found[joint] = term["start"] + i, base
-        missing = [joint for joint in wanted if joint not in found]
-        if missing:
-            raise ControllerError(f"reading: no term joint_position with {missing}: limits cannot be kept")
-        places, bases = zip(*(found[joint] for joint in wanted))
-        return np.array(places), np.array(bases, np.float32)
+    def start(self, reading: np.ndarray | None = None) -> None:
+        """Stands: where this reading [M] says, or else the one that comes with the next action."""
+        self._steps, self._held = 0, True
+        for entry in self._entries:
+            entry.start()
+        if reading is not None:
+            self._begin(self._positions(reading))
 
-    def start(self, reading: np.ndarray) -> None:
-        """Begins from standing where this reading [M] says the joints are."""
-        self._steps = 0
-        if self._positions:
-            self._last[:] = reading[self._where] + self._base
-        else:
-            self._last[:] = 0
+    @property
+    def can_hold(self) -> bool:
+        """Whether a hold has a command: positions have none before one was read."""
+        return all(entry.command is not None for entry in self._entries)
 
     def __call__(self, action: np.ndarray | None, reading: np.ndarray) -> np.ndarray:
-        """The command [A], in the specification's unit; the same array each time.
+        """The command [A], in the specification's unit; the same array each time. Call it once a period.
 
-        Args: action: [A], or None to hold: velocity 0, or the last position; reading: [M], the newest.
-        Raises ControllerError for what no number can be made of; the last command stands."""
+        Args: action: [A], or None to hold, as for want of a fresh reading; reading: [M], ignored in a hold.
+        Raises ControllerError for what is no number, and for a hold while there is nothing to hold; the last
+        command stands."""
         command = self._command
-        if action is not None:
-            np.multiply(self._scale, action, out=command)
-            command += self._offset
-        elif self._positions:
-            command[:] = self._last
-        else:
-            command[:] = 0
-        if self._rates:
-            self._steps = 0 if action is None else min(self._steps + 1, self._ramp_steps)
-            self._limit_velocity(command, reading)
-        elif self._positions:
-            np.multiply(self._velocity, self._dt, out=self._high)
-            np.subtract(self._last, self._high, out=self._low)
-            np.add(self._last, self._high, out=self._high)
-            np.clip(command, self._low, self._high, out=command)
-            np.clip(command, self._lower, self._upper, out=command)
-        if not _finite(command, self._found):
-            raise ControllerError(f"command: {command} from action {action}; allowed: finite numbers")
-        self._last[:] = command
+        if action is None:
+            if not self.can_hold:
+                raise ControllerError("hold: no position is known yet that could be held")
+            self._steps, self._held = 0, True
+            for i, entry in enumerate(self._entries):
+                command[i] = entry.hold()
+            return command
+        asked = action.tolist()
+        if len(asked) != len(command) or not all(map(math.isfinite, asked)):
+            raise ControllerError(f"action: {action}, allowed: {len(command)} finite numbers")
+        positions = self._positions(reading)
+        if self._held:
+            self._begin(positions)
+        self._steps = min(self._steps + 1, self._ramp_steps)
+        ramp = self._steps / self._ramp_steps
+        for i, entry in enumerate(self._entries):
+            wanted = self._offset[i] + self._scale[i] * _clipped(asked[i], -1.0, 1.0)
+            command[i] = entry.next(wanted, positions[i], ramp)
         return command
 
-    def _limit_velocity(self, command: np.ndarray, reading: np.ndarray) -> None:
-        command *= self._steps / self._ramp_steps
-        np.negative(self._velocity, out=self._low)
-        np.clip(command, self._low, self._velocity, out=command)
-        if self._slowdown > 0:
-            np.take(reading, self._where, out=self._q)
-            self._q += self._base
-            np.multiply(self._last, self._dt, out=self._ahead)
-            self._ahead += self._q
-            np.subtract(self._nearest, self._ahead, out=self._low)
-            np.subtract(self._farthest, self._ahead, out=self._high)
-            self._low *= self._slowdown
-            self._high *= self._slowdown
-            np.minimum(self._low, self._return, out=self._low)
-            np.maximum(self._high, self._minus_return, out=self._high)
-            np.clip(command, self._low, self._high, out=command)
-        np.subtract(self._last, self._change, out=self._low)
-        np.add(self._last, self._change, out=self._high)
-        np.clip(command, self._low, self._high, out=command)
+    def _begin(self, positions: list[float]) -> None:
+        self._held = False
+        for entry, q in zip(self._entries, positions):
+            entry.begin(q)
+
+    def _positions(self, reading: np.ndarray) -> list[float]:
+        """Where the reading says that the joints are; 0 for those of which that is not needed."""
+        found = [reading.item(index) + base if index >= 0 else 0.0 for index, base in self._places]
+        for name, q in zip(self._names, found):
+            if not math.isfinite(q):
+                raise ControllerError(f"reading: {name} is at {q}, allowed: finite numbers")
+        return found
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return low if value < low else high if value > high else value  # a tenth of the time of min and max
+
+
+def kinds(action: dict[str, Any]) -> list[str]:
+    """What each entry of an action commands; ControllerError for a kind that is not one of KINDS."""
+    kind = action["kind"]
+    found = [kind] * len(action["joints"]) if isinstance(kind, str) else list(kind)
+    if unknown := sorted({str(each) for each in found if each not in KINDS}):
+        raise ControllerError(f"action: kind {', '.join(unknown)}, allowed: {', '.join(KINDS)}")
+    return found
+
+
+def at_rest(action: dict[str, Any]) -> list[float]:
+    """The command [A] that asks for no motion, where nothing is known but the specification.
+
+    0 for velocities, torques and twists; of a gripper the narrowest width, which keeps what it holds; of
+    joint positions and others `offset`."""
+    rest = []
+    for kind, scale, offset in zip(kinds(action), action["scale"], action["offset"]):
+        if kind in ("joint_position", "other"):
+            rest.append(offset)
+        else:
+            rest.append(offset - abs(scale) if kind == "gripper_width" else 0.0)
+    return rest
+
+
+def _positions_in(spec: dict[str, Any], wanted: list[str]) -> dict[str, tuple[int, float]]:
+    """Where a reading holds these joints' positions, and what is to be added to each."""
+    home = dict(zip(spec["joints"]["names"], spec["joints"]["default"]))
+    found = {}
+    for term in readings(spec):
+        if term["name"] in ("joint_position", "joint_position_from_default"):
+            for i, joint in enumerate(term["entries"]):
+                base = 0.0 if term["name"] == "joint_position" else home.get(joint, 0.0)
+                found[joint] = term["start"] + i, base
+    if missing := [joint for joint in wanted if joint not in found]:
+        raise ControllerError(f"reading: no term joint_position with {missing}: limits cannot be kept")
+    return {joint: found[joint] for joint in wanted}
 
 
 class Latencies:
@@ -450,7 +593,8 @@ class Log:
     """What the loop did in its last `capacity` steps, in memory that is taken once.
 
     Columns: `seconds` since the loop began, when the step did; `reading` [M]; `goal` [G]; `action` [A];
-    `command` [A]; `latency_us` from reading to writing; `held`, for want of a fresh reading."""
+    `command` [A], NaN where none was written; `latency_us` from reading to writing; `held`, for want of a
+    fresh reading."""
 
     def __init__(self, spec: dict[str, Any], capacity: int) -> None:
         terms, goal = readings(spec), inputs(spec)[1]
@@ -493,6 +637,45 @@ def punctual(seconds: float) -> None:
         pass
 
 
+class _Stop:
+    """Stops a robot, whatever interrupts: signals that come meanwhile act once it returned or failed."""
+
+    def __init__(self, robot: Any) -> None:
+        self._robot, self._done = robot, False
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._is_main = threading.current_thread() is threading.main_thread()  # others are not interrupted
+        if self._is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _exit)  # by default it ends a process on the spot
+
+    def __call__(self) -> None:
+        """May be interrupted before it begins, and then has to be called again."""
+        came: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM) if self._is_main and not self._done else ():
+            if (handler := signal.getsignal(number)) is not None:
+                self._handlers.setdefault(number, handler)
+                signal.signal(number, lambda late, _: came.append(late))
+        try:
+            while not self._done:
+                try:
+                    self._robot.stop()
+                    self._done = True
+                except KeyboardInterrupt:
+                    continue
+                except BaseException:
+                    self._done = True
+                    raise
+        finally:
+            while self._handlers:
+                number, handler = self._handlers.popitem()
+                signal.signal(number, signal.SIG_DFL if handler is _exit else handler)
+        for late in came[:1]:
+            signal.raise_signal(late)
+
+
+def _exit(number: int, _: Any) -> None:
+    sys.exit(128 + number)
+
+
 def run(
     controller: Controller,
     robot: Any,
@@ -513,10 +696,12 @@ def run(
       goal: [G] float32, or a function of the seconds since the beginning that answers one.
       seconds: how long.
       log: takes every step.
-      stale_s: a reading older than this holds the robot until a newer one arrives; None: two periods.
+      stale_s: a reading older than this when it arrives holds the robot until a newer one does, with which
+        an episode begins anew; None: two periods. Positions are first commanded once a fresh one arrived.
     Returns: `steps`, `held` of them for want of a fresh reading, `missed_deadlines` (periods that were over
       before their command was written), `latency_us_p50`, `_p99` and `_max` from reading to writing.
-    Raises: what robot and controller raise, after the robot was stopped."""
+    Raises: what robot and controller raise, and ControllerError for a reading's time that is no number or
+      that `clock` has not reached, after the robot was stopped. Signals that come meanwhile act after it."""
     dt = controller.spec["control_dt"]
     guard = guard or Guard(controller.spec)
     stale_s = 2 * dt if stale_s is None else stale_s
@@ -525,48 +710,55 @@ def run(
     acted = last_action(controller.spec)
     latencies, periods = Latencies(), round(seconds / dt)
     steps = held = missed = period = 0
+    stop = _Stop(robot)
     try:
-        controller.reset()
-        guard.start(robot.read()[1])
-        start = clock()
-        while period < periods:
-            wait = start + period * dt - clock()
-            if wait > 0:
-                sleep(wait)
-            begun = clock()
-            wanted = goal(begun - start) if callable(goal) else goal
-            taken, found = robot.read()
-            stale = begun - taken > stale_s
-            controller.require_reading(found)
-            if stale:
-                held += 1
-                command = guard(None, found)
-            else:
-                if acted is not None:
-                    reading[:] = found
-                    reading[acted] = action
-                    found = reading
-                controller.step(controller.observe(found), wanted, out=action)
-                command = guard(action, found)
-            robot.write(command)
-            ended = clock()
-            latencies.add(ended - begun)
-            if log is not None:
-                log.add(
-                    seconds=begun - start,
-                    reading=found,
-                    goal=wanted,
-                    action=action,
-                    command=command,
-                    latency_us=(ended - begun) * 1e6,
-                    held=stale,
-                )
-            steps += 1
-            over = max(0, int((ended - start) / dt) - period)
-            missed += over
-            period += max(over, 1)
+        try:
+            controller.reset()
+            guard.start()
+            start = clock()
+            while period < periods:
+                wait = start + period * dt - clock()
+                if wait > 0:
+                    sleep(wait)
+                begun = clock()
+                wanted = goal(begun - start) if callable(goal) else goal
+                taken, found = robot.read()
+                stale = _age(taken, clock()) > stale_s
+                controller.require_reading(found)
+                if stale:
+                    held += 1
+                    controller.reset()
+                    action[:] = 0
+                    command = guard(None, found) if guard.can_hold else None
+                else:
+                    if acted is not None:
+                        reading[:] = found
+                        reading[acted] = action
+                        found = reading
+                    controller.step(controller.observe(found), wanted, out=action)
+                    command = guard(action, found)
+                if command is not None:
+                    robot.write(command)
+                ended = clock()
+                latencies.add(ended - begun)
+                if log is not None:
+                    log.add(
+                        seconds=begun - start,
+                        reading=found,
+                        goal=wanted,
+                        action=action,
+                        command=math.nan if command is None else command,
+                        latency_us=(ended - begun) * 1e6,
+                        held=stale,
+                    )
+                steps += 1
+                over = max(0, int((ended - start) / dt) - period)
+                missed += over
+                period += max(over, 1)
+        finally:
+            stop()
     finally:
-        robot.stop()
+        stop()  # an interruption may come between the end of the loop and the stop
     return {
         "steps": steps,
         "held": held,
@@ -575,6 +767,17 @@ def run(
         "latency_us_p99": latencies.percentile(99) * 1e6,
         "latency_us_max": latencies.longest * 1e6,
     }
+
+
+def _age(taken: Any, now: float) -> float:
+    """Seconds since a reading was taken; ControllerError if that is not a time that the loop's clock had."""
+    age = now - float(taken) if isinstance(taken, numbers.Real) else math.nan
+    if not -AHEAD_S <= age < math.inf:
+        raise ControllerError(
+            f"reading: its time is {taken}, the loop's clock says {now:.3f}; allowed: when it was measured, "
+            "in seconds of that clock (time.monotonic, unless another one was given)"
+        )
+    return age
 
 
 def readings(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -662,11 +865,9 @@ def describe(controller: Controller, steps: int = 2000) -> str:
     for i, entry in enumerate(goal["entries"]):
         trained = f" trained in [{goal['low'][i]}, {goal['high'][i]}]" if "low" in goal else ""
         lines.append(f"  {entry}{trained}")
-    lines.append(
-        f"actions [{len(action['joints'])}] {action['kind']} [{action['unit']}] = offset + scale * action"
-    )
-    for i, joint in enumerate(action["joints"]):
-        lines.append(f"  {joint} scale {action['scale'][i]} offset {action['offset'][i]}")
+    lines.append(f"actions [{len(action['joints'])}] [{action['unit']}] = offset + scale * action")
+    for joint, kind, scale, offset in zip(action["joints"], kinds(action), action["scale"], action["offset"]):
+        lines.append(f"  {joint} {kind} scale {scale} offset {offset}")
     obs = controller._obs.batch[0].copy()
     wanted = controller._goal.batch[0].copy()
     seconds = np.empty(steps)

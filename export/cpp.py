@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 
 from export.controller import GOLDEN_TOLERANCE, ControllerError, Guard, last_action, readings
 from teacher.errors import FathomError
-from teacher.spec import TaskSpec
+from teacher.spec import ActionKind, TaskSpec
 
 _HEADER = """\
 /* The task {task}, version {version}, as numbers for controller.hpp; spec.json names them. */
@@ -16,19 +17,14 @@ _HEADER = """\
 
 #include <array>
 #include <cstddef>
-#include <limits>
 
 namespace fathom::specification {{
 
-constexpr double unlimited = std::numeric_limits<double>::infinity();
-
-enum class Kind {{ velocity, position, other }};
-constexpr Kind kind = Kind::{kind};
+enum class Kind {{ {kinds} }};
 constexpr double control_dt = {dt};
 constexpr std::size_t reading_size = {reading};
 constexpr std::size_t history = {history};
 constexpr std::ptrdiff_t last_action = {last_action};
-constexpr double slowdown = {slowdown}, margin = {margin};
 constexpr float golden_tolerance = {tolerance}f;
 {arrays}
 }}  // namespace fathom::specification
@@ -38,7 +34,7 @@ constexpr float golden_tolerance = {tolerance}f;
 
 
 def cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """`controller.hpp` and `specification.hpp`.
+    """Returns `controller.hpp` and `specification.hpp`.
 
     Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers.
     Raises FathomError for a task whose commands no guard can keep within limits."""
@@ -47,25 +43,19 @@ def cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
         limits = Guard(record).limits()
     except ControllerError as error:
         raise FathomError(f"{spec.name} in C++: {error}") from error
-    kind = {"joint_velocity": "velocity", "joint_position": "position"}.get(spec.action.kind, "other")
     acted = last_action(record)
-    arrays = [
-        _array("double", name, np.asarray(limits[name], np.float64))
-        for name in ("scale", "offset", "lower", "upper", "velocity", "return_speed", "change")
-    ]
-    arrays.append(_array("std::size_t", "position_index", limits["position_index"]))
-    arrays.append(_array("float", "position_base", limits["position_base"]))
+    arrays = [_array("Kind", "kind", np.array(spec.action.kinds))]
+    types = {"position_index": "std::ptrdiff_t"}
+    arrays += [_array(types.get(name, "double"), name, np.array(each)) for name, each in limits.items()]
     arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
     header = _HEADER.format(
         task=spec.name,
         version=spec.version,
-        kind=kind,
+        kinds=", ".join(get_args(ActionKind)),
         dt=repr(spec.control_dt),
         reading=sum(len(term["entries"]) for term in readings(record)),
         history=spec.deployed.history if spec.deployed else 1,
         last_action=-1 if acted is None else acted.start,
-        slowdown=repr(float(spec.joints.slowdown)),
-        margin=repr(float(spec.joints.margin)),
         tolerance=GOLDEN_TOLERANCE,
         arrays="\n".join(arrays),
     )
@@ -84,8 +74,10 @@ def _array(kind: str, name: str, values: np.ndarray) -> str:
     return f"constexpr std::array<{shape}, {len(values)}> {name}{{{{\n{rows}}}}};"
 
 
-def _row(kind: str, values: Iterable[float]) -> str:
-    if kind == "std::size_t":
+def _row(kind: str, values: Iterable[Any]) -> str:
+    if kind == "Kind":
+        return ", ".join(f"Kind::{value}" for value in values)
+    if kind == "std::ptrdiff_t":
         return ", ".join(str(int(value)) for value in values)
     suffix = "f" if kind == "float" else ""
-    return ", ".join("unlimited" if np.isinf(value) else f"{float(value).hex()}{suffix}" for value in values)
+    return ", ".join(f"{float(value).hex()}{suffix}" for value in values)

@@ -60,7 +60,7 @@ def _require_joint_positions(name: str, spec: TaskSpec) -> None:
     action, joints = spec.action, spec.joints
     if action.kind != "joint_position":
         raise UsageError(
-            f"profile {name}: action.kind of {spec.name} is {action.kind}; "
+            f"profile {name}: action.kind of {spec.name} is {', '.join(dict.fromkeys(action.kinds))}; "
             "that controller takes joint_position"
         )
     for field in ("stiffness", "damping"):

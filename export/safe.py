@@ -10,12 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.controller import open_session
+from export.controller import at_rest, open_session
 from teacher.errors import FathomError
 from teacher.spec import GoalSpec, TaskSpec
-
-RATES = ("joint_velocity", "joint_torque", "base_twist")
-"""Kinds of action whose command 0 asks for no motion."""
 
 LARGEST = float(np.finfo(np.float32).max)
 NARROWEST = 1e-6  # of a range that excess is divided by: some entries never vary
@@ -40,12 +37,10 @@ def ranges(spec: TaskSpec, observations: np.ndarray, goals: np.ndarray) -> Range
 
 
 def hold_action(spec: TaskSpec) -> np.ndarray:
-    """[A]: no motion where commands are rates; elsewhere the middle of a command's range, `offset`."""
+    """[A]: what commands no motion, as far as a graph without memory can; see `controller.at_rest`."""
     action = spec.action
-    if action.kind not in RATES:
-        return np.zeros(spec.action_size, np.float32)
-    zero = -np.array(action.offset) / np.array(action.scale)
-    return np.clip(zero, -1, 1).astype(np.float32) + np.float32(0)  # -0 becomes 0
+    hold = (np.array(at_rest(action.model_dump(mode="json"))) - action.offset) / action.scale
+    return np.clip(hold, -1, 1).astype(np.float32) + np.float32(0)  # -0 becomes 0
 
 
 def safe_policy_graph(policy: onnx.ModelProto, spec: TaskSpec, trained: Ranges) -> onnx.ModelProto:

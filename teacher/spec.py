@@ -5,9 +5,19 @@ types a number again that stands here.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from teacher.errors import unknown_name
 
 Floats = tuple[float, ...]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -56,10 +66,22 @@ class GoalSpec(_Part):
         return self
 
 
+ActionKind = Literal[
+    "joint_velocity", "joint_position", "joint_torque", "base_twist", "gripper_width", "other"
+]
+"""What an entry of a command is, hence what a robot's guard keeps of it and what holding it means.
+
+The guard keeps `joint_velocity` and `joint_position` to the limits in `joints`, and a hold brings them to
+rest. Others keep to the range of their scale; a hold commands 0 for `joint_torque` (or a force) and
+`base_twist`, the width as it was for `gripper_width`, and `offset` for `other`."""
+
+
 class ActionSpec(_Part):
     """command = offset + scale * action, with every action in [-1, 1]."""
 
-    kind: str = Field(description="what a command is, e.g. joint_velocity")
+    kind: ActionKind | tuple[ActionKind, ...] = Field(
+        description="what a command is: of all joints, or one for each"
+    )
     joints: Names
     unit: str
     scale: Floats
@@ -67,8 +89,23 @@ class ActionSpec(_Part):
     stiffness: Floats | None = Field(default=None, description="of joints that follow a position, N m/rad")
     damping: Floats | None = Field(default=None, description="of joints that follow a position, N m s/rad")
 
+    @property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        """Of each joint."""
+        return (self.kind,) * len(self.joints) if isinstance(self.kind, str) else self.kind
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _known(cls, kind: Any) -> Any:
+        for each in [kind] if isinstance(kind, str) else kind:
+            if each not in get_args(ActionKind):
+                raise ValueError(unknown_name("kind", str(each), get_args(ActionKind)))
+        return kind
+
     @model_validator(mode="after")
     def _same_length(self) -> Self:
+        if len(self.kinds) != len(self.joints):
+            raise ValueError(f"kind has {len(self.kinds)} entries, joints has {len(self.joints)}")
         gains = [name for name in ("stiffness", "damping") if getattr(self, name) is not None]
         _same_lengths(self, "joints", "scale", "offset", *gains)
         return self

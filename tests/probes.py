@@ -55,7 +55,7 @@ class Probe(AnalyticTask):
                 strict_radius=self.radius / 2,
                 easy_radius=self.radius * 2,
             ),
-            action=ActionSpec(kind="move", joints=AXES, unit="1", scale=(1.0, 1.0), offset=(0.0, 0.0)),
+            action=ActionSpec(kind="other", joints=AXES, unit="1", scale=(1.0, 1.0), offset=(0.0, 0.0)),
             joints=JointSpec(
                 names=AXES,
                 unit="1",

@@ -44,7 +44,7 @@ class Sled(MujocoTask):
                 strict_radius=0.05,
                 easy_radius=0.2,
             ),
-            action=ActionSpec(kind="force", joints=("x",), unit="N", scale=(GAIN,), offset=(0.0,)),
+            action=ActionSpec(kind="joint_torque", joints=("x",), unit="N", scale=(GAIN,), offset=(0.0,)),
             joints=JointSpec(
                 names=("x",),
                 unit="m",

@@ -1,5 +1,7 @@
 """The controller in C++: compiled with warnings as errors, and equal to the one in Python."""
 
+import functools
+import re
 import shutil
 import subprocess
 
@@ -7,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 from test_c99 import CPP, WARNINGS, C
+from test_guard import ROUNDS, TASKS, broken, sequences
 
 from export.c99 import c99
-from export.controller import Guard, open_session
+from export.controller import open_session
 from export.cpp import cpp
 from export.graph import graph_sha256, policy_graph
 from student.config import Size
@@ -17,21 +20,28 @@ from student.networks import act, init_student
 from teacher.errors import FathomError
 from teacher.tasks import make_task
 
+FLAGS = [("-O2",), ("-Ofast",), ("-O3", "-ffinite-math-only"), ("-O2", "-m32")]
+
 PROGRAM = r"""
 #include <cstdio>
-#include <vector>
+#include <cstdlib>
 #include "controller.hpp"
 
 using namespace fathom;
 
 struct Arm {
-    int mode, written = 0, stopped = 0;
+    char mode;
+    int written = 0, stopped = 0;
     Clock::time_point read(Reading &reading) {
         reading.fill(0.1f);
-        if (mode == 1 && written == 3) reading[1] = std::numeric_limits<float>::quiet_NaN();
-        return Clock::now() - std::chrono::seconds(mode == 2 ? 10 : 0);
+        if (mode == 'n' && written == 3) reading[1] = std::numeric_limits<float>::quiet_NaN();
+        return Clock::now() + std::chrono::seconds(mode == 's' ? -10 : mode == 'f' ? 10 : 0);
     }
-    void write(const Command &) { written++; }
+    void write(const Command &) {
+        written++;
+        const std::chrono::duration<double> late(mode == 'l' && written == 3 ? 2.5 * spec::control_dt : 0.0);
+        std::this_thread::sleep_for(late);
+    }
     void stop() { stopped++; }
 };
 
@@ -41,30 +51,40 @@ template <class Values> bool next(Values &values) {
 
 int main(int, char **words) {
     Controller controller;
-    const char mode = words[1][0];
-    if (mode == 'g') {  // actions and readings in, commands and observations out
-        Guard guard;
+    Guard guard(words[1][1] ? std::atof(words[1] + 1) : 0.5);
+    if (words[1][0] == 'g') {  // what to do, action, reading -> whether that was refused, command
+        std::array<float, 1> what;
         Action action;
         Reading reading;
-        bool first = true;
-        while (next(action) && next(reading)) {
-            if (first) guard.start(reading);
-            first = false;
-            const Command command = guard(action[0] > 90.0f ? nullptr : &action, reading);
+        Command command{};
+        while (next(what) && next(action) && next(reading)) {
+            double refused = 0.0;
+            try {
+                if (what[0] == 2.0f) throw Error((guard.start(), "nothing is commanded yet"));
+                command = guard(what[0] == 1.0f ? nullptr : &action, reading);
+            } catch (const Error &) {
+                refused = 1.0;
+            }
+            std::fwrite(&refused, sizeof refused, 1, stdout);
             std::fwrite(command.data(), sizeof(double), command.size(), stdout);
+        }
+        return 0;
+    }
+    if (words[1][0] == 'h') {  // reading -> observation
+        Reading reading;
+        while (next(reading)) {
             const Observation &seen = controller.observe(reading);
             std::fwrite(seen.data(), sizeof(float), seen.size(), stdout);
         }
         return 0;
     }
-    Arm arm{mode - '0'};
-    Guard guard;
+    Arm arm{words[1][0]};
     Goal goal{};
     try {
-        const Outcome found = run(controller, guard, arm, goal, 10 * specification::control_dt);
+        const Outcome found = run(controller, guard, arm, goal, 10 * spec::control_dt);
         const double p50 = found.latencies.percentile(50), longest = found.latencies.longest();
         std::printf("%d %d %d %d\n", static_cast<int>(found.steps), static_cast<int>(found.held),
-                    static_cast<int>(found.steps + found.missed_deadlines >= 10), p50 > 0 && p50 <= longest);
+                    static_cast<int>(found.missed_deadlines), p50 > 0 && p50 <= longest);
     } catch (const Error &error) {
         std::printf("%s\n", error.what());
     }
@@ -74,9 +94,8 @@ int main(int, char **words) {
 """
 
 
-def build(folder, name, spoil=False):
-    """A program of the task's controller, and the task's specification."""
-    spec = make_task(name).spec
+def write(folder, spec, spoil=False):
+    """The sources of a program of the task's controller."""
     size = Size(width=24, layers=2)
     student = init_student(jax.random.key(3), size, size, spec.sensed_sizes, 8)
     model = policy_graph(lambda obs, goal: act(student, obs, goal), spec)
@@ -90,74 +109,98 @@ def build(folder, name, spoil=False):
     texts = c99(model, spec, graph_sha256(model)) | cpp(spec, golden) | {"main.cpp": PROGRAM}
     for file, text in texts.items():
         (folder / file).write_text(text)
-    subprocess.run([*C, "-O2", *WARNINGS, "-c", "policy.c", "-o", "policy.o"], check=True, cwd=folder)
-    subprocess.run(
-        [*CPP[:1], "-std=c++17", "-O2", *WARNINGS, "main.cpp", "policy.o", "-o", "program", "-lm"],
-        check=True,
-        cwd=folder,
-    )
-    return folder / "program", spec
 
 
-@pytest.fixture(scope="module", params=["fr3_reach", "fr3_reach_sensed", "quad_reach", "ant"])
-def built(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """A function of a task's name and the compiler's options: a program of its controller."""
     if shutil.which("g++") is None:
         pytest.skip("no g++ on this machine")
-    return build(tmp_path_factory.mktemp(request.param), request.param)
+
+    @functools.cache
+    def sources(name):
+        folder = tmp_path_factory.mktemp(name)
+        write(folder, TASKS[name])
+        return folder
+
+    return functools.cache(lambda name, *options: compiled(sources(name), *options))
 
 
-def test_commands_and_observations_are_those_of_python(built):
-    program, spec = built
-    record = spec.model_dump(mode="json")
+def compiled(folder, *options):
+    file = folder / "-".join(("program", *options))
+    c = [*C, *options, *WARNINGS, "-c", "policy.c", "-o", "policy.o"]
+    both = [CPP[0], "-std=c++17", *options, *WARNINGS, "main.cpp", "policy.o", "-o", file, "-lm"]
+    for command in (c, both):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode and "-m32" in options:
+            pytest.skip(f"this compiler makes no 32-bit programs: {done.stderr[-200:]}")
+        assert not done.returncode, done.stderr
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, FLAGS[0]) for name in TASKS), *(("bench_known", each) for each in FLAGS[1:])],
+)
+@pytest.mark.parametrize("seed", ROUNDS)
+def test_commands_are_those_of_python_and_break_no_limit(program, name, options, seed):
+    spec, wanted = TASKS[name], sequences(name, seed)
+    words = [program(name, *options), "g0.1"]
+    done = subprocess.run(words, input=wanted.rows.tobytes(), capture_output=True, check=True)
+    answers = np.frombuffer(done.stdout).reshape(len(wanted.rows), 1 + spec.action_size)
+    commands = np.where(answers[:, :1] == 1, np.nan, answers[:, 1:])
+    assert not broken(spec, wanted, commands)
+    np.testing.assert_allclose(commands, wanted.commands, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["fr3_reach", "quad_reach"])
+def test_observations_are_those_of_python(program, name):
+    spec = TASKS[name]
     size = spec.deployed.reading_size if spec.deployed else spec.observation_size
     history = spec.deployed.history if spec.deployed else 1
-    draw = np.random.default_rng(1)
-    count = 300
-    # Readings wander across the limits; now and then there is no action, which is told by a number.
-    readings = np.cumsum(draw.normal(scale=0.2, size=(count, size)), axis=0).astype(np.float32)
-    actions = draw.uniform(-1, 1, (count, spec.action_size)).astype(np.float32)
-    actions[draw.random(count) < 0.1] = 99.0
-    both = np.concatenate([actions, readings], axis=1)
-    done = subprocess.run([program, "g"], input=both.tobytes(), capture_output=True, check=True)
-    width = 8 * spec.action_size + 4 * size * history
-    rows = np.frombuffer(done.stdout, np.uint8).reshape(count, width)
-    commands = rows[:, : 8 * spec.action_size].copy().view(np.float64)
-    seen = rows[:, 8 * spec.action_size :].copy().view(np.float32)
-    guard = Guard(record)
-    guard.start(readings[0])
-    expected = [
-        guard(None if action[0] > 90 else action, reading).copy()
-        for action, reading in zip(actions, readings, strict=True)
-    ]
-    np.testing.assert_allclose(commands, expected, rtol=0, atol=1e-6)
+    readings = np.random.default_rng(1).normal(size=(50, size)).astype(np.float32)
+    words = [program(name, *FLAGS[0]), "h"]
+    done = subprocess.run(words, input=readings.tobytes(), capture_output=True, check=True)
+    seen = np.frombuffer(done.stdout, np.float32).reshape(len(readings), size * history)
     for age in range(history):
-        earlier = readings[np.maximum(np.arange(count) - age, 0)]
+        earlier = readings[np.maximum(np.arange(len(readings)) - age, 0)]
         np.testing.assert_array_equal(seen[:, age * size : (age + 1) * size], earlier)
 
 
-def test_the_loop_keeps_its_periods_holds_and_stops(built):
-    program, _ = built
-
+@pytest.mark.parametrize(("name", "options"), [("fr3_reach", FLAGS[0]), ("bench_known", FLAGS[1])])
+def test_the_loop_keeps_its_periods_holds_and_stops(program, name, options):
     def ran(mode):
-        done = subprocess.run([program, mode], capture_output=True, text=True, check=True)
-        return done.stdout.splitlines()
+        words = [program(name, *options), mode]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
 
     figures, stopped = ran("0")
-    steps, held, whole, latency = map(int, figures.split())
-    assert 1 <= steps <= 10
-    assert (held, whole, latency) == (0, 1, 1)
+    steps, held, missed, latency = map(int, figures.split())
+    assert 1 <= steps <= 10 <= steps + missed
+    assert (held, latency) == (0, 1)
     assert stopped == f"stopped 1 after {steps}"
-    message, stopped = ran("1")
-    assert message == "reading: entry 1 is nan; allowed: finite numbers"
+    # Two periods and a half are slept through: at least two deadlines, of which one is that step's own.
+    steps, _, missed, _ = map(int, ran("l")[0].split())
+    assert missed >= 2
+    assert steps + missed >= 11
+    message, stopped = ran("n")
+    assert message == "reading: entry 1 is not a finite number; allowed: finite numbers"
     assert stopped == "stopped 1 after 3"
-    steps, held, *_ = map(int, ran("2")[0].split())
+    message, stopped = ran("f")
+    assert re.match(
+        r"reading: its time lies (9\.\d+|10\.0+) s in the future; allowed: .*steady_clock", message
+    )
+    assert stopped == "stopped 1 after 0"
+    figures, stopped = ran("s")
+    steps, held, *_ = map(int, figures.split())
     assert steps == held
+    # Velocities are held at 0; positions that nobody has read are not commanded.
+    written = steps if name == "fr3_reach" else 0
+    assert stopped == f"stopped 1 after {written}"
 
 
 def test_a_policy_that_does_not_reproduce_its_answers_does_not_start(tmp_path):
-    if shutil.which("g++") is None:
-        pytest.skip("no g++ on this machine")
-    program, _ = build(tmp_path, "fr3_reach", spoil=True)
+    write(tmp_path, make_task("fr3_reach").spec, spoil=True)
+    program = compiled(tmp_path, "-O2")
     done = subprocess.run([program, "0"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "recorded answers are not reproduced" in done.stderr

@@ -105,6 +105,13 @@ def test_holding_is_no_motion_for_rates_and_the_offset_for_positions():
     np.testing.assert_array_equal(hold_action(make_task("quad_reach").spec), np.zeros(12))
 
 
+def test_a_gripper_among_joints_keeps_what_it_holds():
+    spec = make_task("fr3_pick_place").spec
+    hold = hold_action(spec)
+    np.testing.assert_array_equal(hold[:4], 0)
+    assert spec.action.offset[4] + spec.action.scale[4] * hold[4] <= 0.04  # the cube's edge, m
+
+
 def test_hash_of_a_graph_survives_annotation_and_feels_one_weight(safe, tmp_path):
     before = graph_sha256(safe)
     annotated = onnx.ModelProto()

@@ -26,8 +26,21 @@ def goal(**changes):
 
 
 def action(**changes):
-    fields = {"kind": "force", "joints": ("a",), "unit": "N", "scale": (2.0,), "offset": (0.1,)}
+    fields = {"kind": "joint_torque", "joints": ("a",), "unit": "N", "scale": (2.0,), "offset": (0.1,)}
     return ActionSpec(**(fields | changes))
+
+
+def test_a_kind_of_action_is_known_and_may_differ_by_joint():
+    both = action(
+        kind=("joint_velocity", "gripper_width"), joints=("a", "b"), scale=(1.0, 1.0), offset=(0.0, 0.0)
+    )
+    assert both.kinds == ("joint_velocity", "gripper_width")
+    assert action(kind="joint_torque").kinds == ("joint_torque",)
+    assert ActionSpec.model_validate(both.model_dump(mode="json")) == both
+    with pytest.raises(ValidationError, match="unknown kind 'joint_velocty'; did you mean 'joint_velocity'"):
+        action(kind="joint_velocty")
+    with pytest.raises(ValidationError, match="kind has 2 entries, joints has 1"):
+        action(kind=("joint_velocity", "other"))
 
 
 def joints(**changes):

@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from teacher.errors import unknown_name
-from teacher.spec import ActionSpec, Floats, GoalSpec, ObservationTerm, TaskSpec
+from teacher.spec import ActionKind, ActionSpec, Floats, GoalSpec, ObservationTerm, TaskSpec
 from teacher.tasks.base import Array, MujocoTask, Start, State
 from teacher.tasks.fr3_arm import HOME, JOINTS, SERVO_GAIN, add_arm, joint_spec, slowed
 from teacher.tasks.fr3_hand import POSE_ENTRIES, WIDTH, add_hand, flange_pose, reach_down, tilted_pose
@@ -25,6 +25,7 @@ GOALS = ("object", "flange", "both")  # what a goal is about
 AXES = ("x", "y", "z")
 DRIVEN = (0, 1, 3, 5)  # joints; the control law holds the others, so the fingers stay in a vertical plane
 SPEED = 1.0  # rad/s at full action
+KINDS: tuple[ActionKind, ...] = tuple("joint_velocity" for _ in DRIVEN)
 HOLD = 10.0  # 1/s: how fast the other joints return
 # Driven joints are soft, so that what the hand meets is not flung away: at full action they exert at most
 # so many N m (kg m^2/s^2) as this, and twice that where they brake. A limit of the servos' torques would be
@@ -102,7 +103,7 @@ class Fr3Cube(MujocoTask):
         strict, success, easy = self._radii
         return TaskSpec(
             name=self._name,
-            version=2,
+            version=3 if self._grips else 2,
             observation=tuple(
                 ObservationTerm(name=name, start=first, entries=entries, unit=unit, frame=frame)
                 for first, (name, entries, unit, frame) in zip(starts, terms, strict=False)
@@ -122,7 +123,7 @@ class Fr3Cube(MujocoTask):
                 easy_radius=easy,
             ),
             action=ActionSpec(
-                kind="joint_velocity_and_gripper_width" if self._grips else "joint_velocity",
+                kind=(*KINDS, "gripper_width") if self._grips else "joint_velocity",
                 joints=(*joints, WIDTH) if self._grips else joints,
                 unit="rad/s, m" if self._grips else "rad/s",
                 scale=(SPEED,) * 4 + (WIDTH_SCALE,) * self._grips,
