@@ -144,7 +144,7 @@ Profiles = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help="add the files of a controller: c99, holosoma, mjlab, unitree; may be repeated",
+        help="add the files of a controller: c99, holosoma, mjlab, ros2, unitree; may be repeated",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
