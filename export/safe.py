@@ -125,7 +125,7 @@ def _finite(name: str, clean: str) -> list[onnx.NodeProto]:
     """`clean`: the entries that are finite, 0 for others; `NAME.all` [1, 1]: 1.0 if all are.
 
     Runtimes differ in how they compare NaN: MNN takes it for less than any number, so both ends are asked;
-    tinygrad makes `>=` of the negation of `<`, so both comparisons are strict, and the largest float is out."""
+    tinygrad makes `>=` of the negation of `<`, so both are strict, and the largest float is out."""
     make = helper.make_node
     return [
         make("Greater", [name, "safe.lowest"], [f"{name}.above"]),
