@@ -780,8 +780,8 @@ def _read_checked(directory: Path, hashes: dict[str, str], entries: int, strict:
     unlisted = [name for name in NEEDED_FILES if name not in hashes]
     if unlisted:
         raise ControllerError(f"spec.json: lists no SHA-256 of {', '.join(unlisted)}")
-    # Distance and excess of a recorded question lie there too, and every array has a header.
-    largest = {"golden.npz": 4 * MOST_GOLDEN * (entries + 3) + (1 << 14)}
+    # Each question twice, near and far, what critic and safe policy answer, and a header for each array.
+    largest = {"golden.npz": 4 * MOST_GOLDEN * (2 * entries + 3) + (1 << 14)}
     contents = {}
     for name, stated in hashes.items():
         try:
@@ -802,7 +802,7 @@ def _read_checked(directory: Path, hashes: dict[str, str], entries: int, strict:
 def _arrays(golden: bytes, obs: int, goal: int, action: int) -> dict[str, np.ndarray]:
     """The recorded arrays, read without executing anything or taking more memory than they hold."""
     widths: dict[str, tuple[int, ...]] = {"obs": (obs,), "goal": (goal,), "actions": (action,)}
-    widths.update(distance=(), outside=(2,))
+    widths.update(distance=(), far_obs=(obs,), far_goal=(goal,), outside=(2,))
     found = {}
     try:
         with zipfile.ZipFile(io.BytesIO(golden)) as archive:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.c99 import in_comment
 from export.controller import GOLDEN_TOLERANCE, ControllerError, Guard, last_action, readings
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
@@ -57,7 +58,7 @@ def cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
     arrays.append(_array("float", "position_base", limits["position_base"]))
     arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
     header = _HEADER.format(
-        task=spec.name,
+        task=in_comment(spec.name),
         version=spec.version,
         kind=kind,
         dt=repr(spec.control_dt),

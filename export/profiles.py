@@ -134,8 +134,9 @@ class _Layout(NamedTuple):
 def require_profiles(names: Iterable[str], spec: TaskSpec) -> None:
     """Raises UsageError if there is no profile of a name, or none for such a task, naming the field."""
     for name in names:
-        if name not in PROFILES:
-            raise unknown_name("profile", name, PROFILES)
+        kind, colon, _ = name.partition(":")
+        if kind not in PROFILES or (colon and kind != "c99"):
+            raise unknown_name("profile", name, [*PROFILES, "c99:PREFIX"])
         if name in _RUNNERS:
             _require_joint_positions(name, spec)
             _layout(name, spec)
@@ -152,17 +153,23 @@ def profile_files(names: Iterable[str], spec: TaskSpec, graphs: Graphs, golden: 
     Raises UsageError as `require_profiles` does, FathomError for an operator that has no C version."""
     names = list(names)
     require_profiles(names, spec)
-    return {
-        f"deploy/{name}/{path}": content
-        for name in names
-        for path, content in PROFILES[name](spec, graphs, golden).items()
-    }
+    files: Files = {}
+    for name in names:
+        kind, colon, prefix = name.partition(":")
+        found = _c99_files(spec, graphs, prefix) if colon else PROFILES[name](spec, graphs, golden)
+        files |= {f"deploy/{kind}/{path}": content for path, content in found.items()}
+    return files
+
+
+def _c99_files(spec: TaskSpec, graphs: Graphs, prefix: str) -> Files:
+    """Without the controller in C++, of which a program has one."""
+    policy = graphs["policy"]
+    return {path: text.encode() for path, text in c99(policy, spec, graph_sha256(policy), prefix).items()}
 
 
 def _c99(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
-    policy = graphs["policy"]
-    texts = c99(policy, spec, graph_sha256(policy)) | cpp(spec, golden)
-    return {path: text.encode() for path, text in texts.items()}
+    controller = {path: text.encode() for path, text in cpp(spec, golden).items()}
+    return _c99_files(spec, graphs, "policy") | controller
 
 
 def _require_joint_positions(name: str, spec: TaskSpec) -> None:

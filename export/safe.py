@@ -39,6 +39,13 @@ def ranges(spec: TaskSpec, observations: np.ndarray, goals: np.ndarray) -> Range
     return Ranges((observations.min(axis=0), observations.max(axis=0)), trained)
 
 
+def excess(values: np.ndarray, trained: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """[K]: by how much rows [K, S] lie outside a range, in widths of it; what `outside` holds of them."""
+    low, high = trained
+    beyond = np.maximum(np.maximum(low - values, values - high), np.float32(0))
+    return np.asarray((beyond / np.maximum(high - low, np.float32(NARROWEST))).max(axis=1), np.float32)
+
+
 def hold_action(spec: TaskSpec) -> np.ndarray:
     """[A]: no motion where commands are rates; elsewhere the middle of a command's range, `offset`."""
     action = spec.action
