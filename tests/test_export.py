@@ -305,6 +305,24 @@ def test_a_signed_bundle_is_loaded_by_those_who_trust_its_owner(exported, tmp_pa
         load(bundle, trusted=public)
 
 
+def test_the_command_signs_and_a_second_profile_keeps_the_first(pipeline, debug_run, tmp_path):
+    pytest.importorskip("cryptography")
+    run = Path(shutil.copytree(debug_run.path, tmp_path / "runs" / "debug"))
+    private, public = key_pair(tmp_path, "mine")
+    refused = pipeline("export", run, "--sign", public, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--sign" in refused.stderr
+    for profile in ("c99", "c99:left"):
+        done = pipeline("export", run, "--resume", "--profile", profile, "--sign", private, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+    for bundle in (run / "export").iterdir():
+        if bundle.is_dir():
+            load(bundle, trusted=public)
+            assert {"policy.c", "left.c", "left.h"} <= {
+                path.name for path in (bundle / "deploy/c99").iterdir()
+            }
+
+
 def test_keys_of_other_kinds_are_refused_by_name(tmp_path):
     pytest.importorskip("cryptography")
     private = tmp_path / "rsa.pem"
