@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from export.c99 import c99
 from export.cpp import cpp
 from export.graph import graph_sha256
+from export.ros2 import require_ros2, ros2
 from teacher.errors import UsageError, unknown_name
 from teacher.spec import GoalSpec, ObservationTerm, TaskSpec
 
@@ -144,7 +145,7 @@ def require_profiles(names: Iterable[str], spec: TaskSpec) -> None:
             _motors(spec)
             _stick_ranges(spec)
         if name == "ros2":
-            _require_ros2(spec)
+            require_ros2(spec)
 
 
 def profile_files(names: Iterable[str], spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
@@ -391,59 +392,12 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-ROS2 = {"joint_velocity": "velocity", "joint_position": "position"}
-"""Interface of ros2_control that commands of a kind go to."""
-_MESSAGES = {
-    "joint_position": "sensor_msgs/msg/JointState.position",
-    "joint_velocity": "sensor_msgs/msg/JointState.velocity",
-    "base_angular_velocity": "sensor_msgs/msg/Imu.angular_velocity",
-}
-
-
-def _require_ros2(spec: TaskSpec) -> None:
-    if spec.action.kind not in ROS2:
-        raise UsageError(
-            f"profile ros2: action.kind of {spec.name} is {spec.action.kind}, allowed: {', '.join(ROS2)}"
-        )
-
-
-def _ros2(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
-    action, joints, goal, interface = spec.action, spec.joints, spec.sensed_goal, ROS2[spec.action.kind]
-    name, rows = f"{spec.name}_{interface}", [spec.joints.names.index(joint) for joint in spec.action.joints]
-    parameters = {
-        "controller_manager": {
-            "ros__parameters": {name: {"type": "forward_command_controller/ForwardCommandController"}}
-        },
-        name: {"ros__parameters": {"joints": list(action.joints), "interface_name": interface}},
-    }
-    reading = spec.deployed.reading if spec.deployed else spec.observation
-    mapping = {
-        "period_s": spec.control_dt,
-        "reading": [
-            {**term.model_dump(include={"name", "start", "entries", "unit", "frame"})}
-            | {"message": _MESSAGES.get(term.name)}
-            for term in reading
-        ],
-        "goal": goal.model_dump(include={"name", "entries", "unit", "frame", "low", "high"}),
-        "command": {
-            "topic": f"/{name}/commands",
-            "message": "std_msgs/msg/Float64MultiArray.data",
-            **action.model_dump(include={"joints", "unit", "scale", "offset"}),
-            "lower": [joints.lower[row] for row in rows],
-            "upper": [joints.upper[row] for row in rows],
-            "velocity": [joints.velocity[row] for row in rows],
-        },
-    }
-    side = yaml.dump(parameters, Dumper=_Plain, sort_keys=False, default_flow_style=None, width=110)
-    return {"controllers.yaml": side.encode(), "mapping.json": _json(mapping)}
-
-
 PROFILES: Mapping[str, Callable[[TaskSpec, Graphs, Golden], Files]] = {
     "c99": _c99,
     "mjlab": _mjlab,
     "holosoma": _holosoma,
     "unitree": _unitree,
-    "ros2": _ros2,
+    "ros2": lambda spec, graphs, golden: {path: text.encode() for path, text in ros2(spec).items()},
 }
 
 
