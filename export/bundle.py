@@ -25,7 +25,7 @@ from export.graph import (
     seal,
 )
 from export.profiles import profile_files, require_profiles
-from export.safe import check_safe, ranges, safe_policy_graph
+from export.safe import check_safe, excess, ranges, safe_policy_graph
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
 from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
@@ -33,6 +33,7 @@ from teacher.spec import TaskSpec
 MIN_OBSERVATIONS = 1000
 GOLDEN_VECTORS = 64
 FLAT_TOLERANCE = 1e-6
+GITATTRIBUTES = b"* -text\n"  # git leaves line ends as they are, of which hashes are taken
 RUNTIMES = ("jax", "jax2onnx", "onnx", "onnxruntime")
 
 
@@ -71,6 +72,7 @@ def write_bundle(
     _check_inputs(spec, inputs)
     expected = reference(policy, (observations, goals))
     graphs, verifications = _verified_graphs(spec, policy, critic, inputs, expected)
+    golden = _recorded(spec, critic, observations, goals, expected)
     record = {
         "format_version": controller.FORMAT_VERSION,
         "task": spec.model_dump(mode="json"),
@@ -80,15 +82,39 @@ def write_bundle(
     unjudged = _annotated(graphs, spec, provenance, verifications, {})
     facts = judge(controller.Controller(record, unjudged["policy.onnx"], unjudged["critic.onnx"]))
     files = _annotated(graphs, spec, provenance, verifications, facts)
-    golden = _recorded(observations, goals, expected)
     files |= _golden(golden)
     files |= profile_files(profiles, spec, {graph.graph.name: graph for graph in graphs}, golden)
     files["controller.py"] = Path(controller.__file__).read_bytes()
     files["README.md"] = model_card(spec, provenance, facts).encode()
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    files[".gitattributes"] = GITATTRIBUTES  # not listed: a copy of a bundle may lack hidden files
     files["spec.json"] = controller.sealed(json.dumps(record, indent=2, allow_nan=False) + "\n")
     _write(directory, files)
     return verifications
+
+
+def signing_key(path: Path) -> Any:
+    """A private key of ed25519 (PEM, without a password); UsageError that says what was found instead."""
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    except ImportError as error:
+        raise UsageError(
+            '--sign: a bundle is signed with cryptography: pip install "fathom-rl[sign]"'
+        ) from error
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"--sign: {path}: no private key can be read from it: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError(f"--sign: {path}: {type(key).__name__}, allowed: a private key of ed25519")
+    return key
+
+
+def sign(directory: Path, key: Any) -> None:
+    """Signs a bundle's spec.json, and with it every file that it lists, into a file beside it."""
+    signature: bytes = key.sign((directory / "spec.json").read_bytes())
+    (directory / controller.SIGNATURE).write_bytes(signature)
 
 
 def _verified_graphs(
@@ -171,9 +197,25 @@ def _annotated(
     return files
 
 
-def _recorded(observations: np.ndarray, goals: np.ndarray, actions: np.ndarray) -> dict[str, np.ndarray]:
+def _recorded(
+    spec: TaskSpec, critic: Critic, observations: np.ndarray, goals: np.ndarray, actions: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Rows of what was verified; `distance` [K], from acting so to the goal; and the same questions stretched
+    to three times their distance from the middle of their ranges, with `outside` [K, 2] of them."""
     rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
-    return {"obs": observations[rows], "goal": goals[rows], "actions": actions[rows]}
+    obs, goal, action = observations[rows], goals[rows], actions[rows]
+    trained = ranges(spec, observations, goals)
+    middle_obs, middle_goal = ((low + high) / 2 for low, high in trained)
+    far_obs, far_goal = 3 * obs - 2 * middle_obs, 3 * goal - 2 * middle_goal
+    return {
+        "obs": obs,
+        "goal": goal,
+        "actions": action,
+        "distance": reference(critic, (obs, action, goal)).reshape(-1),
+        "far_obs": far_obs,
+        "far_goal": far_goal,
+        "outside": np.stack([excess(far_obs, trained.observation), excess(far_goal, trained.goal)], axis=1),
+    }
 
 
 def _golden(values: Mapping[str, np.ndarray]) -> dict[str, bytes]:

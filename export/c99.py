@@ -3,6 +3,7 @@
 For microcontrollers and for controllers in C++. Weights are written as hexadecimal floating-point numbers,
 which lose no bit."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from teacher.errors import FathomError
+from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
 
 _HEADER = """\
@@ -19,23 +20,23 @@ _HEADER = """\
  * obs [{obs}], goal [{goal}] -> actions [{actions}] in [-1, 1]; entries and units as spec.json lists them.
  * command = offset + scale * action. Inputs must be finite. Not for two threads at once: the layers' values
  * lie in static memory, {scratch} bytes of it; the weights take {weights} bytes.
- * Made from policy.onnx, whose graph has the SHA-256 {sha256}.
+ * Made from policy.onnx, whose graph has the SHA-256 {sha256}. It carries no signature.
  */
-#ifndef FATHOM_POLICY_H
-#define FATHOM_POLICY_H
+#ifndef FATHOM_{macro}_H
+#define FATHOM_{macro}_H
 
 #ifdef __cplusplus
 extern "C" {{
 #endif
 
-#define POLICY_OBS_SIZE {obs}
-#define POLICY_GOAL_SIZE {goal}
-#define POLICY_ACTION_SIZE {actions}
+#define {macro}_OBS_SIZE {obs}
+#define {macro}_GOAL_SIZE {goal}
+#define {macro}_ACTION_SIZE {actions}
 
-extern const char policy_graph_sha256[65];
+extern const char {prefix}_graph_sha256[65];
 
-void policy_step(const float obs[POLICY_OBS_SIZE], const float goal[POLICY_GOAL_SIZE],
-                 float actions[POLICY_ACTION_SIZE]);
+void {prefix}_step(const float obs[{macro}_OBS_SIZE], const float goal[{macro}_GOAL_SIZE],
+                   float actions[{macro}_ACTION_SIZE]);
 
 #ifdef __cplusplus
 }}
@@ -74,16 +75,24 @@ _BINARY = {
 }
 
 
-def c99(model: onnx.ModelProto, spec: TaskSpec, sha256: str) -> dict[str, str]:
+def c99(model: onnx.ModelProto, spec: TaskSpec, sha256: str, prefix: str = "policy") -> dict[str, str]:
     """`policy.h` and `policy.c` from a policy's graph of inputs `obs` [1, N] and `goal` [1, G].
 
-    Raises FathomError that names the first operator, or form of it, that has no C version."""
+    Args: prefix: of files and of every name that a program sees, in place of `policy`.
+    Raises FathomError that names the first operator, or form of it, that has no C version; UsageError for a
+    prefix that is no name in C."""
+    if not re.fullmatch("[a-z][a-z0-9_]{0,30}", prefix):
+        raise UsageError(
+            f"c99: prefix {prefix!r}, allowed: letters, digits and _, from a letter, in lower case"
+        )
     source = _Source(model)
     for node in model.graph.node:
         source.add(node)
     obs, goal, actions = (source.size(name) for name in ("obs", "goal", model.graph.output[0].name))
     header = _HEADER.format(
-        task=spec.name,
+        task=in_comment(spec.name),
+        prefix=prefix,
+        macro=prefix.upper(),
         version=spec.version,
         dt=spec.control_dt,
         obs=obs,
@@ -93,7 +102,12 @@ def c99(model: onnx.ModelProto, spec: TaskSpec, sha256: str) -> dict[str, str]:
         weights=4 * source.weights,
         sha256=sha256,
     )
-    return {"policy.h": header, "policy.c": source.text(sha256)}
+    return {f"{prefix}.h": header, f"{prefix}.c": source.text(sha256, prefix)}
+
+
+def in_comment(text: str) -> str:
+    """A name in a C comment, which it must not end or continue."""
+    return re.sub(r"[^\w .,:()-]", "_", text)
 
 
 class _Source:
@@ -132,14 +146,15 @@ class _Source:
             )
         known[node.op_type](node, attributes)
 
-    def text(self, sha256: str) -> str:
+    def text(self, sha256: str, prefix: str) -> str:
+        macro = prefix.upper()
         parts = [
-            '#include "policy.h"\n\n#include <math.h>\n#include <string.h>\n',
-            f'const char policy_graph_sha256[65] = "{sha256}";\n',
+            f'#include "{prefix}.h"\n\n#include <math.h>\n#include <string.h>\n',
+            f'const char {prefix}_graph_sha256[65] = "{sha256}";\n',
             "\n".join(self._arrays) + "\n",
             *([_DENSE] if self._uses_dense else []),
-            "void policy_step(const float obs[POLICY_OBS_SIZE], const float goal[POLICY_GOAL_SIZE],\n"
-            "                 float actions[POLICY_ACTION_SIZE]) {\n" + "\n".join(self._body) + "\n}\n",
+            f"void {prefix}_step(const float obs[{macro}_OBS_SIZE], const float goal[{macro}_GOAL_SIZE],\n"
+            f"                   float actions[{macro}_ACTION_SIZE]) {{\n" + "\n".join(self._body) + "\n}\n",
         ]
         return "\n".join(parts)
 

@@ -16,18 +16,48 @@ numpy and onnxruntime, nothing else. A controller belongs to one thread.
 
 from __future__ import annotations
 
+import os
+import sys
+
+
+def _planted(folder: str) -> list[str]:
+    """Code in a bundle's folder that is neither the controller nor the program that was started."""
+    started = os.path.realpath(getattr(sys.modules.get("__main__"), "__file__", None) or folder)
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            code = any(entry.startswith("__init__.") for entry in os.listdir(path))
+        else:
+            code = name.lower().endswith((".py", ".pyw", ".pyc", ".pyd", ".so")) and name != "controller.py"
+        if code and os.path.realpath(path) != started:
+            found.append(name)
+    return found
+
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+_PLANTED = _planted(_FOLDER) if os.path.exists(os.path.join(_FOLDER, "spec.json")) else []
+if _PLANTED:  # before anything is imported that may be found here
+    _MESSAGE = f"{_PLANTED[0]}: code that does not belong to the bundle {_FOLDER}; it may replace a library"
+    if __name__ == "__main__":
+        sys.exit(f"refused: {_MESSAGE}")
+    raise ImportError(_MESSAGE)
+
 import hashlib
 import io
 import json
 import math
 import numbers
 import signal
-import sys
+import stat
+import struct
 import threading
 import time
+import warnings
+import zipfile
 from os import PathLike
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import onnxruntime
@@ -35,7 +65,14 @@ import onnxruntime
 FORMAT_VERSION = 2
 GOLDEN_TOLERANCE = 1e-5
 EARLY = 2e-4  # s, by which a sleep may end late without a period beginning late
-NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz")
+NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz", "controller.py")
+SIGNATURE = "spec.json.sig"
+LARGEST = {"spec.json": 1 << 22, "policy.onnx": 1 << 29, "critic.onnx": 1 << 29, SIGNATURE: 64}
+"""Bytes of a file at most."""
+LARGEST_FILE = 1 << 30  # bytes, of others, which are read piece by piece
+MOST_ENTRIES = 100_000  # of an observation, a goal or an action
+MOST_GOLDEN = 4096  # recorded answers
+MOST_VALUES = 1 << 24  # between a graph's inputs and its output
 JOINT_KINDS = ("joint_velocity", "joint_position")
 KINDS = (*JOINT_KINDS, "joint_torque", "base_twist", "gripper_width", "other")
 REST = 1e-9  # rad/s, below which a joint stands: what is left of sums
@@ -47,28 +84,90 @@ class ControllerError(Exception):
     """The bundle or an input cannot be trusted: what was found, what is allowed."""
 
 
-def load(path: str | PathLike[str]) -> Controller:
+def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = None) -> Controller:
     """A controller whose files, shapes and answers have been checked.
 
-    Raises ControllerError if a file is missing or altered, if graph and specification differ, or if the
-    policy does not reproduce the actions that were recorded when it was exported."""
+    Args: trusted: a public key (ed25519, PEM) by whose owner the bundle must be signed; needs `cryptography`.
+    Raises ControllerError if a file is missing, altered or no plain file, if code lies in the bundle that is
+    not part of it, if graph and specification differ, if a graph does what no export does, if the policy does
+    not reproduce the recorded actions, or if the signature that was asked for is absent or wrong."""
     directory = Path(path)
+    content, _ = _read(directory, "spec.json")
+    if trusted is not None:
+        _check_signature(directory, content, Path(trusted))
     try:
-        content = _read(directory, "spec.json")
-        record = json.loads(content)
+        planted = _planted(str(directory))
+    except OSError as error:
+        raise ControllerError(f"{directory}: cannot be read: {error}") from error
+    if planted:
+        raise ControllerError(
+            f"{planted[0]}: code that spec.json does not list; keep your own beside the bundle"
+        )
+    try:
+        record = _parsed(content)
         if record["format_version"] != FORMAT_VERSION:
             raise ControllerError(
                 f"spec.json: bundle format {record['format_version']}, this controller reads format "
                 f"{FORMAT_VERSION}; use the controller.py that lies in the bundle"
             )
         _check_seal(content)
-        contents = _read_checked(directory, record["files"])
+        contents = _read_checked(directory, record["files"], sum(_sizes(record["task"])), trusted is not None)
         controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ControllerError(f"spec.json: not a description of a bundle: {error!r}") from error
     # Also the warm-up: the first runs of a session allocate.
     controller.check(contents["golden.npz"])
     return controller
+
+
+def _parsed(content: bytes) -> Any:
+    """JSON without numbers that are none, or too long for any use."""
+
+    def number(text: str) -> float:
+        if len(text) > 40 or not math.isfinite(float(text)):
+            raise ValueError(f"a number such as {text[:40]}")
+        return float(text) if not text.lstrip("-").isdigit() else int(text)
+
+    return json.loads(content, parse_constant=number, parse_float=number, parse_int=number)
+
+
+def _sizes(task: dict[str, Any]) -> tuple[int, int, int]:
+    """Of observation, goal and action, before anything of these sizes is made."""
+    deployed = task.get("deployed")
+    history = deployed["history"] if deployed else 1
+    goal = deployed["goal"] if deployed else task["goal"]
+    if not isinstance(history, int):
+        raise ControllerError(f"spec.json: deployed.history is a {type(history).__name__}, allowed: a number")
+    sizes = (
+        history * sum(len(term["entries"]) for term in readings(task)),
+        len(goal["entries"]),
+        len(task["action"]["joints"]),
+    )
+    for what, size in zip(("observation", "goal", "action"), sizes):
+        if not isinstance(size, int) or not 1 <= size <= MOST_ENTRIES:
+            raise ControllerError(f"spec.json: {what} of {size} entries, allowed: 1 to {MOST_ENTRIES:,}")
+    return sizes
+
+
+def _check_signature(directory: Path, content: bytes, trusted: Path) -> None:
+    """spec.json holds the SHA-256 of every file: who signs it signs them all."""
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError as error:
+        raise ControllerError("trusted: a signature is checked with the package cryptography") from error
+    try:
+        key = load_pem_public_key(trusted.read_bytes())
+    except (OSError, ValueError, TypeError) as error:
+        raise ControllerError(f"{trusted}: no public key can be read from it: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ControllerError(f"{trusted}: {type(key).__name__}, allowed: a public key of ed25519")
+    signature, _ = _read(directory, SIGNATURE)
+    try:
+        key.verify(signature, content)
+    except InvalidSignature:
+        raise ControllerError(f"{SIGNATURE}: spec.json was not signed by the owner of {trusted}") from None
 
 
 def sealed(text: str) -> bytes:
@@ -152,6 +251,7 @@ class Controller:
         self.spec: dict[str, Any] = record["task"]
         self.provenance: dict[str, Any] = record["provenance"]
         self.max_golden_error = 0.0
+        _sizes(self.spec)
         terms, goal = inputs(self.spec)
         action, deployed = self.spec["action"], self.spec.get("deployed")
         self._obs = _terms("obs", terms)
@@ -171,7 +271,10 @@ class Controller:
         self._answer = np.zeros((1, size), np.float32)
         self._action: np.ndarray = self._answer[0]
         self._found = np.empty(size, np.bool_)
-        self._session = self._open("policy.onnx", policy, (self._obs, self._goal), ("actions", [1, size]))
+        vectors = (self._obs, self._goal)
+        self._prove("critic.onnx", critic, (self._obs, self._asked, self._goal))
+        self._prove("policy.onnx", policy, vectors)
+        self._session = self._open("policy.onnx", policy, vectors, ("actions", [1, size]))
         self._binding = self._bind()
         self._critic_graph = critic
         self._critic: onnxruntime.InferenceSession | None = None
@@ -221,6 +324,10 @@ class Controller:
             )
         if out is None:
             return self._action.copy()
+        if out.dtype != np.float32 or out.shape != self._action.shape:
+            raise ControllerError(
+                f"out: {out.dtype}{list(out.shape)}, allowed: float32{list(self._action.shape)}"
+            )
         out[:] = self._action
         return out
 
@@ -239,8 +346,8 @@ class Controller:
 
     def check(self, golden: bytes) -> None:
         """Replays the recorded observations (an .npz); raises ControllerError if an action differs."""
-        with np.load(io.BytesIO(golden)) as arrays:
-            obs, goal, actions = arrays["obs"], arrays["goal"], arrays["actions"]
+        arrays = _arrays(golden, self._obs.size, self._goal.size, len(self._action))
+        obs, goal, actions = arrays["obs"], arrays["goal"], arrays["actions"]
         for i in range(len(obs)):
             error = float(np.abs(self.step(obs[i], goal[i]) - actions[i]).max())
             if not error <= GOLDEN_TOLERANCE:
@@ -249,6 +356,21 @@ class Controller:
                     f"{self._action}, allowed difference {GOLDEN_TOLERANCE:g}"
                 )
             self.max_golden_error = max(self.max_golden_error, error)
+
+    def _prove(self, file: str, graph: bytes, vectors: tuple[_Vector, ...]) -> None:
+        """Reads the graph before any runtime does: what it computes, its seal, and whose it is."""
+        found = read_graph(file, graph, {vector.name: vector.batch.shape for vector in vectors})
+        try:
+            inside = _parsed(found.metadata.get("fathom.spec", "null").encode())
+        except (ValueError, RecursionError) as error:
+            raise ControllerError(f"{file}: the specification inside is no JSON: {error!r}") from error
+        # A specification that was changed and sealed again still is not the one inside the graph.
+        if inside != self.spec:
+            raise ControllerError(f"{file}: was exported for another task specification than spec.json holds")
+        if found.metadata.get("fathom.seal") != json.dumps(found.seal):
+            raise ControllerError(
+                f"{file}: what it says of itself is not what was written with it: it was altered"
+            )
 
     def _open(
         self, file: str, graph: bytes, vectors: tuple[_Vector, ...], output: tuple[str, list[int]]
@@ -264,10 +386,6 @@ class Controller:
         expected.append((*output, "tensor(float)"))
         if found != expected:
             raise ControllerError(f"{file}: inputs and outputs are {found}, spec.json says {expected}")
-        # A specification that was changed and sealed again still is not the one inside the graph.
-        inside = session.get_modelmeta().custom_metadata_map.get("fathom.spec", "null")
-        if json.loads(inside) != self.spec:
-            raise ControllerError(f"{file}: was exported for another task specification than spec.json holds")
         return session
 
     def _bind(self) -> Any:
@@ -824,28 +942,339 @@ def _terms(name: str, terms: list[dict[str, Any]]) -> _Vector:
     )
 
 
-def _read(directory: Path, name: str) -> bytes:
+def _read(directory: Path, name: str, most: int | None = None, keep: bool = True) -> tuple[bytes, str]:
+    """A plain file's content, if it is to be kept, and its SHA-256; links are not followed."""
+    parts = name.split("/")
+    if os.path.isabs(name) or not {"", ".", ".."}.isdisjoint(parts) or any(c in name for c in "\\:\0"):
+        raise ControllerError(f"spec.json: lists the file {name!r}, allowed: names inside the bundle")
+    most = LARGEST.get(name, LARGEST_FILE) if most is None else most
     try:
-        return (directory / name).read_bytes()
+        for i in range(1, len(parts) + 1):
+            if not _is_kind(os.lstat(directory.joinpath(*parts[:i])), folder=i < len(parts)):
+                raise ControllerError(f"{name}: not a plain file (a link, a pipe or a device)")
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        kept, size, digest = bytearray(), 0, hashlib.sha256()
+        with os.fdopen(os.open(directory / name, flags), "rb") as file:
+            if os.fstat(file.fileno()).st_size > most:
+                raise ControllerError(f"{name}: larger than {most:,} bytes")
+            while size <= most:
+                piece = file.read(1 << 20)
+                if not piece:
+                    break
+                size += len(piece)
+                digest.update(piece)
+                if keep:
+                    kept += piece
     except OSError as error:
         raise ControllerError(
             f"{name}: cannot be read from the bundle {directory}: {error.strerror}"
         ) from error
+    return bytes(kept), digest.hexdigest()
 
 
-def _read_checked(directory: Path, hashes: dict[str, str]) -> dict[str, bytes]:
-    """Every listed file; what is run later are these bytes, not the file as it may be by then."""
+def _is_kind(status: os.stat_result, folder: bool) -> bool:
+    return stat.S_ISDIR(status.st_mode) if folder else stat.S_ISREG(status.st_mode)
+
+
+def _read_checked(directory: Path, hashes: dict[str, str], entries: int, strict: bool) -> dict[str, bytes]:
+    """Checks every listed file; returns those that are run, since the files may be others by then.
+
+    Args: entries: of a recorded question and its answer; strict: also the model card must be as it was."""
     unlisted = [name for name in NEEDED_FILES if name not in hashes]
     if unlisted:
         raise ControllerError(f"spec.json: lists no SHA-256 of {', '.join(unlisted)}")
-    contents = {name: _read(directory, name) for name in hashes}
-    for name, content in contents.items():
-        found = hashlib.sha256(content).hexdigest()
-        if found != hashes[name]:
-            raise ControllerError(
-                f"{name}: SHA-256 is {found}, spec.json lists {hashes[name]}: the file was altered"
-            )
+    # Each question twice, near and far, what critic and safe policy answer, and a header for each array.
+    largest = {"golden.npz": 4 * MOST_GOLDEN * (2 * entries + 3) + (1 << 14)}
+    contents = {}
+    for name, stated in hashes.items():
+        try:
+            content, found = _read(directory, name, largest.get(name), keep=name in NEEDED_FILES)
+            if found != stated:
+                raise ControllerError(
+                    f"{name}: SHA-256 is {found}, spec.json lists {stated}: the file was altered"
+                )
+        except ControllerError as error:
+            if name != "README.md" or strict:
+                raise
+            warnings.warn(str(error), stacklevel=3)  # nothing is run by it
+            continue
+        contents[name] = content
     return contents
+
+
+def _arrays(golden: bytes, obs: int, goal: int, action: int) -> dict[str, np.ndarray]:
+    """The recorded arrays, read without executing anything or taking more memory than they hold."""
+    widths: dict[str, tuple[int, ...]] = {"obs": (obs,), "goal": (goal,), "actions": (action,)}
+    widths.update(distance=(), far_obs=(obs,), far_goal=(goal,), outside=(2,))
+    found = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(golden)) as archive:
+            for entry in archive.infolist():
+                name = entry.filename[: -len(".npy")] if entry.filename.endswith(".npy") else entry.filename
+                if name not in widths or name in found:
+                    raise ControllerError(f"golden.npz: array {name!r}, allowed: one each of {list(widths)}")
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ControllerError(
+                        f"golden.npz: {name} is compressed, allowed: as numpy.savez writes it"
+                    )
+                file = io.BytesIO(archive.read(entry))
+                np.lib.format.read_magic(file)
+                shape, by_column, kind = np.lib.format.read_array_header_1_0(file)
+                data = file.read()
+                if kind != np.dtype("<f4") or by_column or shape[1:] != widths[name]:
+                    raise ControllerError(
+                        f"golden.npz: {name} is {kind}{list(shape)}, allowed: float32"
+                        f"{['K', *widths[name]]}".replace("'", "")
+                    )
+                if len(data) != 4 * math.prod(shape):
+                    raise ControllerError(f"golden.npz: {name} holds {len(data)} bytes for {list(shape)}")
+                found[name] = np.frombuffer(data, np.float32).reshape(shape)
+    except (
+        *(ValueError, SyntaxError, MemoryError, RecursionError, EOFError, OSError, RuntimeError),
+        *(zipfile.BadZipFile, struct.error, TypeError, IndexError),
+    ) as error:
+        raise ControllerError(f"golden.npz: not an archive of recorded arrays: {error!r}") from error
+    missing = [name for name in ("obs", "goal", "actions") if name not in found]
+    counts = {len(array) for array in found.values()}
+    if missing or len(counts) != 1 or not 1 <= min(counts) <= MOST_GOLDEN:
+        raise ControllerError(
+            f"golden.npz: {', '.join(f'{name} {list(array.shape)}' for name, array in found.items())}; "
+            f"allowed: obs, goal and actions, 1 to {MOST_GOLDEN} rows each"
+        )
+    return found
+
+
+_NO_LARGER = frozenset(
+    "ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Slice Softmax".split()
+)
+OPERATORS = _NO_LARGER | frozenset(
+    "Abs Add And Cast Clip Concat Cos Div Elu Equal Erf Exp Expand Floor Gather Gemm Greater GreaterOrEqual "
+    "Identity LeakyRelu Less LessOrEqual Log MatMul Max Min Mul Neg Not Or Pow Reciprocal Relu Reshape "
+    "Sigmoid Sign Sin Softplus Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
+)
+"""Of exported graphs: without loops, and their values' sizes are known before they run."""
+_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # of a weight, by ONNX's number of its type
+
+
+class _Graph:
+    """What an ONNX file says: `metadata`, and `seal`, the SHA-256 of graph and own metadata."""
+
+    def __init__(self, metadata: dict[str, str], seal: str) -> None:
+        self.metadata, self.seal = metadata, seal
+
+
+def read_graph(file: str, content: bytes, given: dict[str, tuple[int, ...]]) -> _Graph:
+    """Reads an ONNX file as far as it has to be trusted, without a runtime.
+
+    Args: given: shapes of the inputs.
+    Raises ControllerError for anything that is no graph, for operators and forms that no export has, for
+    weights outside the file, and for values of more memory than MOST_VALUES."""
+    try:
+        metadata, own, bare, graph = {}, [], [], None
+        for number, value, field in _fields(memoryview(content)):
+            if number == 7:
+                graph = value
+                bare.append(_field(7, _scrubbed(value)))
+            elif number == 14:
+                pair = {key: bytes(text).decode() for key, text, _ in _fields(value)}
+                metadata[pair.get(1, "")] = pair.get(2, "")
+                if pair.get(1, "").startswith("fathom.") and pair[1] != "fathom.seal":
+                    own.append((pair[1], pair.get(2, "")))
+            elif number in (20, 25):
+                raise ControllerError(f"{file}: holds functions or training, allowed: a graph alone")
+            elif number not in (2, 3, 4, 5, 6):  # who wrote it, and remarks
+                bare.append(bytes(field))
+        if graph is None:
+            raise ValueError("no graph")
+        _check_nodes(file, graph, given)
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ControllerError(f"{file}: not an ONNX graph: {error}") from error
+    parts = [hashlib.sha256(b"".join(bare)).hexdigest(), sorted(own)]
+    return _Graph(metadata, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+
+
+def _check_nodes(file: str, graph: memoryview, given: dict[str, tuple[int, ...]]) -> None:
+    """Bounds the size of every value, node by node."""
+    shapes, nodes, values = dict(given), [], 0
+    known: dict[str, tuple[int, ...]] = {}  # short rows of integers: shapes that others take
+    for number, value, _ in _fields(graph):
+        if number == 5:
+            name, shapes_of, integers = _weight(file, value)
+            shapes[name] = shapes_of
+            if integers:
+                known[name] = integers
+        elif number == 1:
+            nodes.append(value)
+        elif number == 15:
+            raise ControllerError(f"{file}: holds sparse weights, which no export has")
+    for node in nodes:
+        operator, takes, gives, attributes = _node(file, node)
+        rows = [known.get(name, ()) for name in takes]
+        shape = _shape(operator, [shapes.get(name, ()) for name in takes], rows, attributes)
+        if operator == "Concat" and all(rows):
+            known[gives[0]] = sum(rows, ())
+        values += math.prod(shape) * len(gives)
+        if values > MOST_VALUES:
+            raise ControllerError(f"{file}: its values take more memory than {4 * MOST_VALUES:,} bytes")
+        shapes.update(dict.fromkeys(gives, shape))
+
+
+def _node(file: str, node: memoryview) -> tuple[str, list[str], list[str], dict[str, list[int]]]:
+    """Operator, names of what it takes and gives, and its attributes of integers."""
+    names: dict[int, list[str]] = {1: [], 2: [], 4: [], 7: []}
+    attributes: dict[str, list[int]] = {}
+    for number, value, _ in _fields(node):
+        if number in names:
+            names[number].append(bytes(value).decode())
+        elif number == 5:
+            parts = [(key, each) for key, each, _ in _fields(value)]
+            if {key for key, _ in parts} & {5, 6, 10, 11, 22, 23}:
+                raise ControllerError(f"{file}: a node holds graphs or tensors, which no export has")
+            name = b"".join(bytes(each) for key, each in parts if key == 1).decode()
+            attributes[name] = [
+                _signed(each) for key, each in parts if key in (3, 8) and isinstance(each, int)
+            ]
+    operator = ".".join([*filter(None, names[7]), *names[4]])
+    if operator not in OPERATORS:
+        raise ControllerError(f"{file}: operator {operator}, allowed: {', '.join(sorted(OPERATORS))}")
+    return operator, names[1], names[2], attributes
+
+
+def _shape(
+    operator: str,
+    given: list[tuple[int, ...]],
+    rows: list[tuple[int, ...]],
+    attributes: dict[str, list[int]],
+) -> tuple[int, ...]:
+    """A shape that no dimension of the result exceeds.
+
+    Args: given: shapes of what the operator takes; rows: its integers, where they are known."""
+    first = given[0] if given else ()
+    size, (axis,) = math.prod(first), attributes.get("axis") or [0]
+    if operator in _NO_LARGER:
+        return first
+    if operator == "Transpose":
+        return tuple(first[i] for i in attributes.get("perm") or range(len(first))[::-1])
+    if operator == "Reshape" and rows[1]:
+        stated = math.prod(each for each in rows[1] if each > 0)
+        return tuple(each if each > 0 else size if each == 0 else size // stated for each in rows[1])
+    if operator in ("Reshape", "Squeeze", "Unsqueeze"):
+        return (size, size)
+    if operator == "Expand":
+        if not rows[1]:
+            raise ValueError("Expand to a shape that is not written there")
+        given = [first, rows[1]]
+    if operator == "Gather":
+        axis %= max(len(first), 1)
+        return (*first[:axis], *given[1], *first[axis + 1 :])
+    if operator in ("Gemm", "MatMul"):
+        a, b = ((1,) * (2 - len(shape)) + shape for shape in given[:2])
+        across, down = attributes.get("transA") == [1], attributes.get("transB") == [1]
+        return (*(max(a[0], b[0]) for _ in a[2:]), a[-1 if across else -2], b[-2 if down else -1])
+    rank = max((len(shape) for shape in given), default=0)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in given]
+    shape = [max(sizes) for sizes in zip(*padded)]
+    if operator == "Concat" and shape:
+        shape[axis % rank] = sum(each[axis % rank] for each in padded)
+    return tuple(shape)
+
+
+def _weight(file: str, tensor: memoryview) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Name, shape and, if they are few integers, values of weights.
+
+    They must lie in the file and be as many as their shape says."""
+    shape: list[int] = []
+    name, kind, raw, elsewhere = "", 0, b"", False
+    for number, value, _ in _fields(tensor):
+        if number == 1:
+            shape += [value] if isinstance(value, int) else list(_packed(value))
+        elif number == 2:
+            kind = value
+        elif number == 8:
+            name = bytes(value).decode()
+        elif number == 9:
+            raw = bytes(value) if len(value) <= 64 else value
+        elif number == 13 or (number == 14 and value):
+            elsewhere = True
+    if elsewhere:
+        raise ControllerError(f"{file}: weights {name!r} lie in another file")
+    if kind not in _BYTES or len(raw) != _BYTES[kind] * math.prod(shape):
+        raise ControllerError(
+            f"{file}: weights {name!r} of shape {shape} hold {len(raw)} bytes of type {kind}"
+        )
+    few = struct.unpack(f"<{len(raw) // 8}q", raw) if kind == 7 and len(raw) <= 64 else ()
+    return name, tuple(shape), few
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of protobuf's, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError("a number without an end")
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, Any, memoryview]]:
+    """Fields of a protobuf message: number, value, and all of its bytes."""
+    at = 0
+    while at < len(message):
+        begin = at
+        key, at = _varint(message, at)
+        value: Any
+        if key & 7 == 0:
+            value, at = _varint(message, at)
+        else:
+            if key & 7 == 2:
+                size, at = _varint(message, at)
+            else:
+                size = {1: 8, 5: 4}.get(key & 7, -1)
+            value, at = message[at : at + size], at + size
+            if size < 0 or at > len(message):
+                raise ValueError("a field without an end")
+        yield key >> 3, value, message[begin:at]
+
+
+def _field(number: int, content: bytes) -> bytes:
+    key, size, head = number << 3 | 2, len(content), bytearray()
+    for value in (key, size):
+        while value > 127:
+            head.append(value & 127 | 128)
+            value >>= 7
+        head.append(value)
+    return bytes(head) + content
+
+
+def _scrubbed(graph: memoryview) -> bytes:
+    """A graph without remarks, as it is hashed: of itself, of nodes, of inputs and outputs."""
+    remarks = {1: (6, 9), 11: (3,), 12: (3,)}
+    parts = []
+    for number, value, field in _fields(graph):
+        if number in remarks:
+            kept = [bytes(inner) for key, _, inner in _fields(value) if key not in remarks[number]]
+            parts.append(_field(number, b"".join(kept)))
+        elif number != 10:
+            parts.append(bytes(field))
+    return b"".join(parts)
+
+
+def printable(text: str) -> str:
+    """Text of a stranger's file for a terminal, which would obey what is no letter."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def describe(controller: Controller, steps: int = 2000) -> str:
@@ -882,10 +1311,16 @@ def describe(controller: Controller, steps: int = 2000) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    """`controller.py [BUNDLE] [--trusted PUBLIC_KEY]`."""
+    trusted = None
+    if "--trusted" in arguments[:-1]:
+        at = arguments.index("--trusted")
+        trusted, arguments = arguments[at + 1], arguments[:at] + arguments[at + 2 :]
     try:
-        print(describe(load(arguments[0] if arguments else Path(__file__).parent)))
+        loaded = load(arguments[0] if arguments else Path(__file__).parent, trusted=trusted)
+        print(printable(describe(loaded)))
     except ControllerError as error:
-        print(f"refused: {error}", file=sys.stderr)
+        print(f"refused: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from export.c99 import in_comment
 from export.controller import GOLDEN_TOLERANCE, ControllerError, Guard, last_action, readings
 from teacher.errors import FathomError
 from teacher.spec import ActionKind, TaskSpec
@@ -49,7 +50,7 @@ def cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
     arrays += [_array(types.get(name, "double"), name, np.array(each)) for name, each in limits.items()]
     arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
     header = _HEADER.format(
-        task=spec.name,
+        task=in_comment(spec.name),
         version=spec.version,
         kinds=", ".join(get_args(ActionKind)),
         dt=repr(spec.control_dt),

@@ -36,6 +36,13 @@ def ranges(spec: TaskSpec, observations: np.ndarray, goals: np.ndarray) -> Range
     return Ranges((observations.min(axis=0), observations.max(axis=0)), trained)
 
 
+def excess(values: np.ndarray, trained: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """[K]: by how much rows [K, S] lie outside a range, in widths of it; what `outside` holds of them."""
+    low, high = trained
+    beyond = np.maximum(np.maximum(low - values, values - high), np.float32(0))
+    return np.asarray((beyond / np.maximum(high - low, np.float32(NARROWEST))).max(axis=1), np.float32)
+
+
 def hold_action(spec: TaskSpec) -> np.ndarray:
     """[A]: what commands no motion, as far as a graph without memory can; see `controller.at_rest`."""
     action = spec.action
@@ -60,6 +67,7 @@ def safe_policy_graph(policy: onnx.ModelProto, spec: TaskSpec, trained: Ranges) 
         for names in (node.input, node.output):
             names[:] = [inner.get(name, name) for name in names]
     constants = {
+        "safe.lowest": -LARGEST,
         "safe.largest": LARGEST,
         "safe.zero": 0.0,
         "safe.half": 0.5,
@@ -74,7 +82,8 @@ def safe_policy_graph(policy: onnx.ModelProto, spec: TaskSpec, trained: Ranges) 
         constants |= {f"safe.{name}.{key}": value[None] for key, value in edges.items()}
         after += _excess(name)
     after += [
-        helper.make_node("Min", [f"{n}.all" for n in ("obs", "goal", "safe.raw")], ["safe.all"]),
+        helper.make_node("Min", ["obs.all", "goal.all"], ["safe.asked"]),
+        helper.make_node("Min", ["safe.asked", "safe.raw.all"], ["safe.all"]),
         helper.make_node("Greater", ["safe.all", "safe.half"], ["safe.sound"]),
         helper.make_node("Clip", ["safe.clean", "safe.low", "safe.high"], ["safe.clipped"]),
         helper.make_node("Where", ["safe.sound", "safe.clipped", "safe.hold"], ["actions"]),
@@ -115,11 +124,15 @@ def check_safe(safe: onnx.ModelProto, obs: np.ndarray, goal: np.ndarray, expecte
 
 
 def _finite(name: str, clean: str) -> list[onnx.NodeProto]:
-    """`clean`: the entries that are finite, 0 for others; `NAME.all` [1, 1]: 1.0 if all are."""
+    """`clean`: the entries that are finite, 0 for others; `NAME.all` [1, 1]: 1.0 if all are.
+
+    Runtimes differ in how they compare NaN: MNN takes it for less than any number, so both ends are asked;
+    tinygrad makes `>=` of the negation of `<`, so both are strict, and the largest float is out."""
     make = helper.make_node
     return [
-        make("Abs", [name], [f"{name}.abs"]),
-        make("LessOrEqual", [f"{name}.abs", "safe.largest"], [f"{name}.finite"]),  # false for NaN
+        make("Greater", [name, "safe.lowest"], [f"{name}.above"]),
+        make("Less", [name, "safe.largest"], [f"{name}.below"]),
+        make("And", [f"{name}.above", f"{name}.below"], [f"{name}.finite"]),
         make("Where", [f"{name}.finite", name, "safe.zero"], [clean]),
         make("Cast", [f"{name}.finite"], [f"{name}.ones"], to=onnx.TensorProto.FLOAT),
         make("ReduceMin", [f"{name}.ones"], [f"{name}.all"], axes=[1], keepdims=1),
@@ -130,9 +143,10 @@ def _excess(name: str) -> list[onnx.NodeProto]:
     """`NAME.outside` [1, 1]."""
     make, own = helper.make_node, f"safe.{name}"
     steps: Sequence[tuple[str, list[str], str]] = (
-        ("Sub", [f"{own}.from", own], f"{name}.below"),
-        ("Sub", [own, f"{own}.to"], f"{name}.above"),
-        ("Max", [f"{name}.below", f"{name}.above", "safe.zero"], f"{name}.beyond"),
+        ("Sub", [f"{own}.from", own], f"{name}.short"),
+        ("Sub", [own, f"{own}.to"], f"{name}.over"),
+        ("Max", [f"{name}.short", f"{name}.over"], f"{name}.most"),
+        ("Max", [f"{name}.most", "safe.zero"], f"{name}.beyond"),
         ("Div", [f"{name}.beyond", f"{own}.width"], f"{name}.relative"),
         ("Min", [f"{name}.relative", "safe.largest"], f"{name}.bounded"),
     )

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from rich.markup import escape
 
-from export.bundle import write_bundle
+from export.bundle import sign as sign_bundle
+from export.bundle import signing_key, write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.profiles import require_profiles
@@ -37,9 +38,19 @@ SHOWN = {
 SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary
 
 
-def export(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
-    """Exports every student, judges the files in closed loop beside the teacher, selects one."""
+def export(
+    run: Run,
+    display: Display = QUIET,
+    *,
+    resume: bool = False,
+    seed: int | None = None,
+    sign: Path | None = None,
+) -> JSON:
+    """Exports every student, judges the files in closed loop beside the teacher, selects one.
+
+    Args: sign: a private key, by which every bundle is signed."""
     config, chosen = run.config, run.seed if seed is None else seed
+    key = None if sign is None else signing_key(sign)
     if resume:
         run.mend_summary(display.say)
     teacher = teacher_of(run)
@@ -62,6 +73,9 @@ def export(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
             parity = exported["parity_max_error"]
             display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
             bar.update(number, judged | exported, judged)
+        if key is not None:
+            for student in students:
+                sign_bundle(run.bundles / student.name, key)
         selection = _select(run)
         display.say(f"selected: {selection.because}")
         selected = next(student for student in students if student.name == selection.size)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from export.card import model_card
-from export.controller import load, open_session
+from export.controller import load, open_session, printable, read_graph
 from export.graph import OWN_METADATA, SEAL, graph_sha256, seal
 from pipelines.closed_loop import controller_errors
 from teacher.errors import FathomError, UsageError
@@ -44,20 +44,22 @@ def inspect(path: Path) -> JSON:
             },
         }
     if not path.is_file():
-        raise UsageError(f"{path}: no such file or directory; allowed: a bundle, or a graph (.onnx)")
+        what = "not a plain file" if path.exists() or path.is_symlink() else "no such file or directory"
+        raise UsageError(f"{path}: {what}; allowed: a bundle, or a graph (.onnx)")
     return _graph(path)
 
 
 def _graph(path: Path) -> JSON:
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         raise FathomError(f"{path}: not an ONNX graph: {error}") from error
     properties = {each.key: each.value for each in model.metadata_props}
+    signature = _signature(model.graph.input, skipped={each.name for each in model.graph.initializer})
     found = {
         "file": str(path),
-        "inputs": _signature(model.graph.input, skipped={each.name for each in model.graph.initializer}),
+        "inputs": signature,
         "outputs": _signature(model.graph.output),
         "opset": {each.domain or "ai.onnx": each.version for each in model.opset_import},
         "ir_version": model.ir_version,
@@ -79,6 +81,9 @@ def _graph(path: Path) -> JSON:
         )
     if json.dumps(seal(model)) != properties.get(SEAL):
         raise FathomError(f"{path}: what it says of itself is not what was written with it: it was altered")
+    with controller_errors():  # what is only described is never run
+        shapes = {name: tuple(each["shape"]) for name, each in signature.items()}
+        read_graph(str(path), path.read_bytes(), shapes)
     return found | own
 
 
@@ -130,8 +135,18 @@ def _flat(value: Any, prefix: str = "") -> JSON:
     return {key: each for part in parts for key, each in part.items()}
 
 
+def _printable(value: Any) -> Any:
+    """All texts of a description without what a terminal would obey."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
+
+
 def description(found: JSON) -> Group:
     """For people."""
+    found = _printable(found)
     table = Table("", "name", "type", "shape")
     for kind in ("inputs", "outputs"):
         for name, each in found[kind].items():
@@ -160,6 +175,7 @@ def description(found: JSON) -> Group:
 
 def comparison(found: JSON) -> Group:
     """For people."""
+    found = _printable(found)
     table = Table("field", *found["compared"])
     for name, values in found["fields"].items():
         table.add_row(name, *("" if value is None else str(value) for value in values))

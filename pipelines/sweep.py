@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import mean
 
 import jax
@@ -63,13 +64,17 @@ def distil_study(
     return _carry_out(study, "distill", beside, resume=resume)
 
 
-def export_study(study: Study, *, resume: bool = False, seed: int | None = None) -> JSON:
+def export_study(
+    study: Study, *, resume: bool = False, seed: int | None = None, sign: Path | None = None
+) -> JSON:
     """Exports and judges the students of every run that has any; returns the study's summary.
 
     Raises: FathomError if no run has."""
     if not any(map(_is_distilled, study.members)):
         raise FathomError(f"no run of {study.path} holds students: first comes pipeline distill {study.path}")
-    return _carry_out(study, "export", partial(exporting.export, resume=resume, seed=seed), resume=resume)
+    return _carry_out(
+        study, "export", partial(exporting.export, resume=resume, seed=seed, sign=sign), resume=resume
+    )
 
 
 def _carry_out(

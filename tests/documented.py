@@ -13,7 +13,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:pipeline|python|pytest|pip|mkdocs) [^`\n]+)`")
 LANGUAGES = ("python", "cpp", "toml", "yaml")
-PROGRAMS = ("pipeline", "pip", "pytest", "python", "python3", "mkdocs", "gcc", "g++", "srun", ".", "#SBATCH")
+PROGRAMS = (
+    *("pipeline", "pip", "pytest", "python", "python3", "mkdocs"),
+    *("gcc", "g++", "openssl", "srun", ".", "#SBATCH"),
+)
 
 # Why a command is read, its options and values checked, and not run here.
 READ = {
@@ -21,6 +24,7 @@ READ = {
     "track.wandb=PROJECT": "sends figures to an account; tests/test_tracking.py keeps such a run offline",
     "--config": "needs a file of another block; tests/test_settings.py trains with such a file",
     "--host": "needs a robot",
+    "--sign": "needs a key of another block; tests/test_export.py signs with one",
     "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
     "--depths": "trains several teachers; tests/test_study.py trains such a study",
     "wheel-labyrinth-depth": "needs a study; tests/test_study.py distils and exports one",
@@ -93,6 +97,7 @@ class Command(NamedTuple):
                 "python3": "read: CI makes such an environment",
                 ".": "read: CI enters such an environment",
                 "mkdocs": "read: CI builds the pages",
+                "openssl": "read: tests/test_export.py makes such keys and checks such a signature",
                 "gcc": "read: run with its program, in test_the_c_and_cpp_blocks_compile_and_run",
                 "g++": "read: run with its program, in test_the_c_and_cpp_blocks_compile_and_run",
             }[self.words[0]]

@@ -15,7 +15,7 @@ from export.controller import open_session
 from export.graph import graph_sha256, policy_graph
 from student.config import Size
 from student.networks import act, init_student
-from teacher.errors import FathomError
+from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -98,3 +98,33 @@ def test_operators_without_c_version_are_named():
     with pytest.raises(FathomError, match=r"operator (Slice|Sin|Gather)"):
         c99(model, spec, graph_sha256(model))
     assert isinstance(model, onnx.ModelProto)
+
+
+def test_two_policies_live_in_one_program_by_their_prefixes(exported, tmp_path):
+    model, spec = exported
+    for prefix in ("left", "right"):
+        files = c99(model, spec, graph_sha256(model), prefix)
+        assert set(files) == {f"{prefix}.h", f"{prefix}.c"}
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+    (tmp_path / "main.c").write_text(
+        '#include "left.h"\n#include "right.h"\nint main(void) { float o[LEFT_OBS_SIZE] = {0}, '
+        "g[RIGHT_GOAL_SIZE] = {0}, a[LEFT_ACTION_SIZE], b[RIGHT_ACTION_SIZE]; left_step(o, g, a); "
+        "right_step(o, g, b); return !(a[0] == b[0] && left_graph_sha256[0] == right_graph_sha256[0]); }\n"
+    )
+    command = [*C, *WARNINGS, "main.c", "left.c", "right.c", "-o", "main", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "main"], check=True)
+
+
+@pytest.mark.parametrize("prefix", ["", "Left", "9lives", "a-b", "a*/b"])
+def test_a_prefix_that_is_no_name_in_c_is_refused(exported, prefix):
+    with pytest.raises(UsageError, match="c99: prefix"):
+        c99(*exported, "0" * 64, prefix)
+
+
+def test_a_name_cannot_end_the_comment_that_it_stands_in(exported, tmp_path):
+    model, spec = exported
+    named = spec.model_copy(update={"name": 'arm */ #error "out" /* \\\n??/'})
+    assert "*/ #error" not in c99(model, named, graph_sha256(model))["policy.h"]
+    compiled(tmp_path, model, named)

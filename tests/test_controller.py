@@ -125,6 +125,12 @@ def test_step_answers_in_a_new_array_or_in_the_one_given(controller, obs, goal):
     np.testing.assert_array_equal(first, controller.step(obs, goal))
 
 
+@pytest.mark.parametrize("out", [np.empty(7), np.empty(6, np.float32), np.empty((1, 7), np.float32)])
+def test_step_refuses_to_write_into_another_type_or_shape(controller, obs, goal, out):
+    with pytest.raises(ControllerError, match=r"out: float(32|64)\[.*\], allowed: float32\[7\]"):
+        controller.step(obs, goal, out)
+
+
 def test_step_neither_keeps_nor_changes_what_it_is_given(controller, obs, goal):
     given = obs.copy(), goal.copy()
     action = controller.step(*given).copy()
@@ -198,8 +204,9 @@ def test_one_flipped_bit_of_any_byte_of_the_description_is_refused(copy):
 
 def test_one_flipped_bit_of_any_other_file_is_refused_by_its_name(copy):
     random = np.random.default_rng(0)
-    files = [path for path in copy.rglob("*") if path.is_file() and path.name != "spec.json"]
-    assert len(files) == 10
+    free = ("spec.json", "README.md", ".gitattributes")
+    files = [path for path in copy.rglob("*") if path.is_file() and path.name not in free]
+    assert len(files) == 9
     for path in files:
         content = path.read_bytes()
         for at in {0, len(content) - 1, *random.integers(len(content), size=20).tolist()}:
@@ -210,9 +217,16 @@ def test_one_flipped_bit_of_any_other_file_is_refused_by_its_name(copy):
     load(copy)
 
 
-@pytest.mark.parametrize(
-    "file", ["policy.onnx", "policy_flat.onnx", "critic.onnx", "golden.npz", "README.md"]
-)
+def test_the_model_card_altered_or_missing_is_a_warning(copy):
+    (copy / "README.md").write_text("better than it is")
+    with pytest.warns(UserWarning, match=r"README\.md: SHA-256"):
+        load(copy)
+    (copy / "README.md").unlink()
+    with pytest.warns(UserWarning, match=r"README\.md: cannot be read"):
+        load(copy)
+
+
+@pytest.mark.parametrize("file", ["policy.onnx", "policy_flat.onnx", "critic.onnx", "golden.npz"])
 def test_altered_or_missing_file_is_refused_by_name(copy, file):
     content = bytearray((copy / file).read_bytes())
     content[len(content) // 2] ^= 1
@@ -286,12 +300,12 @@ def test_controller_prints_what_the_policy_expects(bundle):
 
 
 def test_controller_refuses_an_altered_bundle_with_an_exit_code(copy):
-    (copy / "README.md").write_text("better than it is")
+    (copy / "golden.npz").write_bytes(b"")
     result = subprocess.run(
         [sys.executable, copy / "controller.py", copy], capture_output=True, text=True, cwd=copy, check=False
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("refused: README.md: SHA-256")
+    assert result.stderr.startswith("refused: golden.npz: SHA-256")
 
 
 @pytest.mark.interpreters

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import shutil
+import subprocess
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 
-from export.bundle import write_bundle
-from export.controller import open_session
+from export.bundle import sign, signing_key, write_bundle
+from export.controller import ControllerError, load, open_session, sealed
 from export.graph import critic_graph, flat_policy_graph, graph_sha256, policy_graph
-from export.verify import ACTION_TOLERANCE, reference, verify
+from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, reference, verify
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 
@@ -181,8 +183,9 @@ def test_bundle_holds_exactly_the_promised_files_and_their_hashes(exported):
     files = contents(exported[0])
     graphs = {"policy.onnx", "policy_flat.onnx", "policy_safe.onnx", "critic.onnx"}
     recorded = {"golden.npz", *(f"test_data_set_0/{n}.pb" for n in ("input_0", "input_1", "output_0"))}
-    assert files.keys() == graphs | recorded | {"spec.json", "controller.py", "README.md"}
+    assert files.keys() == graphs | recorded | {"spec.json", "controller.py", "README.md", ".gitattributes"}
     record = json.loads(files.pop("spec.json"))
+    del files[".gitattributes"]
     assert record["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     assert record["task"] == SPEC.model_dump(mode="json")
     assert record["provenance"]["teacher"] == {"depth": 16}
@@ -215,6 +218,126 @@ def test_golden_vectors_are_spread_over_the_rollouts_and_answered_by_jax(exporte
     np.testing.assert_array_equal(golden["obs"][[0, -1]], obs[[0, -1]])
     np.testing.assert_array_equal(golden["goal"][[0, -1]], goals[[0, -1]])
     np.testing.assert_allclose(golden["actions"], policy(golden["obs"], golden["goal"]), atol=1e-6)
+
+
+def test_golden_vectors_of_critic_and_safe_policy_are_answered_by_their_graphs(exported):
+    golden = np.load(exported[0] / "golden.npz")
+    distance = open_session((exported[0] / "critic.onnx").read_bytes())
+    safe = open_session((exported[0] / "policy_safe.onnx").read_bytes())
+    for i in range(len(golden["obs"])):
+        obs, goal, action, far_obs, far_goal = (
+            golden[name][i : i + 1] for name in ("obs", "goal", "actions", "far_obs", "far_goal")
+        )
+        found = distance.run(None, {"obs": obs, "action": action, "goal": goal})[0][0]
+        assert found == pytest.approx(golden["distance"][i], rel=1e-5, abs=1e-5)
+        assert found == pytest.approx(float(critic(obs, action, goal)[0]), rel=1e-5, abs=1e-5)
+        outside = safe.run(["outside"], {"obs": far_obs, "goal": far_goal})[0][0]
+        np.testing.assert_allclose(outside, golden["outside"][i], rtol=1e-4, atol=1e-5)
+    assert (golden["outside"] > 0.1).mean() > 0.5
+
+
+def test_parity_is_of_the_largest_error_and_of_the_stated_tolerance(rollouts):
+    """One entry of one observation is enough; distances may differ by 1e-5 and 1e-5 of themselves."""
+    obs, goals, actions = (values[:200] for values in rollouts)
+    expected = reference(critic, (obs, actions, goals)).copy()
+    inputs, graph = {"obs": obs, "action": actions, "goal": goals}, critic_graph(critic, SPEC)
+    allowed = 1e-5 + 1e-5 * np.abs(expected)
+    close, wrong = expected.copy(), expected.copy()
+    close[7] += 0.5 * allowed[7]
+    _, verification = verify(graph, inputs, close, DISTANCE_TOLERANCE)
+    assert verification.max_abs_error >= 0.3 * allowed[7]
+    wrong[7] += 2.5 * allowed[7]
+    with pytest.raises(FathomError, match="observation 7 of 200"):
+        verify(graph, inputs, wrong, DISTANCE_TOLERANCE)
+    answers = reference(policy, (obs, goals)).copy()
+    answers[3, 5] += 2.5e-5  # of 1400 entries; the mean would not notice
+    with pytest.raises(FathomError, match="observation 3 of 200"):
+        verify(policy_graph(policy, SPEC), {"obs": obs, "goal": goals}, answers, ACTION_TOLERANCE)
+
+
+def git(*arguments, cwd):
+    options = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "core.autocrlf=true")
+    subprocess.run(["git", *options, *map(str, arguments)], cwd=cwd, check=True, capture_output=True)
+
+
+def test_a_bundle_survives_git_that_converts_line_ends(exported, tmp_path):
+    """As on Windows: into a repository and out of it again."""
+    repository = tmp_path / "repository"
+    shutil.copytree(exported[0], repository / "robot" / "small")
+    git("init", cwd=repository)
+    git("add", ".", cwd=repository)
+    git("commit", "-m", "bundle", cwd=repository)
+    git("clone", repository, tmp_path / "clone", cwd=tmp_path)
+    assert contents(tmp_path / "clone" / "robot" / "small") == contents(exported[0])
+    load(tmp_path / "clone" / "robot" / "small")
+
+
+def key_pair(folder, name):
+    """As somebody makes one: with OpenSSL."""
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    return private, public
+
+
+def test_a_signed_bundle_is_loaded_by_those_who_trust_its_owner(exported, tmp_path):
+    pytest.importorskip("cryptography")
+    bundle = Path(shutil.copytree(exported[0], tmp_path / "small"))
+    (private, public), (_, other) = (key_pair(tmp_path, name) for name in ("mine", "other"))
+    with pytest.raises(ControllerError, match=r"spec\.json\.sig: cannot be read"):
+        load(bundle, trusted=public)
+    sign(bundle, signing_key(private))
+    load(bundle, trusted=public)
+    load(bundle)
+    with pytest.raises(ControllerError, match=r"was not signed by the owner of .*other"):
+        load(bundle, trusted=other)
+    checked = ["-rawin", "-in", bundle / "spec.json", "-sigfile", bundle / "spec.json.sig"]
+    subprocess.run(["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, *checked], check=True)
+    (bundle / "README.md").write_text("better than it is")  # what is signed is not a matter of warnings
+    with pytest.raises(ControllerError, match=r"README\.md: SHA-256"):
+        load(bundle, trusted=public)
+    record = json.loads((bundle / "spec.json").read_text())
+    record["files"]["README.md"] = hashlib.sha256((bundle / "README.md").read_bytes()).hexdigest()
+    del record["sha256"]
+    (bundle / "spec.json").write_bytes(sealed(json.dumps(record)))
+    load(bundle)
+    with pytest.raises(ControllerError, match=r"spec\.json was not signed"):
+        load(bundle, trusted=public)
+
+
+def test_the_command_signs_and_a_second_profile_keeps_the_first(pipeline, debug_run, tmp_path):
+    pytest.importorskip("cryptography")
+    run = Path(shutil.copytree(debug_run.path, tmp_path / "runs" / "debug"))
+    private, public = key_pair(tmp_path, "mine")
+    refused = pipeline("export", run, "--sign", public, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--sign" in refused.stderr
+    for profile in ("c99", "c99:left"):
+        done = pipeline("export", run, "--resume", "--profile", profile, "--sign", private, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+    for bundle in (run / "export").iterdir():
+        if bundle.is_dir():
+            load(bundle, trusted=public)
+            assert {"policy.c", "left.c", "left.h"} <= {
+                path.name for path in (bundle / "deploy/c99").iterdir()
+            }
+
+
+def test_keys_of_other_kinds_are_refused_by_name(tmp_path):
+    pytest.importorskip("cryptography")
+    private = tmp_path / "rsa.pem"
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "rsa", "-out", private], check=True, capture_output=True
+    )
+    with pytest.raises(UsageError, match=r"--sign: .*rsa\.pem: .*RSA.*, allowed: a private key of ed25519"):
+        signing_key(private)
+    for content in (None, b"no key"):
+        if content:
+            private.write_bytes(content)
+        else:
+            private.unlink()
+        with pytest.raises(UsageError, match=r"--sign: .*rsa\.pem: no private key"):
+            signing_key(private)
 
 
 def test_verification_reports_error_and_latency(exported):

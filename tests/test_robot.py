@@ -257,7 +257,9 @@ def test_goals_come_from_a_file_and_far_ones_with_a_warning(tmp_path):
     goals, warnings = goals_of(str(file), TASK, seed=0, far=True)
     np.testing.assert_allclose(goals, [[0.4, 0.1, 0.5], [0.3, -0.2, 1.5]], rtol=1e-6)
     assert len(warnings) == 1
-    file.write_text("")
+    file.write_bytes(b"\xef\xbb\xbf# above the table\r\n0.4, 0.1, 0.5  # first\r\n")  # as Windows writes it
+    np.testing.assert_allclose(goals_of(str(file), TASK, seed=0, far=False)[0], [[0.4, 0.1, 0.5]], rtol=1e-6)
+    file.write_text("# nothing yet\n")
     with pytest.raises(UsageError, match="is empty"):
         goals_of(str(file), TASK, seed=0, far=False)
     file.write_bytes(b"\xff\xfe0")

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
+from runtimes import RUNTIMES
 from test_export import SPEC, A, G, N, policy
 
 from export.controller import open_session
@@ -71,6 +73,60 @@ def test_outside_is_the_excess_in_widths_of_the_range(session, inputs):
     obs = seen[0].copy()
     obs[4] = seen[:, 4].min() - 0.5 * np.ptp(seen[:, 4])
     np.testing.assert_allclose(ask(session, obs, inputs[1][0])[1], [[0.5, 0]], atol=1e-5)
+
+
+# Of all kinds: quiet and signalling, of either sign, with a payload.
+NANS = np.array([0x7FC00000, 0xFFC00000, 0x7FA00000, 0xFF800001, 0x7FFFFFFF], np.uint32).view(np.float32)
+ODD = np.concatenate([NANS, np.float32([np.inf, -np.inf])])
+
+
+def odd_inputs(count, obs, goal):
+    """Inputs of which an entry is not finite: each entry with each value, then some or all of them."""
+    draw, both = np.random.default_rng(0), np.concatenate([obs, goal], axis=1)
+    for i in range(count):
+        row, single = both[i % len(both)].copy(), i < (N + G) * len(ODD)
+        if single:
+            row[i % (N + G)] = ODD[i // (N + G)]
+        else:
+            places = draw.choice(N + G, draw.integers(1, N + G + 1), replace=False)
+            row[places] = draw.choice(ODD, len(places))
+        yield row[None, :N].copy(), row[None, N:].copy()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_holds_whatever_is_not_finite(safe, inputs, tmp_path, runtime):
+    onnx.save(safe, tmp_path / "safe.onnx")
+    try:
+        ask_runtime = RUNTIMES[runtime](tmp_path / "safe.onnx")
+    except ImportError as error:
+        pytest.skip(f"{runtime}: {error}")
+    for obs, goal in zip(*(values[:10] for values in inputs), strict=True):
+        found = np.asarray(ask_runtime(obs[None], goal[None])).reshape(-1)
+        np.testing.assert_allclose(found, policy(obs[None], goal[None])[0], atol=1e-5)
+    for obs, goal in odd_inputs(200 if runtime == "tinygrad" else 1000, *inputs):
+        found = np.asarray(ask_runtime(obs, goal)).reshape(-1)
+        assert np.array_equal(found, np.zeros(A)), (obs, goal, found)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_policy_that_answers_nan_is_held(inputs, tmp_path, runtime):
+    def unsound(obs, goal):
+        """Answers NaN at one joint where the first entry is negative."""
+        factor = jnp.sqrt(obs[:, :1])
+        return policy(obs, goal) * jnp.concatenate([jnp.ones((1, A - 1)), factor], axis=1)
+
+    graph = safe_policy_graph(policy_graph(unsound, SPEC), SPEC, ranges(SPEC, *inputs))
+    onnx.save(graph, tmp_path / "safe.onnx")
+    try:
+        ask_runtime = RUNTIMES[runtime](tmp_path / "safe.onnx")
+    except ImportError as error:
+        pytest.skip(f"{runtime}: {error}")
+    obs, goal = (values[:1].copy() for values in inputs)
+    for sign in (1, -1):
+        obs[0, 0] = sign * 0.5
+        found = np.asarray(ask_runtime(obs, goal)).reshape(-1)
+        expected = unsound(obs, goal)[0] if sign > 0 else np.zeros(A)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_actions_beyond_one_are_clipped(inputs):

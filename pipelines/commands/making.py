@@ -38,6 +38,7 @@ from pipelines.commands.options import (
     Seeds,
     Set,
     SettingsFile,
+    SigningKey,
     Student,
     Task,
     Until,
@@ -181,6 +182,7 @@ def export(
     seed: LaterSeed = None,
     student: Student = None,
     profile: Profiles = None,
+    sign: SigningKey = None,
     run_option: LaterRun = None,
     resume: Resume = False,
     as_json: Json = False,
@@ -192,21 +194,24 @@ def export(
     with reported(debug):
         from pipelines import exporting, tables
         from pipelines.request import requested
-        from pipelines.study import find_study
+        from pipelines.study import Study, find_study
         from pipelines.targets import changed_run, changed_study, existing, named
 
-        profiles = ",".join(profile) if profile else None
-        asked = requested(preset, config, set_, student__choose=student, export__profiles=profiles)
         name = named(run, run_option)
-        if (study := find_study(name)) is not None:
+        found = find_study(name) or existing(name, None)
+        # Beside those that are there already; --set export.profiles=... replaces them.
+        profiles = ",".join(dict.fromkeys([*found.config.export.profiles, *profile])) if profile else None
+        asked = requested(preset, config, set_, student__choose=student, export__profiles=profiles)
+        if isinstance(found, Study):
             from pipelines.sweep import export_study
 
-            study = changed_study(study, asked)
-            _conclude(study, export_study(study, resume=resume, seed=seed), "export", as_json)
+            study = changed_study(found, asked)
+            figures = export_study(study, resume=resume, seed=seed, sign=sign)
+            _conclude(study, figures, "export", as_json)
             return
-        target = changed_run(existing(name, None), asked)
+        target = changed_run(found, asked)
         with target.locked():
-            summary = exporting.export(target, display(), resume=resume, seed=seed)
+            summary = exporting.export(target, display(), resume=resume, seed=seed, sign=sign)
         print_figures(summary, as_json, tables.summary)
         exporting.require_selection(target)
 

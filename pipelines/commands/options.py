@@ -144,7 +144,16 @@ Profiles = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help="add the files of a controller: c99, holosoma, mjlab, unitree; may be repeated",
+        help="add the files of a controller: c99 (c99:PREFIX for other names in C), holosoma, mjlab, ros2, "
+        "unitree; may be repeated",
+    ),
+]
+SigningKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        metavar="KEY",
+        help="sign every bundle with this private key (ed25519, PEM), for load(bundle, trusted=...)",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]

@@ -15,7 +15,8 @@ def goals_of(text: str, task: Task, *, seed: int, far: bool) -> tuple[np.ndarray
     """Goals [K, G], in the unit and frame of the task's goal.
 
     Args:
-      text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line.
+      text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line; what follows a #
+        is a remark.
       far: take goals outside the training range too.
     Returns: the goals, and a warning for each that lies outside the training range.
     Raises UsageError for what is none of these, and for goals outside the range unless `far`."""
@@ -30,7 +31,8 @@ def goals_of(text: str, task: Task, *, seed: int, far: bool) -> tuple[np.ndarray
             raise UsageError(f"--goals: {text}, allowed: {allowed}")
         return drawn(task, int(text), seed), []
     if Path(text).is_file():
-        lines = [(f"{text} line {i}", line) for i, line in enumerate(_lines(Path(text)), 1) if line.strip()]
+        stated = ((i, line.partition("#")[0]) for i, line in enumerate(_lines(Path(text)), 1))
+        lines = [(f"{text} line {i}", line) for i, line in stated if line.strip()]
     else:
         lines = [("--goals", text)]
     goals = np.array([_goal(where, line, allowed, len(goal.entries)) for where, line in lines], np.float32)
@@ -55,7 +57,7 @@ def drawn(task: Task, count: int, seed: int) -> np.ndarray:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text("utf-8").splitlines()
+        return file.read_text("utf-8-sig").splitlines()  # editors on Windows write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--goals: {file} cannot be read: {error}") from error
 

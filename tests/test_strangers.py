@@ -1,0 +1,435 @@
+"""Bundles from strangers: one named error each, at once, with nothing executed and no memory asked for."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from test_controller import A, G, N, bundle, copy, rewrite  # noqa: F401
+
+from export import controller
+from export.controller import ControllerError, load
+from export.graph import graph_sha256, seal
+from pipelines.inspecting import description, inspect
+from teacher.errors import FathomError
+
+MEMORY = 64 << 20  # bytes
+
+
+def refused(directory, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ControllerError, match=message):
+            load(directory)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+def golden(**changes):
+    arrays = {
+        "obs": np.zeros((4, N), "f4"),
+        "goal": np.zeros((4, G), "f4"),
+        "actions": np.zeros((4, A), "f4"),
+    }
+    target = io.BytesIO()
+    np.savez(target, **{key: value for key, value in (arrays | changes).items() if value is not None})
+    return target.getvalue()
+
+
+def claiming(shape):
+    """An array whose header claims a shape that it does not hold."""
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    target = io.BytesIO(golden(obs=None))
+    with zipfile.ZipFile(target, "a") as archive:
+        archive.writestr("obs.npy", content.getvalue())
+    return target.getvalue()
+
+
+def header(text):
+    target = io.BytesIO(golden(obs=None))
+    with zipfile.ZipFile(target, "a") as archive:
+        archive.writestr("obs.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
+    return target.getvalue()
+
+
+def compressed():
+    target = io.BytesIO()
+    np.savez_compressed(target, obs=np.zeros((1 << 20, N), "f4"))
+    return target.getvalue()
+
+
+class Pickled:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+GOLDEN = {
+    "a pickle": (golden(obs=np.array([Pickled()], object)), "obs is object"),
+    "noise": (np.random.default_rng(0).bytes(1000), "not an archive"),
+    "nothing": (b"", "not an archive"),
+    "cut off": (golden()[:-40], "not an archive"),
+    "a missing array": (golden(goal=None), "allowed: obs, goal and actions"),
+    "an unknown array": (golden(labels=np.zeros(4, "f4")), "array 'labels'"),
+    "no rows": (
+        golden(obs=np.zeros((0, N), "f4"), goal=np.zeros((0, G), "f4"), actions=np.zeros((0, A), "f4")),
+        "1 to",
+    ),
+    "rows that differ": (golden(obs=np.zeros((5, N), "f4")), "allowed: obs, goal and actions"),
+    "another width": (
+        golden(obs=np.zeros((4, N + 1), "f4")),
+        rf"obs is float32\[4, {N + 1}\], allowed: float32\[K, {N}\]",
+    ),
+    "doubles": (golden(obs=np.zeros((4, N))), "obs is float64"),
+    "by column": (golden(obs=np.asfortranarray(np.zeros((4, N), "f4"))), "obs is float32"),
+    "a shape of terabytes": (claiming((1 << 40, N)), "obs holds 0 bytes"),
+    "a negative shape": (claiming((-1, N)), "golden.npz: "),
+    "compressed zeros": (compressed(), "obs is compressed"),
+    "a header without end": (header("(" * 60000), "golden.npz: "),
+    "answers of NaN": (golden(actions=np.full((4, A), np.nan, "f4")), "is not reproduced"),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_recorded_answers_of_a_stranger(copy, case):  # noqa: F811
+    content, message = GOLDEN[case]
+    (copy / "golden.npz").write_bytes(content)
+    rewrite(copy, lambda record: None, rehash=["golden.npz"])
+    refused(copy, message)
+    assert not Path("executed").exists()
+
+
+def nested(record):
+    record["task"]["name"] = 0
+    for _ in range(900):  # as deep as this test can write; the rest below
+        record["task"]["name"] = [record["task"]["name"]]
+
+
+SPECIFICATIONS = {
+    "a list": (lambda record: record.update(files=[*controller.NEEDED_FILES]), "not a description"),
+    "no joints": (lambda record: record["task"]["action"].update(joints=[]), "action of 0 entries"),
+    "endless history": (
+        lambda record: record["task"].update(
+            deployed={
+                "history": 10**12,
+                "reading": record["task"]["observation"],
+                "goal": record["task"]["goal"],
+            }
+        ),
+        "observation of 17000000000000 entries",
+    ),
+    "history of text": (
+        lambda record: record["task"].update(
+            deployed={
+                "history": "x" * 10**5,
+                "reading": record["task"]["observation"],
+                "goal": record["task"]["goal"],
+            }
+        ),
+        r"deployed\.history is a str",
+    ),
+    "not a number": (lambda record: record["task"].update(control_dt=float("nan")), "a number such as NaN"),
+    "too large a number": (lambda record: record["task"].update(version=10**4000), "a number such as 1000"),
+    "up": (lambda record: record["files"].update({"../outside": "0"}), "lists the file '../outside'"),
+    "absolute": (
+        lambda record: record["files"].update({"/etc/hostname": "0"}),
+        "lists the file '/etc/hostname'",
+    ),
+    "backslash": (lambda record: record["files"].update({"..\\outside": "0"}), "lists the file"),
+    "drive": (lambda record: record["files"].update({"C:outside": "0"}), "lists the file"),
+    "nul": (lambda record: record["files"].update({"a\0b": "0"}), "lists the file"),
+    "itself": (lambda record: record["files"].update({".": "0"}), "lists the file"),
+    "surrogate": (lambda record: record["files"].update({"\ud800": "0"}), "spec.json: "),
+    "a long name": (lambda record: record["files"].update({"x" * 5000: "0"}), "cannot be read"),
+    "no controller": (lambda record: record["files"].pop("controller.py"), r"no SHA-256 of controller\.py"),
+}
+
+
+@pytest.mark.parametrize("case", SPECIFICATIONS)
+def test_specifications_of_a_stranger(copy, case):  # noqa: F811
+    change, message = SPECIFICATIONS[case]
+    rewrite(copy, change)
+    refused(copy, message)
+
+
+def test_a_specification_nested_ten_thousand_deep(copy):  # noqa: F811
+    text = (copy / "spec.json").read_text()
+    deep = "[" * 100_000 + "]" * 100_000
+    for content in (deep, '{"sha256": "' + "0" * 64 + f'", "task": {deep}' + text[text.index(",") :]):
+        (copy / "spec.json").write_text(content)
+        refused(copy, r"^spec\.json: ")
+    (copy / "spec.json").write_text(text)
+    change = altered(copy, lambda model: set_metadata(model, "fathom.spec", deep))
+    refused(change, r"policy\.onnx: the specification inside is no JSON")
+
+
+NAMES = ["spec.json", "policy.onnx", "golden.npz", "test_data_set_0/input_0.pb"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_plain_files_are_read(copy, tmp_path, name):  # noqa: F811
+    path = copy / name
+    kept = path.read_bytes()
+    (tmp_path / "elsewhere").write_bytes(kept)
+
+    def link(target):
+        path.symlink_to(target)
+
+    for make in (
+        lambda: os.mkfifo(path),
+        lambda: link("/dev/zero"),
+        lambda: link("/dev/stdin"),
+        lambda: link(tmp_path / "elsewhere"),
+        path.mkdir,
+    ):
+        path.unlink()
+        make()
+        refused(copy, rf"{name}: not a plain file")
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        path.write_bytes(kept)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    refused(copy, rf"{name}: larger than")
+
+
+def test_a_folder_that_is_a_link_is_not_entered(copy, tmp_path):  # noqa: F811
+    shutil.move(copy / "test_data_set_0", tmp_path / "elsewhere")
+    (copy / "test_data_set_0").symlink_to(tmp_path / "elsewhere")
+    refused(copy, "test_data_set_0/input_0.pb: not a plain file")
+
+
+def test_a_model_card_that_is_a_pipe_is_a_warning_at_once(copy):  # noqa: F811
+    (copy / "README.md").unlink()
+    os.mkfifo(copy / "README.md")
+    with pytest.warns(UserWarning, match=r"README\.md: not a plain file"):
+        load(copy)
+
+
+def set_metadata(model, key, value):
+    properties = {each.key: each.value for each in model.metadata_props} | {key: value}
+    helper.set_model_props(model, properties)
+
+
+def altered(directory, change, file="policy.onnx"):
+    model = onnx.load(directory / file)
+    change(model)
+    (directory / file).write_bytes(model.SerializeToString(deterministic=True))
+    rewrite(directory, lambda record: None, rehash=[file])
+    return directory
+
+
+def first(model, *nodes, **weights):
+    """Nodes before all others, and weights."""
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+
+
+def loop(model):
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"])],
+        "body",
+        [
+            helper.make_tensor_value_info(n, t, [])
+            for n, t in (("i", TensorProto.INT64), ("on", TensorProto.BOOL))
+        ],
+        [helper.make_tensor_value_info("still", TensorProto.BOOL, [])],
+    )
+    first(model, helper.make_node("Loop", ["", "yes"], [], body=body), yes=np.array(True))
+
+
+def external(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../secret")
+
+
+def doubling(model):
+    nodes = [helper.make_node("Concat", [f"d{i}"] * 2, [f"d{i + 1}"], axis=1) for i in range(40)]
+    first(model, helper.make_node("Identity", ["obs"], ["d0"]), *nodes)
+
+
+def outer(model):
+    column, row = np.zeros((10**5, 1), np.float32), np.zeros((1, 10**5), np.float32)
+    first(model, helper.make_node("Add", ["column", "row"], ["huge"]), column=column, row=row)
+
+
+def outer_of_one(model):
+    nodes = [
+        helper.make_node("Concat", ["row"] * 9, ["long"], axis=1),
+        helper.make_node("Transpose", ["long"], ["high"], perm=[1, 0]),
+        helper.make_node("MatMul", ["high", "long"], ["huge"]),
+    ]
+    first(model, *nodes, row=np.zeros((1, 10**4), np.float32))
+
+
+def expanded(model):
+    node = helper.make_node("Expand", ["obs", "shape"], ["huge"])
+    first(model, node, shape=np.array([10**9, N]))
+
+
+def expanded_later(model):
+    nodes = [
+        helper.make_node("Mul", ["shape", "shape"], ["squared"]),
+        helper.make_node("Expand", ["obs", "squared"], ["huge"]),
+    ]
+    first(model, *nodes, shape=np.array([10**5, 1]))
+
+
+def taken(model):
+    node = helper.make_node("Gather", ["column", "rows"], ["huge"], axis=1)
+    first(model, node, column=np.zeros((1000, 1), np.float32), rows=np.zeros(20_000, np.int64))
+
+
+def claimed(model):
+    model.graph.initializer[0].dims[0] = 1 << 40
+
+
+def function(model):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    model.functions.append(helper.make_function("own", "f", ["x"], ["y"], [node], model.opset_import))
+
+
+GRAPHS = {
+    "a loop": (loop, "a node holds graphs|operator Loop"),
+    "a branch": (
+        lambda m: first(m, helper.make_node("If", ["yes"], []), yes=np.array(True)),
+        "operator If, allowed: Abs",
+    ),
+    "another domain": (
+        lambda m: first(m, helper.make_node("Add", ["obs"], ["z"], domain="evil")),
+        r"operator evil\.Add",
+    ),
+    "random numbers": (
+        lambda m: first(m, helper.make_node("RandomNormal", [], ["z"], shape=[1])),
+        "RandomNormal",
+    ),
+    "functions": (function, "holds functions"),
+    "weights elsewhere": (external, "lie in another file"),
+    "weights that are not there": (claimed, "hold [0-9]+ bytes"),
+    "doubling": (doubling, "more memory"),
+    "a sum of a row and a column": (outer, "more memory"),
+    "a product of a row and a column": (outer_of_one, "more memory"),
+    "expansion": (expanded, "more memory"),
+    "computed expansion": (expanded_later, "not an ONNX graph"),
+    "gathering": (taken, "more memory"),
+    "another graph's seal": (
+        lambda m: first(m, helper.make_node("Identity", ["obs"], ["z"])),
+        "it was altered",
+    ),
+    "a flattering description": (
+        lambda m: set_metadata(m, "fathom.judged", '{"success": 1}'),
+        "it was altered",
+    ),
+    "no seal": (lambda m: set_metadata(m, "fathom.seal", ""), "it was altered"),
+}
+
+
+@pytest.mark.parametrize("file", ["policy.onnx", "critic.onnx"])
+@pytest.mark.parametrize("case", GRAPHS)
+def test_graphs_of_a_stranger(copy, case, file):  # noqa: F811
+    change, message = GRAPHS[case]
+    refused(altered(copy, change, file), rf"{file}: .*({message})")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"\x3a" + b"\x80" * 50])
+def test_a_file_that_is_no_graph(copy, content):  # noqa: F811
+    (copy / "policy.onnx").write_bytes(content)
+    rewrite(copy, lambda record: None, rehash=["policy.onnx"])
+    refused(copy, r"policy\.onnx: not an ONNX graph")
+
+
+def test_the_controller_seals_graphs_as_the_export_does(bundle):  # noqa: F811
+    for path in bundle.glob("*.onnx"):
+        model = onnx.load(path)
+        shapes = {
+            part.name: tuple(d.dim_value for d in part.type.tensor_type.shape.dim)
+            for part in model.graph.input
+        }
+        for content in (path.read_bytes(), model.SerializeToString()):
+            assert controller.read_graph(path.name, content, shapes).seal == seal(model)
+        assert json.loads(json.dumps(graph_sha256(model)))
+
+
+PLANTED = {
+    "numpy.py": "module",
+    "hashlib.py": "module",
+    "numpy": "package",
+    "json.cpython-311-x86_64-linux-gnu.so": "",
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_code_is_refused_before_anything_is_imported(copy, name):  # noqa: F811
+    path = copy / name
+    if PLANTED[name] == "package":
+        path.mkdir()
+        path = path / "__init__.py"
+    path.write_text("open('executed', 'w')")
+    refused(copy, f"^{name}: code that spec.json does not list")
+    for command in (
+        [copy / "controller.py"],
+        ["controller.py"],
+        ["-c", "import controller"],
+        ["-m", "controller"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=copy, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert f"{name}: code that does not belong to the bundle" in done.stderr
+        assert not (copy / "executed").exists()
+
+
+def test_a_program_of_ones_own_may_lie_in_the_bundle(copy):  # noqa: F811
+    (copy / "mine.py").write_text("from controller import load\nprint(load('.').spec['name'])")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=copy, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "fr3_reach\n"), done.stderr
+
+
+def test_escape_sequences_do_not_reach_the_terminal(copy, capsys):  # noqa: F811
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+
+    def change(record):
+        record["provenance"]["teacher"] = evil
+        record["files"][evil] = "0"
+
+    rewrite(copy, change)
+    assert controller.main([str(copy)]) == 1
+    printed = capsys.readouterr().err
+    assert "\\x1b]0;owned" in printed
+    assert not set("\x1b\x07\x9b\u202e") & set(printed)
+    make = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Tanh", ["x"], [evil])],
+        "other",
+        [make("x", TensorProto.FLOAT, ["\x1b[2J", 4])],
+        [make(evil, TensorProto.FLOAT, ["batch", 4])],
+    )
+    model = helper.make_model(graph)
+    set_metadata(model, evil, evil)
+    onnx.save(model, copy / "other.onnx")
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO(), force_terminal=False)
+    console.print(description(inspect(copy / "other.onnx")))
+    assert not set("\x1b\x07\x9b\u202e") & set(console.file.getvalue())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_inspect_reads_plain_files_only(tmp_path, make):
+    make(tmp_path / "policy.onnx")
+    with pytest.raises(FathomError, match=r"policy\.onnx: not a plain file"):
+        inspect(tmp_path / "policy.onnx")
