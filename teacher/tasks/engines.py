@@ -169,7 +169,8 @@ class MjxEngine:
     def _forward(self, model: Any, data: Any) -> Any:
         """The data of a state, as far as the task sees them."""
         if self._seen.sensors:
-            return self._mjx.forward(model, data)
+            # Once more the accelerations: a forward pass leaves them out where there are no constraints.
+            return self._mjx.sensor_acc(model, self._mjx.forward(model, data))
         for part in (self._mjx.kinematics, self._mjx.com_pos, self._mjx.com_vel):
             data = part(model, data)
         return data

@@ -220,9 +220,10 @@ def _model_problems(task: MujocoTask, engine: str, model: Any) -> Iterator[str]:
 def _target_limited(model: mujoco.MjModel, actuator: int) -> bool:
     """Whether forces on the actuator's joint or tendon are limited, whatever drives it."""
     kind, target = model.actuator_trntype[actuator], model.actuator_trnid[actuator, 0]
-    if kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT):
-        return bool(model.jnt_actfrclimited[target])
-    return bool(kind == mujoco.mjtTrn.mjTRN_TENDON and model.tendon_actfrclimited[target])
+    if kind == mujoco.mjtTrn.mjTRN_TENDON:
+        return bool(model.tendon_actfrclimited[target])
+    of_joint = kind == mujoco.mjtTrn.mjTRN_JOINT or kind == mujoco.mjtTrn.mjTRN_JOINTINPARENT
+    return bool(of_joint and model.jnt_actfrclimited[target])
 
 
 def _degree_problems(task: Task, model: mujoco.MjModel) -> Iterator[str]:
