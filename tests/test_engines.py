@@ -154,9 +154,7 @@ def test_actuators_with_a_state_of_their_own_move_as_in_the_c_engine(parts):
         ({"option": 'noslip_iterations="3"'}, "noslip_iterations"),
         ({"option": 'actuatorgroupdisable="1"'}, "actuatorgroupdisable"),
         (
-            {
-                "actuator": '<general joint="slide" dyntype="filter" dynprm=".1" ctrlrange="-1 1" actearly="true"/>'
-            },
+            {"actuator": '<general joint="slide" dyntype="filter" ctrlrange="-1 1" actearly="true"/>'},
             "actearly of actuators",
         ),
         ({"actuator": '<adhesion body="cart" ctrlrange="0 1" gain="1"/>'}, "mjTRN_BODY"),

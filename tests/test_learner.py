@@ -117,6 +117,23 @@ def test_one_update_moves_every_group_by_its_own_rate(learner):
         np.testing.assert_allclose(steps, rate, rtol=0.01)  # Adam's first step is its rate
 
 
+def test_each_iteration_draws_batches_and_noise_of_its_own(learner, run):
+    def updated(iteration):
+        state = jax.tree.map(jnp.array, run.states[1]._replace(key=None))
+        state = state._replace(key=jax.random.key(0), iteration=jnp.int32(iteration))
+        return learner._update(state)[1]
+
+    first, again, other = map(updated, (5, 5, 6))
+    assert first == again
+    for key in ("critic_loss", "actor_loss", "entropy"):
+        assert first[key] != other[key]
+    state = jax.tree.map(jnp.array, run.states[1]._replace(key=None))._replace(key=jax.random.key(0))
+    before = int(state.replay.written)
+    collected = snapshot(learner._collect(learner._collect(state))).replay.rows
+    first, second = (collected.action[before + i * STEPS : before + (i + 1) * STEPS] for i in range(2))
+    assert np.isin(first, second).mean() < 0.01
+
+
 def test_an_update_leaves_its_inputs_and_everything_but_parameters_alone(run):
     for before, after in zip(run.states[1:], run.states[2:], strict=False):
         held = slice(0, int(before.replay.written))
