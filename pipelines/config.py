@@ -12,7 +12,7 @@ from teacher.errors import UsageError, unknown_name
 
 
 class ExportConfig(Group):
-    observations: Annotated[int, Field(ge=1000)] = 10_000
+    observations: Annotated[int, Field(ge=1000, le=10_000_000)] = 10_000
     """observations from real episodes on which ONNX Runtime is compared with JAX"""
     profiles: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     """controllers whose own files a bundle holds too: c99, holosoma, mjlab, ros2, unitree"""

@@ -23,11 +23,12 @@ from pipelines.rundir import Run, create_run
 from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
+from student.labels import label_bytes
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
-from teacher.memory import require_fit
+from teacher.memory import require_episodes_fit, require_fit, require_host_memory
 from teacher.simulation import randomised, require_randomisable, simulation
 from teacher.tasks import MujocoTask, Task, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
@@ -58,6 +59,18 @@ def check(config: Config, *, trained: bool = False) -> None:
         raise unknown_name("student.choose", config.student.choose, config.student.sizes)
     require_profiles(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
+    student = config.student
+    for setting, episodes in (
+        ("evaluate.episodes", config.teacher.evaluate.episodes),
+        ("student.episodes", student.episodes),
+        ("student.robustness", student.robustness),
+        ("student.envs", student.envs),
+        ("control.episodes", config.control.episodes),
+    ):
+        require_episodes_fit(setting, episodes, task.spec)
+    kept = student.rounds * student.envs * task.spec.episode_length
+    row = label_bytes(task.spec, config.teacher.network.representation)
+    require_host_memory("student.rounds * student.envs * steps of an episode", kept, kept * row)
     if not trained:
         require_devices(config.teacher, jax.devices())
         require_fit(config.teacher, task.spec, jax.device_count())

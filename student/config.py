@@ -8,14 +8,10 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
-from teacher.config import Episodes, Group, Rate
+from teacher.config import MOST_EPISODES, Batch, Episodes, Factor, Group, Rate, Seconds, Updates
 
 ACTIVATIONS = ("swish", "relu")
 SIZE = re.compile(r"([1-9]\d?)x([1-9]\d{0,3})", re.ASCII)  # layers, width
@@ -38,6 +34,9 @@ def parse_size(name: str) -> Size:
     if match is None:
         raise ValueError(f"{size!r} is no size; write LAYERSxWIDTH, for example 2x64")
     return Size(int(match[1]), int(match[2]), activation or ACTIVATIONS[0])
+
+
+Rounds = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class GoalShares(NamedTuple):
@@ -88,25 +87,25 @@ class StudentConfig(Group):
         tuple[str, ...], Field(min_length=1), BeforeValidator(listed), AfterValidator(_sizes)
     ] = ("2x32", "2x64", "2x128", "3x32", "3x64", "3x128", "4x32", "4x64", "4x128", "4x256")
     """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for ReLU in place of swish"""
-    seeds: PositiveInt = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """initialisations of each, also at once; the one longest at its goals is kept"""
     critic: Annotated[str, AfterValidator(_size)] = "3x192"
     """size of the critic's two encoders, which all students share"""
-    envs: PositiveInt = 256
+    envs: Annotated[int, Field(ge=1, le=MOST_EPISODES)] = 256
     """environments per round"""
-    rounds: PositiveInt = 10
+    rounds: Rounds = 10
     """rounds of one episode per environment, followed by updates"""
-    teacher_rounds: PositiveInt = 2
+    teacher_rounds: Rounds = 2
     """first rounds, in which the teacher acts with noise"""
-    mixed_rounds: NonNegativeInt = 3
+    mixed_rounds: Annotated[int, Field(ge=0, le=100_000)] = 3
     """next rounds, over which the teacher's share of acting falls from a half to what it stays at"""
-    noise: NonNegativeFloat = 0.3
+    noise: Factor = 0.3
     """standard deviation of the noise on the teacher's first actions; later, the students' error; 0: none"""
     goals: Annotated[GoalShares, AfterValidator(_shares)] = GoalShares(0.5, 0.25, 0.15, 0.1)
     """shares of labels for commanded, hindsight and cross-trajectory goals, and goals beyond the range"""
-    updates: PositiveInt = 300
+    updates: Updates = 300
     """updates per round"""
-    batch: Annotated[int, Field(ge=2)] = 512
+    batch: Batch = 512
     """labelled states per update; the critic learns from every second of them"""
     rate: Rate = 2e-3
     """learning rate (Adam), lowered to a hundredth over the run"""
@@ -116,9 +115,9 @@ class StudentConfig(Group):
     """the smallest student whose retention's lower bound reaches this is selected; 0: the smallest of all"""
     choose: str | None = None
     """size of the student to select instead, whatever it keeps"""
-    robustness: Annotated[NonNegativeInt, AfterValidator(_none_or_several)] = 64
+    robustness: Annotated[int, Field(ge=0, le=MOST_EPISODES), AfterValidator(_none_or_several)] = 64
     """held-out episodes of the selected student and its teacher under each harder condition; 0: none"""
-    baseline_budget_s: PositiveFloat | None = None
+    baseline_budget_s: Annotated[Seconds, Field(gt=0)] | None = None
     """seconds that baselines may take together, as far as can be foreseen; without it, any number"""
 
     @model_validator(mode="after")

@@ -46,6 +46,12 @@ class Labels(NamedTuple):
     gradient: Array  # [T, E, A]: of the distance to the goal, with respect to the teacher's own action
 
 
+def label_bytes(spec: TaskSpec, representation: int) -> int:
+    """Of one labelled state."""
+    one = jax.eval_shape(lambda: empty(spec, representation, 1, 1))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+
+
 def empty(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
     observation, action, goal = spec.sensed_sizes
     shape = (steps, envs)

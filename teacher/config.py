@@ -11,10 +11,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -65,10 +61,21 @@ def task_reference(name: str) -> str:
     return f"{Path(file).resolve()}:{made}" if file.endswith(".py") else name
 
 
-Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
-Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
+# Every number has an upper bound: what memory and the counters of a run can take is looked at before it
+# begins (`teacher.memory`), and beyond these not even that can be computed.
+COUNTED = 2**31 - 1  # counters are int32
+MOST_EPISODES = 1_000_000
+Count = Annotated[int, Field(ge=1, le=COUNTED)]
+Units = Annotated[int, Field(ge=1, le=2**20)]
+Depth = Annotated[int, Field(ge=BLOCK_DEPTH, le=2**20), AfterValidator(_whole_blocks)]
+Episodes = Annotated[int, Field(ge=2, le=MOST_EPISODES)]  # an interval needs two
+Updates = Annotated[int, Field(ge=1, le=1_000_000)]  # each has a key, and all keys are made at once
+Batch = Annotated[int, Field(ge=2, le=2**24)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Discount = Annotated[float, Field(gt=0, le=0.999999)]  # nearer to 1 float32 has no digits left
 Spread = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(ge=0, le=1000)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 
 
@@ -106,26 +113,26 @@ class RandomiseConfig(Group):
     """factors of masses and inertias, likewise"""
     strength: Spread | None = None
     """factors of actuators' gains and force limits, likewise"""
-    latency: NonNegativeInt | None = None
+    latency: Annotated[int, Field(ge=0, le=1000)] | None = None
     """control steps by which actions come late, at most"""
-    push: NonNegativeFloat | None = None
+    push: Factor | None = None
     """largest sudden change of velocity: of the base in m/s, of joints where the base is fixed in rad/s"""
-    push_interval_s: PositiveFloat | None = None
+    push_interval_s: Annotated[Seconds, Field(gt=0)] | None = None
     """mean seconds between two pushes"""
-    noise: NonNegativeFloat | None = None
+    noise: Factor | None = None
     """factor of the noise of a robot's sensors, where policies see those; 1 is the specification's"""
 
 
 class NetworkConfig(Group):
     depth: Depth = 16
     """hidden layers of actor and encoders, in residual blocks of four"""
-    width: PositiveInt = 64
+    width: Units = 64
     """units in each hidden layer"""
     actor_depth: Depth | None = None
     """hidden layers of the actor, if not `depth`"""
     critic_depth: Depth | None = None
     """hidden layers of both encoders, if not `depth`"""
-    actor_width: PositiveInt | None = None
+    actor_width: Units | None = None
     """units in each hidden layer of the actor, if not `width`"""
     architecture: Literal["scaled", "published"] = "scaled"
     """`published` adds every residual branch whole; `scaled` adds 16/depth of it beyond depth 16"""
@@ -133,7 +140,7 @@ class NetworkConfig(Group):
     """operands of the hidden layers' products; `tensorfloat32` is float32 where the hardware lacks it"""
     fused: bool = False
     """whole-network kernels for Hopper GPUs in place of a scan over blocks; needs precision=bfloat16"""
-    representation: PositiveInt = 64
+    representation: Units = 64
     """size of the space in which the critic measures distance"""
 
     @property
@@ -160,32 +167,32 @@ class UpdateConfig(Group):
     """learning rate of both encoders (Adam)"""
     entropy_rate: Rate = 3e-4
     """learning rate of the entropy weight (Adam)"""
-    batch: Annotated[int, Field(ge=2)] = 256
+    batch: Batch = 256
     """state-actions per update, each the others' negative"""
-    discount: Rate = 0.99
+    discount: Discount = 0.99
     """chance that the relabelled goal lies one step further in the future"""
-    penalty: NonNegativeFloat = 0.1
+    penalty: Factor = 0.1
     """weight of the squared log-partition"""
-    target_entropy: float = -0.5
+    target_entropy: Annotated[float, Field(ge=-1000, le=1000)] = -0.5
     """entropy that the actor keeps, per action"""
 
 
 class CollectConfig(Group):
-    envs: PositiveInt = 256
+    envs: Count = 256
     """environments simulated at once"""
-    steps: PositiveInt = 50
+    steps: Count = 50
     """control steps per environment and iteration"""
-    updates: PositiveInt = 100
+    updates: Updates = 100
     """updates per iteration"""
-    replay: PositiveInt = 1000
+    replay: Count = 1000
     """control steps kept per environment"""
-    prefill: PositiveInt = 100
+    prefill: Count = 100
     """control steps per environment, at least, before the first update"""
     goal_steps: PositiveInt | None = None
     """control steps, on average, between new goals of an environment; none: each episode has one"""
     starts: Literal["new", "repeated"] = "new"
     """`repeated`: each environment has one start and goal for the whole run, as published"""
-    total_steps: PositiveInt = 1_500_000
+    total_steps: Annotated[int, Field(ge=1, le=2**62)] = 1_500_000
     """control steps with updates, over all environments, in whole iterations; the prefill comes on top"""
 
     @model_validator(mode="after")
@@ -202,7 +209,7 @@ class CollectConfig(Group):
 class EvaluateConfig(Group):
     episodes: Episodes = 256
     """held-out episodes of one evaluation"""
-    every: PositiveInt = 10
+    every: Count = 10
     """iterations between two evaluations"""
     layout: str | None = None
     """goals to evaluate on; the task's evaluation layout, mostly its last, if not given"""
@@ -218,9 +225,9 @@ class EvaluateConfig(Group):
 
 
 class CheckpointConfig(Group):
-    interval_s: NonNegativeFloat = 60.0
+    interval_s: Seconds = 60.0
     """seconds between two saves; 0 saves after every iteration"""
-    keep: PositiveInt = 2
+    keep: Count = 2
     """saves kept"""
 
 
@@ -245,6 +252,12 @@ class TeacherConfig(Group):
         if collect.steps > collect.replay:
             raise ValueError(
                 f"collect.steps is {collect.steps}, more than collect.replay ({collect.replay}) can hold"
+            )
+        rows = collect.prefill + (collect.iterations + 1) * collect.steps
+        if rows > COUNTED:
+            raise ValueError(
+                f"collect.total_steps is {collect.total_steps}, about {rows:,} steps of each environment: at "
+                f"most {COUNTED:,} are counted; lower it, or take more collect.envs"
             )
         if batch > collect.envs * collect.prefill:
             raise ValueError(

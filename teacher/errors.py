@@ -20,6 +20,10 @@ class Diverged(FathomError):
     """A quantity left the numbers; the last save is from before."""
 
 
+class Unstable(FathomError):
+    """Physics became unstable in too many steps; no setting of the learner helps."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
     """An error that lists the known names and suggests the nearest one."""
     known = sorted(known)

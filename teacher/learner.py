@@ -31,7 +31,7 @@ from teacher.networks import (
     make_networks,
 )
 from teacher.replay import Batch, Replay, Rows
-from teacher.simulation import Policy, choose, training_simulation_of
+from teacher.simulation import Policy, choose, is_stable, training_simulation_of
 from teacher.tasks import Start, achieved_goal
 
 Array = jax.Array
@@ -76,6 +76,7 @@ class Learner:
         self._update = jax.jit(
             spread(self.update_many, (self.division,), (self.division, whole)), donate_argnums=0
         )
+        self._restart = jit_once(spread(self.restart, (self.division,), self.division))
         self._act = jax.jit(partial(deterministic_action, self.networks))
         self._distances = jit_once(self._critic_distances)
 
@@ -143,16 +144,28 @@ class Learner:
         collect = self.config.collect
         while int(state.replay.written) + collect.steps < collect.prefill:
             state = self._collect(state)
-        updated: tuple[TeacherState, dict[str, Array]] = self._update(self._collect(state))
-        return updated
+        state, metrics = self._update(self._collect(state))
+        # Apart, compiled where it is needed: XLA would round a collection that did this too in another way.
+        return self._restart(state) if metrics["unstable_steps"] else state, metrics
+
+    def restart(self, state: TeacherState) -> TeacherState:
+        """Begins an episode in each of this device's environments whose physics became unstable."""
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 2)
+        start = self._draw_starts(key, state.key, self.devices.rows(self.config.collect.envs))
+        unstable = ~self.simulation.is_stable(state.environments.physics)
+        return state._replace(environments=self._begun(state.environments, unstable, start))
 
     def collect(self, state: TeacherState) -> TeacherState:
-        """`collect.steps` control steps of this device's environments, written to their replay."""
+        """`collect.steps` control steps of this device's environments, written to their replay.
+
+        Rows in which physics became unstable get no outcome: neither they nor goals from them are sampled."""
         steps = self.config.collect.steps
         # Keyed by the rows written: before the first update several pieces are collected.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.replay.written), 0)
         step = partial(self._environment_step, state.params.actor, state.key)
         environments, rows = jax.lax.scan(step, state.environments, jax.random.split(key, steps))
+        known = is_stable(rows.observation) & is_stable(rows.outcome)
+        rows = rows._replace(outcome=jnp.where(known[..., None], rows.outcome, jnp.nan))
         return state._replace(environments=environments, replay=replay.insert(state.replay, rows))
 
     def _environment_step(
@@ -170,9 +183,14 @@ class Learner:
 
         done = (step + 1 >= self.spec.episode_length) | self.simulation.ended(physics)
         start = self._draw_starts(start_key, run_key, numbers)
-        physics = choose(done, self.simulation.reset(start), physics)
-        goal = choose(done | self._renewed(start_key, numbers), start.goal, goal)
-        return Environments(physics, goal, jnp.where(done, 0, step + 1), episode + done), rows
+        goal = choose(self._renewed(start_key, numbers), start.goal, goal)
+        return self._begun(Environments(physics, goal, step + 1, episode), done, start), rows
+
+    def _begun(self, environments: Environments, done: Array, start: Start) -> Environments:
+        """The environments, those that are done [N] in a new episode."""
+        physics, goal, step, episode = environments
+        physics, goal = choose(done, (self.simulation.reset(start), start.goal), (physics, goal))
+        return Environments(physics, goal, jnp.where(done, 0, step), episode + done)
 
     def _renewed(self, key: Array, numbers: Array) -> Array:
         """Which environments [N] are given another goal within their episode.
@@ -192,7 +210,9 @@ class Learner:
         return self.simulation.draw(key, numbers, self.config.task.layout)
 
     def update_many(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
-        """`collect.updates` updates; metrics are their means."""
+        """`collect.updates` updates; metrics are their means.
+
+        `unstable_steps` counts the newest `collect.steps` of all environments that have no outcome."""
         settings, devices = self.config.update, self.devices
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 1)
 
@@ -203,8 +223,11 @@ class Learner:
 
         keys = jax.random.split(key, self.config.collect.updates)
         (params, optimiser), metrics = jax.lax.scan(body, (state.params, state.optimiser), keys)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        unknown = replay.unknown_outcomes(state.replay, self.config.collect.steps).sum()
+        metrics["unstable_steps"] = devices.count * devices.mean(unknown.astype(jnp.float32))
         state = state._replace(params=params, optimiser=optimiser, iteration=state.iteration + 1)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, metrics
 
     def update(
         self, learned: tuple[Params, Any], batch: Batch, key: Array

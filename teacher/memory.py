@@ -34,6 +34,8 @@ BLOCK_GRADIENTS = 4
 POLICY_ROWS, SIMULATOR = 8, 64
 # Of parameters and optimiser in the host's memory while a checkpoint is written.
 SAVED_COPIES = 2
+# Of trajectories: step by step, stacked, and joined.
+TRAJECTORY_COPIES = 3
 # What the program itself grows by, nearly all of it the compiler.
 PROGRAM = 700 * 2**20
 
@@ -112,6 +114,12 @@ def available(root: Path = Path("/")) -> int | None:
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
+    free = host_memory(root)
+    return None if free is None else free // jax.local_device_count()
+
+
+def host_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of the machine's memory that a run can have, as in `available`; None where that is unknown."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
     except OSError:
@@ -119,7 +127,23 @@ def available(root: Path = Path("/")) -> int | None:
     machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     if not machine:
         return None
-    return max(0, min([*machine, *_left_by_groups(root)]) - PROGRAM) // jax.local_device_count()
+    return max(0, min([*machine, *_left_by_groups(root)]) - PROGRAM)
+
+
+def require_host_memory(setting: str, value: int, needed: int) -> None:
+    """Raises UsageError if the machine has fewer bytes of memory, where that is known, than are needed."""
+    free = host_memory()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"{setting} = {value:,} needs {_size(needed)} of memory, and there are {_size(free)}: lower it"
+        )
+
+
+def require_episodes_fit(setting: str, episodes: int, spec: TaskSpec) -> None:
+    """Refuses episodes whose trajectories (`Simulation.rollout`) do not fit in the machine's memory."""
+    entries = 2 * sum(spec.sizes) + sum(spec.sensed_sizes)  # positions are about as many as observations
+    steps = (spec.episode_length + 1) * episodes
+    require_host_memory(setting, episodes, TRAJECTORY_COPIES * steps * entries * FLOAT)
 
 
 def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None:

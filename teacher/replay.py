@@ -16,7 +16,7 @@ class Rows(NamedTuple):
 
     observation: Array  # [T, N, S]
     action: Array  # [T, N, A]
-    outcome: Array  # [T, N, G]: what the goal's entries were after the action
+    outcome: Array  # [T, N, G]: what the goal's entries were after the action; NaN: not known, never sampled
     episode: Array  # [T, N] int32: counts each environment's episodes
 
 
@@ -24,7 +24,8 @@ class Replay(NamedTuple):
     """A ring that keeps the newest C rows."""
 
     rows: Rows  # T = C
-    # [C, N] int32: entry (e mod C, n) is the number of the newest row of environment n's episode e.
+    # [C, N] int32: entry (e mod C, n) is the number of the newest row with an outcome of environment n's
+    # episode e.
     # A ring of C rows never holds two episodes that share an entry.
     newest: Array
     written: Array  # scalar int32: rows ever written; row i lies in slot i mod C
@@ -48,12 +49,13 @@ def empty(capacity: int, environments: int, observation: int, action: int, goal:
 
 
 def insert(replay: Replay, rows: Rows) -> Replay:
-    """Writes T <= C new rows over the oldest."""
+    """Writes T <= C new rows over the oldest. Those without an outcome are the last ones of an episode."""
     capacity, environments = replay.newest.shape
     number = replay.written + jnp.arange(len(rows.episode), dtype=jnp.int32)
     stored = jax.tree.map(lambda ring, new: ring.at[number % capacity].set(new), replay.rows, rows)
     # Row numbers only grow, so the maximum is the newest, in whatever order the writes happen.
-    newest = replay.newest.at[rows.episode % capacity, jnp.arange(environments)].max(number[:, None])
+    reached = jnp.where(_known(rows.outcome), number[:, None], 0)
+    newest = replay.newest.at[rows.episode % capacity, jnp.arange(environments)].max(reached)
     return Replay(stored, newest, replay.written + len(rows.episode))
 
 
@@ -76,7 +78,8 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
     environment is as likely as any other, and no device needs another's. Its row is drawn evenly.
     The goal of row i is the outcome of row i + k, k >= 0: at the least what the action itself
     leads to, at the most the episode's newest row. It never comes from another episode.
-    What element b is does not depend on the number of devices."""
+    What element b is does not depend on the number of devices, where the rows drawn have outcomes: one
+    that has none gives way to the row of the nearest element before it, in a circle, or to zeros."""
     capacity, own_environments = replay.newest.shape
     held = jnp.minimum(replay.written, capacity)
     elements = devices.rows(batch)
@@ -95,12 +98,27 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
     environment = first + (jnp.asarray(remainder, jnp.int32)[elements] + jitter) // batch
     environment -= devices.index() * own_environments
     row = replay.written - 1 - age
+    known = _known(replay.rows.outcome[row % capacity, environment])
+    nearest = jax.lax.cummax(jnp.where(known, jnp.arange(len(known)), -1))
+    nearest = jnp.where(nearest < 0, nearest[-1], nearest)
+    row, environment = row[nearest], environment[nearest]
     slot = row % capacity
     episode = replay.rows.episode[slot, environment]
     remaining = replay.newest[episode % capacity, environment] - row
     ahead = future_offset(uniform, remaining, discount)
-    return Batch(
+    drawn = Batch(
         replay.rows.observation[slot, environment],
         replay.rows.action[slot, environment],
         replay.rows.outcome[(row + ahead) % capacity, environment],
     )
+    return jax.tree.map(lambda part: jnp.where(known.any(), part, 0), drawn)
+
+
+def unknown_outcomes(replay: Replay, newest: int) -> Array:
+    """[newest, N] bool: which of the newest rows have no outcome, the newest first."""
+    slots = (replay.written - 1 - jnp.arange(newest)) % len(replay.newest)
+    return ~_known(replay.rows.outcome[slots])
+
+
+def _known(outcome: Array) -> Array:
+    return jnp.isfinite(outcome).all(-1)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 
 from teacher.compilation import jit_once, jit_physics
@@ -31,7 +32,9 @@ CONDITIONS = 2_100_000_002
 
 
 class Trajectories(NamedTuple):
-    """L steps of E episodes; NumPy arrays. An episode that has ended stands still."""
+    """L steps of E episodes; NumPy arrays. An episode that has ended stands still.
+
+    One whose physics become unstable ends before that step."""
 
     qpos: np.ndarray  # [L + 1, E, nq]
     observation: np.ndarray  # [L + 1, E, N]: the first before, each other after an action
@@ -110,11 +113,16 @@ class Simulation:
 
     def observe(self, state: Running) -> Any:
         with jax.default_matmul_precision("highest"):  # TF32 would move a flange by a millimetre
-            return self.task.observe(self.engine.read(state.physics))
+            return self.task.observe(self.engine.read(state.physics, state.conditions))
 
     def ended(self, state: Running) -> Any:
         """[E]: whether the task ends an episode here."""
-        return self.task.ended(self.engine.read(state.physics))
+        return self.task.ended(self.engine.read(state.physics, state.conditions))
+
+    def is_stable(self, state: Running) -> Any:
+        """[E]: whether positions and velocities are; compiled engines go on with those that are not."""
+        seen = self.engine.read(state.physics, state.conditions)
+        return is_stable(seen.qpos) & is_stable(seen.qvel)
 
     def step(self, state: Running, action: Any) -> Running:
         xp = action.__array_namespace__()
@@ -124,7 +132,7 @@ class Simulation:
             action, waiting = sent[xp.arange(len(sent)), state.conditions.delay], sent[:, :-1]
         if self.randomise.push:
             physics = self.engine.push(physics, self._draw_pushes(state.conditions, state.step))
-        control = self.task.control(self.engine.read(physics), action)
+        control = self.task.control(self.engine.read(physics, state.conditions), action)
         physics = self.engine.step(physics, control, state.conditions)
         return Running(physics, state.conditions, state.step + 1, waiting)
 
@@ -201,6 +209,7 @@ class Simulation:
             actions.append(np.asarray(policy(frames[-1].observation, start.goal, *sensed)))
             state, senses, seen = self._advance(state, senses, actions[-1], going[-1])
             frames.append(_on_host(seen))
+            going[-1] = going[-1] & ~frames[-1].broken
         whole = jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
         trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(going))
         if not sensing:
@@ -221,17 +230,21 @@ class Simulation:
         self, state: Running, senses: _Senses | None, action: Any, going: Any
     ) -> tuple[Running, _Senses | None, "_Frame"]:
         """One control step of the environments [E] that are still going; the others stay as they are."""
-        if not self.can_end:
-            state = self.step(state, action)
-        elif self.engine.compiled:
-            state = choose(going, self.step(state, action), state)
-        else:
+        broken: Any = False  # the C engine stops by itself
+        if self.engine.compiled:
+            moved = self.step(state, action)
+            broken = going & ~self.is_stable(moved)
+            going &= ~broken
+            state = choose(going, moved, state)
+        elif self.can_end:
             self._step_some(state, action, np.flatnonzero(going))
+        else:
+            state = self.step(state, action)
         if senses:
             history = extend_history(senses.history, self._reading(state, action, senses.keys))
             xp = history.__array_namespace__()
             senses = senses._replace(history=xp.where(going[:, None, None], history, senses.history))
-        return state, senses, self._frame(state, senses)
+        return state, senses, self._frame(state, senses, broken)
 
     def _step_some(self, state: Running, action: np.ndarray, rows: np.ndarray) -> None:
         """Steps these environments of the C engine, in place."""
@@ -244,16 +257,23 @@ class Simulation:
     def _reading(self, state: Running, action: Any, keys: Array) -> Any:
         """[E, M] with noise, after the last `action` [E, A]; `keys` [E] are the episodes'."""
         with jax.default_matmul_precision("highest"):
-            physical, now = self.engine.read(state.physics), fold_each(keys, state.step)
+            physical = self.engine.read(state.physics, state.conditions)
+            now = fold_each(keys, state.step)
             return sense(self.task, physical, action, now, self.randomise.noise)
 
-    def _frame(self, state: Running, senses: _Senses | None) -> "_Frame":
-        physical, sensed = self.engine.read(state.physics), None
+    def _frame(self, state: Running, senses: _Senses | None, broken: Any = False) -> "_Frame":
+        physical, sensed = self.engine.read(state.physics, state.conditions), None
         if senses:
             with jax.default_matmul_precision("highest"):
                 goal = self.task.deployed_goal(physical.qpos, senses.goal)
             sensed = Sensed(deployed_observation(senses.history), goal)
-        return _Frame(physical.qpos, self.observe(state), self.ended(state), sensed)
+        ended = self.ended(state)
+        return _Frame(physical.qpos, self.observe(state), ended, ended & False | broken, sensed)
+
+
+def is_stable(values: Any) -> Any:
+    """[..., K] -> [...]: whether all are numbers that MuJoCo's C engine would go on with."""
+    return (abs(values) < mujoco.mjMAXVAL).all(-1)
 
 
 class _Frame(NamedTuple):
@@ -262,6 +282,7 @@ class _Frame(NamedTuple):
     qpos: Any
     observation: Any
     ended: Any
+    broken: Any  # whether physics became unstable in this step; the state is then the one before
     sensed: Any  # Sensed; None where the task describes no sensors
 
 

@@ -4,13 +4,18 @@ Checkpoints, students and exported bundles each hold it whole; nothing downstrea
 types a number again that stands here.
 """
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -19,14 +24,38 @@ from pydantic import (
 
 from teacher.errors import unknown_name
 
-Floats = tuple[float, ...]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
-
 FORMAT_VERSION = 1
+# Terms of a reading in which a robot's guard looks for the positions of joints.
+POSITION_TERMS = ("joint_position", "joint_position_from_default")
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(map(repr, twice))} more than once")
+    return names
+
+
+def _si(unit: str) -> str:
+    if re.search(r"°|\bdeg(ree)?s?\b", unit, re.IGNORECASE):
+        raise ValueError(f"must be in radians, found {unit!r}")
+    return unit
+
+
+def _none_for(unlimited: float) -> BeforeValidator:
+    """Infinity says the same as None, but JSON has no word for it."""
+    return BeforeValidator(lambda value: None if value == unlimited else value)
+
+
+Floats = tuple[float, ...]
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_different)]
+Unit = Annotated[str, AfterValidator(_si)]
+Positive = tuple[PositiveFloat, ...]
+NonNegative = tuple[NonNegativeFloat, ...]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ObservationTerm(_Part):
@@ -35,7 +64,7 @@ class ObservationTerm(_Part):
     name: str
     start: int = Field(ge=0)
     entries: Names
-    unit: str
+    unit: Unit
     frame: str
 
     @property
@@ -48,7 +77,7 @@ class GoalSpec(_Part):
 
     name: str
     entries: Names
-    unit: str
+    unit: Unit
     frame: str
     observation_indices: tuple[int, ...]
     low: Floats = Field(description="lower edge of the training range, in `unit`")
@@ -63,6 +92,9 @@ class GoalSpec(_Part):
         radii = (self.strict_radius, self.success_radius, self.easy_radius)
         if sorted(radii) != list(radii):
             raise ValueError(f"strict, success and easy radius must not decrease, found {radii}")
+        for entry, low, high in zip(self.entries, self.low, self.high, strict=True):
+            if low > high:
+                raise ValueError(f"goal entry {entry!r}: low is {low:g}, above high, {high:g}")
         return self
 
 
@@ -83,11 +115,15 @@ class ActionSpec(_Part):
         description="what a command is: of all joints, or one for each"
     )
     joints: Names
-    unit: str
-    scale: Floats
+    unit: Unit
+    scale: Positive
     offset: Floats
-    stiffness: Floats | None = Field(default=None, description="of joints that follow a position, N m/rad")
-    damping: Floats | None = Field(default=None, description="of joints that follow a position, N m s/rad")
+    stiffness: NonNegative | None = Field(
+        default=None, description="of joints that follow a position, N m/rad"
+    )
+    damping: NonNegative | None = Field(
+        default=None, description="of joints that follow a position, N m s/rad"
+    )
 
     @property
     def kinds(self) -> tuple[ActionKind, ...]:
@@ -117,27 +153,47 @@ class JointSpec(_Part):
     Near a position limit the commanded velocity is cut so that the joint slows down and
     stops `margin` before it: -slowdown * (q - lower - margin) <= v <= slowdown * (upper - margin - q).
     Beyond a limit these bounds bring it back, no faster than `return_speed`. Limits of position are those
-    that the task keeps to, which may be tighter than the robot's.
+    that the task keeps to, which may be tighter than the robot's. None, or infinity, is no limit: a joint
+    that turns freely, a robot that limits torques and not velocities.
     """
 
     names: Names
-    unit: str
+    unit: Unit
     default: Floats = Field(description="home pose")
-    lower: Floats
-    upper: Floats
-    velocity: Floats = Field(description="velocity limits of the robot, per second")
+    lower: tuple[Annotated[float | None, _none_for(-math.inf)], ...]
+    upper: tuple[Annotated[float | None, _none_for(math.inf)], ...]
+    velocity: tuple[Annotated[PositiveFloat | None, _none_for(math.inf)], ...] = Field(
+        description="velocity limits of the robot, per second"
+    )
     slowdown: float = Field(ge=0, description="1/s; 0: commands are not cut near limits")
     margin: float = Field(ge=0, description="in `unit`")
     return_speed: float | None = Field(default=None, gt=0, description="per second; None: `velocity`")
-    acceleration: Floats | None = Field(
+    acceleration: Positive | None = Field(
         default=None, description="acceleration limits of the robot, per second squared; None: not known"
     )
 
     @model_validator(mode="after")
-    def _same_length(self) -> Self:
+    def _ordered(self) -> Self:
         known = [] if self.acceleration is None else ["acceleration"]
         _same_lengths(self, "names", "default", "lower", "upper", "velocity", *known)
+        margin = self.margin if self.slowdown else 0.0
+        for name, default in zip(self.names, self.default, strict=True):
+            low, high = self.range_of(name)
+            if low >= high:
+                raise ValueError(f"joint {name!r}: lower is {low:g}, not below upper, {high:g}")
+            if not low <= default <= high:
+                raise ValueError(f"joint {name!r}: default is {default:g}, outside [{low:g}, {high:g}]")
+            if low + margin >= high - margin:
+                raise ValueError(
+                    f"joint {name!r}: a margin of {margin:g} leaves nothing of [{low:g}, {high:g}]"
+                )
         return self
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Limits of a joint's position, infinite where there are none."""
+        row = self.names.index(name)
+        low, high = self.lower[row], self.upper[row]
+        return -math.inf if low is None else low, math.inf if high is None else high
 
 
 class SensorTerm(ObservationTerm):
@@ -151,7 +207,7 @@ class DeployedGoal(_Part):
 
     name: str
     entries: Names
-    unit: str
+    unit: Unit
     frame: str
 
 
@@ -244,10 +300,41 @@ class TaskSpec(_Part):
             raise ValueError(f"goal indices {outside} point outside the observation [0, {expected})")
         return self
 
+    @model_validator(mode="after")
+    def _drivable(self) -> Self:
+        """What a robot's guard needs to keep commands of joints within their limits."""
+        action, joints = self.action, self.joints
+        read = {
+            joint
+            for term in (self.deployed.reading if self.deployed else self.observation)
+            if term.name in POSITION_TERMS
+            for joint in term.entries
+        }
+        kinds = (action.kind,) * len(action.joints) if isinstance(action.kind, str) else action.kind
+        for kind, joint, offset in zip(kinds, action.joints, action.offset, strict=True):
+            if kind not in ("joint_velocity", "joint_position"):
+                continue
+            what = f"action of kind {kind} on {joint!r}"
+            if joint not in joints.names:
+                raise ValueError(f"{what}: no such joint in joints.names, {', '.join(joints.names)}")
+            low, high = joints.range_of(joint)
+            if joints.velocity[joints.names.index(joint)] is None:
+                raise ValueError(f"{what}: joints.velocity of it is None, a robot needs a limit to keep to")
+            if kind == "joint_position" and not low <= offset <= high:
+                raise ValueError(f"{what}: offset is {offset:g}, outside its limits [{low:g}, {high:g}]")
+            limited = kind == "joint_position" or math.isfinite(low) or math.isfinite(high)
+            if limited and joint not in read:
+                raise ValueError(
+                    f"{what}: the robot has to know where the joint is, but no term "
+                    f"{' or '.join(POSITION_TERMS)} has an entry {joint!r}"
+                )
+        return self
+
 
 def _require_tiling(what: str, terms: Sequence[ObservationTerm]) -> None:
     if not terms:
         raise ValueError(f"the {what} has no terms")
+    _different(tuple(term.name for term in terms))
     expected = 0
     for term in terms:
         if term.start != expected:

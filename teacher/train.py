@@ -6,26 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from teacher import checkpoint
+from teacher import checkpoint, replay
 from teacher.config import TeacherConfig
-from teacher.errors import Diverged
+from teacher.errors import Diverged, Unstable
 from teacher.learner import Learner, TeacherState
 from teacher.tasks.requirements import require_same
 
 DIVERGED = 10.0  # times the critic loss of blind guessing
 SETTLING = 1000  # updates in which a critic may come down from a worse start
+UNSTABLE = 0.1  # share of an iteration's control steps
+SHOWN_ENTRIES = 4  # of an observation in a message
 
 
 def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState, dict[str, float]]]:
     """Iterates from `state` to the configured end.
 
     Yields: the state after an iteration and that iteration's metrics. The yielded state is used
-    up by the next iteration: save or copy it before. Raises: Diverged, naming the quantity."""
+    up by the next iteration: save or copy it before.
+    Raises: Diverged, naming the quantity; Unstable, naming simulator and state."""
     while int(state.iteration) < learner.config.collect.iterations:
         state, device_metrics = learner.iterate(state)
         metrics = {key: float(value) for key, value in device_metrics.items()}
         require_sound(metrics, int(state.iteration), learner.config)
+        require_stable(learner, state, int(metrics["unstable_steps"]))
         yield state, metrics
 
 
@@ -46,6 +51,29 @@ def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConf
             f"critic_loss reached {metrics['critic_loss']:.3g} in iteration {iteration}, "
             f"more than {DIVERGED:g} times that of blind guessing ({blind:.3g})"
         )
+
+
+def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None:
+    """Raises Unstable if more than UNSTABLE of an iteration's control steps were, of all environments.
+
+    Fewer are left out of the learning. All processes of a run must call it."""
+    collect, spec = learner.config.collect, learner.spec
+    steps = collect.envs * collect.steps
+    if unstable <= UNSTABLE * steps:
+        return
+    held = learner.devices.fetch(state.replay)
+    unknown = np.asarray(replay.unknown_outcomes(held, collect.steps))[::-1]
+    row, environment = np.argwhere(unknown)[0]
+    slot = (int(held.written) - collect.steps + row) % collect.replay
+    seen = np.asarray(held.rows.observation[slot, environment])
+    names = [f"{term.name}.{entry}" for term in spec.observation for entry in term.entries]
+    largest = np.argsort(-np.nan_to_num(np.abs(seen), nan=np.inf), kind="stable")[:SHOWN_ENTRIES]
+    raise Unstable(
+        f"the simulation of task {spec.name!r} on engine {learner.simulation.engine_name!r} became unstable: "
+        f"{unstable} of the {steps} control steps of iteration {int(state.iteration)}, first in environment "
+        f"{environment} where it saw {', '.join(f'{names[i]} = {seen[i]:.4g}' for i in largest)}; "
+        "a smaller time step, weaker gains or tighter limits of controls help, no setting of the learner does"
+    )
 
 
 def require_finite(metrics: dict[str, float], when: str) -> None:

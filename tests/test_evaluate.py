@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from teacher.evaluate import outcomes, summarise
+from teacher.evaluate import outcomes, share_interval, summarise
 from teacher.simulation import Trajectories
 
 SPEC = SimpleNamespace(
@@ -56,3 +57,14 @@ def test_a_summary_names_the_layout_and_the_episodes():
     assert (figures["layout"], figures["episodes"]) == ("far", 2)
     assert figures["success_final"] == 1.0
     assert figures["success_final_interval"][0] < 1.0
+
+
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 16), (1, 2), (7, 10), (250, 256), (256, 256)])
+def test_shares_have_wilson_intervals(successes, episodes):
+    """By Wilson's formula (1927) with the normal's 97.5 % quantile."""
+    z = 1.959963984540054
+    share, spread = successes / episodes, z**2 / episodes
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * (share * (1 - share) / episodes + spread / (4 * episodes)) ** 0.5
+    expected = (max(0, middle - half), min(1, middle + half))
+    np.testing.assert_allclose(share_interval(successes, episodes), expected, atol=1e-9)

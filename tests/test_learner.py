@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from test_own_task import PUCK, written
 
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
-from teacher.errors import Diverged
+from teacher.errors import Diverged, Unstable
 from teacher.learner import Learner, TeacherState
 from teacher.replay import Batch
+from teacher.simulation import simulation
 from teacher.train import require_sound, train
 
 ENVS, STEPS, ITERATIONS = 6, 60, 3
@@ -114,6 +116,23 @@ def test_one_update_moves_every_group_by_its_own_rate(learner):
     for before, now, rate in zip(state.params, after, expected, strict=True):
         steps = [np.abs(b - a).max() for a, b in zip(*map(jax.tree.leaves, (before, now)), strict=True)]
         np.testing.assert_allclose(steps, rate, rtol=0.01)  # Adam's first step is its rate
+
+
+def test_each_iteration_draws_batches_and_noise_of_its_own(learner, run):
+    def updated(iteration):
+        state = jax.tree.map(jnp.array, run.states[1]._replace(key=None))
+        state = state._replace(key=jax.random.key(0), iteration=jnp.int32(iteration))
+        return learner._update(state)[1]
+
+    first, again, other = map(updated, (5, 5, 6))
+    assert first == again
+    for key in ("critic_loss", "actor_loss", "entropy"):
+        assert first[key] != other[key]
+    state = jax.tree.map(jnp.array, run.states[1]._replace(key=None))._replace(key=jax.random.key(0))
+    before = int(state.replay.written)
+    collected = snapshot(learner._collect(learner._collect(state))).replay.rows
+    first, second = (collected.action[before + i * STEPS : before + (i + 1) * STEPS] for i in range(2))
+    assert np.isin(first, second).mean() < 0.01
 
 
 def test_an_update_leaves_its_inputs_and_everything_but_parameters_alone(run):
@@ -303,3 +322,87 @@ def test_a_critic_far_worse_than_guessing_stops_the_run(learner, monkeypatch):
     next(iterations)
     with pytest.raises(Diverged, match=r"critic_loss reached .* in iteration 2"):
         next(iterations)
+
+
+# Physics that leave the finite numbers
+
+BRITTLE = (
+    PUCK
+    + """
+
+class Brittle(Puck):
+    EDGE = {edge}
+
+    def advance(self, state, control):
+        moved = super().advance(state, control)
+        xp = moved.qpos.__array_namespace__()
+        beyond = (moved.qpos[..., :1] > self.EDGE)
+        return moved._replace(qvel=xp.where(beyond, xp.nan, moved.qvel))
+"""
+)
+
+
+def brittle(folder, edge, **changes):
+    """A learner of a puck whose velocity is no number any more beyond an edge."""
+    folder.mkdir(exist_ok=True)
+    collect = {"envs": 64, "steps": 60, "updates": 5, "replay": 200, "prefill": 60}
+    collect["total_steps"] = 64 * 60 * 3
+    return Learner(
+        TeacherConfig(
+            task=TaskConfig(name=written(folder, BRITTLE.replace("{edge}", str(edge)), "Brittle")),
+            network=NetworkConfig(depth=4, width=8, representation=4),
+            update=UpdateConfig(batch=256),
+            collect=CollectConfig(**(collect | changes)),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def broken_run(tmp_path_factory):
+    """Rows of a whole puck's first piece; states and metrics of a brittle one."""
+    folder = tmp_path_factory.mktemp("brittle")
+    whole = brittle(folder / "whole", 1e9)
+    rows = jax.tree.map(np.asarray, whole._collect(whole.init(jax.random.key(0))).replay.rows)
+    edge = float(np.sort(rows.observation[..., 0].max(0))[-3])  # two of 64 come beyond it
+    learner = brittle(folder, edge)
+    return rows, whole_run(learner, seed=0)
+
+
+def test_an_environment_that_breaks_ends_its_episode_and_learning_goes_on(broken_run):
+    whole, run = broken_run
+    rows = jax.tree.map(lambda leaf: leaf[:60], run.states[1].replay.rows)
+    unknown = np.isnan(rows.outcome).any(-1)
+    assert 0 < unknown.sum() == run.metrics[0]["unstable_steps"]
+    untouched = ~unknown.any(0)
+    assert 60 <= untouched.sum() < 64
+    for mine, others in zip(rows, whole, strict=True):
+        np.testing.assert_array_equal(mine[:, untouched], others[:60, untouched])
+    for state, metrics in zip(run.states[1:], run.metrics, strict=True):
+        kept = state._replace(replay=None)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
+        assert all(np.isfinite(value) for value in metrics.values())
+    assert (run.states[1].environments.step[unknown[-1]] == 0).all()
+
+
+def test_a_run_in_which_too_many_break_says_that_the_simulation_did(tmp_path):
+    learner = brittle(tmp_path, 0.002)
+    told = (
+        r"the simulation of task 'puck' on engine 'analytic' became unstable: \d+ of the 3840 control "
+        r"steps of iteration 1, first in environment \d+ where it saw velocity\.x = nan, .*; a smaller"
+    )
+    with pytest.raises(Unstable, match=told):
+        next(train(learner, learner.init(jax.random.key(0))))
+
+
+def test_a_broken_episode_of_a_rollout_stands_still_before_the_break(tmp_path):
+    floor = simulation(brittle(tmp_path, 0.2).config.task.name)
+    ran = floor.rollout(
+        lambda o, goal: np.ones((len(goal), 2), np.float32), floor.starts(jax.random.key(0), 3)
+    )
+    assert np.isfinite(ran.observation).all()
+    steps = ran.going.sum(0)
+    assert (steps == steps[0]).all() and 0 < steps[0] < 50
+    assert (ran.qpos[steps[0], :, 0] <= 0.2).all() and (ran.qpos[steps[0], :, 0] > 0.1).all()
+    np.testing.assert_array_equal(
+        ran.qpos[steps[0] :], np.broadcast_to(ran.qpos[steps[0]], ran.qpos[steps[0] :].shape)
+    )

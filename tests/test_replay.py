@@ -159,3 +159,31 @@ def test_different_keys_draw_different_batches_and_the_same_key_the_same():
     first, again, other = (jit_sample(replay, jax.random.key(seed), DRAWS, 0.5) for seed in (4, 4, 5))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (np.asarray(first.observation) != np.asarray(other.observation)).any(-1).mean() > 0.9
+
+
+@pytest.mark.parametrize("unknown_share", [0.05, 0.5, 1.0])
+def test_rows_without_an_outcome_are_never_drawn_nor_goals_from_them(unknown_share):
+    rng = np.random.default_rng(0)
+    episode = episode_numbers(rng, 64, 2, 6)
+    last = np.diff(episode, axis=0, append=-1) != 0
+    unknown = last & (rng.uniform(size=episode.shape) < unknown_share)
+    unknown[:-1] |= unknown[1:] & ~last[:-1] & (rng.uniform(size=(63, ENVIRONMENTS)) < unknown_share)
+    rows = labelled_rows(episode)
+    broken = rows._replace(outcome=np.where(unknown[..., None], np.nan, rows.outcome).astype(np.float32))
+    batch = jit_sample(filled(broken, 64, (32, 32)), jax.random.key(1), DRAWS, 0.8)
+    environment, own_episode, row = np.asarray(batch.observation).astype(int).T
+    assert not unknown[row, environment].any()
+    assert len(np.unique(row * ENVIRONMENTS + environment)) == (~unknown).sum()
+    np.testing.assert_array_equal(np.asarray(batch.goal)[:, :2], np.stack([environment, own_episode], -1))
+    assert not unknown[np.asarray(batch.goal).astype(int)[:, 2], environment].any()
+    whole = jit_sample(filled(rows, 64, (32, 32)), jax.random.key(1), DRAWS, 0.8)
+    row, environment = (np.asarray(whole.observation)[:, i].astype(int) for i in (2, 0))
+    kept = ~unknown[row, environment]
+    np.testing.assert_array_equal(np.asarray(batch.action)[kept], np.asarray(whole.action)[kept])
+
+
+def test_a_replay_without_any_outcome_gives_numbers_all_the_same():
+    rows = labelled_rows(np.zeros((8, ENVIRONMENTS), np.int32))
+    replay = filled(rows._replace(outcome=np.full_like(rows.outcome, np.nan)), 8, (8,))
+    batch = jit_sample(replay, jax.random.key(1), DRAWS, 0.8)
+    assert all(np.isfinite(part).all() for part in batch)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_own_task import WHEELS, written
 
-from teacher.errors import FathomError
+from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
 from teacher.tasks import Start, make_task
 from teacher.tasks.mazes import Maze
@@ -57,6 +57,11 @@ def start_with(**changes):
     return lambda self, key, layout: Start(jnp.zeros(9), jnp.zeros(8), jnp.zeros(2))._replace(**changes)
 
 
+TENDONS = """<tendon>
+    <fixed name="left_wheel" actuatorfrcrange="-1 1"> <joint joint="left_wheel" coef="1"/> </fixed>
+    <fixed name="right_wheel" actuatorfrcrange="-1 1"> <joint joint="right_wheel" coef="1"/> </fixed>
+  </tendon>
+  <actuator>"""
 LIMITS = 'ctrlrange="-10 10" forcerange="-1 1"'
 
 
@@ -82,6 +87,27 @@ FAULTS = {
     "no specification": ({"spec": {}}, "spec is a dict, not a TaskSpec"),
     "an episode of one step": ({"spec": edited(episode_length=1)}, "episode_length is 1"),
     "a range upside down": ({"spec": edited(goal__low=(2, -1))}, "goal entry 'x': low is 2, above high, 1"),
+    "a limit that is no number": (
+        {"spec": edited(joints__velocity=(-5, 10))},
+        "joints.velocity.0: Input should be greater than 0, found -5",
+    ),
+    "limits in degrees": (
+        {
+            "model": model_with(('name="left_wheel" axis', 'name="left_wheel" range="-60 90" axis')),
+            "spec": edited(joints__lower=(-60, None), joints__upper=(90, None)),
+        },
+        "lower of 'left_wheel' is -60, degrees. the model has -1.047 rad",
+    ),
+    "a site that the model lacks": ({"sites": ("top",)}, "unknown site of the model 'top'"),
+    "a sensor that the model lacks": ({"sensors": ("imu",)}, "unknown sensor of the model 'imu'"),
+    "goals outside what is said": (
+        {"start": start_with(goal=jnp.array([40.0, 0]))},
+        r"start\(key, 'all'\): goal entry 'x' is 40, outside \[-1, 1\] of spec.goal \(256 of 256",
+    ),
+    "starts that are no numbers": (
+        {"start": start_with(qvel=jnp.full(8, jnp.nan))},
+        r"start\(key, 'all'\): qvel is not finite in 256 of 256 starts, entries \[0, 1, 2, 3, 4, 5, 6, 7\]",
+    ),
     "no engine": ({"engines": ()}, "engines is empty"),
     "an engine in place of engines": ({"engines": "mjx"}, "engines must be a tuple of names, found 'mjx'"),
     "an unknown engine": ({"engines": ("mjx", "mujco")}, r"'mujco'; did you mean 'mujoco'\?"),
@@ -189,8 +215,8 @@ FAULTS = {
 def test_every_fault_is_refused_with_its_reason(sound, fault):
     changes, told = FAULTS[fault]
     broken = type("Broken", (sound,), changes)
-    with pytest.raises(FathomError, match=f"task 'broken': .*{told}"):
-        require_sound(broken(), "broken")
+    with pytest.raises(UsageError, match=f"task 'broken': .*{told}"):
+        require_sound(broken(), "broken", tried=True)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +225,20 @@ def test_every_fault_is_refused_with_its_reason(sound, fault):
         [(LIMITS, 'ctrlrange="-10 10"')],
         [(LIMITS, 'forcerange="-1 1"')],
         [(LIMITS, ""), ('_wheel" axis=', '_wheel" actuatorfrcrange="-1 1" axis=')],
+        [
+            (LIMITS, ""),
+            ('_wheel" axis=', '_wheel" actuatorfrcrange="-1 1" axis='),
+            ("y joint=", "y jointinparent="),
+        ],
+        [(LIMITS, ""), ("<actuator>", TENDONS), ("y joint=", "y tendon=")],
     ],
-    ids=["of control", "of force", "of the joint's force"],
+    ids=[
+        "of control",
+        "of force",
+        "of the joint's force",
+        "of the joint's in its parent",
+        "of the tendon's force",
+    ],
 )
 def test_an_actuator_needs_one_limit_of_any_kind(sound, limits):
     limited = type("Limited", (sound,), {"model": model_with(*limits)})

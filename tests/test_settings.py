@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 
+import jax.numpy as jnp
 import jsonschema
 import pytest
 from typer.testing import CliRunner
@@ -18,7 +20,9 @@ from pipelines.request import requested
 from pipelines.rundir import create_run
 from pipelines.settings_file import as_toml, schema
 from pipelines.targets import changed_run, requested_run, target_path
+from teacher import memory
 from teacher.errors import UsageError
+from teacher.replay import future_offset
 from teacher.tasks import TASKS
 
 EDITED = ["network.actor_width=32", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]
@@ -166,3 +170,60 @@ def test_a_shell_is_answered_without_loading_anything_heavy():
 def test_a_setting_is_no_truth_value():
     with pytest.raises(UsageError, match=r"collect\.envs: found True, must not be true or false"):
         with_values(Config(), ["collect.envs=true"])
+
+
+# Bounds
+
+
+def numbers(node, path=""):
+    """Path and schema of each number in a JSON schema."""
+    if isinstance(node, list):
+        for part in node:
+            yield from numbers(part, path)
+    elif isinstance(node, dict):
+        if node.get("type") in ("number", "integer"):
+            yield path, node
+        for key, part in node.items():
+            yield from numbers(part, path if key in ("anyOf", "properties", "items") else f"{path}.{key}")
+
+
+def test_every_number_has_an_upper_and_a_lower_bound():
+    found = dict(numbers(Config.model_json_schema()))
+    assert len(found) > 40
+    for path, node in found.items():
+        if "GoalShares" in path:
+            continue  # which sum to 1
+        assert {"maximum", "exclusiveMaximum"} & node.keys(), path
+        assert {"minimum", "exclusiveMinimum"} & node.keys(), path
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("update.discount=0.99999997", "update.discount.*0.999999"),
+        ("evaluate.episodes=1000000000000000", "evaluate.episodes.*1000000"),
+        ("evaluate.episodes=1000000", "evaluate.episodes = 1,000,000 needs .* GB of memory"),
+        ("control.episodes=900000", "control.episodes = 900,000 needs .* GB"),
+        ("student.envs=1000000", "student.envs = 1,000,000 needs .* GB"),
+        ("student.rounds=100000", "student.rounds .* needs .* GB"),
+        ("collect.envs=1000000000", "this teacher needs .* GB of memory"),
+        ("collect.updates=10000000", "collect.updates.*1000000"),
+        (
+            "collect.total_steps=1000000000000",
+            "collect.total_steps is 1000000000000, .* 2,147,483,647 are counted",
+        ),
+        ("update.penalty=inf", "update.penalty"),
+    ],
+)
+def test_what_no_machine_can_do_is_refused_before_anything_is_created(value, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda *root: 16 * 2**30)
+    monkeypatch.chdir(tmp_path)
+    done = ask("run", "--preset", "debug", "--set", value)
+    assert done.exit_code == 2, done.output
+    assert re.search(told, " ".join(done.stderr.split())), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_discount_looks_as_far_ahead_as_it_says():
+    offset = future_offset(jnp.linspace(0, 1, 20_000, endpoint=False), jnp.full(20_000, 99), 0.999999)
+    assert offset.mean() == pytest.approx(49.5, abs=0.5)

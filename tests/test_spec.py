@@ -1,6 +1,9 @@
+import math
+
 import pytest
 from pydantic import ValidationError
 
+from export.controller import Guard
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import TASKS, make_task
 
@@ -113,7 +116,7 @@ def test_goal_indices_outside_the_observation_are_listed(indices, outside):
         (joints, "default", (0.0,), "default has 1 entries, names has 2"),
         (joints, "lower", (0.0,), "lower has 1 entries, names has 2"),
         (joints, "upper", (0.0,), "upper has 1 entries, names has 2"),
-        (joints, "velocity", (0.0,), "velocity has 1 entries, names has 2"),
+        (joints, "velocity", (1.0,), "velocity has 1 entries, names has 2"),
     ],
 )
 def test_fields_of_different_lengths_are_refused_by_name(part, field, value, message):
@@ -135,6 +138,87 @@ def test_fields_of_different_lengths_are_refused_by_name(part, field, value, mes
 def test_a_bad_or_misspelt_field_is_named(part, field, value):
     with pytest.raises(ValidationError, match=field):
         part(**{field: value})
+
+
+INF = math.inf
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "told"),
+    [
+        (joints, {"lower": (1.0, -2.0)}, "joint 'a': lower is 1, not below upper, 1"),
+        (joints, {"default": (0.0, 3.0)}, r"joint 'b': default is 3, outside \[-2, 2\]"),
+        (joints, {"margin": 1.0}, r"joint 'a': a margin of 1 leaves nothing of \[-1, 1\]"),
+        (joints, {"velocity": (3.0, -3.0)}, "velocity.1\n.*greater than 0"),
+        (joints, {"acceleration": (0.0, 1.0)}, "acceleration.0\n.*greater than 0"),
+        (joints, {"lower": (INF, -2.0)}, "lower.0\n.*finite"),
+        (joints, {"upper": (1.0, math.nan)}, "upper.1\n.*finite"),
+        (joints, {"default": (0.0, INF)}, "default.1\n.*finite"),
+        (joints, {"names": ("a", "a")}, "names 'a' more than once"),
+        (joints, {"unit": "deg"}, "must be in radians, found 'deg'"),
+        (action, {"scale": (0.0,)}, "scale.0\n.*greater than 0"),
+        (action, {"offset": (-INF,)}, "offset.0\n.*finite"),
+        (action, {"unit": "degrees/s"}, "must be in radians"),
+        (action, {"stiffness": (-1.0,)}, "stiffness.0\n.*greater than or equal to 0"),
+        (goal, {"low": (-INF, 0.0)}, "low.0\n.*finite"),
+        (goal, {"low": (2.0, 0.0)}, "goal entry 'x': low is 2, above high, 1"),
+        (goal, {"success_radius": math.nan}, "success_radius\n.*"),
+        (spec, {"control_dt": INF}, "control_dt\n.*finite"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_name(part, changes, told):
+    with pytest.raises(ValidationError, match=told):
+        part(**changes)
+
+
+def test_terms_are_told_apart_by_name():
+    with pytest.raises(ValidationError, match="names 'place' more than once"):
+        spec(observation=(term("place", 0, "a", "b"), term("place", 2, "x", "y")))
+
+
+def driven(kind, **changes):
+    """A specification of a robot that is commanded by joint `a`."""
+    read = (term("joint_position", 0, "a", "b"), term("place", 2, "x", "y"))
+    fields = {"observation": read, "action": action(kind=kind), "joints": joints()}
+    return spec(**(fields | changes))
+
+
+@pytest.mark.parametrize("kind", ["joint_velocity", "joint_position"])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"observation": spec().observation}, "no term joint_position or .* has an entry 'a'"),
+        ({"joints": joints(names=("c", "b"))}, "on 'a': no such joint in joints.names, c, b"),
+        ({"joints": joints(velocity=(None, 3.0))}, "joints.velocity of it is None"),
+    ],
+)
+def test_what_a_guard_needs_is_asked_of_the_specification(kind, changes, told):
+    accepted = driven(kind).model_dump(mode="json")
+    assert Guard(accepted)
+    with pytest.raises(ValidationError, match=told):
+        driven(kind, **changes)
+
+
+def test_a_position_to_begin_with_lies_within_its_limits():
+    with pytest.raises(ValidationError, match=r"offset is 4, outside its limits \[-1, 1\]"):
+        driven("joint_position", action=action(kind="joint_position", offset=(4.0,)))
+
+
+def test_joints_without_limits_are_null_all_the_way():
+    free = joints(lower=(-INF, None), upper=(None, INF), velocity=(INF, 2.0))
+    assert (free.lower, free.upper, free.velocity) == ((None, None), (None, None), (None, 2.0))
+    assert free.range_of("a") == (-INF, INF)
+    written = spec(joints=free).model_dump_json()
+    assert '"lower":[null,null],"upper":[null,null],"velocity":[null,2.0]' in written
+    assert TaskSpec.model_validate_json(written).joints == free
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_limit_of_a_task_is_a_number_that_stands_for_none(name):
+    limits = make_task(name).spec.joints
+    assert all(
+        abs(value or 0) < 1000 for part in (limits.lower, limits.upper, limits.velocity) for value in part
+    )
 
 
 def test_a_spec_cannot_be_changed():

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -147,3 +148,9 @@ def test_a_student_no_smaller_than_its_teacher_is_said(debug_run):
     warn_of_larger_students(Distiller(StudentConfig(sizes=("2x4", "4x64")), teacher), Told())
     assert len(said) == 1
     assert "student 4x64 is no smaller than its teacher" in said[0]
+
+
+def test_the_policy_loss_sums_over_actions_and_averages_over_states():
+    """By hand: Huber's loss of 0.5 is 0.125, of 3 it is 2.5."""
+    action = jnp.array([[0.5, 0.5, 0.0], [3.0, 0.0, 0.0]])
+    np.testing.assert_allclose(losses.policy_loss(action, jnp.zeros((2, 3))), (0.25 + 2.5) / 2, rtol=1e-6)

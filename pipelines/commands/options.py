@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from pipelines.commands import completion
+from teacher.config import MOST_EPISODES
 
 
 class Command(TyperCommand):
@@ -158,7 +159,9 @@ SigningKey = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
 Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
-Episodes = Annotated[int | None, typer.Option(min=2, help="held-out episodes; default: as the run sets it")]
+Episodes = Annotated[
+    int | None, typer.Option(min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
+]
 HeldOutSeed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="other held-out episodes than every run's")
 ]

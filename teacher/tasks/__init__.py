@@ -44,7 +44,8 @@ def make_task(name: str) -> Task:
     """The task of that name, once in a process: one of TASKS, of an installed package (entry points of
     the group `fathom.tasks`), or of a file (`path/to/file.py:NAME`, a class or a function that makes it).
 
-    Raises: UsageError with the nearest name if there is none, FathomError if the task is not sound."""
+    Raises: UsageError with the nearest name if there is none, or with what is wrong with it; FathomError if
+    it cannot be made."""
     return _made(task_reference(name))
 
 

@@ -21,6 +21,15 @@ class Links(NamedTuple):
     angular_velocity: Array  # [L, 3] rad/s
 
 
+class Frames(NamedTuple):
+    """Where K named frames of a model are and how they move, in the world; fields may carry leading axes."""
+
+    position: Array  # [K, 3] m
+    orientation: Array  # [K, 4]: quaternion w x y z
+    velocity: Array  # [K, 3] m/s: of the frame's own point
+    angular_velocity: Array  # [K, 3] rad/s
+
+
 class State(NamedTuple):
     """What a task sees of a simulation; fields may carry leading batch axes."""
 
@@ -28,6 +37,9 @@ class State(NamedTuple):
     qvel: Array  # [nv]
     control: Array  # [U] held during the last control period; zero where an episode begins
     links: Links | None = None  # where an engine's joints give, so that qpos and qvel do not tell
+    sites: Frames | None = None  # those that `MujocoTask.sites` names, in its order
+    bodies: Frames | None = None  # those of `MujocoTask.bodies`, at the origins of their frames
+    sensors: Array | None = None  # [M]: readings of `MujocoTask.sensors`, one after another
 
 
 class Start(NamedTuple):
@@ -113,7 +125,14 @@ class Task(abc.ABC):
 
 
 class MujocoTask(Task):
-    """A task whose robot and surroundings are a MuJoCo model."""
+    """A task whose robot and surroundings are a MuJoCo model.
+
+    Names in `sites`, `bodies` and `sensors` make the engines `mjx` and `mujoco` compute those parts of
+    `State`; sensors cost a forward pass of the dynamics, frames the kinematics alone."""
+
+    sites: tuple[str, ...] = ()
+    bodies: tuple[str, ...] = ()
+    sensors: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def model(self, engine: str) -> mujoco.MjModel:

@@ -18,15 +18,43 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.errors import FathomError, unknown_name
+from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.randomise import Conditions
-from teacher.tasks.base import AnalyticTask, Array, Links, MujocoTask, State, Task
+from teacher.tasks.base import AnalyticTask, Array, Frames, Links, MujocoTask, State, Task
 
 UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
     mujoco.mjtWarning.mjWARN_BADQACC,
 )
+
+# Parts of MuJoCo's state (mjtState) that MJX and brax lose between two steps, and what models have them.
+LOST_STATE = {
+    "HISTORY": "a delay of actuators or sensors",
+    "PLUGIN": "plugins with a state",
+    "PLASTIC": "springs that yield",
+}
+# Numbers of a model that MJX passes over in silence: any but zero are other physics than the C engine's.
+UNREAD = {
+    "nplugin": "plugins",
+    "nflex": "flexible bodies",
+    "opt.noslip_iterations": "noslip_iterations",
+    "opt.disableactuator": "actuatorgroupdisable",
+    "flg_adhesion": "adhesion",
+    "geom_surfacevel": "surfacevel of geoms",
+    "geom_fluid": "fluidshape of geoms",
+    "actuator_actearly": "actearly of actuators",
+    "actuator_armature": "armature of actuators",
+    "actuator_damping": "damping of actuators",
+    "actuator_dampingpoly": "polynomial damping of actuators",
+    "dof_dampingpoly": "polynomial damping of joints",
+    "jnt_stiffnesspoly": "polynomial stiffness of joints",
+    "tendon_dampingpoly": "polynomial damping of tendons",
+    "tendon_stiffnesspoly": "polynomial stiffness of tendons",
+}
+
+BRAX_LACKS = {"na": "actuators with an activation", "neq": "equality constraints"}
+INTEGRATED = int(mujoco.mjtState.mjSTATE_INTEGRATION)  # all that a step begins with
 
 # Conditions and the fields of a MuJoCo or MJX model that are multiplied by them.
 SCALED_BY = {
@@ -52,17 +80,26 @@ class Engine(Protocol):
     def push(self, state: Any, change: Any) -> Any:
         """Adds [E, nv] to the velocities."""
 
-    def read(self, state: Any) -> State:
+    def read(self, state: Any, conditions: Any = ()) -> State:
         """The engine's state as tasks see it, [E, ...]."""
 
 
+class Seen(NamedTuple):
+    """What a task observes of a model beside its joints: numbers of sites, bodies, entries of sensordata."""
+
+    sites: tuple[int, ...] = ()
+    bodies: tuple[int, ...] = ()
+    sensors: tuple[int, ...] = ()
+
+
 class MjxState(NamedTuple):
-    """What MJX needs to go on; the rest of its data is derived or scratch."""
+    """What MJX needs to go on; the rest of its data is derived, scratch, or what it never changes."""
 
     qpos: Array
     qvel: Array
     control: Array
     warmstart: Array
+    rest: Any = ()  # the further fields of its data that this model's state has, by name
 
 
 class MjxEngine:
@@ -70,13 +107,15 @@ class MjxEngine:
 
     compiled, alters_model, takes_pushes = True, True, True
 
-    def __init__(self, model: mujoco.MjModel, substeps: int):
+    def __init__(self, model: mujoco.MjModel, substeps: int, seen: Seen):
         # Slow to import, and the other engines do without; it prints where warp is not installed.
         with contextlib.redirect_stdout(io.StringIO()):
             from mujoco import mjx
 
-        self._mjx, self._substeps = mjx, substeps
+        self._mjx, self._substeps, self._seen = mjx, substeps, seen
         self._put(model, jax.local_devices()[0])  # MJX would take the first of all processes
+        clocked = (model.sensor_type == mujoco.mjtSensor.mjSENS_CLOCK).any()
+        self._rest = (*["act"] * bool(model.na), *["time"] * bool(clocked))
 
     def _put(self, model: mujoco.MjModel, device: jax.Device) -> None:
         self._model = self._mjx.put_model(model, device=device, impl="jax")
@@ -88,7 +127,8 @@ class MjxEngine:
 
     def init(self, qpos: Array, qvel: Array, conditions: Any) -> MjxState:
         control = jnp.zeros((len(qpos), self._model.nu))
-        return MjxState(qpos, qvel, control, jnp.zeros_like(qvel))
+        rest = {name: jnp.zeros((len(qpos), *getattr(self._made, name).shape)) for name in self._rest}
+        return MjxState(qpos, qvel, control, jnp.zeros_like(qvel), rest or ())
 
     def step(self, state: MjxState, control: Array, conditions: Any) -> MjxState:
         # TF32, the default on recent GPUs, is too coarse for solving the equations of motion.
@@ -96,18 +136,44 @@ class MjxEngine:
             return jax.vmap(partial(self._step, self._data(len(control))))(state, control, conditions)
 
     def _step(self, data: Any, state: MjxState, control: Array, conditions: Any) -> MjxState:
-        model = self._model
-        if conditions:
-            model = model.replace(**altered(model, conditions))
-        data = data.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart, ctrl=control)
+        model, data = self._altered(conditions), self._resumed(data, state._replace(control=control))
         data = jax.lax.fori_loop(0, self._substeps, lambda _, d: self._mjx.step(model, d), data)
-        return MjxState(data.qpos, data.qvel, control, data.qacc_warmstart)
+        rest = {name: getattr(data, name) for name in self._rest}
+        return MjxState(data.qpos, data.qvel, control, data.qacc_warmstart, rest or ())
+
+    def _altered(self, conditions: Any) -> Any:
+        return self._model.replace(**altered(self._model, conditions)) if conditions else self._model
+
+    def _resumed(self, data: Any, state: MjxState) -> Any:
+        return data.replace(
+            qpos=state.qpos,
+            qvel=state.qvel,
+            qacc_warmstart=state.warmstart,
+            ctrl=state.control,
+            **(state.rest or {}),
+        )
 
     def push(self, state: MjxState, change: Array) -> MjxState:
         return state._replace(qvel=state.qvel + change)
 
-    def read(self, state: MjxState) -> State:
-        return State(state.qpos, state.qvel, state.control)
+    def read(self, state: MjxState, conditions: Any = ()) -> State:
+        if not any(self._seen):
+            return State(state.qpos, state.qvel, state.control)
+        with jax.default_matmul_precision("highest"):
+            return jax.vmap(partial(self._read, self._data(len(state.qpos))))(state, conditions)
+
+    def _read(self, data: Any, state: MjxState, conditions: Any) -> State:
+        model = self._altered(conditions)
+        return seen_state(self._seen, model, self._forward(model, self._resumed(data, state)))
+
+    def _forward(self, model: Any, data: Any) -> Any:
+        """The data of a state, as far as the task sees them."""
+        if self._seen.sensors:
+            # Once more the accelerations: a forward pass leaves them out where there are no constraints.
+            return self._mjx.sensor_acc(model, self._mjx.forward(model, data))
+        for part in (self._mjx.kinematics, self._mjx.com_pos, self._mjx.com_vel):
+            data = part(model, data)
+        return data
 
 
 class WarpEngine(MjxEngine):
@@ -136,6 +202,9 @@ class WarpEngine(MjxEngine):
             self._source, device=self._device, impl="warp", naconmax=contacts, njmax=self.CONSTRAINTS
         )
 
+    def _forward(self, model: Any, data: Any) -> Any:
+        return self._mjx.forward(model, data)  # its parts are not to be had one by one
+
 
 class BraxState(NamedTuple):
     pipeline: Any  # brax's own
@@ -147,7 +216,7 @@ class BraxEngine:
 
     compiled, alters_model, takes_pushes = True, False, False
 
-    def __init__(self, model: mujoco.MjModel, substeps: int):
+    def __init__(self, model: mujoco.MjModel, substeps: int, seen: Seen):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # brax announces at every use that it is not developed further
             from brax.io import mjcf
@@ -173,7 +242,7 @@ class BraxEngine:
     def push(self, state: BraxState, change: Array) -> BraxState:
         raise NotImplementedError
 
-    def read(self, state: BraxState) -> State:
+    def read(self, state: BraxState, conditions: Any = ()) -> State:
         pipeline = state.pipeline
         links = Links(pipeline.x_i.pos, pipeline.xd_i.vel, pipeline.xd_i.ang)
         return State(pipeline.q, pipeline.qd, state.control, links)
@@ -202,7 +271,7 @@ class AnalyticEngine:
     def push(self, state: State, change: Array) -> State:
         return state._replace(qvel=state.qvel + change)
 
-    def read(self, state: State) -> State:
+    def read(self, state: State, conditions: Any = ()) -> State:
         return state
 
 
@@ -211,8 +280,9 @@ class MujocoEngine:
 
     compiled, alters_model, takes_pushes = False, True, True
 
-    def __init__(self, model: mujoco.MjModel, substeps: int):
-        self._model, self._substeps = model, substeps
+    def __init__(self, model: mujoco.MjModel, substeps: int, seen: Seen):
+        self._model, self._substeps, self._seen = model, substeps, seen
+        self._scratch = mujoco.MjData(model)
 
     def init(self, qpos: np.ndarray, qvel: np.ndarray, conditions: Any) -> list[mujoco.MjData]:
         state = []
@@ -247,10 +317,54 @@ class MujocoEngine:
             data.qvel += added
         return state
 
-    def read(self, state: list[mujoco.MjData]) -> State:
-        parts = ("qpos", "qvel", "ctrl")
-        qpos, qvel, control = (np.stack([getattr(data, part) for data in state]) for part in parts)
-        return State(qpos, qvel, control)
+    def read(self, state: list[mujoco.MjData], conditions: Any = ()) -> State:
+        if not any(self._seen):
+            parts = ("qpos", "qvel", "ctrl")
+            qpos, qvel, control = (np.stack([getattr(data, part) for data in state]) for part in parts)
+            return State(qpos, qvel, control)
+        return jax.tree.map(lambda *each: np.stack(each), *map(self._read, state))
+
+    def _read(self, data: mujoco.MjData) -> State:
+        """Aside, since what a step leaves is of its beginning, and the next one begins with it."""
+        values = np.empty(mujoco.mj_stateSize(data.model, INTEGRATED))
+        mujoco.mj_getState(data.model, data, values, INTEGRATED)
+        mujoco.mj_setState(data.model, self._scratch, values, INTEGRATED)
+        mujoco.mj_forward(data.model, self._scratch)
+        return seen_state(self._seen, data.model, self._scratch)
+
+
+def seen_state(seen: Seen, model: Any, data: Any) -> State:
+    """One environment as its task sees it, from a MuJoCo or MJX model and data computed for this state."""
+    xp = data.qpos.__array_namespace__()
+    sites, bodies, sensors = (np.array(numbers, int) for numbers in seen)
+    of_sites = of_bodies = None
+    if seen.sites:
+        of_sites = _frames(
+            xp, model, data, data.site_xpos[sites], model.site_bodyid[sites], model.site_quat[sites]
+        )
+    if seen.bodies:
+        of_bodies = _frames(xp, model, data, data.xpos[bodies], bodies)
+    readings = data.sensordata[sensors] if seen.sensors else None
+    qpos, qvel, control = (xp.array(part) for part in (data.qpos, data.qvel, data.ctrl))
+    return State(qpos, qvel, control, sites=of_sites, bodies=of_bodies, sensors=readings)
+
+
+def _frames(
+    xp: Any, model: Any, data: Any, position: Array, body: np.ndarray, turn: Array | None = None
+) -> Frames:
+    """Frames [K] at these positions of bodies [K], turned within them."""
+    orientation, motion = data.xquat[body], data.cvel[body]
+    if turn is not None:
+        orientation = _quaternion_product(xp, orientation, turn)
+    angular, from_centre = motion[:, :3], position - data.subtree_com[model.body_rootid[body]]
+    return Frames(position, orientation, motion[:, 3:] + xp.cross(angular, from_centre), angular)
+
+
+def _quaternion_product(xp: Any, a: Array, b: Array) -> Array:
+    """[..., 4] w x y z: the turn b, then a."""
+    w = a[..., :1] * b[..., :1] - (a[..., 1:] * b[..., 1:]).sum(-1, keepdims=True)
+    xyz = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + xp.cross(a[..., 1:], b[..., 1:])
+    return xp.concatenate([w, xyz], axis=-1)
 
 
 def altered(model: Any, conditions: Conditions) -> dict[str, Array]:
@@ -291,8 +405,50 @@ def make_engine(task: Task, name: str) -> Engine:
         return AnalyticEngine(task)
     assert isinstance(task, MujocoTask), f"{task.spec.name} has no MuJoCo model"
     model = task.model("mjx" if engine is WarpEngine else name)
-    made: Engine = engine(model, control_substeps(task, model))
+    seen, substeps = seen_of(task, model), control_substeps(task, model)
+    where = f"task {task.spec.name!r} on engine {name!r}"
+    if lost := unsupported(engine, model, seen):
+        raise UsageError(f"{where}: the engine does not have {', '.join(lost)}")
+    try:
+        made: Engine = engine(model, substeps, seen)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{where}: the engine does not have what the model needs: {error}") from error
     return made
+
+
+def seen_of(task: MujocoTask, model: mujoco.MjModel) -> Seen:
+    """The numbers of the sites, bodies and sensors that the task names; UsageError for an unknown one."""
+    found: list[tuple[int, ...]] = []
+    for kind, names in (("site", task.sites), ("body", task.bodies), ("sensor", task.sensors)):
+        known = [getattr(model, kind)(i).name for i in range(getattr(model, f"n{kind}"))]
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"{kind} of the model", name, filter(None, known))
+        found.append(tuple(known.index(name) for name in names))
+    sites, bodies, sensors = found
+    widths = [range(model.sensor_adr[i], model.sensor_adr[i] + model.sensor_dim[i]) for i in sensors]
+    return Seen(sites, bodies, tuple(entry for width in widths for entry in width))
+
+
+def unsupported(engine: "EngineClass", model: mujoco.MjModel, seen: Seen) -> list[str]:
+    """What the model has and the engine would pass over in silence, each by its name."""
+    if engine is MujocoEngine:
+        return []
+    found = [
+        feature
+        for part, feature in LOST_STATE.items()
+        if (bit := getattr(mujoco.mjtState, f"mjSTATE_{part}", 0)) and mujoco.mj_stateSize(model, bit)
+    ]
+    for path, feature in UNREAD.items():
+        value: Any = model
+        for part in path.split("."):
+            value = getattr(value, part, 0)
+        if np.any(value):
+            found.append(feature)
+    if engine is BraxEngine:
+        found += [feature for field, feature in BRAX_LACKS.items() if getattr(model, field)]
+        found += ["sites, bodies or sensors to observe"] * any(seen)
+    return found
 
 
 def control_substeps(task: Task, model: mujoco.MjModel) -> int:

@@ -283,14 +283,13 @@ def _hinges(model: mujoco.MjModel, pose: np.ndarray) -> JointSpec:
     lower, upper = model.jnt_range[hinges].T
     # The packaged humanoid's knees are straight, 2 degrees beyond their limit.
     default = np.clip(pose[model.jnt_qposadr[hinges]], lower + 0.01, upper - 0.01)
-    unlimited = (1e6,) * len(hinges)  # torques are limited, not velocities
     return JointSpec(
         names=tuple(model.joint(i).name for i in hinges),
         unit="rad",
         default=tuple(default.tolist()),
         lower=tuple(lower.tolist()),
         upper=tuple(upper.tolist()),
-        velocity=unlimited,
+        velocity=(None,) * len(hinges),  # torques are limited
         slowdown=0.0,
         margin=0.0,
     )

@@ -70,9 +70,9 @@ class Reacher(MujocoTask):
                 names=JOINTS,
                 unit="rad",
                 default=(0.0, 0.0),
-                lower=(-1e6, -3.0),  # the first joint turns freely
-                upper=(1e6, 3.0),
-                velocity=(1e6, 1e6),  # the model limits torque, not velocity
+                lower=(None, -3.0),  # the first joint turns freely
+                upper=(None, 3.0),
+                velocity=(None, None),  # the model limits torque, not velocity
                 slowdown=0.0,
                 margin=0.0,
             ),

@@ -35,7 +35,7 @@ def hidden_tasks(own: Mapping[str, Maker]) -> list[str]:
 def build_task(name: str, own: Mapping[str, Maker]) -> Task:
     """The task of that name or reference, made and checked.
 
-    Raises: UsageError if there is none, FathomError if it cannot be made or used."""
+    Raises: UsageError if there is none or it has a fault, FathomError if it cannot be made."""
     if ".py:" in name:
         maker = _from_file(name)
     elif name in own:
@@ -46,7 +46,7 @@ def build_task(name: str, own: Mapping[str, Maker]) -> Task:
         task = maker()
     if not isinstance(task, Task):
         raise FathomError(f"task {name!r}: made a {type(task).__name__}, not a teacher.tasks.Task")
-    require_sound(task, name)
+    require_sound(task, name, tried=name not in own)
     if ".py:" not in name and task.spec.name != name:
         raise FathomError(f"task {name!r} calls itself {task.spec.name!r}: the two must be the same")
     return task

@@ -14,13 +14,17 @@ import mujoco
 import numpy as np
 from pydantic import ValidationError
 
-from teacher.errors import FathomError, unknown_name
+from teacher.compilation import jit_once
+from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.spec import GoalSpec, TaskSpec
-from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task
-from teacher.tasks.engines import ENGINES, AnalyticEngine, control_substeps
+from teacher.tasks.base import AnalyticTask, Frames, MujocoTask, Start, State, Task
+from teacher.tasks.engines import ENGINES, AnalyticEngine, control_substeps, make_engine, seen_of
 from teacher.tasks.mazes import Maze
 
 BATCH = (2, 3)  # leading axes with which the methods are tried
+DRAWN = 256  # starts of each layout that are looked at
+EDGE = 1e-5  # share of a goal's range by which rounding may take it outside
+DEGREES = np.degrees(1.0)
 Call = Callable[..., Any]  # (what, function, *arguments) -> the function's answer
 
 
@@ -30,20 +34,21 @@ class Sizes(NamedTuple):
     nq: int
     nv: int
     nu: int | None
+    sensors: int = 0  # entries of the readings that the task names
 
 
-def require_sound(task: Task, name: str) -> None:
-    """Raises FathomError with what is wrong with a task, `name` being what it was asked for by.
+def require_sound(task: Task, name: str, *, tried: bool = False) -> None:
+    """Raises UsageError with what is wrong with a task, `name` being what it was asked for by.
 
-    Compiles nothing and steps no engine, so that it may precede every use."""
+    Args: tried: also draws starts and builds the engines, a second or two; the rest compiles nothing."""
 
     def refuse(problems: Iterable[str]) -> None:
         found = dict.fromkeys(problems)
         if found:
-            raise FathomError("\n".join(f"task {name!r}: {problem}" for problem in found))
+            raise UsageError("\n".join(f"task {name!r}: {problem}" for problem in found))
 
     def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        with own_code(f"task {name!r}: {what} failed", task):
+        with own_code(f"task {name!r}: {what} failed", task, UsageError):
             return function(*arguments)
 
     refuse(_description_problems(task, call("spec", lambda: task.spec)))
@@ -52,7 +57,7 @@ def require_sound(task: Task, name: str) -> None:
         if isinstance(task, MujocoTask) and ENGINES[engine] is not AnalyticEngine:
             model = call(f"model({engine!r})", task.model, engine)
             refuse(_model_problems(task, engine, model))
-            sizes.append(Sizes(model.nq, model.nv, model.nu))
+            sizes.append(Sizes(model.nq, model.nv, model.nu, len(seen_of(task, model).sensors)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     for layout in task.layouts:
         what, function = f"start(key, {layout!r})", partial(task.start, layout=layout)
@@ -61,6 +66,13 @@ def require_sound(task: Task, name: str) -> None:
         sizes = sizes or [Sizes(start.qpos.size, start.qvel.size, None)]
     for xp in (jnp, np):
         refuse(_method_problems(task, call, sizes[0], xp))
+    if not tried:
+        return
+    for layout in task.layouts:
+        starts = jit_once(jax.vmap(partial(task.start, layout=layout)))
+        refuse(_drawn_problems(task, layout, starts(jax.random.split(jax.random.key(0), DRAWN))))
+    for engine in task.engines:
+        make_engine(task, engine)
 
 
 def require_same(what: str, stored: Mapping[str, Any], spec: TaskSpec) -> None:
@@ -89,9 +101,10 @@ def _first_difference(path: str, there: Any, here: Any) -> tuple[str, Any, Any] 
 
 
 @contextmanager
-def own_code(what: str, source: Any = None) -> Iterator[None]:
-    """Whatever a task's own code raises as one message, which names the last line that was reached in
-    the module of `source`: a module, or something that one defines."""
+def own_code(what: str, source: Any = None, kind: type[FathomError] = FathomError) -> Iterator[None]:
+    """Whatever a task's own code raises as one message of this kind, UsageError for a specification's fault.
+
+    It names the last line that was reached in the module of `source`: a module, or what one defines."""
     try:
         yield
     except FathomError:
@@ -102,13 +115,21 @@ def own_code(what: str, source: Any = None) -> Iterator[None]:
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
         ]
         where = f" (line {lines[-1]} of {file})" if lines else ""
-        raise FathomError(f"{what}: {_reason(error)}{where}") from error
+        kind = UsageError if isinstance(error, ValidationError) else kind
+        raise kind(f"{what}: {_reason(error)}{where}") from error
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, ValidationError):
-        found = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors()]
-        told = [f"{field}: {text}" if field else text.removeprefix("Value error, ") for field, text in found]
+        told = []
+        for part in error.errors():
+            field, text, found = ".".join(map(str, part["loc"])), part["msg"], part["input"]
+            text = (
+                text.removeprefix("Value error, ")
+                if part["type"] == "value_error"
+                else f"{text}, found {found!r}"
+            )
+            told.append(f"{field}: {text}" if field else text)
         return f"{error.title}: {'; '.join(told)}"
     first, *_ = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {first}"
@@ -121,13 +142,9 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
         return
     if spec.episode_length < 2:
         yield f"episode_length is {spec.episode_length}, but goals are taken from later steps of an episode"
-    goal = spec.goal
-    for entry, low, high in zip(goal.entries, goal.low, goal.high, strict=True):
-        if low > high:
-            yield f"goal entry {entry!r}: low is {low:g}, above high, {high:g}"
     if task.reference_policy is not None and not callable(task.reference_policy):
         yield f"reference_policy is a {type(task.reference_policy).__name__}, not a method"
-    yield from _maze_problems(task.maze, goal)
+    yield from _maze_problems(task.maze, spec.goal)
     layouts = _names_problems("layouts", task.layouts)
     yield from layouts
     if not layouts and task.evaluation_layout not in task.layouts:
@@ -168,7 +185,7 @@ def _engine_problems(task: Task) -> Iterator[str]:
         yield f"its first engine is {first!r}, but teachers are trained in {', '.join(compiled)}"
 
 
-def _model_problems(task: Task, engine: str, model: Any) -> Iterator[str]:
+def _model_problems(task: MujocoTask, engine: str, model: Any) -> Iterator[str]:
     """Of the MuJoCo model against the specification."""
     if not isinstance(model, mujoco.MjModel):
         yield f"model({engine!r}) returns a {type(model).__name__}, not a mujoco.MjModel"
@@ -183,8 +200,10 @@ def _model_problems(task: Task, engine: str, model: Any) -> Iterator[str]:
             if name not in known:
                 yield f"{field}: {unknown_name('joint of the model', name, filter(None, known))}"
     for i, name in enumerate(actuators):
-        if not (model.actuator_ctrllimited[i] or model.actuator_forcelimited[i] or _joint_limited(model, i)):
+        if not (model.actuator_ctrllimited[i] or model.actuator_forcelimited[i] or _target_limited(model, i)):
             yield f"actuator {name or i!r} has no limits: give it a ctrlrange or a forcerange in the model"
+    if set(task.spec.joints.names) <= set(joints):
+        yield from _degree_problems(task, model)
     outside = [i for i in task.pushed if not 0 <= i < model.nv]
     if outside:
         yield f"pushed: entries {outside} lie outside qvel [0, {model.nv})"
@@ -192,12 +211,51 @@ def _model_problems(task: Task, engine: str, model: Any) -> Iterator[str]:
         control_substeps(task, model)
     except FathomError as error:
         yield str(error).partition(": ")[2]
+    try:
+        seen_of(task, model)
+    except UsageError as error:
+        yield str(error)
 
 
-def _joint_limited(model: mujoco.MjModel, actuator: int) -> bool:
-    """Whether forces on the actuator's joint are limited, whatever drives it."""
-    of_joint = model.actuator_trntype[actuator] == mujoco.mjtTrn.mjTRN_JOINT
-    return bool(of_joint and model.jnt_actfrclimited[model.actuator_trnid[actuator, 0]])
+def _target_limited(model: mujoco.MjModel, actuator: int) -> bool:
+    """Whether forces on the actuator's joint or tendon are limited, whatever drives it."""
+    kind, target = model.actuator_trntype[actuator], model.actuator_trnid[actuator, 0]
+    if kind == mujoco.mjtTrn.mjTRN_TENDON:
+        return bool(model.tendon_actfrclimited[target])
+    of_joint = kind == mujoco.mjtTrn.mjTRN_JOINT or kind == mujoco.mjtTrn.mjTRN_JOINTINPARENT
+    return bool(of_joint and model.jnt_actfrclimited[target])
+
+
+def _degree_problems(task: Task, model: mujoco.MjModel) -> Iterator[str]:
+    """Of limits that are the model's in another unit."""
+    for name in task.spec.joints.names:
+        joint = model.joint(name)
+        if joint.type[0] != mujoco.mjtJoint.mjJNT_HINGE or not model.jnt_limited[joint.id]:
+            continue
+        for side, limit, true in zip(
+            ("lower", "upper"), task.spec.joints.range_of(name), joint.range, strict=True
+        ):
+            if true and abs(limit / true / DEGREES - 1) < 0.01:
+                yield f"spec.joints: {side} of {name!r} is {limit:g}, degrees? the model has {true:.4g} rad"
+
+
+def _drawn_problems(task: Task, layout: str, start: Start) -> Iterator[str]:
+    """Of starts that were drawn, [DRAWN, ...]."""
+    what = f"start(key, {layout!r})"
+    for field in ("qpos", "qvel", "goal"):
+        wrong = ~np.isfinite(getattr(start, field))
+        if wrong.any():
+            entries, many = np.flatnonzero(wrong.any(0)).tolist(), wrong.any(-1).sum()
+            yield f"{what}: {field} is not finite in {many} of {DRAWN} starts, entries {entries}"
+    goal, drawn = task.spec.goal, np.asarray(start.goal, np.float64)
+    for i, (entry, low, high) in enumerate(zip(goal.entries, goal.low, goal.high, strict=True)):
+        slack = EDGE * max(1.0, abs(low), abs(high))
+        outside = drawn[(drawn[:, i] < low - slack) | (drawn[:, i] > high + slack), i]
+        if len(outside):
+            yield (
+                f"{what}: goal entry {entry!r} is {outside[0]:g}, outside [{low:g}, {high:g}] of spec.goal "
+                f"({len(outside)} of {DRAWN} starts)"
+            )
 
 
 def _start_problems(task: Task, what: str, start: Any, sizes: Iterable[Sizes]) -> Iterator[str]:
@@ -212,7 +270,7 @@ def _start_problems(task: Task, what: str, start: Any, sizes: Iterable[Sizes]) -
             return
     if start.goal.size != task.spec.goal_size:
         yield f"{what}: goal has {start.goal.size} entries, spec.goal has {task.spec.goal_size}"
-    for nq, nv, _ in sizes:
+    for nq, nv, *_ in sizes:
         if (start.qpos.size, start.qvel.size) != (nq, nv):
             found = f"qpos has {start.qpos.size} entries and qvel {start.qvel.size}"
             yield f"{what}: {found}, the model has nq {nq} and nv {nv}"
@@ -223,6 +281,13 @@ def _method_problems(task: Task, call: Call, sizes: Sizes, xp: Any) -> Iterator[
     spec, nu = task.spec, sizes.nu
     action, goal = _array(xp, spec.action_size), _array(xp, spec.goal_size)
     state = State(_array(xp, sizes.nq), _array(xp, sizes.nv), action)
+    if isinstance(task, MujocoTask):
+        sites, bodies = (
+            Frames(*(_array(xp, len(names), size) for size in (3, 4, 3, 3))) if names else None
+            for names in (task.sites, task.bodies)
+        )
+        sensors = _array(xp, sizes.sensors) if task.sensors else None
+        state = state._replace(sites=sites, bodies=bodies, sensors=sensors)
     if nu is None:
         answer = call("control(state, action)", jax.eval_shape, task.control, state, action)
         nu = (getattr(answer, "shape", None) or (0,))[-1]
@@ -258,8 +323,8 @@ def _method_problems(task: Task, call: Call, sizes: Sizes, xp: Any) -> Iterator[
         yield from _answer_problems(what, answer, xp, size, by)
 
 
-def _array(xp: Any, size: int) -> Any:
-    shape = (*BATCH, size)
+def _array(xp: Any, *sizes: int) -> Any:
+    shape = (*BATCH, *sizes)
     return np.ones(shape, np.float32) if xp is np else jax.ShapeDtypeStruct(shape, jnp.float32)
 
 

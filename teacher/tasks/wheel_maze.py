@@ -79,8 +79,8 @@ class WheelMaze(MujocoTask, AnalyticTask):
                 names=JOINTS,
                 unit="m, m, rad",
                 default=(*self.maze.centres("S")[0].tolist(), 0.0),
-                lower=(0.5 * CELL, 0.5 * CELL, -1e6),  # the heading turns freely
-                upper=(*self.maze.extent, 1e6),
+                lower=(0.5 * CELL, 0.5 * CELL, None),  # the heading turns freely
+                upper=(*self.maze.extent, None),
                 velocity=(SPEED, SPEED, TURN),
                 slowdown=0.0,
                 margin=0.0,
