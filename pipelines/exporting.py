@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.markup import escape
 
 from export.bundle import write_bundle
 from export.controller import Controller, ControllerError
@@ -41,7 +40,7 @@ def export(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     """Exports every student, judges the files in closed loop beside the teacher, selects one."""
     config, chosen = run.config, run.seed if seed is None else seed
     if resume:
-        run.mend_summary(display.say)
+        run.mend_summary(display.warn)
     teacher = teacher_of(run)
     require_profiles(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
@@ -180,7 +179,7 @@ def _is_whole(bundle: Path, display: Display) -> bool:
     try:
         load_controller(bundle)
     except ControllerError as error:
-        display.say(f"[yellow]{bundle} is damaged, {escape(str(error))}: exported again[/yellow]")
+        display.warn(f"{bundle} is damaged, {error}: exported again")
         return False
     return True
 

@@ -28,7 +28,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from rich.markup import escape
 
 from pipelines.config import Config, brief, validated
 from pipelines.interrupt import Interrupted
@@ -149,7 +148,7 @@ class Run:
         file = self.path / stage / "metrics.jsonl"
         kept = [line for line in self._metrics_lines(stage)[:count] if _is_object(line)]
         if lost := count - len(kept):
-            say(f"[yellow]{escape(str(file))} was damaged: {lost} of {count} lines are lost[/yellow]")
+            say(f"{file} was damaged: {lost} of {count} lines are lost")
         write_bytes(file, b"".join(line + b"\n" for line in kept))
 
     def begin_stage(self, stage: str, source: str | None, seed: int) -> None:
@@ -329,7 +328,7 @@ def set_aside_if_damaged(file: Path, say: Callable[[str], None]) -> None:
     except FathomError as error:
         aside = file.with_name(f"damaged-{file.name}")
         file.replace(aside)
-        say(f"[yellow]{escape(str(error))}; set aside as {aside.name}[/yellow]")
+        say(f"{error}; set aside as {aside.name}")
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def requested_study(
         cluster.require_alone("a study")
     if resume and is_study(path):
         study = Study(path)
-        study.mend(Display().say)
+        study.mend(Display().warn)
         _require_same(study, asked, varied, chosen_seeds)
         for member in study.members:
             stages.check(member.run.config, trained=member.finished)

@@ -35,7 +35,7 @@ def requested_run(name: str | None, asked: Request, seed: int | None, resume: bo
     path = target_path(name, asked, seed)
     if resume:
         target = open_run(str(path))
-        target.mend_summary(Display().say)
+        target.mend_summary(Display().warn)
         if asked.preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
             raise UsageError(
                 f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "

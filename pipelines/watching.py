@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.markup import escape
-
 from pipelines import closed_loop, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
@@ -71,7 +69,7 @@ def watch(
         except NoGraphics as error:
             if out:
                 raise NoGraphics(f"{error}; a page needs nothing of the kind: --out FILE.html") from error
-            display.say(f"[yellow]no {file.name}: {escape(str(error))}[/yellow]")
+            display.warn(f"no {file.name}: {error}")
     return written
 
 

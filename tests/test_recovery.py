@@ -276,7 +276,7 @@ def test_lines_that_a_damaged_metrics_file_lost_are_said_and_the_rest_is_kept(de
     assert "--resume" in done.output
     said: list[str] = []
     Run(copied).rewind_metrics("teacher", 4, said.append)
-    assert said == [f"[yellow]{file} was damaged: 1 of 4 lines are lost[/yellow]"]
+    assert said == [f"{file} was damaged: 1 of 4 lines are lost"]
     assert file.read_bytes() == first + b"".join(others)
 
 

@@ -50,12 +50,17 @@ def watch(
     """Look at a policy's episodes: a film, and a page in which to turn the scene. Needs no display."""
     with reported(debug):
         from pipelines import watching
+        from pipelines.progress import printable
         from pipelines.targets import named
 
         watching.require_suffix(out)
         subject = watching.chosen(named(target, run_option), policy, task)
         files = watching.watch(subject, display(), engine=engine, episodes=episodes, seed=seed, out=out)
-        print(json.dumps({"written": [str(f) for f in files]}) if as_json else "\n".join(map(str, files)))
+        print(
+            json.dumps({"written": [str(f) for f in files]})
+            if as_json
+            else printable("\n".join(map(str, files)))
+        )
 
 
 @commands.command()
@@ -85,6 +90,7 @@ def report(
 ) -> None:
     """Write a run's or a study's report, one page that opens in any browser."""
     with reported(debug):
+        from pipelines.progress import printable
         from pipelines.report import write_report, write_study_report
         from pipelines.study import find_study
         from pipelines.targets import existing, named
@@ -92,7 +98,7 @@ def report(
         name = named(run, run_option)
         study = find_study(name)
         page = write_report(existing(name, None)) if study is None else write_study_report(study)
-        print(json.dumps({"report": str(page)}) if as_json else page)
+        print(json.dumps({"report": str(page)}) if as_json else printable(str(page)))
 
 
 @commands.command()

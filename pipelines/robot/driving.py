@@ -58,7 +58,7 @@ def drive(
         require_drivable(controller.spec)
         places, warnings = goals_of(goals, make_task(config.task.name), seed=seed, far=far)
         for warning in warnings:
-            display.say(f"[yellow]far goal:[/yellow] {warning}")
+            display.warn(f"far goal: {warning}")
         with _robot(robot, host, controller, _pose(start)) as (arm, judged):
             with _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps:
                 counted = _reach(controller, arm, places, seconds, steps, display)
