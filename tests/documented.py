@@ -21,7 +21,7 @@ READ = {
     "track.wandb=PROJECT": "sends figures to an account; tests/test_tracking.py keeps such a run offline",
     "--config": "needs a file of another block; tests/test_settings.py trains with such a file",
     "--host": "needs a robot",
-    "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
+    "--robot": "needs the machine for itself: test_commands_for_a_robot_run",
     "--depths": "trains several teachers; tests/test_study.py trains such a study",
     "wheel-labyrinth-depth": "needs a study; tests/test_study.py distils and exports one",
     "--vary": "trains several teachers; tests/test_study.py trains such a study",

@@ -1,5 +1,6 @@
 """Malformed settings, files and command lines: one short message names the culprit, nothing is begun."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
+from pipelines import tables
 from pipelines.cli import app
 from pipelines.config import Config, groups
 from pipelines.presets import preset
@@ -245,6 +247,28 @@ def test_whatever_is_printed_stands_there_as_it_is(capsys):
     shown = capsys.readouterr().out
     assert plain(shown).count(TOLD) == 6
     assert not set("\x1b\x9b") & set(shown)
+
+
+def test_figures_of_every_kind_have_a_row():
+    figures = {
+        "goals": 3,
+        "reached": None,
+        "worst": [0.25, 1e-7],
+        "passes": True,
+        "robot": "[fr3]",
+        "none": [],
+    }
+    console = Terminal(width=120, record=True, file=io.StringIO())
+    console.print(tables.score(figures | {"violations": {"position": 0}}))
+    rows = [line.split("│")[1:3] for line in console.export_text().splitlines() if "│" in line]
+    assert {name.strip(): value.strip() for name, value in rows} == {
+        "goals": "3",
+        "reached": "not known",
+        "worst": "0.25, 1e-07",
+        "passes": "yes",
+        "robot": "[fr3]",
+        "violations.position": "0",
+    }
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "ascii"])
