@@ -8,7 +8,7 @@ from pipelines import cluster, stages
 from pipelines.config import TEACHER_GROUPS, Config, differing
 from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
-from pipelines.request import Request
+from pipelines.request import Request, stand_for, stood_for
 from pipelines.rundir import Run, open_run, run_path
 from pipelines.study import Study
 from student.config import TRAINING_FIELDS
@@ -18,23 +18,33 @@ OF_STUDENTS = {f"student.{field}" for field in TRAINING_FIELDS}
 
 
 @contextmanager
-def held_target(name: str | None, asked: Request, seed: int | None, resume: bool) -> Iterator[Run]:
+def held_target(
+    name: str | None, asked: Request, seed: int | None, resume: bool, trust: bool = False
+) -> Iterator[Run]:
     """`requested_run`, made and locked by the first of a run's processes; the others find it there."""
 
     @contextmanager
     def held() -> Iterator[None]:
-        with requested_run(name, asked, seed, resume).locked():
+        with requested_run(name, asked, seed, resume, trust).locked():
             yield
 
     with cluster.led(held()):
-        yield open_run(str(target_path(name, asked, seed)))
+        target = open_run(str(target_path(name, asked, seed)))
+        if not cluster.is_first():
+            stood_for(asked, [target], trust)
+        yield target
 
 
-def requested_run(name: str | None, asked: Request, seed: int | None, resume: bool) -> Run:
-    """The run that a first stage works in: new, or with --resume the one that is there."""
+def requested_run(
+    name: str | None, asked: Request, seed: int | None, resume: bool, trust: bool = False
+) -> Run:
+    """The run that a first stage works in: new, or with --resume the one that is there.
+
+    With `trust`, the copy of its task file that it keeps is executed."""
     path = target_path(name, asked, seed)
     if resume:
         target = open_run(str(path))
+        asked = stood_for(asked, [target], trust)
         target.mend_summary(Display().warn)
         if asked.preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
             raise UsageError(
@@ -47,6 +57,8 @@ def requested_run(name: str | None, asked: Request, seed: int | None, resume: bo
             )
         stages.check(target.config, trained="teacher" in target.summary)
         return target
+    if trust:
+        raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
     return stages.new_run(path, asked.config, asked.base, seed or 0)
 
 
@@ -57,9 +69,11 @@ def target_path(name: str | None, asked: Request, seed: int | None) -> Path:
     return run_path(f"{asked.base}-seed{seed}" if seed else asked.base)
 
 
-def existing(argument: str | None, option: str | None) -> Run:
-    """The run that a later stage works in."""
-    return open_run(named(argument, option))
+def existing(argument: str | None, option: str | None, task: str | None = None, trust: bool = False) -> Run:
+    """The run that a later stage works in; `task` and `trust` as for `stand_for`."""
+    target = open_run(named(argument, option))
+    stand_for([target], task, trust)
+    return target
 
 
 def named(argument: str | None, option: str | None) -> str | None:

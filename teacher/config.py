@@ -16,6 +16,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -65,6 +67,18 @@ def task_reference(name: str) -> str:
     return f"{Path(file).resolve()}:{made}" if file.endswith(".py") else name
 
 
+class StoredName(str):
+    """A task's name as a file holds it: no task file is executed for that alone."""
+
+
+STORED = {"stored": True}  # context in which values that a file holds are validated
+
+
+def _task_name(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    kind = StoredName if isinstance(value, StoredName) or info.context == STORED else str
+    return kind(task_reference(handler(value)))
+
+
 Depth = Annotated[int, Field(ge=BLOCK_DEPTH), AfterValidator(_whole_blocks)]
 Episodes = Annotated[int, Field(ge=2)]  # an interval needs two
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -87,7 +101,7 @@ class Group(BaseModel):
 
 
 class TaskConfig(Group):
-    name: Annotated[str, AfterValidator(task_reference)] = "fr3_reach"
+    name: Annotated[str, WrapValidator(_task_name)] = "fr3_reach"
     """task to learn; `pipeline tasks` lists them, path/to/file.py:NAME is one of your own"""
     engine: str | None = None
     """simulator to train in; the task's first one if not given"""
