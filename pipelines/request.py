@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.config import Change, Config, changed, parsed
+from pipelines.config import Change, Config, brief, changed, differing, parsed
 from pipelines.presets import DEFAULT
 from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
@@ -34,6 +34,15 @@ class Request:
     def on(self, config: Config) -> Config:
         """A copy with what was asked for; UsageError naming field, value, what is allowed, and the file."""
         return changed(config, [*self.of_file, *self.assigned])
+
+    def different(self, config: Config, allowed: tuple[str, ...] = ()) -> str:
+        """What is asked for that `config` has otherwise, for messages; empty if nothing, or the allowed."""
+        after = self.on(config)
+        old, new = differing(after, config), differing(config, after)
+        told = [f"{field} is {brief(old[field])} there, not {brief(new[field])}" for field in new]
+        if set(new) <= set(allowed):
+            return ""
+        return f"{', '.join(told)}; resume without {self.options}, or name another --run"
 
     @property
     def options(self) -> str:

@@ -159,13 +159,21 @@ class Run:
 
     def begin_stage(self, stage: str, source: str | None, seed: int) -> None:
         """Writes the stage's settings, seed, versions and the hash of what it is made from."""
-        if self.changed is not None:
-            settings = {**self.settings, "config": self.changed.model_dump(mode="json")}
-            write_json(self.path / "config.json", settings)
+        self._write_changes(self.path)
         folder = self.path / stage
         folder.mkdir(exist_ok=True)
         write_json(folder / "config.json", {**self.settings, "seed": seed, "source_sha256": source})
         write_json(folder / "versions.json", versions())
+
+    def go_on(self, stage: str) -> None:
+        """Writes what changed of the settings of a stage that is taken up again."""
+        for folder in (self.path, self.path / stage):
+            self._write_changes(folder)
+
+    def _write_changes(self, folder: Path) -> None:
+        if self.changed is not None:
+            file = folder / "config.json"
+            write_json(file, read_json(file) | {"config": self.changed.model_dump(mode="json")})
 
     def begun_with(self, stage: str) -> dict[str, Any] | None:
         """What `begin_stage` wrote, if the stage has begun."""

@@ -223,10 +223,8 @@ def _require_same(study: Study, asked: Request, varied: Sequence[str], seeds: Se
         raise UsageError(
             f"{study.path} was begun with preset {settings['preset']}; resume without --preset, or {advice}"
         )
-    if asked.on(study.config) != study.config:
-        raise UsageError(
-            f"{study.path} was begun with other settings; resume without {asked.options}, or {advice}"
-        )
+    if told := asked.different(study.config):
+        raise UsageError(f"{study.path} was begun with other settings: {told}")
     if seeds is not None and list(seeds) != settings["seeds"]:
         raise UsageError(
             f"{study.path} was begun with seeds {_listed(settings['seeds'])}, not {_listed(seeds)}; "

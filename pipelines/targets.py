@@ -23,15 +23,19 @@ def held_target(
 ) -> Iterator[Run]:
     """`requested_run`, made and locked by the first of a run's processes; the others find it there."""
 
+    target: Run | None = None
+
     @contextmanager
     def held() -> Iterator[None]:
-        with requested_run(name, asked, seed, resume, trust).locked():
+        nonlocal target
+        target = requested_run(name, asked, seed, resume, trust)
+        with target.locked():
             yield
 
     with cluster.led(held()):
-        target = open_run(str(target_path(name, asked, seed)))
-        if not cluster.is_first():
-            stood_for(asked, [target], trust)
+        if target is None:
+            begun = open_run(str(target_path(name, asked, seed)))
+            target = resumed(begun, stood_for(asked, [begun], trust)) if resume else begun
         yield target
 
 
@@ -51,15 +55,35 @@ def requested_run(
                 f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "
                 "resume without --preset and --seed, or name another --run"
             )
-        if asked.on(target.config) != target.config:
-            raise UsageError(
-                f"{path} was begun with other settings; resume without {asked.options}, or name another --run"
-            )
-        stages.check(target.config, trained="teacher" in target.summary)
+        target = resumed(target, asked)
+        stages.check(target.config, trained="teacher" in target.summary and target.changed is None)
         return target
     if trust:
         raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
     return stages.new_run(path, asked.config, asked.base, seed or 0)
+
+
+def resumed(begun: Run, asked: Request) -> Run:
+    """The run as it is to go on: with the settings that it was begun with, or more `collect.total_steps`.
+
+    Raises: UsageError naming the settings that differ."""
+    before, after = begun.config, asked.on(begun.config)
+    if before == after:
+        return begun
+    if told := asked.different(before, ("collect.total_steps",)):
+        raise UsageError(f"{begun.path} was begun with other settings: {told}")
+    steps = after.teacher.collect.total_steps
+    if steps < before.teacher.collect.total_steps:
+        raise UsageError(
+            f"collect.total_steps: found {steps:,}, {begun.path} was begun with "
+            f"{before.teacher.collect.total_steps:,}; a run that is resumed can be given more, not fewer"
+        )
+    if (begun.students / "checkpoints").exists():
+        raise UsageError(
+            f"collect.total_steps: {begun.path} holds students of its teacher as it is; to train it longer, "
+            f"name another --run, or remove {begun.students} and {begun.bundles} first"
+        )
+    return Run(begun.path, after)
 
 
 def target_path(name: str | None, asked: Request, seed: int | None) -> Path:

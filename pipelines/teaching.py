@@ -45,6 +45,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         start, evaluation = learner.init(jax.random.key(run.seed)), None
     else:
         start, evaluation = restored
+        run.go_on("teacher")
         display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
         warn_of_versions(run, "teacher", display)
     judge, layout = simulation_of(config.task), evaluation_layout(config)

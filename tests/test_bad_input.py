@@ -150,7 +150,7 @@ def test_a_run_that_exists_is_never_overwritten(tmp_path, pipeline):
 def test_resuming_with_other_settings_is_refused(tmp_path, pipeline):
     create_run(tmp_path / "runs" / "debug", preset("debug"), "debug", 0)
     done = pipeline("teacher", "--preset", "debug", "--resume", "--set", "network.width=8", cwd=tmp_path)
-    assert_refused(done, 2, "other settings")
+    assert_refused(done, 2, "other settings", "network.width is 16 there, not 8", "without --set")
     done = pipeline("teacher", "--run", "debug", "--resume", "--seed", "3", cwd=tmp_path)
     assert_refused(done, 2, "seed 0")
 
@@ -212,11 +212,16 @@ def test_a_directory_that_is_no_run_is_refused(debug_run, tmp_path, pipeline):
     assert_refused(done, 1, "foreign is no run")
 
 
-def test_a_checkpoint_of_another_network_is_refused_naming_the_leaf(debug_run, tmp_path, pipeline):
+def test_settings_edited_by_hand_since_a_save_are_refused_by_name(debug_run, tmp_path, pipeline):
     run = create_run(tmp_path / "run", with_values(preset("debug"), ["network.width=8"]), "debug", 0)
     shutil.copytree(debug_run.path / "teacher" / "checkpoints", run.checkpoints)
     done = pipeline("teacher", "--run", str(run.path), "--resume", cwd=tmp_path)
-    assert_refused(done, 1, ".params.actor", "this configuration needs")
+    assert_refused(done, 1, "config.json", "network.width is 16 there and 8 here")
+    for field in ("update.discount=0.5", "collect.updates=7", "evaluate.episodes=99"):
+        run = create_run(tmp_path / field, with_values(preset("debug"), [field]), "debug", 0)
+        shutil.copytree(debug_run.path / "teacher" / "checkpoints", run.checkpoints)
+        done = pipeline("teacher", "--run", str(run.path), "--resume", cwd=tmp_path)
+        assert_refused(done, 1, field.partition("=")[0])
 
 
 def test_a_damaged_checkpoint_is_refused_naming_the_file(debug_run, tmp_path, pipeline):
