@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from rich.markup import escape
+from rich.text import Text
 
 from pipelines import throughput
 from pipelines.progress import Display
@@ -30,7 +30,7 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
         except FathomError as error:
             complaints.append(str(error))
     for complaint in complaints:
-        display.say(f"[yellow]{escape(complaint)}[/yellow]")
+        display.warn(complaint)
     return found
 
 
@@ -66,7 +66,7 @@ def measure(tasks: dict[str, Task], envs: int, display: Display) -> JSON:
     for name, task in tasks.items():
         figures[name] = {}
         for engine in engines_of(task):
-            with display.console.status(f"{name} on {engine}"):
+            with display.console.status(Text(f"{name} on {engine}")):
                 try:
                     found: JSON = throughput.measure(name, engine, envs)
                 except FathomError as error:
@@ -79,6 +79,6 @@ def measure(tasks: dict[str, Task], envs: int, display: Display) -> JSON:
 
 def _told(found: JSON) -> str:
     if "error" in found:
-        return escape(found["error"])
+        return str(found["error"])
     compiled = f", compiled in {found['compile_s']:.0f} s" if "compile_s" in found else ""
     return f"{found['steps_per_s']:,.0f} steps/s{compiled}"

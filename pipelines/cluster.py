@@ -105,7 +105,9 @@ def failing_together() -> Iterator[None]:
         if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
         if isinstance(error, FathomError):
-            print(f"error: {error}", file=sys.stderr)
+            from pipelines.progress import printable
+
+            print(printable(f"error: {error}"), file=sys.stderr)
         else:
             traceback.print_exc()
         sys.stdout.flush()

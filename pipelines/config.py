@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, ValidationError
 
 from student.config import StudentConfig, listed
-from teacher.config import Episodes, Group, TeacherConfig
+from teacher.config import STORED, Episodes, Group, StoredName, TeacherConfig
 from teacher.errors import UsageError, unknown_name
 
 
@@ -106,15 +106,20 @@ def changed(config: Config, changes: Iterable[Change]) -> Config:
             raise UsageError(
                 f"{change.where}{unknown_name(f'field of {change.group}', change.field, fields)}"
             )
-        fields[change.field] = change.value
+        from_file = change.where and change.name == "task.name" and isinstance(change.value, str)
+        fields[change.field] = StoredName(change.value) if from_file else change.value
         places[change.name] = change.where
     return validated(values, places)
 
 
-def validated(values: dict[str, Any], places: Mapping[str, str] | None = None) -> Config:
-    """Values as a Config; UsageError with one line for each bad field, begun by its place if there is one."""
+def validated(
+    values: dict[str, Any], places: Mapping[str, str] | None = None, *, stored: bool = False
+) -> Config:
+    """Values as a Config; UsageError with one line for each bad field, begun by its place if there is one.
+
+    Those of a file are `stored`."""
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, context=STORED if stored else None)
     except ValidationError as error:
         # Of the alternatives that one field has, each that fails is a problem of its own; one line says it.
         lines = dict.fromkeys(_describe(problem, places or {}) for problem in error.errors())

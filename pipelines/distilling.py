@@ -31,7 +31,7 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     if begun and resume and seed not in (None, begun["seed"]):
         raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
     if resume:
-        run.mend_summary(display.say)
+        run.mend_summary(display.warn)
     teacher = teacher_of(run)
     score = confirm(teacher)
     display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
@@ -46,7 +46,7 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
         run.begin_stage("students", teacher.source, chosen)
         state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STREAM))
     per_round = config.envs * teacher.spec.episode_length
-    run.rewind_metrics("students", int(state.round), display.say)
+    run.rewind_metrics("students", int(state.round), display.warn)
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
     shown = {
@@ -58,7 +58,7 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     }
     with (
         deferred_interrupt(display.say) as interruption,
-        recorded(run, "students", display.say) as record,
+        recorded(run, "students", display.warn) as record,
         display.bar(
             "students",
             config.rounds,
@@ -119,9 +119,9 @@ def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
     for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):
         count = parameter_count(policy) // distiller.config.seeds
         if count >= of_teacher:
-            display.say(
-                f"[yellow]student {name} is no smaller than its teacher: {count:,} parameters, the "
-                f"teacher's actor has {of_teacher:,}[/yellow]"
+            display.warn(
+                f"student {name} is no smaller than its teacher: {count:,} parameters, the "
+                f"teacher's actor has {of_teacher:,}"
             )
 
 

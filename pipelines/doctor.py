@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -46,9 +45,8 @@ def examine(display: Display) -> JSON:
     with tempfile.TemporaryDirectory(prefix="fathom-doctor-") as folder:
         parts = []
         for trial in trials(Path(folder)):
-            display.say(
-                f"{trial.part}: {'works' if trial.passed else '[red]fails[/red]'}, {trial.seconds:.1f} s"
-            )
+            result = f"{trial.part}: {'works' if trial.passed else 'fails'}, {trial.seconds:.1f} s"
+            display.say(result, "" if trial.passed else "red")
             found = _anonymous(trial.found.replace(folder, ""))
             parts.append(trial._replace(found=found, seconds=round(trial.seconds, 2))._asdict())
     devices = _devices()
@@ -76,11 +74,11 @@ def page(found: JSON) -> Group:
     """Tables for a person, and the lines to paste."""
     parts = Table("part", "result", "seconds", "found", title="self-test", title_justify="left")
     for part in found["parts"]:
-        result = "[green]works[/green]" if part["passed"] else "[red]fails[/red]"
-        parts.add_row(part["part"], result, f"{part['seconds']:.1f}", escape(part["found"]))
+        result = Text("works", "green") if part["passed"] else Text("fails", "red")
+        parts.add_row(part["part"], result, f"{part['seconds']:.1f}", part["found"])
     extras = Table("for", "found", "to install", title="extras", title_justify="left")
     for name, extra in found["extras"].items():
-        extras.add_row(name, escape(extra.get("found", "missing")), escape(extra.get("install", "")))
+        extras.add_row(name, extra.get("found", "missing"), extra.get("install", ""))
     return Group(parts, extras, "for a bug report:\n", Text(block(found)))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.markup import escape
 
 from export.bundle import sign as sign_bundle
 from export.bundle import signing_key, write_bundle
@@ -52,7 +51,7 @@ def export(
     config, chosen = run.config, run.seed if seed is None else seed
     key = None if sign is None else signing_key(sign)
     if resume:
-        run.mend_summary(display.say)
+        run.mend_summary(display.warn)
     teacher = teacher_of(run)
     require_profiles(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
@@ -194,7 +193,7 @@ def _is_whole(bundle: Path, display: Display) -> bool:
     try:
         load_controller(bundle)
     except ControllerError as error:
-        display.say(f"[yellow]{bundle} is damaged, {escape(str(error))}: exported again[/yellow]")
+        display.warn(f"{bundle} is damaged, {error}: exported again")
         return False
     return True
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from rich.markup import escape
 
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, Run, write_columns
@@ -53,7 +52,7 @@ def compare_with_truth(
     try:
         reference = reference_episodes(held_out.simulation, held_out.starts)
     except FathomError as error:
-        display.say(f"[yellow]no reference to compare with: {escape(str(error))}[/yellow]")
+        display.warn(f"no reference to compare with: {error}")
     if reference is not None:
         outcomes, trajectories = reference
         figures["reference"] = summarise(outcomes, held_out.layout)

@@ -170,7 +170,7 @@ def description(found: JSON) -> Group:
         lines.append(f"recorded answers reproduced here to {found['golden_error']:.1e}")
     spec = TaskSpec.model_validate(found["spec"])
     card = model_card(spec, found.get("provenance", {}), found["judged"])
-    return Group(*map(Text, lines), table, Markdown(card))
+    return Group(*map(Text, lines), table, Markdown(card, hyperlinks=False))
 
 
 def comparison(found: JSON) -> Group:

@@ -1,18 +1,49 @@
 """What a user sees while a stage runs: a panel on a terminal, a line now and then elsewhere."""
 
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.segment import Segment
+from rich.text import Text
 
 from pipelines.bar import Bar, Groups
 from pipelines.panel import panel
 
 LINE_INTERVAL_S = 10.0
 REFRESHES_PER_S = 2  # each takes some milliseconds of a core that may be training
+# Control characters but for tab and line feed, and those that turn the direction of text around.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+_ASCII = str.maketrans("µ•…", "u*.")  # of the same width, so that tables stay straight
+
+
+def printable(text: str) -> str:
+    r"""Returns the text with what would command a terminal written out, as `\x1b`.
+
+    Names, paths and descriptions come from files, and files from others."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Terminal(Console):
+    """Prints text as it stands: brackets are no markup and control characters are written out.
+
+    What is to have a style is a `rich.text.Text`."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)  # before its width is taken
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        for text, style, control in super().render(*arguments, **options):
+            shown = text if self.encoding.startswith("utf") else text.translate(_ASCII)
+            yield Segment(text if control else printable(shown), style, control)
 
 
 class Display:
@@ -20,11 +51,15 @@ class Display:
 
     def __init__(self, run: str | None = None, *, quiet: bool = False) -> None:
         """`run` names the one of several that is shown, in place of the stage. A quiet one shows nothing."""
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Terminal(stderr=True, quiet=quiet)
         self._run = run
 
-    def say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False)
+    def say(self, text: str, style: str = "") -> None:
+        """Prints a line; the style is one of rich's."""
+        self.console.print(Text(text, style), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.say(text, "yellow")
 
     @contextmanager
     def bar(
@@ -83,4 +118,4 @@ class _Lines(Bar):
 
 
 def _print_line(console: Console, bar: Bar) -> None:
-    console.print(bar.line, soft_wrap=True, highlight=False, markup=False)
+    console.print(bar.line, soft_wrap=True)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.progress import printable
+
 _HERE = Path(__file__).resolve().parents[1]
 _OWN = [_HERE / name for name in ("teacher", "student", "export", "pipelines")]
 _LIBRARIES = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")}
@@ -41,7 +43,7 @@ class _ToUser(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR or not _is_library(record.pathname):
-            print(f"{record.levelname.lower()}: {self.format(record)}", file=sys.stderr)
+            print(printable(f"{record.levelname.lower()}: {self.format(record)}"), file=sys.stderr)
 
 
 def _without_libraries(show: Any) -> Any:

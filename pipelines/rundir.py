@@ -2,6 +2,7 @@
 
 config.json      settings, seed and preset, there before the first step
 versions.json    of the packages that compute
+task/            of a task in a file: a copy of it, by which the run can be moved, and files.json, its hashes
 summary.json     the figures of every finished stage
 teacher/         checkpoints/, metrics.jsonl; of a maze distances.npz, the critic's beside the true ones
 students/        checkpoints/, metrics.jsonl, SIZE/
@@ -9,14 +10,18 @@ export/SIZE/     bundles; beside each SIZE.npz, error and latency of every obser
 control/SIZE/    recorded episodes; robot.npz, each step on a robot
 watch/           films
 report.html
+
+Files of a run are its own: one that holds a link out of it, or what is neither file nor folder, is refused.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import pwd
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,11 +29,10 @@ from datetime import datetime
 from importlib.metadata import version
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
-from rich.markup import escape
 
 from pipelines.config import Config, brief, validated
 from pipelines.interrupt import Interrupted
@@ -39,6 +43,7 @@ STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
+TASK, HASHES = "task", "files.json"
 MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
     "fathom-rl",
@@ -95,7 +100,7 @@ class Run:
         if self.changed is not None:
             return self.changed
         try:
-            return validated(self.settings["config"])
+            return validated(self.settings["config"], stored=True)
         except UsageError as error:
             raise FathomError(f"{self.path / 'config.json'}: {error}") from error
 
@@ -137,7 +142,7 @@ class Run:
     def append_metrics(self, stage: str, line: dict[str, Any]) -> None:
         file = self.path / stage / "metrics.jsonl"
         try:
-            with file.open("a", encoding="utf-8") as stream:
+            with open(file, "a", encoding="utf-8", opener=following_no_link) as stream:
                 stream.write(json.dumps(line) + "\n")
         except OSError as error:
             raise FathomError(f"cannot write {file}: {error.strerror}; the last save is intact") from error
@@ -149,18 +154,26 @@ class Run:
         file = self.path / stage / "metrics.jsonl"
         kept = [line for line in self._metrics_lines(stage)[:count] if _is_object(line)]
         if lost := count - len(kept):
-            say(f"[yellow]{escape(str(file))} was damaged: {lost} of {count} lines are lost[/yellow]")
+            say(f"{file} was damaged: {lost} of {count} lines are lost")
         write_bytes(file, b"".join(line + b"\n" for line in kept))
 
     def begin_stage(self, stage: str, source: str | None, seed: int) -> None:
         """Writes the stage's settings, seed, versions and the hash of what it is made from."""
-        if self.changed is not None:
-            settings = {**self.settings, "config": self.changed.model_dump(mode="json")}
-            write_json(self.path / "config.json", settings)
+        self._write_changes(self.path)
         folder = self.path / stage
         folder.mkdir(exist_ok=True)
         write_json(folder / "config.json", {**self.settings, "seed": seed, "source_sha256": source})
         write_json(folder / "versions.json", versions())
+
+    def go_on(self, stage: str) -> None:
+        """Writes what changed of the settings of a stage that is taken up again."""
+        for folder in (self.path, self.path / stage):
+            self._write_changes(folder)
+
+    def _write_changes(self, folder: Path) -> None:
+        if self.changed is not None:
+            file = folder / "config.json"
+            write_json(file, read_json(file) | {"config": self.changed.model_dump(mode="json")})
 
     def begun_with(self, stage: str) -> dict[str, Any] | None:
         """What `begin_stage` wrote, if the stage has begun."""
@@ -176,6 +189,35 @@ class Run:
         return ", ".join(
             f"{name} {before.get(name)} -> {v}" for name, v in now.items() if before.get(name) != v
         )
+
+    @property
+    def is_there(self) -> bool:
+        return (self.path / "config.json").is_file()
+
+    @property
+    def task(self) -> str:
+        """The task's name as config.json holds it."""
+        return self.config.teacher.task.name
+
+    def kept_task(self) -> str:
+        """The reference to the run's own copy of its task file.
+
+        Raises: FathomError if it keeps none, or if that is not what was copied."""
+        folder, (file, _, made) = self.path / TASK, self.task.rpartition(":")
+        remedy = f"name the file with --task path/to/{Path(file).name}:{made}"
+        hashes = read_json(folder / HASHES, remedy)
+        for name, expected in hashes.items():
+            if not (folder / name).is_file() or _sha256(folder / name) != expected:
+                raise FathomError(f"{folder / name} is missing or was altered since it was copied; {remedy}")
+        if hashes.keys() != {str(each.relative_to(folder)) for each in folder.rglob("*.py")}:
+            raise FathomError(f"{folder} holds other files than {HASHES} lists; {remedy}")
+        return f"{folder / Path(file).name}:{made}"
+
+    def keeps_other_task(self, reference: str) -> bool:
+        """Whether the run keeps a copy of its task file that is not the file of this reference."""
+        copy = self.path / TASK / Path(self.task.rpartition(":")[0]).name
+        file = Path(reference.rpartition(":")[0])
+        return copy.is_file() and file.is_file() and copy.read_bytes() != file.read_bytes()
 
     def locked(self) -> AbstractContextManager[None]:
         """Holds the run for this process; FathomError if another one works in it."""
@@ -210,7 +252,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _opened(file: Path) -> FileIO:
     """A file to hold a lock on, written and read without a buffer."""
     try:
-        return file.open("ab+", buffering=0)
+        return cast(FileIO, open(file, "ab+", buffering=0, opener=following_no_link))
     except OSError as error:
         raise FathomError(f"cannot write {file}: {error.strerror}") from error
 
@@ -231,7 +273,53 @@ def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
         settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
         write_json(partial / "config.json", settings)
         write_json(partial / "versions.json", versions())
+        _keep_task(partial, config.teacher.task.name)
     return Run(path)
+
+
+def _keep_task(folder: Path, name: str) -> None:
+    """Copies the file of a task, and the modules beside it that it imported."""
+    from teacher.tasks.registry import is_file, task_files  # heavy, and seldom needed
+
+    hashes = {}
+    for relative, file in task_files(name).items() if is_file(name) else ():
+        copy = folder / TASK / relative
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(copy, file.read_bytes())
+        hashes[relative] = _sha256(copy)
+    if hashes:
+        write_json(folder / TASK / HASHES, hashes)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def following_no_link(name: str, flags: int) -> int:
+    """An opener for `open`; OSError where a link stands in place of a file to write."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+
+def require_own_files(path: Path) -> None:
+    """FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
+
+    Whoever packed it may have put that there, to have files read or written elsewhere."""
+    root = path.resolve()
+    for folder, folders, files in os.walk(root):
+        for found in (Path(folder, name) for name in folders + files):
+            with suppress(FileNotFoundError):  # of another process that works in the run
+                kind = found.lstat().st_mode
+                if stat.S_ISLNK(kind) and not _resolved(found).is_relative_to(root):
+                    raise FathomError(f"{found} is a link out of {path}: remove it; nothing was opened")
+                if stat.S_IFMT(kind) not in (stat.S_IFLNK, stat.S_IFREG, stat.S_IFDIR):
+                    raise FathomError(f"{found} is no file and no folder: remove it; nothing was opened")
+
+
+def _resolved(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # a circle
+        return Path(link.anchor)
 
 
 @contextmanager
@@ -256,7 +344,7 @@ def open_run(name: str | None) -> Run:
     known = sorted(file.parent for kind in ("config.json", STUDY) for file in RUNS.glob(f"*/{kind}"))
     if name is None:
         if len(known) == 1 and not is_study(known[0]):
-            return Run(known[0])
+            return open_run(str(known[0]))
         listed = "".join(f"\n  {path}{' (a study)' if is_study(path) else ''}" for path in known)
         raise UsageError(
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
@@ -270,6 +358,7 @@ def open_run(name: str | None) -> Run:
         listed = ", ".join(p.name for p in known) or "none"
         why = f"it is part of {path.parent}" if is_stage else "it has no config.json"
         raise UsageError(f"{path} is no run: {why} (runs here: {listed})")
+    require_own_files(path)
     return Run(path)
 
 
@@ -282,6 +371,10 @@ def study_settings(path: Path) -> dict[str, Any]:
     found = read_json(path / STUDY)
     if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
         raise FathomError(f"{path / STUDY} does not hold preset, config, vary, seeds and runs")
+    require_own_files(path)
+    for entry in found["runs"]:
+        if not _resolved(path / entry["run"]).is_relative_to(path.resolve()):
+            raise FathomError(f"{path / STUDY}: runs: {entry['run']!r} lies outside the study")
     return found
 
 
@@ -329,7 +422,7 @@ def set_aside_if_damaged(file: Path, say: Callable[[str], None]) -> None:
     except FathomError as error:
         aside = file.with_name(f"damaged-{file.name}")
         file.replace(aside)
-        say(f"[yellow]{escape(str(error))}; set aside as {aside.name}[/yellow]")
+        say(f"{error}; set aside as {aside.name}")
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -359,7 +452,8 @@ def write_bytes(file: Path, content: bytes) -> None:
     """Replaces the file in one step, so that no reader ever finds half of it."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        partial.write_bytes(content)
+        with open(partial, "wb", opener=following_no_link) as stream:
+            stream.write(content)
         partial.replace(file)
     except OSError as error:
         with suppress(OSError):
@@ -371,7 +465,7 @@ def write_columns(file: Path, **columns: np.ndarray) -> None:
     """Replaces the .npz in one step, as `write_text` does."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        with partial.open("wb") as stream:
+        with open(partial, "wb", opener=following_no_link) as stream:
             np.savez_compressed(stream, **columns)  # type: ignore[arg-type]  # none is called allow_pickle
         partial.replace(file)
     except OSError as error:

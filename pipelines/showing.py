@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from pipelines.config import Config, groups
 from pipelines.presets import PRESETS, preset
@@ -57,13 +57,14 @@ def described(shown: Shown) -> JSON:
 def table(figures: JSON) -> Table:
     """What `described` gives; values other than the default are bold, with the default below."""
     columns = Column("setting", no_wrap=True), Column("value", max_width=28), "what it is"
-    rows = Table(*columns, title=escape(figures["title"]), title_justify="left")
+    rows = Table(*columns, title=figures["title"], title_justify="left")
     for group, fields in figures["settings"].items():
         for field, entry in fields.items():
-            value = _written(entry["value"])
+            value = Text(_written(entry["value"]))
             if entry["value"] != entry["default"]:
-                value = f"[bold]{value}[/bold]\n[dim]default {_written(entry['default'])}[/dim]"
-            rows.add_row(f"{group}.{field}", value, escape(entry["description"]))
+                value.stylize("bold")
+                value.append(f"\ndefault {_written(entry['default'])}", "not bold dim")
+            rows.add_row(f"{group}.{field}", value, entry["description"])
         rows.add_section()
     rows.caption = "bold: not as by default"
     return rows
@@ -72,4 +73,4 @@ def table(figures: JSON) -> Table:
 def _written(value: Any) -> str:
     if value is None:
         return "none"
-    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -19,7 +19,7 @@ from pipelines.distilling import distil
 from pipelines.exporting import export
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
-from pipelines.rundir import Run, create_run
+from pipelines.rundir import Run, create_run, require_own_files
 from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
@@ -118,6 +118,12 @@ def control(
     return figures
 
 
+def runs_of(bundle: Path) -> list[Run]:
+    """The run that a bundle lies in, if it does."""
+    run = Run(bundle.resolve().parent.parent)
+    return [run] if bundle.resolve() == run.bundles / bundle.name and run.is_there else []
+
+
 class Opened(NamedTuple):
     """A bundle with the settings that it is run by."""
 
@@ -132,20 +138,21 @@ def opened(bundle: Path, task: str | None = None) -> Opened:
 
     `task` is needed as for `control`."""
     bundle = bundle.resolve()
-    run = Run(bundle.parent.parent)
-    in_run = bundle.parent.name == "export" and (run.path / "config.json").is_file()
+    run = next(iter(runs_of(bundle)), None)
+    if run:
+        require_own_files(run.path)
     try:
         controller = load_controller(bundle)
     except ControllerError as error:
-        remedy = f"; pipeline export {run.path} --resume writes it again" if in_run else ""
+        remedy = f"; pipeline export {run.path} --resume writes it again" if run else ""
         raise FathomError(f"{bundle}: {error}{remedy}") from error
-    config = run.config.teacher if in_run else TeacherConfig()
-    if task or not in_run:
+    config = run.config.teacher if run else TeacherConfig()
+    if task or not run:
         found = TaskConfig(name=task or _known_task(bundle, controller.spec["name"]))
         config = config.model_copy(update={"task": found})
     require_same(str(bundle), controller.spec, make_task(config.task.name).spec)
-    settings = run.config.control if in_run else ControlConfig()
-    return Opened(controller, run if in_run else None, config, settings)
+    settings = run.config.control if run else ControlConfig()
+    return Opened(controller, run, config, settings)
 
 
 def _known_task(bundle: Path, name: str) -> str:

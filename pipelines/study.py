@@ -25,7 +25,7 @@ from pipelines.grid import (
     varied_values,
 )
 from pipelines.progress import Display
-from pipelines.request import Request
+from pipelines.request import Request, stood_for
 from pipelines.rundir import (
     RUNS,
     STUDY,
@@ -87,7 +87,7 @@ class Study:
         if self.changed is not None:
             return self.changed
         try:
-            return validated(self.settings["config"])
+            return validated(self.settings["config"], stored=True)
         except UsageError as error:
             raise FathomError(f"{self.path / STUDY}: {error}") from error
 
@@ -97,6 +97,10 @@ class Study:
             Member(entry["run"], entry["values"], entry["seed"], self._run(entry["run"]))
             for entry in self.settings["runs"]
         ]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [member.run for member in self.members]
 
     def _run(self, name: str) -> Run:
         run = Run(self.path / name)
@@ -171,10 +175,12 @@ def requested_study(
     seeds: str | None,
     *,
     resume: bool,
+    trust: bool = False,
 ) -> Study | None:
     """The study that `pipeline teacher` works in: new, or with `resume` the one that is there.
 
     `varied` are `group.field=value,value`, `seeds` is `0,1,2`. None if a single run is asked for.
+    With `trust`, the copies of a task file that its runs keep are executed.
     Raises: UsageError if a value is refused, or if the study was begun with others."""
     if seed is not None and seeds is not None:
         raise UsageError(f"--seed {seed} and --seeds {seeds} are both given: leave out one of them")
@@ -186,7 +192,8 @@ def requested_study(
         cluster.require_alone("a study")
     if resume and is_study(path):
         study = Study(path)
-        study.mend(Display().say)
+        study.mend(Display().warn)
+        asked = stood_for(asked, study.all_runs, trust)
         _require_same(study, asked, varied, chosen_seeds)
         for member in study.members:
             stages.check(member.run.config, trained=member.finished)
@@ -216,10 +223,8 @@ def _require_same(study: Study, asked: Request, varied: Sequence[str], seeds: Se
         raise UsageError(
             f"{study.path} was begun with preset {settings['preset']}; resume without --preset, or {advice}"
         )
-    if asked.on(study.config) != study.config:
-        raise UsageError(
-            f"{study.path} was begun with other settings; resume without {asked.options}, or {advice}"
-        )
+    if told := asked.different(study.config):
+        raise UsageError(f"{study.path} was begun with other settings: {told}")
     if seeds is not None and list(seeds) != settings["seeds"]:
         raise UsageError(
             f"{study.path} was begun with seeds {_listed(settings['seeds'])}, not {_listed(seeds)}; "

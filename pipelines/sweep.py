@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import mean
 
 import jax
-from rich.markup import escape
 
 from pipelines import distilling, exporting, teaching
 from pipelines.bar import describe_duration
@@ -36,10 +35,10 @@ def train_study(study: Study) -> JSON:
             if member.finished or member.name in failures:
                 continue
             left = _time_left(members, failures)
-            display.say(f"[bold]run {number} of {len(members)}: {member.title}[/bold]{left}")
+            display.say(f"run {number} of {len(members)}: {member.title}{left}", "bold")
             failure = _train_run(member, Display(f"{number}/{len(members)} {member.title}"))
             if failure is not None:
-                display.say(f"[red]run {number} of {len(members)}: {escape(failure['error'])}[/red]")
+                display.say(f"run {number} of {len(members)}: {failure['error']}", "red")
                 failures[member.name] = failure
             _write_summary(study, failures)
         return _write_summary(study, failures)
@@ -89,7 +88,7 @@ def _carry_out(
     display = Display()
     with locked(study.path):
         if resume:
-            study.mend(display.say)
+            study.mend(display.warn)
         study.write_changes()
         members, failures = study.members, study.failures
         for number, member in enumerate(members, 1):
@@ -99,16 +98,16 @@ def _carry_out(
             if resume and is_done(member):
                 display.say(f"{where}kept {member.run.students}")
             else:
-                display.say(f"[bold]{where}{member.title}[/bold]")
+                display.say(f"{where}{member.title}", "bold")
                 error = _tried(work, member, Display(f"{number}/{len(members)} {member.title}"))
             if error is not None:
-                display.say(f"[red]{where}{escape(error)}[/red]")
+                display.say(f"{where}{error}", "red")
             failures[member.name] = _noted(failures.get(member.name, {}), stage, error)
             _write_summary(study, failures)
         for member in members:
             if not member.finished:
                 why = failures.get(member.name, {}).get("error", "its teacher has not finished training")
-                display.say(f"[yellow]left out {member.name}: {escape(why)}[/yellow]")
+                display.warn(f"left out {member.name}: {why}")
         return _write_summary(study, failures)
 
 

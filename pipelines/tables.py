@@ -144,11 +144,19 @@ def score(figures: JSON) -> Table:
         if key.endswith("_interval") or key in parts:
             continue
         interval = figures.get(f"{key}_interval")
-        shown = (
-            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        )
-        table.add_row(key, shown, f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else "")
+        table.add_row(key, _shown(value), f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else "")
     return table
+
+
+def _shown(value: Any) -> str:
+    """A figure of any of JSON's types but an object."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if value is None or isinstance(value, bool):
+        return {None: "not known", True: "yes", False: "no"}[value]
+    if isinstance(value, str):
+        return value
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def tasks(figures: JSON) -> Table:
@@ -170,7 +178,7 @@ def tasks(figures: JSON) -> Table:
             "\n".join(task["engines"]),
             f"{task['observation']}, {task['goal']}, {task['action']}",
             f"{task['episode_length']} x {task['control_dt'] * 1000:g} ms",
-            "\n".join([task["description"], *(f"[dim]{note}[/dim]" for note in notes)]),
+            Group(task["description"], *(Text(note, "dim") for note in notes)),
         )
     table.caption = "sizes: of observation, goal and action; goals: layouts, the first to train"
     return table
@@ -207,28 +215,30 @@ def presets(figures: JSON) -> Table:
     return table
 
 
-def _over_seeds(figures: JSON, key: str, digits: str) -> str:
+def _over_seeds(figures: JSON, key: str, digits: str) -> Text:
     """A mean, with its interval below where there is one."""
     if key not in figures:
-        return ""
+        return Text()
     interval = figures.get(f"{key}_interval")
-    mean = f"{figures[key]:{digits}}"
-    return f"{mean}\n[dim]{interval[0]:{digits}}-{interval[1]:{digits}}[/dim]" if interval else mean
+    return _with_interval(figures[key], *(interval or ()), digits=digits)
 
 
 def _rounded(figures: JSON, key: str) -> str:
     return f"{figures[key]:,.1f}" if key in figures else ""
 
 
-def _share(figures: JSON, key: str) -> str:
-    return _with_interval(figures[key], *figures[f"{key}_interval"]) if key in figures else ""
+def _share(figures: JSON, key: str) -> Text:
+    return _with_interval(figures[key], *figures[f"{key}_interval"]) if key in figures else Text()
 
 
-def _retention(student: JSON) -> str:
+def _retention(student: JSON) -> Text:
     if "retention" not in student:
-        return "undefined"
+        return Text("undefined")
     return _with_interval(student["retention"], student["retention_low"], student["retention_high"])
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f}\n[dim]{low:.3f}-{high:.3f}[/dim]"
+def _with_interval(value: float, *interval: float, digits: str = ".3f") -> Text:
+    found = Text(f"{value:{digits}}")
+    return (
+        found.append("\n" + "-".join(f"{edge:{digits}}" for edge in interval), "dim") if interval else found
+    )

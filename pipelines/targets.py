@@ -8,7 +8,7 @@ from pipelines import cluster, stages
 from pipelines.config import TEACHER_GROUPS, Config, differing
 from pipelines.presets import preset as settings_of
 from pipelines.progress import Display
-from pipelines.request import Request
+from pipelines.request import Request, stand_for, stood_for
 from pipelines.rundir import Run, open_run, run_path
 from pipelines.study import Study
 from student.config import TRAINING_FIELDS
@@ -18,36 +18,72 @@ OF_STUDENTS = {f"student.{field}" for field in TRAINING_FIELDS}
 
 
 @contextmanager
-def held_target(name: str | None, asked: Request, seed: int | None, resume: bool) -> Iterator[Run]:
+def held_target(
+    name: str | None, asked: Request, seed: int | None, resume: bool, trust: bool = False
+) -> Iterator[Run]:
     """`requested_run`, made and locked by the first of a run's processes; the others find it there."""
+
+    target: Run | None = None
 
     @contextmanager
     def held() -> Iterator[None]:
-        with requested_run(name, asked, seed, resume).locked():
+        nonlocal target
+        target = requested_run(name, asked, seed, resume, trust)
+        with target.locked():
             yield
 
     with cluster.led(held()):
-        yield open_run(str(target_path(name, asked, seed)))
+        if target is None:
+            begun = open_run(str(target_path(name, asked, seed)))
+            target = resumed(begun, stood_for(asked, [begun], trust)) if resume else begun
+        yield target
 
 
-def requested_run(name: str | None, asked: Request, seed: int | None, resume: bool) -> Run:
-    """The run that a first stage works in: new, or with --resume the one that is there."""
+def requested_run(
+    name: str | None, asked: Request, seed: int | None, resume: bool, trust: bool = False
+) -> Run:
+    """The run that a first stage works in: new, or with --resume the one that is there.
+
+    With `trust`, the copy of its task file that it keeps is executed."""
     path = target_path(name, asked, seed)
     if resume:
         target = open_run(str(path))
-        target.mend_summary(Display().say)
+        asked = stood_for(asked, [target], trust)
+        target.mend_summary(Display().warn)
         if asked.preset not in (None, target.settings["preset"]) or seed not in (None, target.seed):
             raise UsageError(
                 f"{path} was begun with preset {target.settings['preset']} and seed {target.seed}; "
                 "resume without --preset and --seed, or name another --run"
             )
-        if asked.on(target.config) != target.config:
-            raise UsageError(
-                f"{path} was begun with other settings; resume without {asked.options}, or name another --run"
-            )
-        stages.check(target.config, trained="teacher" in target.summary)
+        target = resumed(target, asked)
+        stages.check(target.config, trained="teacher" in target.summary and target.changed is None)
         return target
+    if trust:
+        raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
     return stages.new_run(path, asked.config, asked.base, seed or 0)
+
+
+def resumed(begun: Run, asked: Request) -> Run:
+    """The run as it is to go on: with the settings that it was begun with, or more `collect.total_steps`.
+
+    Raises: UsageError naming the settings that differ."""
+    before, after = begun.config, asked.on(begun.config)
+    if before == after:
+        return begun
+    if told := asked.different(before, ("collect.total_steps",)):
+        raise UsageError(f"{begun.path} was begun with other settings: {told}")
+    steps = after.teacher.collect.total_steps
+    if steps < before.teacher.collect.total_steps:
+        raise UsageError(
+            f"collect.total_steps: found {steps:,}, {begun.path} was begun with "
+            f"{before.teacher.collect.total_steps:,}; a run that is resumed can be given more, not fewer"
+        )
+    if (begun.students / "checkpoints").exists():
+        raise UsageError(
+            f"collect.total_steps: {begun.path} holds students of its teacher as it is; to train it longer, "
+            f"name another --run, or remove {begun.students} and {begun.bundles} first"
+        )
+    return Run(begun.path, after)
 
 
 def target_path(name: str | None, asked: Request, seed: int | None) -> Path:
@@ -57,9 +93,11 @@ def target_path(name: str | None, asked: Request, seed: int | None) -> Path:
     return run_path(f"{asked.base}-seed{seed}" if seed else asked.base)
 
 
-def existing(argument: str | None, option: str | None) -> Run:
-    """The run that a later stage works in."""
-    return open_run(named(argument, option))
+def existing(argument: str | None, option: str | None, task: str | None = None, trust: bool = False) -> Run:
+    """The run that a later stage works in; `task` and `trust` as for `stand_for`."""
+    target = open_run(named(argument, option))
+    stand_for([target], task, trust)
+    return target
 
 
 def named(argument: str | None, option: str | None) -> str | None:

@@ -45,6 +45,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         start, evaluation = learner.init(jax.random.key(run.seed)), None
     else:
         start, evaluation = restored
+        run.go_on("teacher")
         display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
         warn_of_versions(run, "teacher", display)
     judge, layout = simulation_of(config.task), evaluation_layout(config)
@@ -53,7 +54,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     ready = _BACKGROUND.submit(judge.prepare, held_out)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
-    run.rewind_metrics("teacher", done, display.say)
+    run.rewind_metrics("teacher", done, display.warn)
     clock = Clock(run.metrics("teacher"))
     timer = SaveTimer(config.checkpoint.interval_s)
     env_steps = int(start.replay.written) * config.collect.envs
@@ -61,7 +62,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     state, judged = start, None
     with (
         deferred_interrupt(display.say) as interruption,
-        recorded(run, "teacher", display.say) as record,
+        recorded(run, "teacher", display.warn) as record,
         display.bar(
             "teacher", total, done, piece="iterations", each=per_iteration, unit="steps", groups=SHOWN
         ) as bar,
@@ -129,7 +130,7 @@ def follow(run: Run, *, resume: bool) -> None:
 def warn_of_versions(run: Run, stage: str, display: Display) -> None:
     """Says which packages are others than when the stage began."""
     if changed := run.other_versions(stage):
-        display.say(f"[yellow]other versions than at the start ({changed}): bits may differ[/yellow]")
+        display.warn(f"other versions than at the start ({changed}): bits may differ")
 
 
 def _restored(run: Run, learner: Learner, resume: bool) -> tuple[TeacherState, dict[str, Any] | None] | None:

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from rich.markup import escape
-
 from pipelines.config import TrackConfig
 from pipelines.rundir import Run, read_json, write_json
 from teacher.errors import UsageError
@@ -54,9 +52,7 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
         except Exception as error:  # whatever its library raises
             trackers.pop(name, None)
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            say(
-                f"[yellow]track.{name} failed and is off: {escape(reason)}; metrics.jsonl has it all[/yellow]"
-            )
+            say(f"track.{name} failed and is off: {reason}; metrics.jsonl has it all")
 
     def begin(name: str, opened: Callable[[Run, str], Tracker]) -> None:
         trackers[name] = opened(run, stage)

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.markup import escape
-
 from pipelines import closed_loop, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
 from pipelines.report.page import watch_page
-from pipelines.rundir import Run, open_run, write_text
+from pipelines.request import stand_for
+from pipelines.rundir import Run, write_text
 from pipelines.scene.film import require_mp4, write_gif, write_mp4
 from pipelines.scene.footage import Footage, footage, recording
 from pipelines.scene.graphics import NoGraphics
 from pipelines.scene.pictures import stills
+from pipelines.targets import existing
 from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -71,19 +71,23 @@ def watch(
         except NoGraphics as error:
             if out:
                 raise NoGraphics(f"{error}; a page needs nothing of the kind: --out FILE.html") from error
-            display.say(f"[yellow]no {file.name}: {escape(str(error))}[/yellow]")
+            display.warn(f"no {file.name}: {error}")
     return written
 
 
-def chosen(name: str | None, policy: str | None = None, task: str | None = None) -> Subject:
-    """Of a bundle, by its path, or of a run; raises UsageError for options that are the other's."""
+def chosen(
+    name: str | None, policy: str | None = None, task: str | None = None, trust: bool = False
+) -> Subject:
+    """Of a bundle, by its path, or of a run; `task` and `trust` as for `stand_for`.
+
+    Raises: UsageError for a policy of a bundle."""
     if name is not None and (Path(name) / "spec.json").is_file():
         if policy is not None:
             raise UsageError(f"--policy is for runs, and {name} is a bundle")
+        if trust:
+            stand_for(stages.runs_of(Path(name)), task, trust)
         return of_bundle(Path(name), task)
-    if task is not None:
-        raise UsageError("--task is for bundles: a run knows its own task")
-    return of_run(open_run(name), policy)
+    return of_run(existing(name, None, task, trust), policy)
 
 
 def of_run(run: Run, policy: str | None) -> Subject:

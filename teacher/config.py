@@ -12,6 +12,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -71,6 +73,18 @@ Depth = Annotated[int, Field(ge=BLOCK_DEPTH, le=2**20), AfterValidator(_whole_bl
 Episodes = Annotated[int, Field(ge=2, le=MOST_EPISODES)]  # an interval needs two
 Updates = Annotated[int, Field(ge=1, le=1_000_000)]  # each has a key, and all keys are made at once
 Batch = Annotated[int, Field(ge=2, le=2**24)]
+class StoredName(str):
+    """A task's name as a file holds it: no task file is executed for that alone."""
+
+
+STORED = {"stored": True}  # context in which values that a file holds are validated
+
+
+def _task_name(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    kind = StoredName if isinstance(value, StoredName) or info.context == STORED else str
+    return kind(task_reference(handler(value)))
+
+
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Discount = Annotated[float, Field(gt=0, le=0.999999)]  # nearer to 1 float32 has no digits left
 Spread = Annotated[float, Field(ge=0, lt=1)]
@@ -94,7 +108,7 @@ class Group(BaseModel):
 
 
 class TaskConfig(Group):
-    name: Annotated[str, AfterValidator(task_reference)] = "fr3_reach"
+    name: Annotated[str, WrapValidator(_task_name)] = "fr3_reach"
     """task to learn; `pipeline tasks` lists them, path/to/file.py:NAME is one of your own"""
     engine: str | None = None
     """simulator to train in; the task's first one if not given"""
@@ -188,7 +202,7 @@ class CollectConfig(Group):
     """control steps kept per environment"""
     prefill: Count = 100
     """control steps per environment, at least, before the first update"""
-    goal_steps: PositiveInt | None = None
+    goal_steps: Count | None = None
     """control steps, on average, between new goals of an environment; none: each episode has one"""
     starts: Literal["new", "repeated"] = "new"
     """`repeated`: each environment has one start and goal for the whole run, as published"""

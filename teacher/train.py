@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from teacher import checkpoint, replay
-from teacher.config import TeacherConfig
-from teacher.errors import Diverged, Unstable
+from teacher.config import STORED, TeacherConfig
+from teacher.errors import Diverged, FathomError, Unstable
 from teacher.learner import Learner, TeacherState
 from teacher.tasks.requirements import require_same
 
@@ -18,6 +18,8 @@ DIVERGED = 10.0  # times the critic loss of blind guessing
 SETTLING = 1000  # updates in which a critic may come down from a worse start
 UNSTABLE = 0.1  # share of an iteration's control steps
 SHOWN_ENTRIES = 4  # of an observation in a message
+# Settings that may differ from a save's: a task's specification is compared, and its file may have moved.
+FREE = ("task.name", "collect.total_steps", "checkpoint.interval_s", "checkpoint.keep")
 
 
 def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState, dict[str, float]]]:
@@ -117,6 +119,7 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     saved = newest or checkpoint.load(directory, step=step)
     what = f"checkpoint {directory / str(saved.step)}"
     require_same(what, saved.record.get("spec") or {}, learner.spec)
+    require_same_settings(what, saved.record.get("config"), learner.config)
     template = jax.eval_shape(learner.init, jax.random.key(0))
     state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
@@ -125,6 +128,24 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
         checkpoint.rewind(directory, saved.step)
     state = state._replace(replay=state.replay._replace(rows=rows))
     return learner.place(state), saved.record["evaluation"]
+
+
+def require_same_settings(what: str, stored: Any, config: TeacherConfig) -> None:
+    """Raises FathomError naming the settings in which `config` is another than the one stored in a save.
+
+    They would change the result of a run that is resumed; those in FREE do not."""
+    try:
+        before = TeacherConfig.model_validate(stored, context=STORED)
+    except ValueError as error:
+        raise FathomError(f"{what} holds no settings that this program knows: {error}") from error
+    told = [
+        f"{name}.{field} is {there!r} there and {here!r} here"
+        for name, group in before
+        for field, there in group
+        if (here := getattr(getattr(config, name), field)) != there and f"{name}.{field}" not in FREE
+    ]
+    if told:
+        raise FathomError(f"{what} was saved with other settings than config.json holds: {', '.join(told)}")
 
 
 def _without_rows(state: TeacherState) -> TeacherState:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from teacher import checkpoint
-from teacher.config import TeacherConfig
+from teacher.config import STORED, TeacherConfig
 from teacher.devices import run_fused_kernels
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
@@ -69,7 +69,7 @@ def load_teacher(directory: Path) -> Teacher:
     saved = checkpoint.load(directory, rows=False)
     what = f"checkpoint {directory / str(saved.step)}"
     try:
-        config = TeacherConfig.model_validate(saved.record["config"])
+        config = TeacherConfig.model_validate(saved.record["config"], context=STORED)
         spec = TaskSpec.model_validate(saved.record["spec"])
         evaluation = saved.record["evaluation"]
     except (ValueError, KeyError, TypeError) as error:

@@ -25,7 +25,7 @@ READ = {
     "--config": "needs a file of another block; tests/test_settings.py trains with such a file",
     "--host": "needs a robot",
     "--sign": "needs a key of another block; tests/test_export.py signs with one",
-    "--robot": "needs the machine for itself; tests/test_robot.py drives fr3-sim",
+    "--robot": "needs the machine for itself: test_commands_for_a_robot_run",
     "--depths": "trains several teachers; tests/test_study.py trains such a study",
     "wheel-labyrinth-depth": "needs a study; tests/test_study.py distils and exports one",
     "--vary": "trains several teachers; tests/test_study.py trains such a study",

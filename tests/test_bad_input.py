@@ -1,14 +1,22 @@
 """Whatever is wrong is said in one message with the right exit code, and nothing is lost."""
 
+import hashlib
+import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.config import GROUPS, Config, groups, with_values
 from pipelines.presets import PRESETS, preset
 from pipelines.rundir import create_run, open_run
+from pipelines.stages import new_run
+from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError
 
@@ -142,7 +150,7 @@ def test_a_run_that_exists_is_never_overwritten(tmp_path, pipeline):
 def test_resuming_with_other_settings_is_refused(tmp_path, pipeline):
     create_run(tmp_path / "runs" / "debug", preset("debug"), "debug", 0)
     done = pipeline("teacher", "--preset", "debug", "--resume", "--set", "network.width=8", cwd=tmp_path)
-    assert_refused(done, 2, "other settings")
+    assert_refused(done, 2, "other settings", "network.width is 16 there, not 8", "without --set")
     done = pipeline("teacher", "--run", "debug", "--resume", "--seed", "3", cwd=tmp_path)
     assert_refused(done, 2, "seed 0")
 
@@ -204,11 +212,16 @@ def test_a_directory_that_is_no_run_is_refused(debug_run, tmp_path, pipeline):
     assert_refused(done, 1, "foreign is no run")
 
 
-def test_a_checkpoint_of_another_network_is_refused_naming_the_leaf(debug_run, tmp_path, pipeline):
+def test_settings_edited_by_hand_since_a_save_are_refused_by_name(debug_run, tmp_path, pipeline):
     run = create_run(tmp_path / "run", with_values(preset("debug"), ["network.width=8"]), "debug", 0)
     shutil.copytree(debug_run.path / "teacher" / "checkpoints", run.checkpoints)
     done = pipeline("teacher", "--run", str(run.path), "--resume", cwd=tmp_path)
-    assert_refused(done, 1, ".params.actor", "this configuration needs")
+    assert_refused(done, 1, "config.json", "network.width is 16 there and 8 here")
+    for field in ("update.discount=0.5", "collect.updates=7", "evaluate.episodes=99"):
+        run = create_run(tmp_path / field, with_values(preset("debug"), [field]), "debug", 0)
+        shutil.copytree(debug_run.path / "teacher" / "checkpoints", run.checkpoints)
+        done = pipeline("teacher", "--run", str(run.path), "--resume", cwd=tmp_path)
+        assert_refused(done, 1, field.partition("=")[0])
 
 
 def test_a_damaged_checkpoint_is_refused_naming_the_file(debug_run, tmp_path, pipeline):
@@ -241,3 +254,174 @@ def test_an_unwritable_directory_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FathomError, match="cannot create run"):
         create_run(tmp_path / "file" / "run", preset("debug"), "debug", 0)
+
+
+# Runs of others
+
+EVERY_STAGE = [
+    ["run", "--resume", "--run"],
+    ["teacher", "--resume", "--run"],
+    ["distill", "--resume"],
+    ["distill", "--baselines", "cloning"],
+    ["export", "--resume"],
+    ["control", "--episodes", "2"],
+    ["evaluate", "--episodes", "2"],
+    ["watch", "--episodes", "1"],
+    ["report"],
+    ["config"],
+]
+CODE = """
+from pathlib import Path
+import BESIDE as beside
+from teacher.tasks.reacher import Reacher
+with Path(beside.TRACE).open("a") as trace:
+    trace.write(__file__ + "\\n")
+class Arm(Reacher):
+    pass
+"""
+
+
+@pytest.fixture
+def gift(debug_run, tmp_path, monkeypatch) -> Path:
+    """Somebody's run, whose settings and checkpoints say that its task is code in a file: in its own copy."""
+    monkeypatch.chdir(tmp_path)
+    run = Path(shutil.copytree(debug_run.path, tmp_path / "runs" / "gift", symlinks=True))
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    beside = f"beside_{tmp_path.name}"  # of no other test: a process imports a name once
+    (folder / "arm.py").write_text(CODE.replace("BESIDE", beside))
+    (folder / f"{beside}.py").write_text(f"TRACE = {str(tmp_path / 'executed')!r}")
+    (run / "task").mkdir()
+    for file in folder.iterdir():
+        shutil.copy(file, run / "task")
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    (run / "task" / "files.json").write_text(json.dumps(hashes))
+    planted = f"{run / 'task' / 'arm.py'}:Arm"
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"]["teacher"]["task"]["name"] = planted
+    (run / "config.json").write_text(json.dumps(settings))
+    for manifest in (run / "teacher" / "checkpoints").glob("*/manifest.json"):
+        saved = json.loads(manifest.read_text())
+        saved["record"]["config"]["task"]["name"] = planted
+        checkpoint.write_manifest(manifest.parent, saved)
+    return run
+
+
+def executed() -> set[str]:
+    trace = Path("executed")
+    return set(trace.read_text().split()) if trace.exists() else set()
+
+
+def test_no_stage_executes_what_a_run_names(gift):
+    for words in EVERY_STAGE:
+        done = CliRunner().invoke(app, [*words, "gift"])
+        assert not executed(), words
+        if words[0] not in ("report", "config"):
+            assert done.exit_code == 2, (words, done.output)
+            assert str(gift / "task" / "arm.py") in done.stderr
+            assert "--trust" in done.stderr
+    Path("mine.toml").write_text(f'[task]\nname = "{gift}/task/arm.py:Arm"\n')
+    done = CliRunner().invoke(app, ["run", "--config", "mine.toml"])
+    assert done.exit_code == 2
+    assert not executed()
+
+
+def test_a_run_that_is_trusted_runs_by_its_own_copy_and_a_file_that_is_named_in_its_place(gift, tmp_path):
+    moved = gift.rename(tmp_path / "runs" / "moved")  # to where its settings' path is nobody's
+    theirs = f"{tmp_path / 'theirs' / 'arm.py'}:Arm"
+    done = CliRunner().invoke(app, ["evaluate", "moved", "--episodes", "2", "--task", theirs])
+    assert done.exit_code == 0, done.output
+    assert executed() == {str(tmp_path / "theirs" / "arm.py")}
+    assert f"the task is the code in {theirs}" in done.stderr
+    shutil.rmtree(moved / "export" / "2x16")
+    for words in (["run", "--resume", "--run"], ["export", "--resume"], ["control", "--episodes", "2"]):
+        done = CliRunner().invoke(app, [*words, "moved", "--trust"])
+        assert done.exit_code == 0, (words, done.output)
+    assert executed() == {str(folder / "arm.py") for folder in (tmp_path / "theirs", moved / "task")}
+    next((moved / "task").glob("beside*")).write_text("TRACE = 'elsewhere'")
+    done = CliRunner().invoke(app, ["evaluate", "moved", "--trust"])
+    assert done.exit_code == 1
+    assert "is missing or was altered" in done.stderr
+
+
+def test_a_run_keeps_a_copy_of_its_task_file_and_of_modules_beside_it(gift, tmp_path):
+    theirs = f"{tmp_path / 'theirs' / 'arm.py'}:Arm"
+    config = with_values(preset("debug"), [f"task.name={theirs}"])
+    run = new_run(tmp_path / "runs" / "own", config, "debug")
+    copies = {file.name: file.read_text() for file in (run.path / "task").glob("*.py")}
+    assert copies == {file.name: file.read_text() for file in (tmp_path / "theirs").glob("*.py")}
+    assert run.kept_task() == f"{run.path / 'task' / 'arm.py'}:Arm"
+    assert not run.keeps_other_task(theirs)
+    (tmp_path / "theirs" / "arm.py").write_text(CODE + "# another")
+    assert run.keeps_other_task(theirs)
+
+
+def test_a_task_that_is_no_file_is_not_exchanged(debug_run, tmp_path, pipeline):
+    done = pipeline("evaluate", debug_run.path, "--task", "fr3_reach", cwd=tmp_path)
+    assert_refused(done, 2, "--task fr3_reach", "is of the task reacher")
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        (".lock", "authorized_keys"),
+        (".report.html.partial", "bashrc"),
+        (".summary.lock", "not_there_yet"),
+        ("control/2x16", "home"),
+        ("teacher/deep/link", "/etc/passwd"),
+        ("circle", "circle"),
+    ],
+)
+def test_nothing_is_read_or_written_through_a_link_out_of_a_run(gift, tmp_path, link, target):
+    outside = {tmp_path / "bashrc": "alias ll=ls", tmp_path / "authorized_keys": "ssh-ed25519 AAAA me"}
+    for file, text in outside.items():
+        file.write_text(text)
+    (tmp_path / "home").mkdir()
+    place = gift / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(Path(target) if target.startswith(("/", "circle")) else tmp_path / target)
+    for words in (*EVERY_STAGE, ["compare", "gift"]):
+        done = CliRunner().invoke(app, [*words, "gift"])
+        assert done.exit_code == 1, (words, done.output)
+        assert f"{place} is a link out of" in done.stderr
+    assert {file: file.read_text() for file in outside} == outside
+    assert not list((tmp_path / "home").iterdir())
+    assert not (tmp_path / "not_there_yet").exists()
+
+
+def test_a_pipe_in_a_run_hangs_nobody_and_links_within_a_run_are_its_own(gift):
+    (gift / "again.json").symlink_to("summary.json")
+    open_run("gift")
+    os.mkfifo(gift / "teacher" / "metrics.jsonl.pipe")
+    with pytest.raises(FathomError, match=r"metrics\.jsonl\.pipe is no file and no folder"):
+        open_run("gift")
+
+
+def test_a_file_is_written_in_place_of_no_link(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    for name in (".lock", ".summary.json.partial", "metrics.jsonl"):
+        (run.path / name).symlink_to(tmp_path / "precious")
+    for write in (
+        lambda: run.locked().__enter__(),
+        lambda: run.update_summary({"wall_s": 1.0}),
+        lambda: run.append_metrics(".", {}),
+    ):
+        with pytest.raises(FathomError, match="cannot write"):
+            write()
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_study_names_no_run_outside_of_it(gift, tmp_path):
+    study = tmp_path / "runs" / "study"
+    study.mkdir()
+    entries = [{"run": "../gift", "values": {}, "seed": 0}]
+    settings = {"preset": "debug", "config": preset("debug").model_dump(mode="json")}
+    (study / "study.json").write_text(json.dumps(settings | {"vary": {}, "seeds": [0], "runs": entries}))
+    for words in (["distill", "study"], ["report", "study"], ["teacher", "--resume", "--run", "study"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 1, done.output
+        assert "'../gift' lies outside the study" in done.stderr

@@ -136,6 +136,16 @@ def test_commands_run(words, debug_run, tmp_path, monkeypatch):
     assert done.stdout
 
 
+@pytest.mark.alone
+@pytest.mark.parametrize("command", **named([c for c in PIPELINE if c.fenced and "fr3-sim" in c.words]))
+def test_commands_for_a_robot_run(command, arm, monkeypatch):
+    monkeypatch.chdir(arm.parents[3])
+    words = {"quickstart": str(arm), "10": "1"}
+    done = CliRunner().invoke(app, [words.get(word, word) for word in command.words[1:]])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "distances_m" in done.stdout
+
+
 def test_the_first_command_writes_the_documented_files(debug_run):
     listing = next(block for block in of_kind("listing") if block.text.startswith("runs/quickstart/"))
     for line in listing.text.splitlines()[1:]:

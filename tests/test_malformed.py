@@ -1,16 +1,24 @@
 """Malformed settings, files and command lines: one short message names the culprit, nothing is begun."""
 
+import io
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from typer.testing import CliRunner
 
+from pipelines import tables
 from pipelines.cli import app
 from pipelines.config import Config, groups
 from pipelines.presets import preset
+from pipelines.progress import Display, Terminal
 from pipelines.rundir import create_run
 
 EXAMPLES = 100  # of each of the four kinds below
@@ -213,3 +221,78 @@ def test_a_malformed_setting_of_a_later_stage_is_refused(tmp_path, monkeypatch, 
     if not (tmp_path / "run").exists():
         create_run(tmp_path / "run", preset("debug"), "debug", 0)
     assert_refused(["distill", str(tmp_path / "run"), "--set", bad[0]], bad[1], tmp_path)
+
+
+# Names and descriptions that are data, whatever stands in them
+
+MARKUP = "arm[v1] [/b] :smile:"
+ODD = f"{MARKUP} \x1b[2J\x9b1m"  # and commands to a terminal
+TOLD = rf"{MARKUP} \x1b[2J\x9b1m"
+
+
+def plain(text: str) -> str:
+    """The words of a table, without its rules and line breaks."""
+    return " ".join(text.translate(dict.fromkeys(map(ord, "│┃|"), " ")).split())
+
+
+def test_whatever_is_printed_stands_there_as_it_is(capsys):
+    display = Display()
+    display.say(ODD, "red")
+    display.warn(f"{ODD} in {ODD}")
+    assert capsys.readouterr().err == f"{TOLD}\n{TOLD} in {TOLD}\n"
+    table = Table(ODD, title=ODD, caption=ODD)
+    table.add_row(ODD)
+    table.add_row(Text(ODD, "dim"))
+    Terminal(width=200).print(Group(ODD, table))
+    shown = capsys.readouterr().out
+    assert plain(shown).count(TOLD) == 6
+    assert not set("\x1b\x9b") & set(shown)
+
+
+def test_figures_of_every_kind_have_a_row():
+    figures = {
+        "goals": 3,
+        "reached": None,
+        "worst": [0.25, 1e-7],
+        "passes": True,
+        "robot": "[fr3]",
+        "none": [],
+    }
+    console = Terminal(width=120, record=True, file=io.StringIO())
+    console.print(tables.score(figures | {"violations": {"position": 0}}))
+    rows = [line.split("│")[1:3] for line in console.export_text().splitlines() if "│" in line]
+    assert {name.strip(): value.strip() for name, value in rows} == {
+        "goals": "3",
+        "reached": "not known",
+        "worst": "0.25, 1e-07",
+        "passes": "yes",
+        "robot": "[fr3]",
+        "violations.position": "0",
+    }
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "ascii"])
+def test_commands_print_any_name_in_any_encoding(debug_run, tmp_path, monkeypatch, charset):
+    monkeypatch.chdir(tmp_path)
+    names = ["runs/arm[v1]", "d[/b]"]
+    for name in names:
+        shutil.copytree(debug_run.path, name)
+    code = "from teacher.tasks.reacher import Reacher\nclass Arm(Reacher):\n    "
+    Path("t[.py").write_text(f'{code}"""{ODD} µ\\u2028²"""\n', "utf-8")
+    Path("k[b].onnx").write_bytes(b"\x1b[2J")
+    runner = CliRunner(charset=charset, env={"COLUMNS": "300"})
+    for words, code, *told in (
+        (["compare", *names, "--out", "c.html"], 0, "arm[v1]", "b]"),
+        (["config", names[1]], 0, "run d[/b]: made"),
+        (["inspect", f"{names[0]}/export/2x16"], 0, "runs/arm[v1]/export"),
+        (["inspect", "k[b].onnx"], 1, "k[b].onnx: not an ONNX graph"),
+        (["export", "arm[v1]", "--resume"], 0, "kept runs/arm[v1]/export/2x16"),
+        (["report", names[1]], 0, "d[/b]/report.html"),
+        (["tasks", "t[.py:Arm"], 0, TOLD, "t[.py:Arm"),
+        (["tasks", "t[.py:Arms"], 2, "t[.py 'Arms'"),
+    ):
+        done = runner.invoke(app, words)
+        assert done.exit_code == code, (words, done.output, done.exception)
+        assert not set("\x1b\x9b\u2028") & set(done.output)
+        for text in told:
+            assert text in plain(done.output), words

@@ -161,6 +161,29 @@ def test_the_wall_clock_may_jump(monkeypatch):
             assert 5.0 <= clock.read() < 60.0
 
 
+def test_a_finished_teacher_trains_longer_and_ends_as_if_it_always_had(copied, tmp_path):
+    done = pipeline_here("teacher", "--run", copied, "--resume", "--set", "collect.total_steps=1600")
+    assert done.exit_code == 2
+    assert f"holds students of its teacher as it is; {copied}"[:40] in done.output
+    for part in ("students", "export"):
+        shutil.rmtree(copied / part)
+    done = pipeline_here("teacher", "--run", copied, "--resume", "--set", "collect.total_steps=640")
+    assert done.exit_code == 2
+    assert "collect.total_steps: found 640" in done.output
+    longer = ["--set", "collect.total_steps=1600"]
+    whole = pipeline_here("teacher", "--preset", "debug", "--run", tmp_path / "whole", *longer)
+    done = pipeline_here("teacher", "--run", copied, "--resume", *longer)
+    assert (done.exit_code, whole.exit_code) == (0, 0), done.output
+    found, expected = (
+        checkpoint.load(run / "teacher" / "checkpoints") for run in (copied, tmp_path / "whole")
+    )
+    assert (found.step, found.fingerprint) == (5, expected.fingerprint)
+    for file in (copied / "config.json", copied / "teacher" / "config.json"):
+        assert json.loads(file.read_text())["config"]["teacher"]["collect"]["total_steps"] == 1600
+    done = pipeline_here("teacher", "--run", copied, "--resume")
+    assert done.exit_code == 0, done.output
+
+
 # In use, full, read-only
 
 
@@ -276,7 +299,7 @@ def test_lines_that_a_damaged_metrics_file_lost_are_said_and_the_rest_is_kept(de
     assert "--resume" in done.output
     said: list[str] = []
     Run(copied).rewind_metrics("teacher", 4, said.append)
-    assert said == [f"[yellow]{file} was damaged: 1 of 4 lines are lost[/yellow]"]
+    assert said == [f"{file} was damaged: 1 of 4 lines are lost"]
     assert file.read_bytes() == first + b"".join(others)
 
 

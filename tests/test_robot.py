@@ -1,9 +1,13 @@
 """A bundle drives an FR3 that speaks the robot's own protocol; what it may not do is refused before."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -141,23 +145,60 @@ def test_it_starts_beside_joint_limits_and_keeps_them(bundle):
     assert found["violations"] == {"position": 0, "velocity": 0, "acceleration": 0}
 
 
-@pytest.mark.alone
-def test_interrupted_it_stops_the_robot_and_keeps_the_log(bundle, tmp_path):
-    log = tmp_path / "steps.npz"
+def driven(bundle, log, act, **options):
+    """Starts the robot on its way, acts on the process, and returns its exit code and what it wrote."""
     words = ["control", bundle, "--robot", "fr3-sim", "--goals", 30, "--seconds", 1, "--log", log, "--json"]
     process = subprocess.Popen(
-        [*PIPELINE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PIPELINE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
     for line in process.stderr:  # ends with the process
         if line.startswith("robot"):
-            process.terminate()
+            act(process)
             break
     printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "the robot was stopped" in errors
     assert printed == ""
+    return process.returncode, errors
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("number", "before"), [(signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN)]
+)
+def test_interrupted_it_stops_the_robot_and_keeps_the_log(bundle, tmp_path, number, before):
+    log = tmp_path / "steps.npz"
+    code, errors = driven(
+        bundle,
+        log,
+        lambda process: process.send_signal(number),
+        preexec_fn=lambda: signal.signal(number, before),  # a shell's background jobs ignore SIGINT
+    )
+    assert code == 130, errors
+    assert "the robot was stopped" in errors
     with np.load(log) as steps:
         assert 10 < len(steps["seconds"]) < 600
+
+
+def simulators(process) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"simulated" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_connection_is_one_sentence_and_the_log_is_kept(bundle, tmp_path, number):
+    log, found = tmp_path / "steps.npz", []
+
+    def act(process):
+        found.extend(simulators(process))
+        os.kill(found[0], number)
+        time.sleep(3)
+        os.kill(found[0], signal.SIGCONT)
+
+    code, errors = driven(bundle, log, act)
+    assert code == 1, errors
+    assert re.fullmatch(r"error: robot 127\.0\.0\.1: the connection is lost .*\n", errors)
+    with np.load(log) as steps:
+        assert len(steps["seconds"]) > 10
 
 
 @pytest.mark.alone

@@ -1,5 +1,6 @@
 """How every command answers: figures on standard output, progress and errors on standard error."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -29,9 +30,9 @@ def print_figures(figures: dict[str, Any], as_json: bool, table: Callable[[dict[
     if as_json:
         print(json.dumps(figures))
         return
-    from rich.console import Console
+    from pipelines.progress import Terminal
 
-    Console().print(table(figures))
+    Terminal().print(table(figures))
 
 
 @contextmanager
@@ -39,9 +40,12 @@ def reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
     from pipelines import cluster
     from pipelines.interrupt import sigterm_as_ctrl_c
+    from pipelines.progress import printable
     from pipelines.quiet import quiet
     from teacher.errors import FathomError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what an output in ASCII lacks is written out
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with quiet(everything=debug), sigterm_as_ctrl_c(), cluster.failing_together():
             yield
@@ -51,5 +55,5 @@ def reported(debug: bool) -> Iterator[None]:
     except (FathomError, OSError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         raise typer.Exit(getattr(error, "exit_code", 1)) from None

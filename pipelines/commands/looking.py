@@ -13,10 +13,12 @@ from pipelines.commands.options import (
     HeldOutSeed,
     Json,
     LaterRun,
+    LaterTask,
     PresetName,
     RunArgument,
     RunOrStudy,
     Toml,
+    Trust,
 )
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ def watch(
         str | None,
         typer.Option(metavar="WHICH", help="of a run: teacher, student or a size. Default: its student"),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="where a bundle's task is: path/to/file.py:NAME")
-    ] = None,
+    task: LaterTask = None,
+    trust: Trust = False,
     engine: Annotated[str | None, typer.Option(help="simulator; default: as for control")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="held-out episodes")] = 3,
     seed: HeldOutSeed = None,
@@ -50,12 +51,17 @@ def watch(
     """Look at a policy's episodes: a film, and a page in which to turn the scene. Needs no display."""
     with reported(debug):
         from pipelines import watching
+        from pipelines.progress import printable
         from pipelines.targets import named
 
         watching.require_suffix(out)
-        subject = watching.chosen(named(target, run_option), policy, task)
+        subject = watching.chosen(named(target, run_option), policy, task, trust)
         files = watching.watch(subject, display(), engine=engine, episodes=episodes, seed=seed, out=out)
-        print(json.dumps({"written": [str(f) for f in files]}) if as_json else "\n".join(map(str, files)))
+        print(
+            json.dumps({"written": [str(f) for f in files]})
+            if as_json
+            else printable("\n".join(map(str, files)))
+        )
 
 
 @commands.command()
@@ -81,18 +87,28 @@ def inspect(
 
 @commands.command()
 def report(
-    run: RunOrStudy = None, run_option: LaterRun = None, as_json: Json = False, debug: Debug = False
+    run: RunOrStudy = None,
+    run_option: LaterRun = None,
+    task: LaterTask = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Write a run's or a study's report, one page that opens in any browser."""
     with reported(debug):
+        from pipelines.progress import printable
         from pipelines.report import write_report, write_study_report
+        from pipelines.request import stand_for
         from pipelines.study import find_study
         from pipelines.targets import existing, named
 
         name = named(run, run_option)
-        study = find_study(name)
-        page = write_report(existing(name, None)) if study is None else write_study_report(study)
-        print(json.dumps({"report": str(page)}) if as_json else page)
+        if (study := find_study(name)) is not None:
+            stand_for(study.all_runs, task, trust)
+            page = write_study_report(study)
+        else:
+            page = write_report(existing(name, None, task, trust))
+        print(json.dumps({"report": str(page)}) if as_json else printable(str(page)))
 
 
 @commands.command()

@@ -22,6 +22,7 @@ from pipelines.commands.options import (
     LaterPreset,
     LaterRun,
     LaterSeed,
+    LaterTask,
     LogFile,
     Pose,
     Preset,
@@ -41,6 +42,7 @@ from pipelines.commands.options import (
     SigningKey,
     Student,
     Task,
+    Trust,
     Until,
     Vary,
 )
@@ -64,6 +66,7 @@ def run(
     processes: Processes = None,
     process: Process = None,
     student: Student = None,
+    trust: Trust = False,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -78,7 +81,7 @@ def run(
             preset, config, set_, task__name=task, evaluate__until=until, student__choose=student
         )
         cluster.join(coordinator, processes, process)
-        with held_target(run, asked, seed, resume) as target:
+        with held_target(run, asked, seed, resume, trust) as target:
             if cluster.is_first():
                 summary = stages.run_all(target, display(), resume=resume)
                 print_figures(summary, as_json, tables.summary)
@@ -102,6 +105,7 @@ def teacher(
     coordinator: Coordinator = None,
     processes: Processes = None,
     process: Process = None,
+    trust: Trust = False,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -119,11 +123,11 @@ def teacher(
         asked = requested(preset, config, set_, task__name=task, evaluate__until=until)
         cluster.join(coordinator, processes, process)
         varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-        study = requested_study(run, asked, varied, seed, seeds, resume=resume)
+        study = requested_study(run, asked, varied, seed, seeds, resume=resume, trust=trust)
         if study is not None:
             _train_study(study, as_json)
             return
-        with held_target(run, asked, seed, resume) as target:
+        with held_target(run, asked, seed, resume, trust) as target:
             if cluster.is_first():
                 summary = teaching.teach(target, display(), resume=resume)
                 print_figures(summary, as_json, tables.score)
@@ -140,6 +144,8 @@ def distill(
     seed: LaterSeed = None,
     run_option: LaterRun = None,
     baselines: Baselines = None,
+    task: LaterTask = None,
+    trust: Trust = False,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -151,7 +157,7 @@ def distill(
     with reported(debug):
         from pipelines import distilling, tables
         from pipelines.baselines import distil_beside
-        from pipelines.request import requested
+        from pipelines.request import requested, stand_for
         from pipelines.study import find_study
         from pipelines.targets import changed_run, changed_study, existing, named
 
@@ -159,11 +165,12 @@ def distill(
         if (study := find_study(name)) is not None:
             from pipelines.sweep import distil_study
 
+            stand_for(study.all_runs, task, trust)
             study = changed_study(study, asked)
             summary = distil_study(study, baselines=baselines, resume=resume, seed=seed)
             _conclude(study, summary, "distill", as_json)
             return
-        target = changed_run(existing(name, None), asked)
+        target = changed_run(existing(name, None, task, trust), asked)
         with target.locked():
             if baselines is None:
                 students = distilling.distil(target, display(), resume=resume, seed=seed)
@@ -184,6 +191,8 @@ def export(
     profile: Profiles = None,
     sign: SigningKey = None,
     run_option: LaterRun = None,
+    task: LaterTask = None,
+    trust: Trust = False,
     resume: Resume = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -193,18 +202,19 @@ def export(
     Of a study: for the students of every run, and a page that compares them over their teachers."""
     with reported(debug):
         from pipelines import exporting, tables
-        from pipelines.request import requested
+        from pipelines.request import requested, stand_for
         from pipelines.study import Study, find_study
         from pipelines.targets import changed_run, changed_study, existing, named
 
         name = named(run, run_option)
-        found = find_study(name) or existing(name, None)
+        found = find_study(name) or existing(name, None, task, trust)
         # Beside those that are there already; --set export.profiles=... replaces them.
         profiles = ",".join(dict.fromkeys([*found.config.export.profiles, *profile])) if profile else None
         asked = requested(preset, config, set_, student__choose=student, export__profiles=profiles)
         if isinstance(found, Study):
             from pipelines.sweep import export_study
 
+            stand_for(found.all_runs, task, trust)
             study = changed_study(found, asked)
             figures = export_study(study, resume=resume, seed=seed, sign=sign)
             _conclude(study, figures, "export", as_json)
@@ -223,10 +233,8 @@ def control(
         typer.Argument(metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"),
     ] = None,
     run_option: LaterRun = None,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="where the task is, if it is not installed: path/to/file.py:NAME"),
-    ] = None,
+    task: LaterTask = None,
+    trust: Trust = False,
     engine: Engine = None,
     episodes: Episodes = None,
     seed: HeldOutSeed = None,
@@ -243,6 +251,7 @@ def control(
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
     with reported(debug):
         from pipelines import stages, tables
+        from pipelines.request import stand_for
         from pipelines.targets import existing
         from teacher.errors import UsageError
 
@@ -251,6 +260,8 @@ def control(
             folder = stages.selected_bundle(existing(bundle, run_option))
         elif run_option is not None:
             raise UsageError(f"a bundle and a run are named: {bundle} and --run {run_option}")
+        if trust:
+            stand_for(stages.runs_of(folder), task, trust)
         if robot is None:
             options = {"--host": host, "--goals": goals, "--seconds": seconds, "--start": start, "--log": log}
             refuse("only with --robot", options | {"--allow-far-goals": far or None})
@@ -284,6 +295,8 @@ def evaluate(
     episodes: Episodes = None,
     seed: HeldOutSeed = None,
     run_option: LaterRun = None,
+    task: LaterTask = None,
+    trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -292,7 +305,7 @@ def evaluate(
         from pipelines import stages, tables
         from pipelines.targets import existing
 
-        target = existing(run, run_option)
+        target = existing(run, run_option, task, trust)
         figures = stages.evaluate(target, engine=engine, episodes=episodes, seed=seed)
         print_figures(figures, as_json, tables.score)
 

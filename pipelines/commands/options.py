@@ -63,6 +63,20 @@ Task = Annotated[
         autocompletion=completion.tasks,
     ),
 ]
+LaterTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="FILE.py:NAME",
+        help="where the task is, if it is code in a file: your file is executed in place of the run's",
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="execute the copy of a task file that the run keeps: code of whoever made the run"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="of all randomness. Default: 0")]
 RunOption = Annotated[
     str | None,

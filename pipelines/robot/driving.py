@@ -58,10 +58,19 @@ def drive(
         require_drivable(controller.spec)
         places, warnings = goals_of(goals, make_task(config.task.name), seed=seed, far=far)
         for warning in warnings:
-            display.say(f"[yellow]far goal:[/yellow] {warning}")
-        with _robot(robot, host, controller, _pose(start)) as (arm, judged):
-            with _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps:
-                counted = _reach(controller, arm, places, seconds, steps, display)
+            display.warn(f"far goal: {warning}")
+        # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
+        with (
+            deferred_interrupt() as interruption,
+            _robot(robot, host, controller, _pose(start)) as (arm, judged),
+        ):
+            with (
+                _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps,
+                display.bar("robot", len(places), piece="goals") as bar,
+            ):
+                goal = _following(places, seconds, bar, lambda: interruption.requested)
+                duration, guard = len(places) * seconds, Guard(controller.spec)
+                counted = run(controller, arm, goal, duration, guard=guard, log=steps)
             ends = _ends(controller.spec, steps, arm.positions, len(places), seconds)
     distances = np.linalg.norm(flange_position(ends) - places, axis=-1)
     radius = controller.spec["goal"]["success_radius"]
@@ -126,14 +135,6 @@ def _robot(
         with simulated_robot(states, pose) as address:
             yield Franka(address, controller.spec), lambda: found
         found |= violations(read_log(states), velocity_limits())
-
-
-def _reach(
-    controller: Controller, arm: Franka, places: np.ndarray, seconds: float, log: Log, display: Display
-) -> JSON:
-    with deferred_interrupt() as interruption, display.bar("robot", len(places), piece="goals") as bar:
-        goal = _following(places, seconds, bar, lambda: interruption.requested)
-        return run(controller, arm, goal, len(places) * seconds, guard=Guard(controller.spec), log=log)
 
 
 def _following(

@@ -68,7 +68,8 @@ class Franka:
     @property
     def positions(self) -> np.ndarray:
         """[7] rad."""
-        return np.array(self._robot.state.q)
+        with self._named():
+            return np.array(self._robot.state.q)
 
     def read(self) -> tuple[float, np.ndarray]:
         with self._named():
@@ -86,17 +87,26 @@ class Franka:
 
     def stop(self) -> None:
         """Returns when the robot stands; one that stopped itself is left as it is."""
-        if self._robot.has_errors:
-            return
         with self._named():
-            self._robot.move(self._franky.JointVelocityStopMotion())
+            if not self._robot.has_errors:
+                self._robot.move(self._franky.JointVelocityStopMotion())
 
     @contextmanager
     def _named(self) -> Iterator[None]:
         try:
             yield
+        except self._franky.NetworkException as error:
+            raise self._lost(error) from error
         except self._franky.Exception as error:
             raise FathomError(f"robot {self._host}: stopped: {error}") from error
+        except RuntimeError as error:  # of the library that libfranka reads sockets with
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> FathomError:
+        return FathomError(
+            f"robot {self._host}: the connection is lost ({error}): a Franka stops by itself when "
+            "no commands arrive; see that it stands"
+        )
 
 
 def _franky() -> Any:

@@ -48,7 +48,7 @@ def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
             raise FathomError(f"the simulated robot did not start within {START_S} s")
         if process.stdout.readline().strip() != READY:
             _, errors = process.communicate(timeout=STOP_S)
-            why = " ".join(errors.strip().splitlines()[-1:])
+            why = " ".join(errors.strip().splitlines()[-1:]) or "it ended"
             raise FathomError(f"the simulated robot did not start: {why}; is another one running?")
         yield HOST
     finally:

@@ -4,8 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.markup import escape
-
 from pipelines.rundir import RECORDING, STILLS, read_json, write_bytes, write_text
 from pipelines.scene.footage import Footage, recording
 from pipelines.scene.graphics import NoGraphics
@@ -25,7 +23,7 @@ def keep(folder: Path, shown: Footage | None, say: Callable[[str], None]) -> Non
             write_bytes(folder / name, picture)
     except NoGraphics as error:
         _remove(folder, *STILLS)
-        say(f"the report will be without pictures: {escape(str(error))}")
+        say(f"the report will be without pictures: {error}")
     write_text(folder / RECORDING, json.dumps(recording(shown), separators=(",", ":")))
 
 

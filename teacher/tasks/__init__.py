@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from functools import cache, partial
 
-from teacher.config import task_reference
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
 from teacher.tasks.fr3 import Fr3Reach
 from teacher.tasks.fr3_cube import fr3_pick_place, fr3_push_easy, fr3_push_hard
 from teacher.tasks.locomotion import LOCOMOTION
 from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
-from teacher.tasks.registry import build_task, known_tasks
+from teacher.tasks.registry import build_task, executable, known_tasks
 from teacher.tasks.wheel_maze import WheelMaze, wheel_labyrinth
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -44,9 +43,10 @@ def make_task(name: str) -> Task:
     """The task of that name, once in a process: one of TASKS, of an installed package (entry points of
     the group `fathom.tasks`), or of a file (`path/to/file.py:NAME`, a class or a function that makes it).
 
-    Raises: UsageError with the nearest name if there is none, or with what is wrong with it; FathomError if
-    it cannot be made."""
-    return _made(task_reference(name))
+    The file of a `StoredName` is executed only where a user named it, or trusted a run that keeps it.
+    Raises: UsageError with the nearest name if there is none, for such a file, and with what is wrong with
+      the task; FathomError if it cannot be made."""
+    return _made(executable(name))
 
 
 @cache

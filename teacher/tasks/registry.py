@@ -9,13 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from teacher.config import task_reference
+from teacher.config import StoredName, task_reference
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.tasks.base import Task
 from teacher.tasks.requirements import own_code, require_sound
 
 GROUP = "fathom.tasks"  # of entry points: a task's name = a class, or a function that makes the task
 Maker = Callable[[], Any]
+_EXECUTABLE: dict[str, str] = {}  # reference to a task in a file -> the one that is executed for it
+_BESIDE: dict[Path, list[Path]] = {}  # task file that was executed -> modules beside it that it imported
 
 
 def known_tasks(own: Mapping[str, Maker]) -> list[str]:
@@ -36,7 +38,7 @@ def build_task(name: str, own: Mapping[str, Maker]) -> Task:
     """The task of that name or reference, made and checked.
 
     Raises: UsageError if there is none or it has a fault, FathomError if it cannot be made."""
-    if ".py:" in name:
+    if is_file(name):
         maker = _from_file(name)
     elif name in own:
         maker = own[name]
@@ -47,9 +49,42 @@ def build_task(name: str, own: Mapping[str, Maker]) -> Task:
     if not isinstance(task, Task):
         raise FathomError(f"task {name!r}: made a {type(task).__name__}, not a teacher.tasks.Task")
     require_sound(task, name, tried=name not in own)
-    if ".py:" not in name and task.spec.name != name:
+    if not is_file(name) and task.spec.name != name:
         raise FathomError(f"task {name!r} calls itself {task.spec.name!r}: the two must be the same")
     return task
+
+
+def executable(name: str) -> str:
+    """The reference by which a task is made; for a file, the one that a user stands for.
+
+    Raises: UsageError for a file that an artifact names, and nobody else."""
+    reference = task_reference(name)
+    if not is_file(reference):
+        return reference
+    if isinstance(name, StoredName) and reference not in _EXECUTABLE:
+        file, _, made = reference.rpartition(":")
+        raise UsageError(
+            f"the task is code in a file, {file}, which is not executed because a run or a settings file "
+            f"names it: add --task path/to/{Path(file).name}:{made}, or --trust if you trust whoever made "
+            "the run, to execute the copy that it keeps"
+        )
+    return _EXECUTABLE.setdefault(reference, reference)
+
+
+def execute(reference: str, stored: str) -> None:
+    """Executes the file of `reference`, which a user stands for, wherever artifacts name the one `stored`."""
+    _EXECUTABLE[task_reference(stored)] = task_reference(reference)
+
+
+def is_file(name: str) -> bool:
+    """Whether a task's name is a reference to a file."""
+    return ".py:" in name
+
+
+def task_files(name: str) -> dict[str, Path]:
+    """The file of a task that was made, and the modules beside it that it imported, by relative path."""
+    file = Path(executable(name).rpartition(":")[0])
+    return {str(each.relative_to(file.parent)): each for each in (file, *_BESIDE.get(file, ()))}
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -107,10 +142,21 @@ def _module(file: Path) -> ModuleType:
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     sys.modules[name] = module
+    before = set(sys.modules)
     try:
         with own_code(f"task file {file} cannot be executed", module):
             found.loader.exec_module(module)
     except FathomError:
         del sys.modules[name]
         raise
+    imported = {each: getattr(sys.modules[each], "__file__", None) for each in sys.modules.keys() - before}
+    _BESIDE[file] = [
+        Path(source) for each, source in imported.items() if source and _is_beside(file, each, source)
+    ]
     return module
+
+
+def _is_beside(file: Path, module: str, source: str) -> bool:
+    """Whether a module lies in the file's folder by its own name, and is not installed somewhere below."""
+    top = file.parent / module.partition(".")[0]
+    return Path(source) == top.with_suffix(".py") or Path(source).is_relative_to(top)
