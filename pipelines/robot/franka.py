@@ -88,15 +88,15 @@ class Franka:
         """Returns when the robot stands; one that stopped itself is left as it is."""
         if self._robot.has_errors:
             return
-        with self._named():
+        with self._named("could not be told to stop"):
             self._robot.move(self._franky.JointVelocityStopMotion())
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, what: str = "stopped") -> Iterator[None]:
         try:
             yield
         except self._franky.Exception as error:
-            raise FathomError(f"robot {self._host}: stopped: {error}") from error
+            raise FathomError(f"robot {self._host}: {what}: {error}") from error
 
 
 def _franky() -> Any:
