@@ -415,8 +415,10 @@ class _Joint:
         self.velocity = float(joints["velocity"][row])
         speed = joints.get("return_speed")
         self.return_speed = self.velocity if speed is None else min(float(speed), self.velocity)
-        # Of a joint whose acceleration is not known, any velocity may follow any other.
-        self.change = 2 * self.velocity if acceleration is None else acceleration * dt
+        # From one limit to the other, so any velocity may follow any other, where acceleration is not known.
+        self.change = 2 * self.velocity
+        if acceleration is not None:
+            self.change = min(acceleration * dt, self.change)
         # From farther away than this `_towards` is above `velocity`.
         self.far = self.velocity * max(1 / self.slowdown, self.velocity / (2 * self.change / dt) + dt)
         self.is_measured = self.by_position or self.lower > -UNLIMITED or self.upper < UNLIMITED
@@ -544,12 +546,11 @@ class Guard:
         names, rest = action["joints"], at_rest(action)
         if acceleration is not None and (len(acceleration) != len(names) or not min(acceleration) > 0):
             raise ControllerError(f"acceleration: {acceleration}, allowed: {len(names)} positive numbers")
-        self.kinds = kinds(action)
-        driven = [name for name, kind in zip(names, self.kinds) if kind in JOINT_KINDS]
+        driven = [name for name, kind in zip(names, kinds(action)) if kind in JOINT_KINDS]
         if missing := [name for name in driven if name not in joints["names"]]:
             raise ControllerError(f"action: joints {missing}, the robot has {joints['names']}")
         self._entries: list[_Joint | _Setting] = []
-        for i, (name, kind) in enumerate(zip(names, self.kinds)):
+        for i, (name, kind) in enumerate(zip(names, kinds(action))):
             if kind in JOINT_KINDS:
                 row = joints["names"].index(name)
                 limit = None if acceleration is None else acceleration[i]
@@ -559,8 +560,8 @@ class Guard:
             else:
                 self._entries.append(_Setting(None if kind == "gripper_width" else rest[i]))
         measured = [name for name, entry in zip(names, self._entries) if entry.is_measured]
-        self._where = _positions_in(spec, measured)
-        self._places = [self._where.get(name, (-1, 0.0)) for name in names]
+        places = _positions_in(spec, measured)
+        self._places = [places.get(name, (-1, 0.0)) for name in names]
         self._names = names
         self._scale, self._offset = action["scale"], action["offset"]
         self._ramp_steps = max(1, round(ramp_s / dt))

@@ -1,8 +1,7 @@
 """What a robot is commanded, whatever a policy answers and whatever is read, as motion of simulated joints.
 
 `sequences` are made once, with the guard in Python; the one in C++ has to answer them likewise (test_cpp).
-`broken` judges both by the robot's limits alone. For 100,000 of them: FATHOM_ROUNDS=80 pytest ..., 250 a round
-of each of the five tasks.
+`broken` judges both by the robot's limits alone. For 100,000 of them: FATHOM_ROUNDS=80 pytest ...
 """
 
 import functools
@@ -232,7 +231,7 @@ def sequences(name, seed, count=250):
                 elif event != 2:  # else the sensor froze
                     reading = robot.reading(robot.q)
                 add(ACT, action, reading, honest)
-            if event == 1 and robot.still > 2 and chance.random() < 0.5:  # somebody moves the robot
+            if event == 1 and honest and robot.still > 2 and chance.random() < 0.5:
                 robot.push()
                 reading = robot.reading(robot.q)
     return Sequences(*(np.array(each) for each in zip(*found, strict=True)))

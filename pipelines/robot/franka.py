@@ -87,18 +87,18 @@ class Franka:
 
     def stop(self) -> None:
         """Returns when the robot stands; one that stopped itself is left as it is."""
-        with self._named():
+        with self._named("could not be told to stop"):
             if not self._robot.has_errors:
                 self._robot.move(self._franky.JointVelocityStopMotion())
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, what: str = "stopped") -> Iterator[None]:
         try:
             yield
         except self._franky.NetworkException as error:
             raise self._lost(error) from error
         except self._franky.Exception as error:
-            raise FathomError(f"robot {self._host}: stopped: {error}") from error
+            raise FathomError(f"robot {self._host}: {what}: {error}") from error
         except RuntimeError as error:  # of the library that libfranka reads sockets with
             raise self._lost(error) from error
 
