@@ -367,7 +367,7 @@ def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
     *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
     known = [*places(json.loads(last))]
     refused = 0
-    for place in [known[i] for i in random.permutation(len(known))[:20]]:
+    for place in [known[i] for i in random.permutation(len(known))[:8]]:
         damaged = json.loads(last)
         part = damaged
         for key in place[:-1]:
@@ -378,10 +378,7 @@ def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
             part[place[-1]] = [{}, [], "../../x", None, -1][random.integers(5)]
         file.write_text("\n".join([*before, json.dumps(damaged)]) + "\n")
         done = pipeline_here("report", copied)
-        assert done.exit_code in (0, 1, 2) and isinstance(done.exception, SystemExit | None), (
-            place,
-            done.exception,
-        )
+        assert isinstance(done.exception, SystemExit | None), (place, done.exception)
         refused += done.exit_code != 0
         assert done.exit_code == 0 or str(copied) in done.output, (place, done.output)
     assert refused or name != "summary.json"
