@@ -28,7 +28,8 @@ up and keeps them within the limits of `spec.json`.
 numpy and onnxruntime are enough. `policy.onnx` takes `obs` and `goal`; `policy_flat.onnx` takes the two as
 one input, `obs` = [obs; goal], and answers the same. `policy_safe.onnx` takes `obs` and `goal`, clips its
 actions to [-1, 1] and answers {hold} where an input is not finite; its second output, `outside`, tells how
-far observation and goal lie beyond what was seen in training, in widths of that range. It has no memory:
+far the observation lies beyond those of its proof, and the goal beyond the range that it was trained in, in
+widths of these ranges. It has no memory:
 limits of rates and timeouts are the controller's. `critic.onnx` tells how far a goal is. `golden.npz` holds
 recorded inputs and actions for any other runtime to be tested with, `test_data_set_0` the first of them in
 ONNX's own form.

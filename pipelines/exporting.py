@@ -48,14 +48,15 @@ def export(
     """Exports every student, judges the files in closed loop beside the teacher, selects one.
 
     Args: sign: a private key, by which every bundle is signed."""
-    config, chosen = run.config, run.seed if seed is None else seed
+    config, begun = run.config, run.begun_with("export") if resume else None
+    chosen = seed if seed is not None else begun["seed"] if begun else run.seed
     key = None if sign is None else signing_key(sign)
     if resume:
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
     require_profiles(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
-    kept = [student for student in students if resume and _is_exported(run, student, display)]
+    kept = [student for student in students if resume and _is_exported(run, student, display, chosen)]
     for student in kept:
         display.say(f"kept {run.bundles / student.name}")
     measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
@@ -173,13 +174,13 @@ def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
     return student
 
 
-def _is_exported(run: Run, student: TrainedStudent, display: Display) -> bool:
-    """Whether the bundle is there and whole, of this very student, and judged by today's settings."""
+def _is_exported(run: Run, student: TrainedStudent, display: Display, seed: int) -> bool:
+    """Whether the bundle is there and whole, of this very student, and made by today's settings and seed."""
     figures, config = run.summary, run.config
     exported = figures.get("export", {}).get(student.name, {})
     judged = figures.get("students", {}).get(student.name, {})
     return (
-        _is_whole(run.bundles / student.name, display)
+        _is_whole(run.bundles / student.name, display, seed)
         and exported.get("student_sha256") == student.source
         and exported.get("observations") == config.export.observations
         and exported.get("profiles") == list(config.export.profiles)
@@ -187,15 +188,15 @@ def _is_exported(run: Run, student: TrainedStudent, display: Display) -> bool:
     )
 
 
-def _is_whole(bundle: Path, display: Display) -> bool:
+def _is_whole(bundle: Path, display: Display, seed: int) -> bool:
+    """Whether the bundle is there, whole, and made with this seed."""
     if not bundle.exists():
         return False
     try:
-        load_controller(bundle)
+        return load_controller(bundle).provenance.get("observation_seed") == seed
     except ControllerError as error:
         display.warn(f"{bundle} is damaged, {error}: exported again")
         return False
-    return True
 
 
 def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:

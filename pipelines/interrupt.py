@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM, taken where nothing is lost: after the iteration that is running, or at once.
+"""Ctrl-C, SIGTERM and SIGHUP, taken where nothing is lost: after the iteration that is running, or at once.
 
-A stage that computes for long saves first. Elsewhere both raise KeyboardInterrupt: what was finished
+A stage that computes for long saves first. Elsewhere all raise KeyboardInterrupt: what was finished
 until then is on disk."""
 
 import _thread
+import errno
+import os
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,12 +30,34 @@ class Interruption:
     requested = False
 
 
+def _ending() -> list[signal.Signals]:
+    """Signals that end a process without a word; SIGHUP unless it is ignored, as under nohup."""
+    hung_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, *hung_up]
+
+
+def _leave_lost_terminal() -> None:
+    """Where the terminal is gone, sends what is printed nowhere: printing would fail before the save."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _leave_lost_terminal()
+    signal.default_int_handler(number, frame)
+
+
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within, SIGTERM raises KeyboardInterrupt too; by default it ends a process without a word.
+    """Within, SIGTERM and SIGHUP raise KeyboardInterrupt too.
 
     Where Python drops an exception, in a callback of its import system for one, either comes again."""
-    before, unraisable = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
+    before = {number: signal.signal(number, _interrupt) for number in _ending()}
+    unraisable = sys.unraisablehook
 
     def again(dropped: "sys.UnraisableHookArgs") -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
@@ -46,20 +71,22 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = unraisable
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Interruption]:
-    """Within, the first Ctrl-C or SIGTERM only sets `requested`, and says so; a second one acts at once.
+    """Within, the first of the signals only sets `requested`, and says so; a second one acts at once.
 
     Raises: KeyboardInterrupt at the end if one came that nobody asked for any more."""
     interruption = Interruption()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, *_ending())
     before = {number: signal.getsignal(number) for number in signals}
 
     def request(number: int, _: FrameType | None) -> None:
         interruption.requested = True
+        _leave_lost_terminal()
         signal.signal(number, before[signal.Signals(number)])
         if say is not None:
             # From a thread: the signal may have come in the middle of a line.

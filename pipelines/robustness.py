@@ -91,7 +91,7 @@ def trials(where: Simulation, start: Start) -> dict[str, Trial]:
     for delay in DELAYS:
         found[f"delay_{delay}"] = under(delay=np.full(episodes, delay, np.int32))
     outside = beyond(where.task.spec, start.goal)
-    found["goals_beyond"] = Trial(start._replace(goal=outside, conditions=usual))
+    found["goals_beyond"] = Trial(where.task.with_goal(start, outside)._replace(conditions=usual))
     return found
 
 

@@ -43,6 +43,8 @@ STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
+# Parts of a summary: objects, or objects of such by a student's or baseline's name.
+WHOLE, BY_NAME = ("teacher", "reference"), ("students", "export", "control", "robot", "baselines")
 TASK, HASHES = "task", "files.json"
 MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
@@ -111,7 +113,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        return read_object(self.path / "summary.json")
+        return read_summary(self.path / "summary.json")
 
     def update_summary(self, values: dict[str, Any]) -> None:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
@@ -121,7 +123,7 @@ class Run:
 
     def mend_summary(self, say: Callable[[str], None]) -> None:
         """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
-        set_aside_if_damaged(self.path / "summary.json", say)
+        set_aside_if_damaged(self.path / "summary.json", say, read_summary)
 
     def metrics(self, stage: str) -> list[dict[str, Any]]:
         """Lines of the stage's metrics.jsonl; one that a killed run left unfinished is not among them."""
@@ -181,11 +183,17 @@ class Run:
         remedy = "to go on with the seed of the run, remove it"
         return read_json(file, remedy) if file.exists() else None
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages when the run was made; empty where they are not known."""
+        file = self.path / "versions.json"
+        return read_versions(file) if file.exists() else {}
+
     def other_versions(self, stage: str) -> str:
         """Packages that the stage began with in other versions than today's, for people; may be empty."""
         file = self.path / stage / "versions.json"
         now = versions()
-        before = read_json(file, "it can be removed") if file.exists() else now
+        before = read_versions(file) if file.exists() else now
         return ", ".join(
             f"{name} {before.get(name)} -> {v}" for name, v in now.items() if before.get(name) != v
         )
@@ -222,6 +230,22 @@ class Run:
     def locked(self) -> AbstractContextManager[None]:
         """Holds the run for this process; FathomError if another one works in it."""
         return locked(self.path)
+
+
+@contextmanager
+def understood(*paths: Path) -> Iterator[None]:
+    """Within, values of a run that this program does not write are one message, and no traceback.
+
+    Raises: FathomError that names the run, and what to do."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise FathomError(
+            f"{' or '.join(map(str, paths))}: summary.json or another file there does not hold what this "
+            f"program writes ({reason}); without summary.json, its stages write it anew with --resume; "
+            "--debug shows where it is read"
+        ) from error
 
 
 @contextmanager
@@ -407,6 +431,15 @@ def read_json(file: Path, remedy: str | None = None) -> Any:
         raise FathomError(f"{file} cannot be read: {error}{advice}") from error
 
 
+def read_versions(file: Path) -> dict[str, str]:
+    """Versions by package; FathomError if the file holds none."""
+    remedy = "it can be removed: the versions are then not known"
+    found = read_json(file, remedy)
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise FathomError(f"{file} does not hold versions by package; {remedy}")
+    return found
+
+
 def read_object(file: Path) -> dict[str, Any]:
     """A JSON object that is made of other files; empty if it is not there yet."""
     try:
@@ -415,10 +448,31 @@ def read_object(file: Path) -> dict[str, Any]:
         raise FathomError(f"{file} cannot be read: {error}; {MENDED}") from error
 
 
-def set_aside_if_damaged(file: Path, say: Callable[[str], None]) -> None:
-    """Renames what `read_object` cannot read, so that it can be made anew and is not lost; says so."""
+def read_summary(file: Path) -> dict[str, Any]:
+    """A run's summary.json; FathomError naming a part that is none, or a selected student that it lacks."""
+    found = read_object(file)
+    wrong = [name for name in (*WHOLE, *BY_NAME) if not isinstance(found.get(name, {}), dict)]
+    wrong += [
+        f"{name}.{inner}"
+        for name in BY_NAME
+        if name not in wrong
+        for inner, part in found.get(name, {}).items()
+        if not isinstance(part, dict)
+    ]
+    selected = found.get("selected")
+    if not wrong and selected is not None and selected not in [*found.get("students", {})]:
+        wrong.append("selected")
+    if wrong:
+        raise FathomError(f"{file} is damaged: {wrong[0]} is not what belongs there; {MENDED}")
+    return found
+
+
+def set_aside_if_damaged(
+    file: Path, say: Callable[[str], None], read: Callable[[Path], object] = read_object
+) -> None:
+    """Renames what cannot be read, so that it can be made anew and is not lost; says so."""
     try:
-        read_object(file)
+        read(file)
     except FathomError as error:
         aside = file.with_name(f"damaged-{file.name}")
         file.replace(aside)

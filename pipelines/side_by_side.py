@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipelines.rundir import Run, open_run, read_json
+from pipelines.rundir import Run, open_run
 from teacher.errors import UsageError
 
 JSON = dict[str, Any]
@@ -42,7 +42,7 @@ def beside_each_other(runs: dict[str, Run]) -> JSON:
     return {
         "runs": found,
         "settings": different([_settings(run) for run in runs.values()]),
-        "versions": different([read_json(run.path / "versions.json") for run in runs.values()]),
+        "versions": different([run.versions for run in runs.values()]),
         "not_comparable": _cautions(found),
     }
 

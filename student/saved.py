@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from student.config import TRAINING_FIELDS, parse_size
-from student.distill import Distiller, DistillState
+from student.distill import WEIGHTS, Distiller, DistillState
 from student.networks import Student, fold, init_student
 from teacher import checkpoint
 from teacher.errors import FathomError
@@ -40,8 +40,8 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
     """The newest saved state; FathomError if it belongs to another teacher or configuration."""
     saved = checkpoint.load(directory)
     what = f"checkpoint {directory / str(saved.step)}"
-    if saved.record != _record(distiller):
-        changed = [key for key, value in _record(distiller).items() if saved.record.get(key) != value]
+    begun = {"weights": dict(WEIGHTS)} | saved.record  # which older saves do not hold
+    if changed := [key for key, value in _record(distiller).items() if begun.get(key) != value]:
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
     template = jax.eval_shape(distiller.init, jax.random.key(0))
     state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
@@ -54,6 +54,7 @@ def _record(distiller: Distiller) -> dict[str, Any]:
     return {
         "student": distiller.config.model_dump(mode="json", include=TRAINING_FIELDS),
         "teacher": distiller.teacher.source,
+        "weights": dict(distiller.weights),
     }
 
 

@@ -1,10 +1,14 @@
 """Whatever stops a run or damages its files: nothing whole is lost, and --resume ends in the same bits."""
 
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
+import termios
 import threading
 import time
 import weakref
@@ -13,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PIPELINE
 from events import told
 from recovery import (
     SIZES,
@@ -121,6 +126,28 @@ def test_a_first_signal_waits_for_the_save_and_says_so_a_second_one_acts_at_once
         assert interruption.requested
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the second signal did nothing")
+
+
+def test_a_lost_terminal_saves_and_stops_as_sigterm_does(tmp_path):
+    ours, theirs = pty.openpty()
+    command = [*PIPELINE, *map(str, beginning(tmp_path / "run")), "--set", "collect.total_steps=200000"]
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    saves = tmp_path / "run" / "teacher" / "checkpoints"
+    lines = tmp_path / "run" / "teacher" / "metrics.jsonl"
+    while not lines.exists() or lines.read_text().count("\n") < 2:
+        if select.select([ours], [], [], 0.1)[0]:
+            os.read(ours, 65536)
+    os.close(ours)  # the kernel sends SIGHUP, and printing fails from now on
+    assert process.wait(timeout=120) == 130
+    assert checkpoint.load(saves).step == lines.read_text().count("\n")
 
 
 class Collected:
@@ -324,6 +351,56 @@ def test_a_damaged_file_is_named_with_what_to_do(copied, harm, damaged, command,
     assert isinstance(done.exception, SystemExit)  # and no traceback
     assert Path(damaged).name in done.output
     assert remedy.format(run=copied) in done.output
+
+
+def places(value, path=()):
+    """Paths of all values within."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.json", "versions.json", "teacher/metrics.jsonl"])
+def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
+    file, random = copied / name, np.random.default_rng(0)
+    *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
+    known = [*places(json.loads(last))]
+    refused = 0
+    for place in [known[i] for i in random.permutation(len(known))[:8]]:
+        damaged = json.loads(last)
+        part = damaged
+        for key in place[:-1]:
+            part = part[key]
+        if random.random() < 0.3:
+            del part[place[-1]]
+        else:
+            part[place[-1]] = [{}, [], "../../x", None, -1][random.integers(5)]
+        file.write_text("\n".join([*before, json.dumps(damaged)]) + "\n")
+        done = pipeline_here("report", copied)
+        assert isinstance(done.exception, SystemExit | None), (place, done.exception)
+        refused += done.exit_code != 0
+        assert done.exit_code == 0 or str(copied) in done.output, (place, done.output)
+    assert refused or name != "summary.json"
+
+
+def test_versions_that_are_missing_are_not_known(copied):
+    (copied / "versions.json").unlink()
+    assert pipeline_here("report", copied).exit_code == 0
+    (copied / "versions.json").write_text("[]")
+    done = pipeline_here("report", copied)
+    assert done.exit_code == 1
+    assert "versions.json does not hold versions by package; it can be removed" in done.output
+
+
+@pytest.mark.parametrize("selected", ["../../elsewhere", ["2x16"], 3])
+def test_a_selected_student_is_one_of_the_runs(copied, selected):
+    summary = json.loads((copied / "summary.json").read_text())
+    (copied / "summary.json").write_text(json.dumps(summary | {"selected": selected}))
+    for words in (["control"], ["watch"], ["export", "--student", "2x16"]):
+        done = pipeline_here(*words, copied)
+        assert done.exit_code == 1
+        assert "summary.json is damaged: selected" in done.output
 
 
 def test_no_whole_save_is_said_with_what_to_do(copied):

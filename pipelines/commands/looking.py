@@ -124,12 +124,14 @@ def compare(
     with reported(debug):
         from pipelines import side_by_side, tables
         from pipelines.report import write_comparison
+        from pipelines.rundir import understood
 
         opened = side_by_side.opened(runs)
-        figures = side_by_side.beside_each_other(opened)
         page = out or next(iter(opened.values())).path.parent / "compare.html"
-        write_comparison(figures, list(opened.values()), page)
-        print_figures(figures | {"page": str(page)}, as_json, tables.side_by_side)
+        with understood(*(each.path for each in opened.values())):
+            figures = side_by_side.beside_each_other(opened)
+            write_comparison(figures, list(opened.values()), page)
+            print_figures(figures | {"page": str(page)}, as_json, tables.side_by_side)
 
 
 @commands.command()

@@ -9,7 +9,7 @@ from pipelines.report.findings import read_findings
 from pipelines.report.page import page
 from pipelines.report.study_findings import read_study
 from pipelines.report.study_page import study_page
-from pipelines.rundir import Run, write_text
+from pipelines.rundir import Run, understood, write_text
 from pipelines.study import Study
 
 __all__ = ["write_comparison", "write_report", "write_study_report"]
@@ -21,7 +21,8 @@ def write_report(run: Run) -> Path:
     Stages that have not run are named, figures that were not computed are left out.
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
     target = run.path / "report.html"
-    write_text(target, page(read_findings(run)))
+    with understood(run.path):
+        write_text(target, page(read_findings(run)))
     return target
 
 
@@ -30,7 +31,8 @@ def write_study_report(study: Study) -> Path:
 
     Runs that have not ended are named. Raises: as `write_report`."""
     target = study.path / "report.html"
-    write_text(target, study_page(read_study(study)))
+    with understood(study.path):
+        write_text(target, study_page(read_study(study)))
     return target
 
 
@@ -38,5 +40,6 @@ def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path)
     """Writes a page of several runs, as `pipelines.side_by_side.beside_each_other` has compared them.
 
     Raises: as `write_report`."""
-    write_text(target, compare_page(figures, [read_findings(run) for run in runs]))
+    with understood(*(run.path for run in runs)):
+        write_text(target, compare_page(figures, [read_findings(run) for run in runs]))
     return target

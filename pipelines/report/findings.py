@@ -84,7 +84,7 @@ def read_findings(run: Run) -> Findings:
     return Findings(
         name=_name(run.path.resolve()),
         settings=run.settings,
-        versions=read_json(run.path / "versions.json"),
+        versions=run.versions,
         summary=summary,
         teacher_metrics=run.metrics("teacher"),
         student_metrics=run.metrics("students"),

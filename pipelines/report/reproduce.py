@@ -11,7 +11,7 @@ from pipelines.report.findings import Findings
 def commands(findings: Findings) -> list[str]:
     """Shell commands. UsageError if the settings are not of this version of the program."""
     settings = findings.settings
-    config = validated(settings["config"])
+    config = validated(settings["config"], stored=True)
     # A preset that exists no longer is spelt out on top of the default one.
     name = settings["preset"] if settings["preset"] in PRESETS else DEFAULT
     words = ["pipeline", "run", "--preset", name, "--seed", str(settings["seed"]), "--run", again(findings)]
@@ -35,9 +35,9 @@ def _control_elsewhere(findings: Findings, config: Config) -> list[str]:
     size = findings.controlled
     if size is None:
         return []
-    found = findings.summary["control"][size]
-    asked = (config.control.engine, config.control.episodes)
-    if size == findings.selected and (found["engine"], found["episodes"]) == asked:
+    found, asked = findings.summary["control"][size], config.control
+    # `pipeline run` controls every student, and without an engine in the one that the task chooses.
+    if asked.engine in (None, found["engine"]) and found["episodes"] == asked.episodes:
         return []
     bundle = f"runs/{again(findings)}/export/{size}"
     words = ["pipeline", "control", bundle, "--engine", found["engine"], "--episodes", str(found["episodes"])]

@@ -96,6 +96,10 @@ class Task(abc.ABC):
     def start(self, key: Array, layout: str) -> Start:
         """Draws one start state and its goal, as the named layout has them."""
 
+    def with_goal(self, start: Start, goal: Array) -> Start:
+        """The start with another goal [..., G], also where the model's state holds the goal."""
+        return start._replace(goal=goal)
+
     @abc.abstractmethod
     def observe(self, state: State) -> Array:
         """-> observation [..., N]."""

@@ -223,6 +223,13 @@ class Humanoid(MujocoTask):
             qpos = qpos.at[-2:].set(goal)
         return Start(qpos, jnp.zeros(self._model.nv), jnp.append(goal, HUMANOID_STANDING))
 
+    def with_goal(self, start: Start, goal: Array) -> Start:
+        if not self._goal_in_state:
+            return super().with_goal(start, goal)
+        xp = start.qpos.__array_namespace__()
+        qpos = xp.concatenate([start.qpos[..., :-2], goal[..., :2]], axis=-1)
+        return start._replace(qpos=qpos, goal=goal)
+
     def observe(self, state: State) -> Array:
         xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
         links = state.links or self._tree.links(state.qpos, state.qvel)
