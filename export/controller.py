@@ -1077,7 +1077,7 @@ def read_graph(file: str, content: bytes, given: dict[str, tuple[int, ...]]) -> 
                 graph = value
                 bare.append(_field(7, _scrubbed(value)))
             elif number == 14:
-                pair = {key: bytes(text).decode() for key, text, _ in _fields(value)}
+                pair = {key: _text(text) for key, text, _ in _fields(value)}
                 metadata[pair.get(1, "")] = pair.get(2, "")
                 if pair.get(1, "").startswith("fathom.") and pair[1] != "fathom.seal":
                     own.append((pair[1], pair.get(2, "")))
@@ -1126,12 +1126,12 @@ def _node(file: str, node: memoryview) -> tuple[str, list[str], list[str], dict[
     attributes: dict[str, list[int]] = {}
     for number, value, _ in _fields(node):
         if number in names:
-            names[number].append(bytes(value).decode())
+            names[number].append(_text(value))
         elif number == 5:
             parts = [(key, each) for key, each, _ in _fields(value)]
             if {key for key, _ in parts} & {5, 6, 10, 11, 22, 23}:
                 raise ControllerError(f"{file}: a node holds graphs or tensors, which no export has")
-            name = b"".join(bytes(each) for key, each in parts if key == 1).decode()
+            name = "".join(_text(each) for key, each in parts if key == 1)
             attributes[name] = [
                 _signed(each) for key, each in parts if key in (3, 8) and isinstance(each, int)
             ]
@@ -1192,7 +1192,7 @@ def _weight(file: str, tensor: memoryview) -> tuple[str, tuple[int, ...], tuple[
         elif number == 2:
             kind = value
         elif number == 8:
-            name = bytes(value).decode()
+            name = _text(value)
         elif number == 9:
             raw = bytes(value) if len(value) <= 64 else value
         elif number == 13 or (number == 14 and value):
@@ -1205,6 +1205,12 @@ def _weight(file: str, tensor: memoryview) -> tuple[str, tuple[int, ...], tuple[
         )
     few = struct.unpack(f"<{len(raw) // 8}q", raw) if kind == 7 and len(raw) <= 64 else ()
     return name, tuple(shape), few
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, memoryview):  # of a number, `bytes` would make that many
+        raise ValueError("a number in place of a name")
+    return bytes(value).decode()
 
 
 def _signed(value: int) -> int:

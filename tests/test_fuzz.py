@@ -57,7 +57,7 @@ def damaged(chance, content):
 def test_every_damaged_file_is_refused_by_name(altered):
     chance = random.Random(0)
     listed = json.loads((altered / "spec.json").read_bytes())["files"]
-    names = ["spec.json", *sorted(listed)]
+    names = ["spec.json", *sorted(listed.keys() - {"README.md"})]  # of which a warning tells
     for _ in range(FILES):
         file = altered / chance.choice(names)
         content = file.read_bytes()
@@ -89,6 +89,7 @@ def changed(chance, value):
     return value
 
 
+@pytest.mark.filterwarnings("ignore:README.md")
 def test_every_changed_description_is_refused_or_changes_nothing(altered, asked):
     """Sealed again, so that only what is said can be wrong."""
     chance, file = random.Random(1), altered / "spec.json"

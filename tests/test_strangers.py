@@ -344,7 +344,13 @@ def test_graphs_of_a_stranger(copy, case, file):  # noqa: F811
     refused(altered(copy, change, file), rf"{file}: .*({message})")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"\x3a" + b"\x80" * 50])
+# A weight whose name is the number 2^40: bytes of that many would be asked for.
+NUMBER_FOR_NAME = b"\x3a\x09\x2a\x07\x40" + b"\x80" * 5 + b"\x20"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"\x3a" + b"\x80" * 50, NUMBER_FOR_NAME]
+)
 def test_a_file_that_is_no_graph(copy, content):  # noqa: F811
     (copy / "policy.onnx").write_bytes(content)
     rewrite(copy, lambda record: None, rehash=["policy.onnx"])
