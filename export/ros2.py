@@ -27,7 +27,7 @@ def require_ros2(spec: TaskSpec) -> None:
 
 def ros2(spec: TaskSpec) -> dict[str, str]:
     """Returns `controllers.yaml`, parameters of a controller that forwards commands, and `mapping.json`."""
-    action, joints, interface = spec.action, spec.joints, INTERFACES[spec.action.kind]
+    action, joints, interface = spec.action, spec.joints, INTERFACES[str(spec.action.kind)]
     name, rows = f"{spec.name}_{interface}", [joints.names.index(joint) for joint in action.joints]
     parameters = {
         "controller_manager": {
