@@ -54,7 +54,7 @@ def bench(*, known):
             ),
             joints=joints + others,
             unit="mixed",
-            scale=(3, 2, 1, -1, 2, 0.7, 5, 1, 0.03, 2),
+            scale=(3, 2, 1, 1, 2, 0.7, 5, 1, 0.03, 2),
             offset=(0.5, 0.2, 0, 0.1, 0, 0, 1, 0.5, 0.05, 1),
         ),
         joints=JointSpec(
