@@ -222,7 +222,7 @@ public:
      * Throws Error for what is no number, and for a hold before anything was read; the last command stands. */
     const Command &operator()(const Action *action, const Reading &reading) {
         if (!action) {
-            if (!can_hold()) throw Error("hold: nothing was read yet, so no position is known that could be held");
+            if (!can_hold()) throw Error("hold: no position is known yet that could be held");
             steps_ = 0.0;
             held_ = true;
             for (std::size_t j = 0; j < command_.size(); j++) command_[j] = entries_[j].hold();
@@ -242,7 +242,8 @@ public:
         held_ = false;
         steps_ = std::min(steps_ + 1.0, ramp_steps_);
         for (std::size_t j = 0; j < command_.size(); j++) {
-            const double wanted = spec::offset[j] + spec::scale[j] * clipped(static_cast<double>((*action)[j]), -1.0, 1.0);
+            const double asked = clipped(static_cast<double>((*action)[j]), -1.0, 1.0);
+            const double wanted = spec::offset[j] + spec::scale[j] * asked;
             command_[j] = entries_[j].next(wanted, measured[j], steps_ / ramp_steps_);
         }
         return command_;
