@@ -18,12 +18,13 @@ from teacher import checkpoint
 from teacher.config import task_reference
 from teacher.errors import FathomError, UsageError
 from teacher.simulation import simulation
-from teacher.tasks import TASKS, make_task, task_names
+from teacher.tasks import TASKS, MujocoTask, State, make_task, task_names
+from teacher.tasks.base import Frames
 from teacher.tasks.requirements import require_same
 from teacher.trained import load_teacher
 
 DOCS = Path(__file__).parent.parent / "docs" / "own-task.md"
-WHEELS, PUCK, FISH = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+WHEELS, SEEING, PUCK, FISH = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,15 @@ def test_the_documented_puck_integrates_itself(tmp_path):
     full = floor.rollout(lambda observation, goal: np.ones((len(goal), 2), np.float32), start)
     steps = np.arange(51)
     np.testing.assert_allclose(full.qpos[:, 0, 0], 0.01 * steps * (steps + 1) / 2, rtol=1e-5)
+
+
+def test_the_documented_observation_takes_what_a_state_holds():
+    names = {"MujocoTask": MujocoTask}
+    exec(SEEING, names)
+    arm, ones = names["Arm"], np.ones((2, 3, 7))
+    frames = [Frames(*(np.full((2, 3, 1, size), value) for size in (3, 4, 3, 3))) for value in (2.0, 5.0)]
+    seen = arm.observe(arm, State(ones, ones, ones, None, *frames, np.zeros((2, 3, 3))))
+    np.testing.assert_array_equal(seen[1, 2], [1.0] * 7 + [2.0] * 3 + [3.0] * 3 + [0.0] * 3)
 
 
 def test_the_documented_environment_of_playground_is_a_task(tmp_path):
