@@ -46,6 +46,11 @@ class GoalSpec(_Part):
     success_radius: PositiveFloat
     strict_radius: PositiveFloat = Field(description="a tighter radius, reported beside success")
     easy_radius: PositiveFloat = Field(description="a wider radius, reported beside success")
+    tool: Floats | None = Field(
+        default=None,
+        description="of an arm: from its flange to the point that goals mean, m in the flange's frame; "
+        "none: the flange",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -53,6 +58,8 @@ class GoalSpec(_Part):
         radii = (self.strict_radius, self.success_radius, self.easy_radius)
         if sorted(radii) != list(radii):
             raise ValueError(f"strict, success and easy radius must not decrease, found {radii}")
+        if self.tool is not None and len(self.tool) != 3:
+            raise ValueError(f"tool must be x, y and z from the flange in m, found {self.tool}")
         return self
 
 
