@@ -313,7 +313,7 @@ def test_goals_for_a_tool_bring_the_tool_to_them(task):
     place = tool_position(arm.latest, TOOL) + np.array([0.05, 0.1, -0.1])
     goal = _for_tool(lambda now: place, arm, carried, task.spec, False)
     for step in range(200):
-        # The teacher's point is moved straight to where the policy is told to bring it.
+        # The point that the policy moves goes straight to where it is told to.
         found = np.concatenate([arm.latest, np.zeros(7), flange_position(arm.latest)])[None].astype(
             np.float32
         )
