@@ -329,7 +329,9 @@ def require_own_files(path: Path) -> None:
 
     Whoever packed it may have put that there, to have files read or written elsewhere."""
     root = path.resolve()
-    for folder, folders, files in os.walk(root):
+    if root.parent.name == "baselines":  # whose teacher is that of the run around them
+        root = root.parents[1]
+    for folder, folders, files in os.walk(path.resolve()):
         for found in (Path(folder, name) for name in folders + files):
             with suppress(FileNotFoundError):  # of another process that works in the run
                 kind = found.lstat().st_mode

@@ -85,6 +85,11 @@ class GoalSpec(_Part):
     success_radius: PositiveFloat
     strict_radius: PositiveFloat = Field(description="a tighter radius, reported beside success")
     easy_radius: PositiveFloat = Field(description="a wider radius, reported beside success")
+    tool: Floats | None = Field(
+        default=None,
+        description="of an arm: from its flange to the point that goals mean, m in the flange's frame; "
+        "none: the flange",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -95,6 +100,8 @@ class GoalSpec(_Part):
         for entry, low, high in zip(self.entries, self.low, self.high, strict=True):
             if low > high:
                 raise ValueError(f"goal entry {entry!r}: low is {low:g}, above high, {high:g}")
+        if self.tool is not None and len(self.tool) != 3:
+            raise ValueError(f"tool must be x, y and z from the flange in m, found {self.tool}")
         return self
 
 

@@ -395,6 +395,14 @@ def test_nothing_is_read_or_written_through_a_link_out_of_a_run(gift, tmp_path, 
 def test_a_pipe_in_a_run_hangs_nobody_and_links_within_a_run_are_its_own(gift):
     (gift / "again.json").symlink_to("summary.json")
     open_run("gift")
+    baseline = Path(shutil.copytree(gift / "control", gift / "baselines" / "cloning"))
+    shutil.copy(gift / "config.json", baseline)
+    (baseline / "teacher").symlink_to("../../teacher")
+    open_run(str(baseline))
+    (baseline / "students").symlink_to("../../../other")
+    with pytest.raises(FathomError, match="students is a link out of"):
+        open_run(str(baseline))
+    shutil.rmtree(baseline)
     os.mkfifo(gift / "teacher" / "metrics.jsonl.pipe")
     with pytest.raises(FathomError, match=r"metrics\.jsonl\.pipe is no file and no folder"):
         open_run("gift")

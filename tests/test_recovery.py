@@ -393,6 +393,14 @@ def test_versions_that_are_missing_are_not_known(copied):
     assert "versions.json does not hold versions by package; it can be removed" in done.output
 
 
+def test_another_seed_exports_anew_and_goes_on_with_that(copied):
+    kept = f"kept {copied / 'export' / SIZES[0]}"
+    assert kept in pipeline_here("export", copied, "--resume").output
+    done = pipeline_here("export", copied, "--resume", "--seed", "3")
+    assert done.exit_code == 0 and "kept" not in done.output, done.output
+    assert kept in pipeline_here("export", copied, "--resume").output
+
+
 @pytest.mark.parametrize("selected", ["../../elsewhere", ["2x16"], 3])
 def test_a_selected_student_is_one_of_the_runs(copied, selected):
     summary = json.loads((copied / "summary.json").read_text())

@@ -14,7 +14,7 @@ from pipelines.report import write_report
 from pipelines.report.drawing import MAX_POINTS, thinned
 from pipelines.report.findings import read_findings
 from pipelines.report.plots import distances
-from pipelines.report.reproduce import assignments
+from pipelines.report.reproduce import assignments, commands
 from pipelines.rundir import DISTANCE_MAP, RECORDING, STILLS, create_run, write_columns, write_json
 from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError
@@ -445,6 +445,15 @@ def test_commands_carry_what_differs_from_the_preset(tmp_path):
     assert len(found) == len(values)
     text = read(run).text.replace("  ", " ")
     assert "pipeline run --preset debug --seed 7 --run arm-again --set" in text
+
+
+@pytest.mark.parametrize(("changed", "lines"), [({}, 1), ({"episodes": 3}, 2), ({"engine": "mjx"}, 1)])
+def test_control_is_a_command_of_its_own_only_where_the_settings_say_otherwise(full, changed, lines):
+    config = with_values(preset("debug"), ["control.episodes=16"])
+    write_json(full.path / "config.json", {**full.settings, "config": config.model_dump(mode="json")})
+    known = full.summary["control"][SIZES[0]]
+    full.update_summary({"control": {SIZES[0]: known | {"engine": "mujoco", "episodes": 16} | changed}})
+    assert len(commands(read_findings(full))) == lines
 
 
 def test_settings_of_another_version_leave_a_page_without_commands(tmp_path):

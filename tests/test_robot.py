@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,14 +19,16 @@ from typer.testing import CliRunner
 from export.bundle import write_bundle
 from pipelines.cli import app
 from pipelines.progress import Display
-from pipelines.robot.driving import drive
+from pipelines.robot.driving import _for_tool, drive
 from pipelines.robot.franka import Franka, require_drivable
 from pipelines.robot.goals import goals_of
 from pipelines.robot.limits import States, violations
 from pipelines.robot.simulated import simulated_robot, velocity_limits
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
-from teacher.tasks.fr3_arm import HOME, JOINTS, LOWER, UPPER, flange_position, joint_frames
+from teacher.tasks.fr3 import Fr3Reach
+from teacher.tasks.fr3_arm import HOME, JOINTS, LOWER, UPPER, flange_position, joint_frames, tool_position
+from teacher.tasks.requirements import require_sound
 
 TASK = make_task("fr3_reach")
 SPEC = TASK.spec
@@ -279,6 +282,10 @@ def test_a_second_simulated_robot_says_why_it_does_not_start(tmp_path):
         (["--robot", "fr3-sim", "--goals", "0.1,0.2,3.0"], "z = 3 m, trained in [0.139, 1.057]"),
         (["--robot", "fr3-sim", "--goals", "nowhere.txt"], "'nowhere.txt', allowed: "),
         (["--robot", "fr3-sim", "--log", "steps.csv"], "allowed: a file that ends in .npz"),
+        (["--robot", "fr3-sim", "--tool", "0,0"], "--tool: 0,0, allowed: X,Y,Z from the flange in m"),
+        (["--robot", "fr3-sim", "--tool", "0,0,nan"], "--tool: 0,0,nan, allowed"),
+        (["--robot", "fr3-sim", "--tool", "0,0,103"], "at most 0.5 either way"),
+        (["--tool", "0,0,0.1"], "--tool: only with --robot"),
         (["--robot", "fr3-sim", "--engine", "mujoco"], "--engine: not with --robot"),
         (["--goals", "3", "--allow-far-goals"], "--goals, --allow-far-goals: only with --robot"),
     ],
@@ -288,6 +295,67 @@ def test_a_wrong_request_is_refused_before_anything_starts(bundle, words, messag
     assert done.exit_code == 2, done.stderr
     assert message in done.stderr
     assert done.stdout == ""
+
+
+TOOL = (0.02, -0.05, 0.1034)
+
+
+class Still:
+    """An arm that follows velocities at once, as `drive`'s goals see it."""
+
+    latest = np.array(HOME, np.float32)
+
+
+@pytest.mark.parametrize("task", [TASK, Fr3Reach(tool=(0.0, 0.0, 0.1034))], ids=["flange", "tool"])
+def test_goals_for_a_tool_bring_the_tool_to_them(task):
+    own = task.spec.goal.tool or (0.0, 0.0, 0.0)
+    arm, carried = Still(), np.array(TOOL) - own
+    place = tool_position(arm.latest, TOOL) + np.array([0.05, 0.1, -0.1])
+    goal = _for_tool(lambda now: place, arm, carried, task.spec, False)
+    for step in range(200):
+        # The point that the policy moves goes straight to where it is told to.
+        found = np.concatenate([arm.latest, np.zeros(7), flange_position(arm.latest)])[None].astype(
+            np.float32
+        )
+        error = goal(step * 0.05) - tool_position(arm.latest, own)
+        velocity = np.asarray(servo(found, flange_position(arm.latest) + error[None]))[0]
+        arm.latest = (arm.latest + 0.05 * velocity).astype(np.float32)
+    assert np.linalg.norm(tool_position(arm.latest, TOOL) - place) < 0.003
+    assert np.linalg.norm(flange_position(arm.latest) - place) > 0.1
+
+
+def test_a_tool_turns_with_the_hand():
+    q = np.array(HOME)
+    np.testing.assert_allclose(tool_position(q, (0, 0, 0)), flange_position(q))
+    # At home the hand points straight down: the fingertips are below the flange.
+    np.testing.assert_allclose(tool_position(q, (0, 0, 0.1)) - flange_position(q), [0, 0, -0.1], atol=1e-6)
+    batch = np.tile(q, (2, 3, 1))
+    assert tool_position(batch, TOOL).shape == (2, 3, 3)
+
+
+def test_a_policy_is_not_asked_beyond_its_range_for_a_tool():
+    low = np.array([0.3, 0.0, SPEC.goal.low[2] - 0.08])
+    with pytest.raises(UsageError, match="trained in"):
+        goals_of(",".join(map(str, low)), TASK, seed=0, far=False)
+    found, _ = goals_of(",".join(map(str, low)), TASK, seed=0, far=False, tool=np.array([0, 0, 0.1]))
+    np.testing.assert_allclose(found, [low], rtol=1e-6)
+    arm = Still()
+    asked = _for_tool(lambda now: low, arm, np.array([0, 0, -0.1]), SPEC, False)(0.0)
+    assert asked[2] == pytest.approx(SPEC.goal.low[2])
+    assert _for_tool(lambda now: low, arm, np.array([0, 0, -0.1]), SPEC, True)(0.0)[2] < asked[2]
+    drawn, _ = goals_of("5", TASK, seed=0, far=False, tool=np.array([0, 0, 0.1]))
+    np.testing.assert_allclose(drawn, goals_of("5", TASK, seed=0, far=False)[0] - [0, 0, 0.1], atol=1e-6)
+
+
+def test_a_task_may_state_its_tool():
+    task = Fr3Reach(sensed=True, tool=TOOL)
+    require_sound(task, "fr3_tool")
+    assert task.spec.goal.tool == TOOL
+    assert task.spec.goal.name == task.spec.sensed_goal.name == "tool_position"
+    start = jax.vmap(lambda key: task.start(key, "all"))(jax.random.split(jax.random.key(0), 500))
+    assert (start.goal >= np.array(task.spec.goal.low)).all()
+    assert (start.goal <= np.array(task.spec.goal.high)).all()
+    require_drivable(Fr3Reach(tool=TOOL).spec.model_dump(mode="json"))
 
 
 def test_goals_come_from_a_file_and_far_ones_with_a_warning(tmp_path):

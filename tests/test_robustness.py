@@ -3,6 +3,7 @@
 from functools import cached_property
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from probes import Aim
@@ -13,7 +14,7 @@ from pipelines.robustness import NOMINAL, PUSH, beyond, robustness, trials
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
 from teacher.randomise import UNPUSHED, Randomisation
 from teacher.simulation import Simulation
-from teacher.tasks import TASKS, Start
+from teacher.tasks import TASKS, Start, make_task
 
 EPISODES = 10
 
@@ -139,3 +140,12 @@ def test_goals_beyond_the_range_lie_just_outside_of_it_in_their_old_direction():
     assert (reach > 1).all() and (reach <= 1.2501).all()
     np.testing.assert_allclose(moved[:, 1] / moved[:, 0], goal[:, 1] / goal[:, 0])
     np.testing.assert_array_equal(moved[:, 2], goal[:, 2])
+
+
+def test_goals_beyond_the_range_are_moved_where_a_model_holds_them_too():
+    task = make_task("humanoid_published")
+    starts = jax.vmap(lambda key: task.start(key, task.layouts[0]))(jax.random.split(jax.random.key(0), 3))
+    moved = task.with_goal(starts, starts.goal + 2.0)
+    np.testing.assert_allclose(moved.qpos[:, -2:], starts.goal[:, :2] + 2.0)  # shown by the body
+    np.testing.assert_array_equal(moved.qpos[:, :-2], starts.qpos[:, :-2])
+    np.testing.assert_array_equal(moved.goal, starts.goal + 2.0)

@@ -42,6 +42,7 @@ from pipelines.commands.options import (
     SigningKey,
     Student,
     Task,
+    Tool,
     Trust,
     Until,
     Vary,
@@ -243,6 +244,7 @@ def control(
     goals: Goals = None,
     seconds: Seconds = None,
     far: FarGoals = False,
+    tool: Tool = None,
     start: Pose = None,
     log: LogFile = None,
     as_json: Json = False,
@@ -263,7 +265,14 @@ def control(
         if trust:
             stand_for(stages.runs_of(folder), task, trust)
         if robot is None:
-            options = {"--host": host, "--goals": goals, "--seconds": seconds, "--start": start, "--log": log}
+            options = {
+                "--host": host,
+                "--goals": goals,
+                "--seconds": seconds,
+                "--tool": tool,
+                "--start": start,
+                "--log": log,
+            }
             refuse("only with --robot", options | {"--allow-far-goals": far or None})
             figures = stages.control(
                 folder, display(), task=task, engine=engine, episodes=episodes, seed=seed
@@ -280,6 +289,7 @@ def control(
                 goals=goals or "10",
                 seconds=5.0 if seconds is None else seconds,
                 far=far,
+                tool=tool,
                 start=start,
                 seed=seed or 0,
                 log=log,

@@ -195,6 +195,14 @@ Seconds = Annotated[float | None, typer.Option(help="on the robot, for each goal
 FarGoals = Annotated[
     bool, typer.Option("--allow-far-goals", help="take goals outside the training range, with a warning")
 ]
+Tool = Annotated[
+    str | None,
+    typer.Option(
+        "--tool",
+        metavar="X,Y,Z",
+        help="the point that goals mean, m from the flange in its frame",
+    ),
+]
 Pose = Annotated[
     str | None, typer.Option("--start", metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home")
 ]

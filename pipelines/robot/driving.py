@@ -14,17 +14,19 @@ from pipelines.bar import Bar
 from pipelines.closed_loop import controller_errors
 from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.progress import Display
-from pipelines.robot.franka import Franka, require_drivable
+from pipelines.robot.franka import FLANGE, Franka, require_drivable
 from pipelines.robot.goals import goals_of
 from pipelines.robot.limits import violations
 from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits
 from pipelines.rundir import ROBOT_LOG, Run
 from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.spec import TaskSpec
 from teacher.tasks import make_task
-from teacher.tasks.fr3_arm import HOME, LOWER, UPPER, flange_position
+from teacher.tasks.fr3_arm import HOME, LOWER, UPPER, flange_position, tool_position
 
 JSON = dict[str, Any]
 ROBOTS = ("fr3", "fr3-sim")
+LONGEST_TOOL = 0.5  # m
 
 
 def drive(
@@ -36,6 +38,7 @@ def drive(
     goals: str = "10",
     seconds: float = 5.0,
     far: bool = False,
+    tool: str | None = None,
     start: str | None = None,
     seed: int = 0,
     log: Path | None = None,
@@ -46,6 +49,7 @@ def drive(
     Args:
       robot: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at `start`.
       goals, far, seed: as `pipelines.robot.goals.goals_of` takes them.
+      tool: `X,Y,Z`, the point that goals mean, in the flange's frame (m); the specification's if not given.
       log: where every step is written (.npz), in place of the run's control/SIZE/robot.npz.
     Returns: `goals`, `reached`, `worst_distance_m` and `distances_m` at the end of each goal's time,
       `limit_violations` (None on the real robot, which keeps no log of its own), `missed_deadlines`,
@@ -56,7 +60,11 @@ def drive(
     with controller_errors():
         controller, of_run, config, _ = stages.opened(bundle, task)
         require_drivable(controller.spec)
-        places, warnings = goals_of(goals, make_task(config.task.name), seed=seed, far=far)
+        moved = np.array(controller.spec["goal"].get("tool") or FLANGE)  # the point that the policy moves
+        point = moved if tool is None else _point(tool)
+        carried = None if tool is None else point - moved
+        made = make_task(config.task.name)
+        places, warnings = goals_of(goals, made, seed=seed, far=far, tool=carried)
         for warning in warnings:
             display.warn(f"far goal: {warning}")
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
@@ -68,11 +76,12 @@ def drive(
                 _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps,
                 display.bar("robot", len(places), piece="goals") as bar,
             ):
-                goal = _following(places, seconds, bar, lambda: interruption.requested)
+                following = _following(places, seconds, bar, lambda: interruption.requested)
+                goal = following if carried is None else _for_tool(following, arm, carried, made.spec, far)
                 duration, guard = len(places) * seconds, Guard(controller.spec)
                 counted = run(controller, arm, goal, duration, guard=guard, log=steps)
             ends = _ends(controller.spec, steps, arm.positions, len(places), seconds)
-    distances = np.linalg.norm(flange_position(ends) - places, axis=-1)
+    distances = np.linalg.norm(tool_position(ends, point) - places, axis=-1)
     radius = controller.spec["goal"]["success_radius"]
     figures = {
         "robot": robot,
@@ -81,6 +90,7 @@ def drive(
         "worst_distance_m": float(distances.max()),
         "mean_distance_m": float(distances.mean()),
         "distances_m": [float(each) for each in distances],
+        **({} if tool is None else {"tool_m": point.tolist()}),
         **judged(),
         **counted,
     }
@@ -119,6 +129,33 @@ def _pose(text: str | None) -> Sequence[float]:
         limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(LOWER, UPPER, strict=True))
         raise UsageError(f"--start: {text}, allowed: seven joint positions in rad within {limits}")
     return pose
+
+
+def _point(text: str) -> np.ndarray:
+    try:
+        point = np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        point = np.array([])
+    if point.shape != (3,) or not np.abs(point).max() <= LONGEST_TOOL:
+        raise UsageError(
+            f"--tool: {text}, allowed: X,Y,Z from the flange in m, each at most {LONGEST_TOOL:g} either way"
+        )
+    return point
+
+
+def _for_tool(
+    goal: Callable[[float], np.ndarray], arm: Franka, carried: np.ndarray, spec: TaskSpec, far: bool
+) -> Callable[[float], np.ndarray]:
+    """The policy's goal by which a point that is carried comes to its own: as the hand is turned just now.
+
+    Kept within the training range unless `far`."""
+    low, high = (np.array(edge) if not far else None for edge in (spec.goal.low, spec.goal.high))
+
+    def asked(now: float) -> np.ndarray:
+        offset = tool_position(arm.latest, carried) - flange_position(arm.latest)
+        return np.clip(goal(now) - offset, low, high).astype(np.float32)
+
+    return asked
 
 
 @contextmanager

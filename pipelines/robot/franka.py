@@ -9,13 +9,14 @@ import numpy as np
 
 from export.controller import readings
 from teacher.errors import FathomError, UsageError
-from teacher.tasks.fr3_arm import ACCELERATION, JOINTS, flange_position
+from teacher.tasks.fr3_arm import ACCELERATION, HOME, JOINTS, flange_position, tool_position
 
 HOLD_MS = 200  # for how long the robot follows a velocity when no newer one arrives
 # Share of the acceleration limits that ramps between commands use. libfranka filters what is sent: after a
 # state that never came, it catches up at 1.4 times the ramp's acceleration, after two at 1.8 times.
 PLANNED = 0.55
-READABLE = ("joint_position", "joint_velocity", "flange_position")
+READABLE = ("joint_position", "joint_velocity", "flange_position", "tool_position")
+FLANGE = (0.0, 0.0, 0.0)  # in its own frame
 
 
 def require_drivable(spec: dict[str, Any]) -> None:
@@ -40,6 +41,8 @@ class Franka:
         require_drivable(spec)
         self._franky = _franky()
         self._terms, self._host = readings(spec), host
+        self._tool = spec["goal"].get("tool") or FLANGE
+        self.latest = np.array(HOME)  # joint positions [7] as last read, rad
         try:
             self._robot = self._connected(host)
         except self._franky.Exception as error:
@@ -77,7 +80,9 @@ class Franka:
         if (stamp := state.time.to_msec()) != self._taken:
             self._taken, self._at = stamp, time.monotonic()
         q, dq = np.array(state.q, np.float32), np.array(state.dq, np.float32)
+        self.latest = q
         values = {"joint_position": q, "joint_velocity": dq, "flange_position": flange_position(q)}
+        values["tool_position"] = tool_position(q, self._tool)
         return self._at, np.concatenate([values[term["name"]] for term in self._terms]).astype(np.float32)
 
     def write(self, command: np.ndarray) -> None:

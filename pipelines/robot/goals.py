@@ -7,17 +7,23 @@ import numpy as np
 
 from teacher.errors import UsageError
 from teacher.tasks import Task
+from teacher.tasks.fr3_arm import HOME, flange_position, tool_position
 
 MOST = 10_000
+HOME_POSE = np.array(HOME)
 
 
-def goals_of(text: str, task: Task, *, seed: int, far: bool) -> tuple[np.ndarray, list[str]]:
+def goals_of(
+    text: str, task: Task, *, seed: int, far: bool, tool: np.ndarray | None = None
+) -> tuple[np.ndarray, list[str]]:
     """Goals [K, G], in the unit and frame of the task's goal.
 
     Args:
       text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line; what follows a #
         is a remark.
       far: take goals outside the training range too.
+      tool: [3] m, in the flange's frame, from the point that the policy moves to the one that goals mean.
+        The range is then wider by its length, and drawn goals are where it comes with the hand as at home.
     Returns: the goals, and a warning for each that lies outside the training range.
     Raises UsageError for what is none of these, and for goals outside the range unless `far`."""
     goal, given = task.spec.goal, task.spec.sensed_goal
@@ -29,7 +35,10 @@ def goals_of(text: str, task: Task, *, seed: int, far: bool) -> tuple[np.ndarray
     if text.isdecimal():
         if not 1 <= int(text) <= MOST:
             raise UsageError(f"--goals: {text}, allowed: {allowed}")
-        return drawn(task, int(text), seed), []
+        found = drawn(task, int(text), seed)
+        return found if tool is None else found + (
+            tool_position(HOME_POSE, tool) - flange_position(HOME_POSE)
+        ), []
     if Path(text).is_file():
         stated = ((i, line.partition("#")[0]) for i, line in enumerate(_lines(Path(text)), 1))
         lines = [(f"{text} line {i}", line) for i, line in stated if line.strip()]
@@ -38,11 +47,12 @@ def goals_of(text: str, task: Task, *, seed: int, far: bool) -> tuple[np.ndarray
     goals = np.array([_goal(where, line, allowed, len(goal.entries)) for where, line in lines], np.float32)
     if not len(goals):
         raise UsageError(f"--goals: {text} is empty, allowed: {allowed}")
+    reach = 0.0 if tool is None else float(np.linalg.norm(tool))
     outside = [
         f"{where}: {name} = {value:g} {goal.unit}, trained in [{low:g}, {high:g}]"
         for (where, _), values in zip(lines, goals, strict=True)
         for name, value, low, high in zip(goal.entries, values, goal.low, goal.high, strict=True)
-        if not low <= value <= high
+        if not low - reach <= value <= high + reach
     ]
     if outside and not far:
         raise UsageError(f"{'; '.join(outside)}; to go there all the same: --allow-far-goals")

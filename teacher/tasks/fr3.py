@@ -11,6 +11,7 @@ from teacher.spec import (
     ActionSpec,
     DeployedGoal,
     DeployedSpec,
+    Floats,
     GoalSpec,
     ObservationTerm,
     SensorTerm,
@@ -27,6 +28,7 @@ from teacher.tasks.fr3_arm import (
     flange_position,
     joint_spec,
     slowed,
+    tool_position,
 )
 
 TIME_STEP = 0.01  # s
@@ -57,13 +59,16 @@ ENCODERS = DeployedSpec(
 class Fr3Reach(MujocoTask):
     """Seven joint velocities at 20 Hz move the flange to a reachable point.
 
-    Its students see as much as their teacher, or the joint encoders alone (`sensed`)."""
+    Its students see as much as their teacher, or the joint encoders alone (`sensed`). With a `tool`, a point
+    in the flange's frame (m), that point is moved."""
 
     engines = ("mjx", "mujoco")
     pushed = tuple(range(7))
 
-    def __init__(self, *, sensed: bool = False):
-        self._sensed = sensed
+    def __init__(self, *, sensed: bool = False, tool: Floats | None = None):
+        self._sensed, self._tool = sensed, tool
+        self._point = "flange_position" if tool is None else "tool_position"
+        self._reach = 0.0 if tool is None else float(np.linalg.norm(tool))  # m beyond the flange
 
     @cached_property
     def spec(self) -> TaskSpec:
@@ -73,19 +78,20 @@ class Fr3Reach(MujocoTask):
             observation=(
                 ObservationTerm(name="joint_position", start=0, entries=JOINTS, unit="rad", frame="joint"),
                 ObservationTerm(name="joint_velocity", start=7, entries=JOINTS, unit="rad/s", frame="joint"),
-                ObservationTerm(name="flange_position", start=14, entries=AXES, unit="m", frame="base"),
+                ObservationTerm(name=self._point, start=14, entries=AXES, unit="m", frame="base"),
             ),
             goal=GoalSpec(
-                name="flange_position",
+                name=self._point,
                 entries=AXES,
                 unit="m",
                 frame="base",
                 observation_indices=(14, 15, 16),
-                low=GOAL_LOW,
-                high=GOAL_HIGH,
+                low=tuple(edge - self._reach for edge in GOAL_LOW),
+                high=tuple(edge + self._reach for edge in GOAL_HIGH),
                 success_radius=0.05,
                 strict_radius=0.02,
                 easy_radius=0.1,
+                tool=self._tool,
             ),
             action=ActionSpec(
                 kind="joint_velocity", joints=JOINTS, unit="rad/s", scale=(1.0,) * 7, offset=(0.0,) * 7
@@ -93,8 +99,17 @@ class Fr3Reach(MujocoTask):
             joints=joint_spec(*WORKING_RANGE),
             control_dt=0.05,
             episode_length=100,
-            deployed=ENCODERS if self._sensed else None,
+            deployed=self._encoders if self._sensed else None,
         )
+
+    @property
+    def _encoders(self) -> DeployedSpec:
+        goal = ENCODERS.goal.model_copy(update={"name": self._point})
+        return ENCODERS.model_copy(update={"goal": goal})
+
+    def _position(self, qpos: Array) -> Array:
+        """[..., 7] -> [..., 3] m: of the point that goals mean."""
+        return flange_position(qpos) if self._tool is None else tool_position(qpos, self._tool)
 
     def model(self, engine: str) -> mujoco.MjModel:
         spec = mujoco.MjSpec()
@@ -111,12 +126,12 @@ class Fr3Reach(MujocoTask):
         low, high = _within(RANGE)
         qpos = jax.random.uniform(start_key, (7,), minval=low, maxval=high)
         low, high = _within(SPREAD)
-        goal = flange_position(jax.random.uniform(goal_key, (7,), minval=low, maxval=high))
+        goal = self._position(jax.random.uniform(goal_key, (7,), minval=low, maxval=high))
         return Start(qpos, jnp.zeros(7), goal)
 
     def observe(self, state: State) -> Array:
         xp = state.qpos.__array_namespace__()
-        return xp.concatenate([state.qpos, state.qvel, flange_position(state.qpos)], axis=-1)
+        return xp.concatenate([state.qpos, state.qvel, self._position(state.qpos)], axis=-1)
 
     def control(self, state: State, action: Array) -> Array:
         """Joint velocities in rad/s, cut so that joints slow down and stop before their limits."""

@@ -97,6 +97,15 @@ def flange_position(qpos: Array) -> Array:
     return joint_frames(qpos)[0][..., -1, :]
 
 
+def tool_position(qpos: Array, tool: Floats | np.ndarray) -> Array:
+    """Angles [..., 7] -> position [..., 3] in metres, in the base frame, of a point that the flange carries.
+
+    Args: tool: the point in the flange's frame, m."""
+    positions, rotations = joint_frames(qpos)
+    offset = qpos.__array_namespace__().asarray(tool, dtype=qpos.dtype)
+    return positions[..., -1, :] + rotations[..., -1, :, :] @ offset
+
+
 def slowed(velocity: Array, qpos: Array, joints: JointSpec) -> Array:
     """Joint velocities [..., 7] in rad/s, cut so that joints slow down and stop before their limits.
 
