@@ -75,6 +75,9 @@ MOST_VALUES = 1 << 24  # between a graph's inputs and its output
 class ControllerError(Exception):
     """The bundle or an input cannot be trusted: what was found, what is allowed."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = None) -> Controller:
     """A controller whose files, shapes and answers have been checked.
@@ -1125,7 +1128,7 @@ def main(arguments: list[str]) -> int:
         loaded = load(arguments[0] if arguments else Path(__file__).parent, trusted=trusted)
         print(printable(describe(loaded)))
     except ControllerError as error:
-        print(f"refused: {printable(str(error))}", file=sys.stderr)
+        print(f"refused: {error}", file=sys.stderr)
         return 1
     return 0
 
