@@ -83,6 +83,9 @@ AHEAD_S = 5e-3  # by which a time stamp may lie in the future
 class ControllerError(Exception):
     """The bundle or an input cannot be trusted: what was found, what is allowed."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = None) -> Controller:
     """A controller whose files, shapes and answers have been checked.
@@ -1327,7 +1330,7 @@ def main(arguments: list[str]) -> int:
         loaded = load(arguments[0] if arguments else Path(__file__).parent, trusted=trusted)
         print(printable(describe(loaded)))
     except ControllerError as error:
-        print(f"refused: {printable(str(error))}", file=sys.stderr)
+        print(f"refused: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -54,7 +54,7 @@ def _graph(path: Path) -> JSON:
         model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        raise FathomError(f"{path}: not an ONNX graph: {error}") from error
+        raise FathomError(f"{path}: not an ONNX graph: {printable(str(error))}") from error
     properties = {each.key: each.value for each in model.metadata_props}
     signature = _signature(model.graph.input, skipped={each.name for each in model.graph.initializer})
     found = {
@@ -74,7 +74,9 @@ def _graph(path: Path) -> JSON:
         TaskSpec.model_validate(own["spec"])
         proved = own["certificate"]["graph_sha256"]
     except (KeyError, TypeError, ValueError) as error:
-        raise FathomError(f"{path}: its description of itself was altered: {error}") from error
+        raise FathomError(
+            f"{path}: its description of itself was altered: {printable(str(error))}"
+        ) from error
     if proved != found["graph_sha256"]:
         raise FathomError(
             f"{path}: SHA-256 of the graph is {found['graph_sha256']}, {proved} was proved: it was altered"

@@ -417,6 +417,9 @@ def test_escape_sequences_do_not_reach_the_terminal(copy, capsys):  # noqa: F811
     printed = capsys.readouterr().err
     assert "\\x1b]0;owned" in printed
     assert not set("\x1b\x07\x9b\u202e") & set(printed)
+    with pytest.raises(FathomError) as refusal:
+        inspect(copy)
+    assert not set("\x1b\x07\x9b\u202e") & set(str(refusal.value))
     make = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Tanh", ["x"], [evil])],
