@@ -29,10 +29,18 @@ def at_rest(qpos):
     return State(qpos, np.zeros_like(qpos), np.zeros_like(qpos))
 
 
+def limits(joints):
+    """Positions, infinite where there is no limit."""
+    return (
+        np.array([-np.inf if value is None else value for value in joints.lower]),
+        np.array([np.inf if value is None else value for value in joints.upper]),
+    )
+
+
 def test_goals_can_be_met_within_joint_limits(task):
     spec = task.spec
-    low = np.array(spec.joints.lower) + spec.joints.margin
-    high = np.array(spec.joints.upper) - spec.joints.margin
+    low, high = limits(spec.joints)
+    low, high = low + spec.joints.margin, high - spec.joints.margin
     bent = np.array(spec.joints.default) + 0.1  # off the singularity of a straight arm
 
     goals = simulation(spec.name, "mujoco").starts(jax.random.key(0), 20).goal
@@ -52,10 +60,10 @@ def test_the_model_has_the_joints_and_actuators_of_the_spec(task):
     driven = tuple(model.joint(model.actuator_trnid[i, 0]).name for i in range(model.nu))
     assert driven == spec.action.joints
     limited = model.jnt_limited.astype(bool)
-    np.testing.assert_allclose(model.jnt_range[limited, 0], np.array(spec.joints.lower)[limited])
-    np.testing.assert_allclose(model.jnt_range[limited, 1], np.array(spec.joints.upper)[limited])
-    assert (np.array(spec.joints.lower) < spec.joints.default).all()
-    assert (np.array(spec.joints.upper) > spec.joints.default).all()
+    low, high = limits(spec.joints)
+    np.testing.assert_allclose(model.jnt_range[limited], np.stack([low, high], axis=-1)[limited])
+    assert (low < spec.joints.default).all()
+    assert (high > spec.joints.default).all()
 
 
 def test_actions_are_scaled_as_the_spec_says_and_clipped(task):
