@@ -73,6 +73,8 @@ Depth = Annotated[int, Field(ge=BLOCK_DEPTH, le=2**20), AfterValidator(_whole_bl
 Episodes = Annotated[int, Field(ge=2, le=MOST_EPISODES)]  # an interval needs two
 Updates = Annotated[int, Field(ge=1, le=1_000_000)]  # each has a key, and all keys are made at once
 Batch = Annotated[int, Field(ge=2, le=2**24)]
+
+
 class StoredName(str):
     """A task's name as a file holds it: no task file is executed for that alone."""
 
