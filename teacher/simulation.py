@@ -352,11 +352,15 @@ def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers
 _compiled_draw = jit_once(_draw, static_argnums=(0, 1, 2))  # one for all engines of a task
 
 
-@cache
 def simulation(task: str, engine: str | None = None, randomise: Randomisation = NOTHING_RANDOM) -> Simulation:
     """The named task on the named engine, by default its first; one for all stages of a process."""
     made = make_task(task)
-    return Simulation(made, engine or made.engines[0], randomise)
+    return _simulation(made, engine or made.engines[0], randomise)
+
+
+@cache
+def _simulation(task: Task, engine: str, randomise: Randomisation) -> Simulation:
+    return Simulation(task, engine, randomise)
 
 
 def simulation_of(config: TaskConfig) -> Simulation:

@@ -71,7 +71,7 @@ def test_presets_of_published_tasks_have_the_published_settings(name, task, arch
         ("network=16", ["group.field=value"]),
         ("network.depth", ["group.field=value"]),
         ("update.actor_rate=-1", ["update.actor_rate", "-1", "greater than 0"]),
-        ("update.discount=1.0", ["update.discount", "1.0", "less than 1"]),
+        ("update.discount=1.0", ["update.discount", "1.0", "less than or equal to 0.999999"]),
         ("update.penalty=NaN", ["update.penalty", "nan", "finite"]),
         ("update.batch=100000", ["update.batch", "100000", "collect.envs * collect.prefill", "25600"]),
         ("collect.prefill=2000", ["collect.prefill", "2000", "collect.replay"]),

@@ -309,17 +309,20 @@ class Interrupted(Robot):
     ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_a_second_signal_does_not_keep_the_robot_from_being_stopped(clock, number, raised):
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    found = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     robot = Interrupted(clock, number)
-    if number == signal.SIGTERM:  # by default it ends a process, also after the stop
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    # A job in the background ignores the one, and by default the other ends a process, also after the stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     try:
         with pytest.raises(raised):
             run(Pushing(RECORD, 0.0), robot, GOAL, 1.0, clock=clock, sleep=clock.sleep)
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     finally:
-        signal.signal(signal.SIGTERM, before[1])
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), found, strict=True):
+            signal.signal(each, handler)
     assert (robot.sent, robot.stopped, len(robot.written)) == (True, 1, 1)
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_stop_is_repeated_until_it_returned_or_failed_by_name(clock):

@@ -209,7 +209,7 @@ def test_a_reference_policy_that_fails_is_named_and_costs_no_figure_of_the_teach
 ):
     before, said = maze_run.summary, []
     monkeypatch.setattr(make_task("wheel_maze"), "reference_policy", policy, raising=False)
-    monkeypatch.setattr(Display, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Display, "say", lambda self, text, style="": said.append(text))
     (maze_run.path / "summary.json").unlink()
     teaching.teach(maze_run, Display(), resume=True)
     assert f"task 'wheel_maze': reference_policy(observation, goal) {told}" in "".join(said).replace("\\", "")

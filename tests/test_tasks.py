@@ -12,6 +12,7 @@ import pytest
 
 import teacher.simulation
 import teacher.tasks
+from teacher.config import STORED, StoredName, TeacherConfig
 from teacher.errors import UsageError
 from teacher.simulation import Simulation, Trajectories, simulation
 from teacher.tasks import TASKS, MujocoTask, Start, State, achieved_goal, goal_distance, make_task
@@ -317,3 +318,10 @@ def test_an_engine_that_does_not_run_the_task_is_refused(name, engine, message):
 
 def test_the_first_engine_is_the_default(task):
     assert simulation(task.spec.name).engine_name == task.engines[0]
+
+
+def test_a_task_is_made_once_whoever_names_it():
+    stored = TeacherConfig.model_validate({"task": {"name": "wheel_maze"}}, context=STORED).task.name
+    assert isinstance(stored, StoredName)
+    assert make_task(stored) is make_task("wheel_maze")
+    assert simulation(stored) is simulation("wheel_maze", "analytic")

@@ -58,7 +58,7 @@ def executable(name: str) -> str:
     """The reference by which a task is made; for a file, the one that a user stands for.
 
     Raises: UsageError for a file that an artifact names, and nobody else."""
-    reference = task_reference(name)
+    reference = str(task_reference(name))  # one key of a cache, whoever names the task
     if not is_file(reference):
         return reference
     if isinstance(name, StoredName) and reference not in _EXECUTABLE:
