@@ -128,6 +128,12 @@ def test_a_first_signal_waits_for_the_save_and_says_so_a_second_one_acts_at_once
         pytest.fail("the second signal did nothing")
 
 
+def terminal_of_its_own():
+    """Run in a process before its program: with a terminal, and not with the ignorance of `nohup`."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_a_lost_terminal_saves_and_stops_as_sigterm_does(tmp_path):
     ours, theirs = pty.openpty()
     command = [*PIPELINE, *map(str, beginning(tmp_path / "run")), "--set", "collect.total_steps=200000"]
@@ -137,7 +143,7 @@ def test_a_lost_terminal_saves_and_stops_as_sigterm_does(tmp_path):
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=terminal_of_its_own,
     )
     os.close(theirs)
     saves = tmp_path / "run" / "teacher" / "checkpoints"
@@ -228,7 +234,8 @@ def test_a_run_in_use_names_who_works_in_it_and_since_when(tmp_path):
 def test_two_processes_that_add_to_a_summary_lose_nothing(tmp_path):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
     threads = [
-        threading.Thread(target=run.update_summary, args=({"control": {str(i): i}},)) for i in range(20)
+        threading.Thread(target=run.update_summary, args=({"control": {str(i): {"episodes": i}}},))
+        for i in range(20)
     ]
     for thread in threads:
         thread.start()
