@@ -57,7 +57,7 @@ def stages(monkeypatch) -> SimpleNamespace:
             (run.students / size / "3").mkdir(parents=True, exist_ok=True)
             run.update_summary({"students": {size: {"parameters": 482, "wall_s": 3.0}}})
 
-    def export(run, display, *, resume, seed):
+    def export(run, display, *, resume, seed, sign):
         begin("export", run)
         size, passes = run.config.student.sizes[0], found.passes(run)
         because = "as was asked" if passes else "no student surely keeps 98 %. What limits it is capacity."
