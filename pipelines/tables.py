@@ -151,7 +151,7 @@ def score(figures: JSON) -> Table:
 def _shown(value: Any) -> str:
     """A figure of any of JSON's types but an object."""
     if isinstance(value, list):
-        return ", ".join(map(_shown, value))
+        return ", ".join(map(_shown, value)) or "none"
     if value is None or isinstance(value, bool):
         return {None: "not known", True: "yes", False: "no"}[value]
     if isinstance(value, str):

@@ -267,6 +267,7 @@ def test_figures_of_every_kind_have_a_row():
         "worst": "0.25, 1e-07",
         "passes": "yes",
         "robot": "[fr3]",
+        "none": "none",
         "violations.position": "0",
     }
 

@@ -8,7 +8,6 @@ import typer
 from typer.core import TyperCommand
 
 from pipelines.commands import completion
-from teacher.config import MOST_EPISODES
 
 
 class Command(TyperCommand):
@@ -173,8 +172,21 @@ SigningKey = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped; finished work is kept")]
 Engine = Annotated[str | None, typer.Option(help="simulator; default: as the run sets it")]
+
+
+def _bounded(episodes: int | None) -> int | None:
+    """Looks the bound up only for a number that was given: it takes what is slow to import."""
+    if episodes is not None:
+        from teacher.config import MOST_EPISODES
+
+        if episodes > MOST_EPISODES:
+            raise typer.BadParameter(f"found {episodes:,}, allowed are at most {MOST_EPISODES:,}")
+    return episodes
+
+
 Episodes = Annotated[
-    int | None, typer.Option(min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
+    int | None,
+    typer.Option(min=2, callback=_bounded, help="held-out episodes; default: as the run sets it"),
 ]
 HeldOutSeed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="other held-out episodes than every run's")
