@@ -1052,9 +1052,10 @@ _NO_LARGER = frozenset(
     "ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Slice Softmax".split()
 )
 OPERATORS = _NO_LARGER | frozenset(
-    "Abs Add And Cast Clip Concat Cos Div Elu Equal Erf Exp Expand Floor Gather Gemm Greater GreaterOrEqual "
-    "Identity LeakyRelu Less LessOrEqual Log MatMul Max Min Mul Neg Not Or Pow Reciprocal Relu Reshape "
-    "Sigmoid Sign Sin Softplus Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
+    "Abs Add And Cast Clip Concat Constant ConstantOfShape Cos Div Einsum Elu Equal Erf Exp Expand EyeLike "
+    "Floor Gather Gemm Greater GreaterOrEqual Identity LeakyRelu Less LessOrEqual Log MatMul Max Min Mul Neg "
+    "Not Or Pow Reciprocal Relu Reshape Sigmoid Sign Sin Softplus Sqrt Squeeze Sub Tanh Transpose Unsqueeze "
+    "Where".split()
 )
 """Of exported graphs: without loops, and their values' sizes are known before they run."""
 _BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # of a weight, by ONNX's number of its type
@@ -1112,9 +1113,12 @@ def _check_nodes(file: str, graph: memoryview, given: dict[str, tuple[int, ...]]
         elif number == 15:
             raise ControllerError(f"{file}: holds sparse weights, which no export has")
     for node in nodes:
-        operator, takes, gives, attributes = _node(file, node)
+        operator, takes, gives, attributes, constant = _node(file, node)
         rows = [known.get(name, ()) for name in takes]
-        shape = _shape(operator, [shapes.get(name, ()) for name in takes], rows, attributes)
+        if operator != "Constant":
+            shape = _shape(operator, [shapes.get(name, ()) for name in takes], rows, attributes)
+        else:
+            _, shape, known[gives[0]] = _weight(file, constant or memoryview(b""))
         if operator == "Concat" and all(rows):
             known[gives[0]] = sum(rows, ())
         values += math.prod(shape) * len(gives)
@@ -1123,8 +1127,11 @@ def _check_nodes(file: str, graph: memoryview, given: dict[str, tuple[int, ...]]
         shapes.update(dict.fromkeys(gives, shape))
 
 
-def _node(file: str, node: memoryview) -> tuple[str, list[str], list[str], dict[str, list[int]]]:
-    """Operator, names of what it takes and gives, and its attributes of integers."""
+def _node(
+    file: str, node: memoryview
+) -> tuple[str, list[str], list[str], dict[str, list[int]], memoryview | None]:
+    """Operator, names of what it takes and gives, its attributes of integers, and a constant's tensor."""
+    constant = None
     names: dict[int, list[str]] = {1: [], 2: [], 4: [], 7: []}
     attributes: dict[str, list[int]] = {}
     for number, value, _ in _fields(node):
@@ -1132,16 +1139,21 @@ def _node(file: str, node: memoryview) -> tuple[str, list[str], list[str], dict[
             names[number].append(_text(value))
         elif number == 5:
             parts = [(key, each) for key, each, _ in _fields(value)]
-            if {key for key, _ in parts} & {5, 6, 10, 11, 22, 23}:
-                raise ControllerError(f"{file}: a node holds graphs or tensors, which no export has")
+            if {key for key, _ in parts} & {6, 10, 11, 22, 23}:
+                raise ControllerError(f"{file}: a node holds graphs or lists of tensors, which no export has")
+            constant = next((each for key, each in parts if key == 5), constant)
             name = "".join(_text(each) for key, each in parts if key == 1)
             attributes[name] = [
                 _signed(each) for key, each in parts if key in (3, 8) and isinstance(each, int)
             ]
+            if name == "equation":
+                attributes[name] = [ord(sign) for key, each in parts if key == 4 for sign in _text(each)]
     operator = ".".join([*filter(None, names[7]), *names[4]])
     if operator not in OPERATORS:
         raise ControllerError(f"{file}: operator {operator}, allowed: {', '.join(sorted(OPERATORS))}")
-    return operator, names[1], names[2], attributes
+    if constant is not None and operator not in ("Constant", "ConstantOfShape"):
+        raise ControllerError(f"{file}: operator {operator} holds a tensor, which no export has")
+    return operator, names[1], names[2], attributes, constant
 
 
 def _shape(
@@ -1162,12 +1174,30 @@ def _shape(
     if operator == "Reshape" and rows[1]:
         stated = math.prod(each for each in rows[1] if each > 0)
         return tuple(each if each > 0 else size if each == 0 else size // stated for each in rows[1])
+    if operator == "Squeeze" and len(rows) == 2 and rows[1]:
+        gone = {each % len(first) for each in rows[1]}
+        return tuple(each for i, each in enumerate(first) if i not in gone)
+    if operator == "Unsqueeze" and rows[1]:
+        rank, rest = len(first) + len(rows[1]), list(first)
+        new = {each % rank for each in rows[1]}
+        return tuple(1 if i in new else rest.pop(0) for i in range(rank))
     if operator in ("Reshape", "Squeeze", "Unsqueeze"):
         return (size, size)
-    if operator == "Expand":
-        if not rows[1]:
-            raise ValueError("Expand to a shape that is not written there")
-        given = [first, rows[1]]
+    if operator in ("Expand", "ConstantOfShape"):
+        if not rows[-1]:
+            raise ValueError(f"{operator} of a shape that is not written there")
+        given = [first, rows[1]] if operator == "Expand" else [rows[0]]
+    if operator == "EyeLike":
+        return first
+    if operator == "Einsum":
+        terms, _, result = "".join(map(chr, attributes["equation"])).replace(" ", "").partition("->")
+        labels = terms.split(",")
+        if len(given) > 2 or [len(term) for term in labels] != [len(shape) for shape in given]:
+            raise ValueError(f"Einsum {terms}->{result} of {given}")
+        sizes = {
+            label: each for term, shape in zip(labels, given) for label, each in zip(term, shape) if each > 1
+        }
+        return tuple(sizes.get(label, 1) for label in result)
     if operator == "Gather":
         axis %= max(len(first), 1)
         return (*first[:axis], *given[1], *first[axis + 1 :])

@@ -143,7 +143,7 @@ def test_a_student_no_smaller_than_its_teacher_is_said(debug_run):
     said = []
 
     class Told:
-        say = staticmethod(said.append)
+        say = warn = staticmethod(said.append)
 
     warn_of_larger_students(Distiller(StudentConfig(sizes=("2x4", "4x64")), teacher), Told())
     assert len(said) == 1
