@@ -159,7 +159,7 @@ def test_actuators_with_a_state_of_their_own_move_as_in_the_c_engine(parts):
             "actearly of actuators",
         ),
         ({"actuator": '<adhesion body="cart" ctrlrange="0 1" gain="1"/>'}, "mjTRN_BODY"),
-        ({"geom": f"/></body><body><flexcomp {CLOTH}"}, "flexible bodies"),
+        ({"geom": f'/></body><body name="hung"><flexcomp {CLOTH}'}, "flexible bodies"),
         (
             {"actuator": '<muscle joint="slide" ctrlrange="0 1" force="20" lengthrange="-1 1"/>'},
             "muscles in the integrator implicitfast",
