@@ -30,6 +30,7 @@ import numpy as np
 import optax
 from measuring import Results, Row, say, show
 
+from student.checkpoint import TrainedStudent, load_student
 from student.config import parse_size
 from student.networks import (
     Normaliser,
@@ -41,7 +42,6 @@ from student.networks import (
     fold,
     init_student,
 )
-from student.saved import TrainedStudent, load_student
 from teacher import checkpoint, losses, replay
 from teacher.config import UpdateConfig
 from teacher.devices import Devices
