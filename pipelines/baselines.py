@@ -3,7 +3,7 @@
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -25,13 +25,6 @@ from teacher.tasks import make_task
 from teacher.trained import load_teacher
 
 JSON = dict[str, Any]
-
-
-class Trained(NamedTuple):
-    """A finished baseline: its policy, and what its training cost."""
-
-    policy: SensingPolicy
-    effort: JSON
 
 
 def distill_with_baselines(
@@ -69,8 +62,8 @@ def distill_with_baselines(
         reference = ReferenceEpisodes.of(load_teacher(run.checkpoints), run.config.student.episodes)
         of_student, _ = reference.run(_policy(student))
         for name in waiting:
-            trained = _train(run, folders[name], configs[name], size)
-            figures = basis | sizes | trained.effort | _score(reference, trained.policy, of_student)
+            policy, effort = _train(run, folders[name], configs[name], size)
+            figures = basis | sizes | effort | _score(reference, policy, of_student)
             run.update_summary({"baselines": {name: figures}})
             display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
     summary = run.summary
@@ -98,16 +91,13 @@ def _is_scored(run: Run, folder: Path, basis: JSON | None = None) -> bool:
 
 
 def _require_budget(run: Run, names: list[str]) -> None:
-    teacher = run.summary.get("teacher")
+    teacher, config = run.summary.get("teacher"), run.config
     if teacher is None:
         raise FathomError(
             f"{run.path} holds no finished teacher: first comes pipeline teacher --run {run.path} --resume"
         )
-    config, length = run.config, make_task(run.config.teacher.task.name).spec.episode_length
-    expected = {name: baselines.expected_s(name, teacher, config.student, length) for name in names}
-    if "direct_long" in expected:
-        expected.pop("direct", None)  # whose time is part of it
-    baselines.require_budget(expected, config.student.baseline_budget_s)
+    length = make_task(config.teacher.task.name).spec.episode_length
+    baselines.require_budget(names, teacher, config.student, length)
 
 
 def _config(folder: Path, config: Config, size: str) -> Config:
@@ -134,8 +124,8 @@ def _require_same(begun: Run, config: Config) -> None:
         raise UsageError(f"{begun.path} was begun with other settings: remove it to begin anew")
 
 
-def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
-    """Trains a baseline in its own run, or goes on with it."""
+def _train(run: Run, folder: Path, config: Config, size: str) -> tuple[SensingPolicy, JSON]:
+    """Trains a baseline in its own run, or goes on with it; returns its policy, and what it cost."""
     name = folder.name
     if folder.exists():
         made = Run(folder)
@@ -150,12 +140,12 @@ def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
             agent = load_teacher(made.checkpoints)
             effort = {key: found[key] for key in ("env_steps", "wall_s")}
             effort |= {"parameters": parameter_count(agent.params.actor)}
-            return Trained(all_seeing(agent.policy()), effort)
+            return all_seeing(agent.policy()), effort
         link = folder / "teacher"
         if not link.is_symlink():
             link.symlink_to(Path("..", "..", "teacher"))  # relative, so that a run can be moved
         effort = distill(made, display, resume=True)[size]
-        return Trained(_policy(load_student(made.students / size)), effort)
+        return _policy(load_student(made.students / size)), effort
 
 
 def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:

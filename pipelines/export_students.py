@@ -121,7 +121,7 @@ def _export_student(
     run: Run, reference: ReferenceEpisodes, student: TrainedStudent, seed: int
 ) -> tuple[JSON, JSON]:
     """Writes one bundle; returns its figures in the summary's `students` and `export`."""
-    params, config = student.params, run.config
+    params, config, network = student.params, run.config, reference.teacher.config.network
     scores: JSON = {"critic": reference.critic_agreement(params)}
     key = jax.random.fold_in(jax.random.key(seed), STREAM)
 
@@ -136,7 +136,14 @@ def _export_student(
         lambda observation, goal: act(params, observation, goal),
         lambda observation, action, goal: critic_distance(params, observation, action, goal),
         *own_states(reference.simulation, params, key, config.student.envs, config.export.observations),
-        provenance=_provenance(student, reference.teacher, seed),
+        provenance={
+            "student": student.name,
+            "checkpoint_sha256": student.source,
+            "teacher_depth": network.depths[0],
+            "teacher_width": network.widths[0],
+            "teacher_sha256": reference.teacher.source,
+            "observation_seed": seed,
+        },
         judge=evaluate,
         profiles=config.export.profiles,
     )
@@ -207,38 +214,19 @@ def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
 
 def _is_exported(run: Run, student: TrainedStudent, display: Display, seed: int) -> bool:
     """Tells whether the bundle is whole, of this very student, and made by today's settings and seed."""
-    figures, config = run.summary, run.config
-    exported = figures.get("export", {}).get(student.name, {})
-    scores = figures.get("students", {}).get(student.name, {})
-    return (
-        _is_whole(run.bundles / student.name, display, seed)
-        and exported.get("student_sha256") == student.source
-        and exported.get("observations") == config.export.observations
-        and exported.get("profiles") == list(config.export.profiles)
-        and scores.get("episodes") == config.student.episodes
-    )
-
-
-def _is_whole(bundle: Path, display: Display, seed: int) -> bool:
+    bundle, config, summary = run.bundles / student.name, run.config, run.summary
     if not bundle.exists():
         return False
     try:
-        return load_controller(bundle).provenance.get("observation_seed") == seed
+        exported_with = load_controller(bundle).provenance.get("observation_seed")
     except ControllerError as error:
         display.warn(f"{bundle} is damaged, {error}: exported again")
         return False
-
-
-def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
-    network = teacher.config.network
-    return {
-        "student": student.name,
-        "checkpoint_sha256": student.source,
-        "teacher_depth": network.depths[0],
-        "teacher_width": network.widths[0],
-        "teacher_sha256": teacher.source,
-        "observation_seed": seed,
-    }
+    exported = summary.get("export", {}).get(student.name, {})
+    scores = summary.get("students", {}).get(student.name, {})
+    found = (exported_with, *map(exported.get, ("student_sha256", "observations", "profiles")))
+    now = (seed, student.source, config.export.observations, list(config.export.profiles))
+    return found == now and scores.get("episodes") == config.student.episodes
 
 
 def _card_facts(spec: TaskSpec, scores: JSON) -> JSON:

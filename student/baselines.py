@@ -85,20 +85,23 @@ def student_config(name: str, config: StudentConfig, size: str) -> StudentConfig
     return StudentConfig.model_validate(config.model_dump() | left_out)
 
 
-def expected_s(name: str, teacher: Mapping[str, Any], config: StudentConfig, episode_length: int) -> float:
-    """Estimates the seconds of a baseline from its teacher's, in proportion to environment steps.
+def require_budget(
+    names: Sequence[str], teacher: Mapping[str, Any], config: StudentConfig, episode_length: int
+) -> None:
+    """Refuses baselines that together take longer than `config.baseline_budget_s`, as far as can be foreseen.
 
-    Args: teacher: `wall_s` and `env_steps` of its training. A shallow network is faster: for `direct` and
-    `shallow_actor` this is an upper bound where physics do not take all the time. That of `direct_long` is
-    the teacher's own time, and includes `direct`."""
-    share = 1.0 if name in TRAINED else config.rounds * config.envs * episode_length / teacher["env_steps"]
-    return share * teacher["wall_s"]
-
-
-def require_budget(expected: Mapping[str, float], budget_s: float | None) -> None:
-    """Refuses baselines, given by name with their seconds, that together take more than the budget.
-
-    Raises: UsageError that names those which fit, the cheapest first."""
+    Seconds are the teacher's in proportion to environment steps: for `direct` and `shallow_actor` an upper
+    bound where physics do not take all the time. `direct_long` takes the teacher's own time, and includes
+    `direct`.
+    Args: teacher: `wall_s` and `env_steps` of its training.
+    Raises: UsageError with the seconds of each, and those that fit, the cheapest first."""
+    budget_s, share = (
+        config.baseline_budget_s,
+        config.rounds * config.envs * episode_length / teacher["env_steps"],
+    )
+    expected = {name: (1.0 if name in TRAINED else share) * teacher["wall_s"] for name in names}
+    if "direct_long" in expected:
+        expected.pop("direct", None)
     total = sum(expected.values())
     if budget_s is None or total <= budget_s:
         return
@@ -121,11 +124,13 @@ def conclusion(figures: Mapping[str, Any]) -> str | None:
     Args: figures: of each baseline, with `size`, `time_at_goal`, `env_steps`, `parameters`, those of the
     student, and `student_gain`, by how much longer the distilled student was at its goals in the same
     episodes, with its interval."""
-    sentences = [_comparison(length, figures[name]) for name, length in DIRECT.items() if name in figures]
-    return " ".join(sentences) or None
+    return (
+        " ".join(_sentence(length, figures[name]) for name, length in DIRECT.items() if name in figures)
+        or None
+    )
 
 
-def _comparison(length: str, direct: Mapping[str, Any]) -> str:
+def _sentence(length: str, direct: Mapping[str, Any]) -> str:
     low, high = direct["student_gain_interval"]
     outcome = "beats" if low > 0 else "does worse than" if high < 0 else "does not surely beat"
     alone, gain = direct["time_at_goal"], direct["student_gain"]

@@ -1,7 +1,6 @@
 """How well a student's critic agrees with its teacher's, and with the time that it takes to a goal."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from teacher.compilation import jit_once
 from teacher.losses import distance
 from teacher.sensing import Sensed
 from teacher.simulation import Simulation, Trajectories
@@ -20,13 +18,6 @@ Array = jax.Array
 STATES, ACTIONS = 256, 32  # in which two critics are compared, and random actions in each
 BINS = 10  # of equally many states
 QUARTILES = (0.25, 0.5, 0.75)
-
-
-class Critic(NamedTuple):
-    """The two encoders of a critic; its distance is that between their embeddings."""
-
-    state_action: Callable[[Array, Array], Array]  # [B, S], [B, A] -> [B, R]
-    goal: Callable[[Array], Array]  # [..., G] -> [..., R]
 
 
 class CriticQueries(NamedTuple):
@@ -86,44 +77,28 @@ def critic_queries(
     return of_teacher, CriticQueries(sensed.observation, action, sensed.goal, goals, actions)
 
 
-def critic_outputs(critic: Critic, queries: CriticQueries) -> CriticOutputs:
-    """Evaluates a critic; pure."""
+def critic_outputs(
+    embed_state_action: Callable[[Any, Array, Array], Array],
+    embed_goal: Callable[[Any, Array], Array],
+    params: Any,
+    queries: CriticQueries,
+) -> CriticOutputs:
+    """Evaluates a critic, given by its two encoders and their parameters; pure."""
     observation, action, goal, goals, random_actions = queries
 
     def to_goal(action: Array) -> Array:
-        return distance(critic.state_action(observation, action), critic.goal(goal))
+        return distance(embed_state_action(params, observation, action), embed_goal(params, goal))
 
+    pairs = embed_state_action(params, observation, action)[:, None]
     return CriticOutputs(
         over_actions=jax.lax.map(to_goal, random_actions),
-        everywhere=distance(critic.state_action(observation, action)[:, None], critic.goal(goals)),
+        everywhere=distance(pairs, embed_goal(params, goals)),
         gradient=jax.grad(lambda action: to_goal(action).sum())(action),
     )
 
 
-def compiled_critic(
-    embed_state_action: Callable[[Any, Array, Array], Array], embed_goal: Callable[[Any, Array], Array]
-) -> Callable[[Any, CriticQueries], CriticOutputs]:
-    """Compiles `critic_outputs` as a function of the parameters: as constants they would be gigabytes."""
-
-    def outputs(params: Any, queries: CriticQueries) -> CriticOutputs:
-        critic = Critic(partial(embed_state_action, params), partial(embed_goal, params))
-        return critic_outputs(critic, queries)
-
-    return jit_once(outputs)
-
-
 def critic_agreement(student: CriticOutputs, teacher: CriticOutputs) -> dict[str, float]:
-    """Compares the outputs of two critics.
-
-    Returns:
-      spearman_actions: mean rank correlation of the distances over the actions at one state; 0 where
-        one critic does not tell them apart.
-      spearman_states: the same over the states, for each goal.
-      best_action: share of the states in which both prefer the same of the random actions.
-      top1: share of the state-actions for which both find the same goal nearest.
-      gradient_cosine: mean cosine of the gradients with respect to the action.
-      distance_error: mean absolute difference of the distances from all states to all goals.
-      distance_error_relative: the same, in standard deviations of the teacher's distances."""
+    """Compares the outputs of two critics; returns `students.SIZE.critic` of the summary."""
     ours, theirs = (jax.tree.map(np.asarray, outputs) for outputs in (student, teacher))
     g, h = ours.gradient, theirs.gradient
     cosine = (g * h).sum(-1) / (np.linalg.norm(g, axis=-1) * np.linalg.norm(h, axis=-1) + 1e-12)
@@ -167,14 +142,8 @@ def times_to_goal(spec: TaskSpec, trajectories: Trajectories, goal: np.ndarray, 
 def calibration(times: TimeToGoal, distance: np.ndarray) -> dict[str, Any]:
     """Compares a critic's distances [Q] with the times that it really took.
 
-    Returns:
-      states, horizon_s: how many, and for how long each was followed.
-      distance: median of each bin of equally many states, in rising order.
-      seconds: quartiles of the time to the goal in each bin; None where it is beyond the horizon.
-      arrived: share of each bin that came to the goal within the horizon.
-      rank_correlation: Spearman's, of distance and time; later than the horizon counts as latest.
-      rank_correlation_straight: the same of the plain distance to the goal.
-    Nothing where fewer than BINS states came to their goal: there is hardly a time to compare with."""
+    Returns: `students.SIZE.calibration` of the summary; nothing where fewer than BINS states came to their
+    goal, for then there is hardly a time to compare with."""
     reached = np.isfinite(times.seconds)
     if reached.sum() < BINS:
         return {}

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -11,12 +12,13 @@ from student.critic import (
     CriticOutputs,
     CriticQueries,
     calibration,
-    compiled_critic,
     critic_agreement,
+    critic_outputs,
     critic_queries,
     times_to_goal,
 )
 from student.networks import Student, embed_goal, embed_state_action, parameter_count
+from teacher.compilation import jit_once
 from teacher.evaluate import (
     CONFIDENCE,
     Outcomes,
@@ -42,7 +44,8 @@ from teacher.trained import Teacher
 JSON = dict[str, Any]
 STATES = 2048  # in which actions are compared, and times to the goal
 
-_student_outputs = compiled_critic(embed_state_action, embed_goal)  # compiles once for critics of one size
+# Compiles once for critics of one size.
+_student_outputs = jit_once(partial(critic_outputs, embed_state_action, embed_goal))
 
 
 class SampledStates(NamedTuple):
@@ -86,7 +89,8 @@ class ReferenceEpisodes(NamedTuple):
         outcomes, trajectories = run_episodes(simulation, policy, starts, evaluation_noise_key())
         states = SampledStates.of(trajectories, starts.goal, STATES)
         of_teacher, of_students = critic_queries(simulation, trajectories, starts.goal)
-        outputs = compiled_critic(teacher.embed_state_action, teacher.embed_goal)(teacher.params, of_teacher)
+        evaluate_critic = jit_once(partial(critic_outputs, teacher.embed_state_action, teacher.embed_goal))
+        outputs = evaluate_critic(teacher.params, of_teacher)
         return cls(teacher, simulation, layout, starts, outcomes, states, of_students, outputs)
 
     def run(self, policy: SensingPolicy) -> tuple[Outcomes, Trajectories]:
@@ -168,13 +172,9 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
 def compare_with_teacher(student: Outcomes, teacher: Outcomes) -> JSON:
     """Computes what retention does not tell, on the same starts and goals.
 
-    Returns: with intervals over pairs of episodes,
-      success_retention: episodes that end in success over the teacher's; absent as retention is.
-      final_distance_change: how much further from the goal the student ends, in the goal's unit.
-      hardest_decile: mean time at goal of `student` and `teacher` in the tenth of episodes in which the
-        teacher is at its goal for the shortest time, and the interval of their difference.
-      worst_decile: the same, but for each in its own worst tenth. The first is about goals that are hard
-        for the teacher, the second also about goals that only the student has lost."""
+    Returns: `success_retention`, `final_distance_change`, `hardest_decile` and `worst_decile` of the summary.
+    The hardest tenth of episodes is about goals that are hard for the teacher, each policy's own worst tenth
+    also about goals that only the student has lost."""
     figures: JSON = {}
     ratio, interval = _ratio(student.success_final, teacher.success_final)
     if interval is not None:

@@ -12,7 +12,7 @@ LESS = 0.8  # times the error of the smallest student shows that size matters
 
 
 class Limit(Enum):
-    """What limits the students; the value says it, with the figures that show it, and the next step."""
+    """What limits the students, in the order of checking; the value says so, and the next step."""
 
     TEACHER = (
         "What limits them is the teacher, which was itself at its goals too rarely to compare with. "
@@ -87,12 +87,7 @@ def select(
 def _limit(
     assessments: Assessments, size: str, config: StudentConfig, learned: Mapping[str, float]
 ) -> tuple[Limit, dict[str, Any]]:
-    """Returns what limits the students, of which `size` is nearest to enough, and figures for the sentence.
-
-    It is the first of these that the figures show: a teacher that is itself never at its goals; too few
-    episodes to be sure; states that no label covers (errors grow on the student's own states); too few
-    labels (errors grow on held-out states); capacity (errors fall with size, and the largest is nearest);
-    and else too few updates."""
+    """Returns what limits the students, of which `size` is nearest to enough, and figures for the words."""
     nearest = assessments[size]
     if "retention" not in nearest:
         return Limit.TEACHER, {}

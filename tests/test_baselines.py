@@ -20,7 +20,6 @@ from student.baselines import (
     NAMES,
     TRAINED,
     conclusion,
-    expected_s,
     iterations_within,
     parse_names,
     require_budget,
@@ -143,21 +142,22 @@ def test_a_baseline_leaves_out_what_its_name_says_and_nothing_else():
 
 
 def test_a_budget_names_the_baselines_that_fit():
-    students = StudentConfig(rounds=10, envs=100)
-    teacher = {"wall_s": 300.0, "env_steps": 1_000_000}
-    expected = {name: expected_s(name, teacher, students, episode_length=100) for name in NAMES}
-    assert [expected.pop(name) for name in ("direct", "direct_long")] == [300, 300]
-    assert expected == {"shallow_actor": 300, "cloning": 30, "dagger": 30}
-    expected["direct_long"] = 300
-    require_budget(expected, 660)
-    require_budget(expected, None)
+    def asked(names, budget):
+        students = StudentConfig(rounds=10, envs=100, baseline_budget_s=budget)
+        require_budget(names, {"wall_s": 300.0, "env_steps": 1_000_000}, students, episode_length=100)
+
+    asked(NAMES, 660)  # twice 300 s and twice 30 s: `direct` is part of `direct_long`
+    asked(NAMES, None)
     with pytest.raises(
         UsageError,
         match=r"found 400, but these take about 660 s.*--baselines cloning,dagger,shallow_actor fits",
     ):
-        require_budget(expected, 400)
+        asked(NAMES, 400)
     with pytest.raises(UsageError, match="none of them fits"):
-        require_budget(expected, 29)
+        asked(NAMES, 29)
+    asked(["direct"], 300)
+    with pytest.raises(UsageError, match="300 s"):
+        asked(["direct"], 299)
 
 
 def test_a_training_is_prolonged_at_the_pace_of_its_iterations_without_its_compilation():

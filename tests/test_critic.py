@@ -7,7 +7,6 @@ import pytest
 
 from student.critic import (
     BINS,
-    Critic,
     CriticOutputs,
     CriticQueries,
     calibration,
@@ -39,20 +38,17 @@ def values(seed: int, size: int, count: int = 32):
 def test_a_critic_agrees_with_itself_and_not_with_its_opposite():
     observation, action, goal = (values(i, n) for i, n in enumerate(SIZES))
 
-    def critic(sign: float) -> Critic:
-        """One whose distance is |1000 + sign * (sum of the action)|, whatever the goal."""
-        return Critic(
-            lambda o, a: 1000 + sign * a.sum(-1, keepdims=True) + 0 * o[:, :1], lambda g: 0 * g[..., :1]
-        )
+    def pair(sign, observation, action):
+        """Of a critic whose distance is |1000 + sign * (sum of the action)|, whatever the goal."""
+        return 1000 + sign * action.sum(-1, keepdims=True) + 0 * observation[:, :1]
 
     random_actions = jax.random.uniform(jax.random.key(1), (8, *action.shape))
     queries = CriticQueries(observation, action, goal, goal, random_actions)
-    up, down = (critic_outputs(critic(sign), queries) for sign in (1, -1))
+    up, down = (critic_outputs(pair, lambda _, g: 0 * g[..., :1], sign, queries) for sign in (1, -1))
     same = critic_agreement(up, up)
     assert same.keys() == AGREEMENT
-    for key, expected in dict.fromkeys(AGREEMENT, 1).items():
-        expected = 0 if key.startswith("distance_error") else expected
-        assert same[key] == pytest.approx(expected, abs=1e-5), key
+    for key in AGREEMENT:
+        assert same[key] == pytest.approx(0 if key.startswith("distance_error") else 1, abs=1e-5), key
     opposite = critic_agreement(up, down)
     for key in ("spearman_actions", "spearman_states", "gradient_cosine"):
         assert opposite[key] == pytest.approx(-1, abs=1e-5), key
@@ -75,11 +71,15 @@ def test_goals_may_look_different_from_each_state():
     position, goal = values(0, 2), values(1, 2)
     random_actions = values(2, 2)[None]
     action = jnp.zeros_like(position)
-    absolute = Critic(lambda o, a: o + a, lambda g: g)
-    relative = Critic(lambda o, a: a, lambda g: g)
+
+    def goal_itself(params, goal):
+        return goal
+
     own, every = goal - position, goal[None] - position[:, None]
-    found = critic_outputs(relative, CriticQueries(0 * position, action, own, every, random_actions))
-    expected = critic_outputs(absolute, CriticQueries(position, action, goal, goal, random_actions))
+    of_ways = CriticQueries(0 * position, action, own, every, random_actions)
+    of_positions = CriticQueries(position, action, goal, goal, random_actions)
+    found = critic_outputs(lambda _, o, a: a, goal_itself, None, of_ways)
+    expected = critic_outputs(lambda _, o, a: o + a, goal_itself, None, of_positions)
     for values_found, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(values_found, wanted, rtol=1e-4, atol=1e-5)
 
