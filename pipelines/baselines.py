@@ -55,9 +55,8 @@ def distill_with_baselines(
     }
     sizes = {"student_parameters": parameter_count(student.params.policy)}
     waiting = [name for name in asked if not _is_scored(run, folders[name], basis)]
-    for name in asked:
-        if name not in waiting:
-            display.say(f"kept {folders[name]}")
+    for name in (name for name in asked if name not in waiting):
+        display.say(f"kept {folders[name]}")
     if waiting:
         reference = ReferenceEpisodes.of(load_teacher(run.checkpoints), run.config.student.episodes)
         of_student, _ = reference.run(_policy(student))
@@ -76,12 +75,10 @@ def _size(run: Run) -> str:
     """Returns the size of the baselines already there, so that all are alike; else of the selected, or first,
     student."""
     summary = run.summary
-    begun = [
-        figures["size"]
-        for name, figures in summary.get("baselines", {}).items()
-        if (run.path / "baselines" / name).exists()
-    ]
-    return begun[0] if begun else summary.get("selected") or run.config.student.sizes[0]
+    for name, figures in summary.get("baselines", {}).items():
+        if (run.path / "baselines" / name).exists():
+            return figures["size"]
+    return summary.get("selected") or run.config.student.sizes[0]
 
 
 def _is_scored(run: Run, folder: Path, basis: JSON | None = None) -> bool:

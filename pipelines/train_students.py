@@ -52,12 +52,10 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
     run.rewind_metrics("students", int(state.round), display.warn)
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
+    terms = ("preference", "gradient", "features", "goal_features", "distance")
     shown = {
         "action_error": [f"{size}/action_error" for size in config.sizes],
-        "critic": [
-            f"critic/{term}_loss"
-            for term in ("preference", "gradient", "features", "goal_features", "distance")
-        ],
+        "critic": [f"critic/{term}_loss" for term in terms],
     }
     with (
         deferred_interrupt(display.say) as interruption,

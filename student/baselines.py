@@ -68,12 +68,9 @@ def iterations_within(wall_s: float, lines: Sequence[Mapping[str, Any]]) -> int:
 
     Args: lines: of its metrics, with `iteration` and `wall_s`. The first iteration, which compiles, does not
     count for the pace. Returns: at least as many as were done."""
-    first, last = lines[0], lines[-1]
-    done = int(last["iteration"])
-    if done == first["iteration"]:
-        pace = last["wall_s"] / done
-    else:
-        pace = (last["wall_s"] - first["wall_s"]) / (done - first["iteration"])
+    last, done = lines[-1], int(lines[-1]["iteration"])
+    first = lines[0] if lines[0]["iteration"] < done else {"iteration": 0, "wall_s": 0.0}
+    pace = (last["wall_s"] - first["wall_s"]) / (done - first["iteration"])
     return done + max(0, round((wall_s - last["wall_s"]) / pace))
 
 
@@ -95,10 +92,8 @@ def require_budget(
     `direct`.
     Args: teacher: `wall_s` and `env_steps` of its training.
     Raises: UsageError with the seconds of each, and those that fit, the cheapest first."""
-    budget_s, share = (
-        config.baseline_budget_s,
-        config.rounds * config.envs * episode_length / teacher["env_steps"],
-    )
+    budget_s = config.baseline_budget_s
+    share = config.rounds * config.envs * episode_length / teacher["env_steps"]
     expected = {name: (1.0 if name in TRAINED else share) * teacher["wall_s"] for name in names}
     if "direct_long" in expected:
         expected.pop("direct", None)
@@ -124,10 +119,8 @@ def conclusion(figures: Mapping[str, Any]) -> str | None:
     Args: figures: of each baseline, with `size`, `time_at_goal`, `env_steps`, `parameters`, those of the
     student, and `student_gain`, by how much longer the distilled student was at its goals in the same
     episodes, with its interval."""
-    return (
-        " ".join(_sentence(length, figures[name]) for name, length in DIRECT.items() if name in figures)
-        or None
-    )
+    sentences = [_sentence(length, figures[name]) for name, length in DIRECT.items() if name in figures]
+    return " ".join(sentences) or None
 
 
 def _sentence(length: str, direct: Mapping[str, Any]) -> str:

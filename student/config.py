@@ -21,7 +21,7 @@ class Size(NamedTuple):
 
 
 def parse_size(name: str) -> Size:
-    """Reads `2x64` as two hidden layers of 64 units with swish, `2x64-relu` as the same with ReLU."""
+    """Reads `2x64` as two hidden layers of 64 units with swish; `2x64-relu` has ReLU in its place."""
     size, dash, activation = name.partition("-")
     if dash and activation not in ACTIVATIONS[1:]:
         raise ValueError(f"{name!r} has no known activation; write {size} or {size}-{ACTIVATIONS[1]}")
@@ -29,9 +29,6 @@ def parse_size(name: str) -> Size:
     if match is None:
         raise ValueError(f"{size!r} is no size; write LAYERSxWIDTH, for example 2x64")
     return Size(int(match[1]), int(match[2]), activation or ACTIVATIONS[0])
-
-
-Rounds = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class GoalShares(NamedTuple):
@@ -88,9 +85,9 @@ class StudentConfig(Group):
     """size of the critic's two encoders, which all students share"""
     envs: Annotated[int, Field(ge=1, le=MOST_EPISODES)] = 256
     """environments per round"""
-    rounds: Rounds = 10
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
     """rounds of one episode per environment, followed by updates"""
-    teacher_rounds: Rounds = 2
+    teacher_rounds: Annotated[int, Field(ge=1, le=100_000)] = 2
     """first rounds, in which the teacher acts with noise"""
     mixed_rounds: Annotated[int, Field(ge=0, le=100_000)] = 3
     """next rounds, over which the teacher's share of acting falls from a half to what it stays at"""

@@ -88,14 +88,11 @@ def normalise(value: Array, statistics: tuple[Array, Array]) -> Array:
 
 
 def fold(student: Student, normaliser: Normaliser) -> Student:
-    """Folds the normalisation into the first layers: W (x - mean) / std + b as one layer, exactly.
-
-    Training works on the unfolded parameters, whose inputs have unit scale. Returns: the student for raw
-    inputs."""
+    """Folds the normalisation into the first layers, W (x - mean) / std + b as one layer, for raw inputs."""
     observation, action, goal = normaliser
     return Student(
-        policy=_fold_first(student.policy, _join(observation, goal)),
-        state_action=_fold_first(student.state_action, _join(observation, action)),
+        policy=_fold_first(student.policy, observation, goal),
+        state_action=_fold_first(student.state_action, observation, action),
         goal=_fold_first(student.goal, goal),
     )
 
@@ -117,13 +114,8 @@ def _first(layers: dict[str, Any]) -> str:
     return next(name for name in layers if name.endswith("_0"))
 
 
-def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
-    mean, std = (jnp.concatenate(values) for values in zip(*parts, strict=True))
-    return mean, std
-
-
-def _fold_first(params: Any, normaliser: tuple[Array, Array]) -> Any:
-    mean, std = normaliser
+def _fold_first(params: Any, *inputs: tuple[Array, Array]) -> Any:
+    mean, std = (jnp.concatenate(values) for values in zip(*inputs, strict=True))
     layers = dict(params["params"])
     name = _first(layers)
     kernel = layers[name]["kernel"] / std[:, None]

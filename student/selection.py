@@ -20,17 +20,17 @@ class Limit(Enum):
     )
     EPISODES = (
         "What limits it is the number of held-out episodes: its mean is high enough, its interval too wide. "
-        "Next: export again with more of them (student.episodes={episodes})."
+        "Next: export again with more of them (student.episodes={next})."
     )
     NOT_MEASURED = "What limits it was not measured. Next: export again."
     COVERAGE = (
         "What limits it are states that the labels do not cover: its actions miss the teacher's by {own:.3f} "
         "in its own episodes, by {held_out:.3f} in the teacher's. "
-        "Next: more rounds in which students act (student.rounds={rounds})."
+        "Next: more rounds in which students act (student.rounds={next})."
     )
     LABELS = (
         "What limits it are labels: its actions miss the teacher's by {held_out:.3f} on held-out states, by "
-        "{learned:.3f} on those it learned from. Next: more of them in every round (student.envs={envs})."
+        "{learned:.3f} on those it learned from. Next: more of them in every round (student.envs={next})."
     )
     CAPACITY = (
         "What limits it is capacity: the error of actions falls with size, from {of_smallest:.3f} of "
@@ -42,7 +42,7 @@ class Limit(Enum):
     )
     TRAINING = (
         "What limits it is training, as far as the errors of its actions tell. "
-        "Next: more updates (student.updates={updates})."
+        "Next: more updates (student.updates={next})."
     )
 
 
@@ -92,23 +92,20 @@ def _limit(
     if "retention" not in nearest:
         return Limit.TEACHER, {}
     if nearest["retention"] >= config.retention:
-        return Limit.EPISODES, {"episodes": 4 * config.episodes}
+        return Limit.EPISODES, {"next": 4 * config.episodes}
     errors = {s: a["policy_error"]["teacher_states"] for s, a in assessments.items() if "policy_error" in a}
     if size not in errors:
         return Limit.NOT_MEASURED, {}
     held_out, own = errors[size], nearest["policy_error"]["own_states"]
     if own >= MUCH * held_out:
-        return Limit.COVERAGE, {"own": own, "held_out": held_out, "rounds": 2 * config.rounds}
+        return Limit.COVERAGE, {"own": own, "held_out": held_out, "next": 2 * config.rounds}
     if size in learned and held_out >= MUCH * learned[size]:
-        return Limit.LABELS, {"held_out": held_out, "learned": learned[size], "envs": 2 * config.envs}
+        return Limit.LABELS, {"held_out": held_out, "learned": learned[size], "next": 2 * config.envs}
     smallest, largest = (f(errors, key=lambda s: assessments[s]["parameters"]) for f in (min, max))
-    of_smallest = errors[smallest]
-    if size == largest and held_out <= LESS * of_smallest:
-        figures = {"size": size, "held_out": held_out, "smallest": smallest, "of_smallest": of_smallest}
+    figures = {"size": size, "held_out": held_out, "smallest": smallest, "of_smallest": errors[smallest]}
+    if size == largest and held_out <= LESS * errors[smallest]:
         return Limit.CAPACITY, figures
-    if len(errors) == 1:
-        return Limit.ONE_SIZE, {"size": size}
-    return Limit.TRAINING, {"updates": 2 * config.updates}
+    return (Limit.ONE_SIZE, figures) if len(errors) == 1 else (Limit.TRAINING, {"next": 2 * config.updates})
 
 
 def _percent(share: float) -> str:
