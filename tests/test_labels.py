@@ -18,6 +18,7 @@ from student.labels import (
     draw_goals,
     draw_goals_beyond,
 )
+from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.tasks import make_task
 from teacher.trained import load_teacher
@@ -195,3 +196,30 @@ def test_a_save_of_other_settings_is_refused_naming_them(distiller, tmp_path):
     other = Distiller(distiller.config.model_copy(update={"critic": "2x8"}), distiller.teacher)
     with pytest.raises(FathomError, match="begun with another student"):
         restore_state(tmp_path, other)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_save_with_the_names_of_earlier_versions_is_read_if_finished(
+    distiller, tmp_path, monkeypatch, finished
+):
+    state, _ = distiller.iterate(distiller.init(jax.random.key(5)))
+    save_state(tmp_path, distiller, state)
+
+    def renamed(leaves):
+        names = {".ensemble": ".family", ".candidate_actions": ".tried"}
+        for now, before in names.items():
+            leaves = {path.replace(now, before): leaf for path, leaf in leaves.items()}
+        return leaves
+
+    saved = checkpoint.load(tmp_path)
+    step = distiller.config.rounds if finished else saved.step
+    old = saved._replace(step=step, leaves=renamed(saved.leaves), rows=renamed(saved.rows))
+    assert old.leaves.keys() != saved.leaves.keys() and old.rows.keys() != saved.rows.keys()
+    monkeypatch.setattr(checkpoint, "load", lambda directory: old)
+    if finished:
+        restored = restore_state(tmp_path, distiller)
+        np.testing.assert_array_equal(restored.labels.candidate_actions, state.labels.candidate_actions)
+        jax.tree.map(np.testing.assert_array_equal, restored.ensemble, state.ensemble)
+    else:
+        with pytest.raises(FathomError, match="unfinished and of an older version"):
+            restore_state(tmp_path, distiller)
