@@ -15,14 +15,14 @@ from export.profiles import require_profiles
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.config import Config, ControlConfig
-from pipelines.distilling import distil
-from pipelines.exporting import export
+from pipelines.export_students import export
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, create_run, require_own_files
 from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
+from pipelines.train_students import distill
 from student.labels import label_bytes
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -195,7 +195,7 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON
     _BACKGROUND.submit(load_converters)
     try:
         teach(run, display, resume=resume)
-        distil(run, display, resume=resume)
+        distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [n for n in run.config.student.sizes if not (resume and _is_controlled(run, n))]
         with display.bar("control", len(left), piece="students", groups=CONTROLLED) as bar:
