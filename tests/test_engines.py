@@ -33,7 +33,7 @@ PARTS = {
     "geom": "",
     "actuator": '<position joint="slide" kp="40" kv="8" ctrlrange="-.5 .5"/>',
 }
-CLOTH = 'name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" radius=".01" dim="2" mass="1"'
+CLOTH = 'name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" radius=".01" dim="2" rigid="true"'
 SERVO = '<position joint="slide" kp="40" kv="8" ctrlrange="-.5 .5" {}/>'
 
 
