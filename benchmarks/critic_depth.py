@@ -234,15 +234,10 @@ def main() -> None:
                     basis: Row = {"task": arguments.task, "candidate": name, "sampling": sampling}
                     basis |= {"depth": depth, "width": arguments.width, "rate": rate}
                     basis |= {"batch": arguments.batch, "updates": arguments.updates, "seed": seed}
-                    row = results.add(basis, partial(_measure, basis))
+                    row = results.add(basis, partial(trained, **basis))
                     say(str({key: value for key, value in row.items() if key != "curve"}))
-    show(
-        [{key: value for key, value in row.items() if key != "curve"} for row in results.rows], arguments.json
-    )
-
-
-def _measure(basis: Row) -> Row:
-    return trained(**basis)
+    rows = [{key: value for key, value in row.items() if key != "curve"} for row in results.rows]
+    show(rows, arguments.json)
 
 
 if __name__ == "__main__":

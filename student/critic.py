@@ -9,7 +9,6 @@ import numpy as np
 import scipy.stats
 
 from teacher.losses import distance
-from teacher.sensing import Sensed
 from teacher.simulation import Simulation, Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
@@ -63,18 +62,19 @@ def critic_queries(
     step, episode = np.arange(count) * length // count, np.arange(count)
     actions = jax.random.uniform(jax.random.key(0), (ACTIONS, count, size), minval=-1, maxval=1)
     action, own = jnp.asarray(trajectories.action[step, episode]), jnp.asarray(goal[episode])
-    of_teacher = CriticQueries(
-        jnp.asarray(trajectories.observation[step, episode]), action, own, own, actions
+    observation, sensed, seen_goal = (
+        jnp.asarray(values[step, episode]) for values in (trajectories.observation, *trajectories.sensed)
     )
-    sensed = Sensed(*(jnp.asarray(values[step, episode]) for values in trajectories.sensed))
-    goals = own
+    of_teacher = CriticQueries(observation, action, own, own, actions)
+    of_students = of_teacher._replace(observation=sensed, goal=seen_goal)
     if simulation.task.spec.deployed:
         qpos = jnp.asarray(trajectories.qpos[step, episode])
         pairs = (count, count, -1)
         goals = simulation.task.deployed_goal(
             jnp.repeat(qpos, count, axis=0).reshape(pairs), jnp.tile(own, (count, 1)).reshape(pairs)
         )
-    return of_teacher, CriticQueries(sensed.observation, action, sensed.goal, goals, actions)
+        of_students = of_students._replace(goals=goals)
+    return of_teacher, of_students
 
 
 def critic_outputs(
