@@ -174,11 +174,6 @@ class Devices:
         return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
-def run_fused_kernels(devices: Sequence[jax.Device]) -> bool:
-    """Whether `teacher.fused` is for all of these devices."""
-    return all("H100" in device.device_kind or "H200" in device.device_kind for device in devices)
-
-
 def require_even(devices: int, **totals: int) -> None:
     """Raises UsageError for a total, named by its setting with __ for a dot, that devices do not divide."""
     for name, total in totals.items():

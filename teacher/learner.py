@@ -16,8 +16,7 @@ from jax.sharding import PartitionSpec as P
 from teacher import losses, replay
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
-from teacher.devices import AXIS, Devices, require_even, run_fused_kernels
-from teacher.errors import UsageError
+from teacher.devices import AXIS, Devices, require_even
 from teacher.networks import (
     Networks,
     Params,
@@ -29,6 +28,7 @@ from teacher.networks import (
     embed_state_action,
     init_params,
     make_networks,
+    require_fused,
 )
 from teacher.replay import Batch, Replay, Rows
 from teacher.simulation import Policy, choose, is_stable, training_simulation_of
@@ -254,19 +254,7 @@ class Learner:
 def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> None:
     """Raises UsageError if a run of this configuration cannot be divided over the devices or needs others."""
     require_even(len(devices), collect__envs=config.collect.envs, update__batch=config.update.batch)
-    if not config.network.fused:
-        return
-    from teacher import fused  # slow to import, and most runs do without
-
-    if not run_fused_kernels(devices):
-        kinds = ", ".join(sorted({device.device_kind for device in devices}))
-        raise UsageError(f"network.fused: found {kinds}; the kernels are for H100 and H200")
-    batch = config.update.batch // len(devices)
-    for width in config.network.widths:
-        if not fused.supports(width, batch):
-            raise UsageError(
-                f"network.fused: found width {width} and a batch of {batch} on each device; {fused.TAKES}"
-            )
+    require_fused(config.network, config.update.batch // len(devices), devices)
 
 
 def _keys(key: Array, numbers: Array) -> Array:
@@ -314,10 +302,10 @@ def joint_loss(
     first = devices.index() * len(logits)
     critic = losses.infonce(logits, update.penalty, first).mean()
     distance = losses.distance(policy_features, jax.lax.stop_gradient(goal_features))
-    weight = jnp.exp(jax.lax.stop_gradient(params.log_entropy_weight))
+    weight = jnp.exp(jax.lax.stop_gradient(params.log_temperature))
     actor = losses.actor_loss(distance, log_probability, weight).mean()
     target = update.target_entropy * action.shape[-1]
-    entropy = losses.entropy_weight_loss(params.log_entropy_weight, log_probability, target)
+    entropy = losses.entropy_weight_loss(params.log_temperature, log_probability, target)
 
     metrics = {
         "critic_loss": critic,

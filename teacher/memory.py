@@ -1,6 +1,6 @@
 """What a teacher's run takes of its device's memory, foreseen from shapes before anything is compiled.
 
-The model follows `teacher.residual`: an update holds the most when it walks back, with all that the
+The model follows `teacher.blocks`: an update holds the most when it walks back, with all that the
 walks forward kept. Its factors were fitted to XLA's own account of compiled updates, depth 4 to 1024.
 """
 
@@ -17,8 +17,7 @@ from teacher import replay
 from teacher.config import BLOCK_DEPTH, NetworkConfig, TeacherConfig
 from teacher.errors import UsageError
 from teacher.learner import make_optimiser
-from teacher.networks import init_params, make_networks
-from teacher.residual import merges
+from teacher.networks import init_params, is_batched, make_networks
 from teacher.spec import TaskSpec
 
 FLOAT = 4  # bytes
@@ -74,12 +73,12 @@ class Needs(NamedTuple):
         return max(self.update, sum(self) - self.gradients - self.activations)
 
 
-def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, devices: int = 1) -> Needs:
+def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None, devices: int = 1) -> Needs:
     """What one device must hold; nothing is computed or allocated.
 
     Batch, environments, replay and optimiser are divided over `devices`; parameters and gradients are
     not. Physics' own state is small and counted with the environments."""
-    merged = merges() if merged is None else merged
+    batched = is_batched() if batched is None else batched
     collect = config.collect
     networks = make_networks(config.network, spec.action_size)
     sizes = spec.sizes
@@ -96,7 +95,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, 
         parameters=_bytes(params),
         gradients=_bytes(params),
         optimiser=moments,
-        activations=_activations(config, merged, batch),
+        activations=_activations(config, batched, batch),
         replay=_bytes(kept),
         environments=_bytes(collected.rows) + environments * stepped * FLOAT,
         saving=SAVED_COPIES * (_bytes(params) + moments) if on_host else 0,
@@ -228,7 +227,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
                 break
 
 
-def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
+def _activations(config: TeacherConfig, batched: bool, batch: int) -> int:
     """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
     network = config.network
     width = max(network.widths)
@@ -240,7 +239,7 @@ def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
     held += walked * FLOAT  # rate
     if network.precision == "bfloat16":
         held += (actor + 2 * encoder) * width**2 * FLOAT
-    if merged:
+    if batched:
         held += walked * width * FLOAT + int(DEFERRED * taught * width * FLOAT)
     held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
     rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation

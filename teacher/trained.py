@@ -8,7 +8,6 @@ import jax
 
 from teacher import checkpoint
 from teacher.config import STORED, TeacherConfig
-from teacher.devices import run_fused_kernels
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.losses import distance
@@ -18,6 +17,7 @@ from teacher.networks import (
     deterministic_action,
     embed_goal,
     embed_state_action,
+    has_fused_kernels,
     init_params,
     make_networks,
 )
@@ -76,7 +76,7 @@ def load_teacher(directory: Path) -> Teacher:
         raise FathomError(f"{what} holds no teacher that this program knows: {error}") from error
     require_same(what, saved.record["spec"], make_task(config.task.name).spec)
     network = config.network
-    if not run_fused_kernels(jax.local_devices()):
+    if not has_fused_kernels(jax.local_devices()):
         network = network.model_copy(update={"fused": False})  # the same results, up to rounding
     networks = make_networks(network, spec.action_size)
     sizes = spec.sizes

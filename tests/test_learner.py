@@ -77,7 +77,7 @@ def test_metrics_mean_what_they_say(run):
         assert 0 <= metrics["saturation"] <= 1
         assert metrics["actor_gradient_norm"] > 0
         assert metrics["critic_gradient_norm"] > 0
-    weight = np.exp(run.states[-1].params.log_entropy_weight)
+    weight = np.exp(run.states[-1].params.log_temperature)
     assert run.metrics[-1]["entropy_weight"] == pytest.approx(weight, abs=0.1)
 
 
@@ -260,7 +260,7 @@ def one_nan(leaf):
     return leaf
 
 
-@pytest.mark.parametrize("group", ["goal", "log_entropy_weight"])
+@pytest.mark.parametrize("group", ["goal", "log_temperature"])
 def test_a_nan_in_the_parameters_stops_the_run_naming_a_quantity(learner, run, group):
     with pytest.raises(Diverged, match="became nan in iteration 1") as error:
         next(train(learner, with_changed(learner, group, one_nan)))

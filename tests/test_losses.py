@@ -155,7 +155,7 @@ def joint():
     sizes = observation, action, goal = 6, 2, 3
     networks = make_networks(config.network, action)
     params = jax.jit(lambda key: init_params(networks, key, sizes))(jax.random.key(0))
-    params = params._replace(log_entropy_weight=jnp.array(-0.7))
+    params = params._replace(log_temperature=jnp.array(-0.7))
     keys = jax.random.split(jax.random.key(1), 4)
     batch = Batch(
         jax.random.normal(keys[0], (7, observation)),
@@ -201,7 +201,7 @@ def test_the_actor_gets_the_gradient_of_its_own_loss_alone(joint):
         a = embed_state_action(networks, params.state_action, batch.observation, action)
         b = embed_goal(networks, params.goal, batch.goal)
         distance = jnp.sqrt(((a - b) ** 2).sum(-1))
-        return (distance + jnp.exp(params.log_entropy_weight) * log_probability).mean()
+        return (distance + jnp.exp(params.log_temperature) * log_probability).mean()
 
     value, expected = jax.jit(jax.value_and_grad(actor_loss))(params.actor)
     same_gradient(gradients.actor, expected)
@@ -211,6 +211,6 @@ def test_the_actor_gets_the_gradient_of_its_own_loss_alone(joint):
 def test_the_entropy_weight_gets_the_gradient_of_its_own_loss_alone(joint):
     config, _, params, batch, _, gradients, metrics = joint
     target = config.update.target_entropy * batch.action.shape[-1]
-    expected = jnp.exp(params.log_entropy_weight) * (metrics["entropy"] - target)
-    np.testing.assert_allclose(gradients.log_entropy_weight, expected, rtol=1e-5)
+    expected = jnp.exp(params.log_temperature) * (metrics["entropy"] - target)
+    np.testing.assert_allclose(gradients.log_temperature, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["entropy_weight"], jnp.exp(-0.7), rtol=1e-6)
