@@ -21,23 +21,4 @@ if TYPE_CHECKING:
     from pipelines.stages import selected_bundle as selected_bundle
     from pipelines.teaching import teach as teach
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "Config": "pipelines.config",
-            "Display": "pipelines.progress",
-            "Run": "pipelines.rundir",
-            "control": "pipelines.stages",
-            "distil": "pipelines.distilling",
-            "evaluate": "pipelines.stages",
-            "export": "pipelines.exporting",
-            "new_run": "pipelines.stages",
-            "open_run": "pipelines.rundir",
-            "preset": "pipelines.presets",
-            "run_all": "pipelines.stages",
-            "selected_bundle": "pipelines.stages",
-            "teach": "pipelines.teaching",
-            "with_values": "pipelines.config",
-            "write_report": "pipelines.report",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

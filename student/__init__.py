@@ -14,16 +14,4 @@ if TYPE_CHECKING:
     from student.saved import load_student as load_student
     from student.saved import save_students as save_students
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "DistillState": "student.distill",
-            "Distiller": "student.distill",
-            "StudentConfig": "student.config",
-            "TrainedStudent": "student.saved",
-            "act": "student.networks",
-            "critic_distance": "student.networks",
-            "load_student": "student.saved",
-            "save_students": "student.saved",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

@@ -27,29 +27,4 @@ if TYPE_CHECKING:
     from teacher.trained import load_teacher as load_teacher
     from teacher.trained import reevaluate as reevaluate
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "AnalyticTask": "teacher.tasks",
-            "Diverged": "teacher.errors",
-            "FathomError": "teacher.errors",
-            "Learner": "teacher.learner",
-            "MujocoTask": "teacher.tasks",
-            "Outcomes": "teacher.evaluate",
-            "Task": "teacher.tasks",
-            "TaskSpec": "teacher.spec",
-            "Teacher": "teacher.trained",
-            "TeacherConfig": "teacher.config",
-            "TeacherState": "teacher.learner",
-            "UsageError": "teacher.errors",
-            "evaluation_starts": "teacher.evaluate",
-            "load_teacher": "teacher.trained",
-            "make_task": "teacher.tasks",
-            "reevaluate": "teacher.trained",
-            "restore_state": "teacher.train",
-            "run_episodes": "teacher.evaluate",
-            "save_state": "teacher.train",
-            "summarise": "teacher.evaluate",
-            "task_names": "teacher.tasks",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)
