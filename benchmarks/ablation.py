@@ -31,8 +31,8 @@ from teacher.errors import FathomError
 from teacher.evaluate import evaluation_noise_key, run_episodes
 from teacher.losses import pairwise_distance
 from teacher.networks import action_distribution
-from teacher.simulation import on_robot
-from teacher.trained import Teacher, load_teacher
+from teacher.rollout import on_robot
+from teacher.train import Teacher, load_teacher
 
 Array = jax.Array
 SPREAD_FLOOR = 0.2  # of the teacher's Gaussian before tanh: below it, KL would ask for what nobody sees

@@ -24,8 +24,8 @@ from student.networks import Student, act, critic_distance
 from student.saved import load_student
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes
-from teacher.simulation import Policy, simulation_of
-from teacher.trained import load_teacher
+from teacher.rollout import Policy, simulation_of
+from teacher.train import load_teacher
 
 Array = jax.Array
 Distance = Callable[[Array, Array, Array], Array]  # [B, S], [B, A], [B, G] -> [B]

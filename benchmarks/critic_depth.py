@@ -37,11 +37,11 @@ from measuring import Results, Row, say, show
 
 from teacher import replay
 from teacher.blocks import Settings
-from teacher.devices import Devices
 from teacher.distance_map import Queries, agreement
 from teacher.losses import infonce, pairwise_distance, retrieval_accuracy
 from teacher.networks import ResidualNetwork
 from teacher.replay import Replay, Rows
+from teacher.sharding import Devices
 from teacher.tasks import State, achieved_goal, make_task
 from teacher.tasks.mazes import Maze
 

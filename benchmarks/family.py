@@ -19,7 +19,7 @@ from measuring import Row, middle, say, show
 from student.config import StudentConfig
 from student.distill import Distiller, DistillState
 from teacher.errors import FathomError
-from teacher.trained import Teacher, load_teacher
+from teacher.train import Teacher, load_teacher
 
 FAMILY = StudentConfig().sizes
 SETS = {

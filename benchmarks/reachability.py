@@ -27,10 +27,10 @@ from student.assess import paired_interval
 from student.networks import act, critic_distance
 from student.saved import TrainedStudent, load_student
 from teacher.errors import FathomError
-from teacher.simulation import Simulation, Trajectories, on_robot, simulation_of
+from teacher.rollout import Simulation, Trajectories, on_robot, simulation_of
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 BINS = 10  # of the reliability diagram
 TIMES = 32  # questions asked in each episode
@@ -69,17 +69,17 @@ def questions(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, seed: int) 
     Step k is drawn evenly, the time limit log-evenly from one step to the episode's end.
     Args: lived: with what was sensed. goal [E, G]."""
     assert lived.sensed is not None, "the rollout was given no noise_key"
-    length, episodes = lived.going.shape
+    length, episodes = lived.active.shape
     straight = goal_distance(spec, lived.observation, goal)  # [L + 1, E]
     near = straight <= spec.goal.success_radius
-    near[1:] &= lived.going
+    near[1:] &= lived.active
     rng = np.random.default_rng(seed)
     step = rng.integers(length, size=(TIMES, episodes))
     limit = np.floor((length - step + 1.0) ** rng.random(step.shape)).astype(int)
     episode = np.broadcast_to(np.arange(episodes), step.shape)
     passed = np.concatenate([np.zeros((1, episodes), int), near.cumsum(0)])  # steps near before this one
     arrived = passed[step + limit + 1, episode] > passed[step + 1, episode]
-    asked = ~near[step, episode] & lived.going[step, episode]
+    asked = ~near[step, episode] & lived.active[step, episode]
     step, limit, episode, arrived = (values[asked] for values in (step, limit, episode, arrived))
     return Questions(
         observation=lived.sensed.observation[step, episode],

@@ -18,10 +18,10 @@ from student.config import TRAINING_FIELDS
 from student.networks import act, parameter_count
 from student.saved import TrainedStudent, load_student
 from teacher.errors import FathomError, UsageError
-from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes, summarise
-from teacher.simulation import SensingPolicy, on_robot
+from teacher.evaluate import EpisodeMetrics, evaluation_noise_key, mean_interval, run_episodes, summarise
+from teacher.rollout import SensingPolicy, on_robot
 from teacher.tasks import make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 JSON = dict[str, Any]
 
@@ -172,7 +172,7 @@ def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:
     return Run(folder)
 
 
-def _judge(measure: Yardstick, policy: SensingPolicy, of_student: Outcomes) -> JSON:
+def _judge(measure: Yardstick, policy: SensingPolicy, of_student: EpisodeMetrics) -> JSON:
     """Score and retention on the teacher's episodes, and how much longer the student is at goals there."""
     found = _outcomes(measure, policy)
     gain = of_student.time_at_goal - found.time_at_goal
@@ -183,7 +183,7 @@ def _judge(measure: Yardstick, policy: SensingPolicy, of_student: Outcomes) -> J
     )
 
 
-def _outcomes(measure: Yardstick, policy: SensingPolicy) -> Outcomes:
+def _outcomes(measure: Yardstick, policy: SensingPolicy) -> EpisodeMetrics:
     """Of the teacher's held-out episodes, sensed with the same noise as a student's."""
     return run_episodes(measure.simulation, policy, measure.starts, evaluation_noise_key())[0]
 

@@ -15,8 +15,7 @@ from student.networks import parameter_count
 from student.saved import load_student, restore_state, save_state, save_students
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
-from teacher.train import require_finite
-from teacher.trained import Teacher, confirm, load_teacher
+from teacher.train import Teacher, confirm, load_teacher, require_finite
 
 JSON = dict[str, Any]
 STREAM = 1  # of the run's seed: the teacher's is the seed's own, other stages have others

@@ -26,7 +26,7 @@ from student.selection import Selection, select
 from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 JSON = dict[str, Any]
 STREAM = 2  # of the run's seed

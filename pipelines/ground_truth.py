@@ -11,10 +11,10 @@ from pipelines.rundir import DISTANCE_MAP, Run, write_columns
 from student.assess import retention
 from teacher.distance_map import agreement, drawable, queries
 from teacher.errors import FathomError
-from teacher.evaluate import Outcomes, run_episodes, summarise
+from teacher.evaluate import EpisodeMetrics, run_episodes, summarise
 from teacher.learner import Learner
 from teacher.networks import Params
-from teacher.simulation import Simulation, Trajectories
+from teacher.rollout import Simulation, Trajectories
 from teacher.tasks import Start, Task
 from teacher.tasks.requirements import own_code
 
@@ -27,7 +27,7 @@ class HeldOut(NamedTuple):
     simulation: Simulation
     layout: str
     starts: Start
-    outcomes: Outcomes
+    outcomes: EpisodeMetrics
     lived: Trajectories
 
 
@@ -67,7 +67,7 @@ def compare_with_truth(
     return figures, of_teacher
 
 
-def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes, Trajectories] | None:
+def reference_episodes(simulation: Simulation, starts: Start) -> tuple[EpisodeMetrics, Trajectories] | None:
     """How the task's reference policy does from these starts, and where it goes; None where it states none.
 
     Raises: FathomError if the policy fails, or answers with what are no numbers."""
@@ -86,7 +86,7 @@ def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes,
     return run_episodes(simulation, checked, starts)
 
 
-def share_of_reference(teacher: Outcomes, reference: Outcomes) -> JSON:
+def share_of_reference(teacher: EpisodeMetrics, reference: EpisodeMetrics) -> JSON:
     """The teacher's time at goal over the reference policy's, with its interval over pairs of episodes.
 
     Nothing if the reference policy was at a goal so rarely that the ratio has no interval."""

@@ -17,17 +17,17 @@ from student.calibration import Waits, calibration, waits
 from student.networks import Student, act, embed_goal, embed_state_action, parameter_count
 from teacher.compilation import jit_once
 from teacher.evaluate import (
-    Outcomes,
+    EpisodeMetrics,
     evaluation_layout,
     evaluation_noise_key,
     evaluation_starts,
     run_episodes,
     summarise,
 )
+from teacher.rollout import Simulation, Trajectories, on_robot, simulation_of
 from teacher.sensing import Sensed
-from teacher.simulation import Simulation, Trajectories, on_robot, simulation_of
 from teacher.tasks import Start
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 AGREEMENT_STATES = 256
 AGREEMENT_ACTIONS = 32  # at each of them
@@ -72,7 +72,7 @@ class Yardstick(NamedTuple):
     simulation: Simulation
     layout: str
     starts: Start
-    outcomes: Outcomes
+    outcomes: EpisodeMetrics
     seen: Seen
     asked: Asked  # of students' critics
     answers: assess.CriticAnswers  # the teacher's, to the same questions

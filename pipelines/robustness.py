@@ -8,10 +8,10 @@ import numpy as np
 
 from pipelines.judging import Yardstick
 from student import assess
-from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes
-from teacher.randomise import ALTER_MODEL, UNPUSHED, Conditions, Randomisation
+from teacher.evaluate import EpisodeMetrics, evaluation_noise_key, mean_interval, run_episodes
+from teacher.randomization import ALTER_MODEL, UNPUSHED, DomainRandomization, PhysicsParams
+from teacher.rollout import Policy, Simulation, simulation
 from teacher.sensing import Sensed
-from teacher.simulation import Policy, Simulation, simulation
 from teacher.spec import TaskSpec
 from teacher.tasks import Start
 from teacher.tasks.engines import ENGINES
@@ -70,7 +70,7 @@ def trials(where: Simulation, start: Start) -> dict[str, Trial]:
     """Every condition by its name, `nominal` first. Args: start: without conditions, [E, ...] in NumPy."""
     episodes = len(start.goal)
     one = np.ones(episodes, np.float32)
-    usual = Conditions(
+    usual = PhysicsParams(
         friction=one,
         mass=one,
         strength=one,
@@ -115,11 +115,11 @@ def _simulation(measure: Yardstick) -> Simulation:
     if able.takes_pushes and task.pushed:
         interval = max(spec.episode_length / PUSHES, 1) * spec.control_dt
         switched |= {"push": task.randomise.push or PUSH, "push_interval_s": interval}
-    randomise = Randomisation(latency=max(DELAYS), **switched)
+    randomise = DomainRandomization(latency=max(DELAYS), **switched)
     return simulation(measure.teacher.config.task.name, engine, randomise)
 
 
-def _run(where: Simulation, acting: Acting, trial: Trial) -> Outcomes:
+def _run(where: Simulation, acting: Acting, trial: Trial) -> EpisodeMetrics:
     steps = itertools.count()
 
     def policy(*seen: Any) -> Any:
@@ -131,7 +131,12 @@ def _run(where: Simulation, acting: Acting, trial: Trial) -> Outcomes:
     return run_episodes(where, policy, trial.start, evaluation_noise_key())[0]
 
 
-def _beside(student: Outcomes, teacher: Outcomes, student_usual: Outcomes, teacher_usual: Outcomes) -> JSON:
+def _beside(
+    student: EpisodeMetrics,
+    teacher: EpisodeMetrics,
+    student_usual: EpisodeMetrics,
+    teacher_usual: EpisodeMetrics,
+) -> JSON:
     ours, theirs = student.time_at_goal, teacher.time_at_goal
     drop = (student_usual.time_at_goal - ours) - (teacher_usual.time_at_goal - theirs)
     return {

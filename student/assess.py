@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from teacher.evaluate import CONFIDENCE, Outcomes
+from teacher.evaluate import CONFIDENCE, EpisodeMetrics
 from teacher.losses import distance
 
 Array = jax.Array
@@ -50,7 +50,7 @@ def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) 
     return found if np.isfinite(found).all() else None
 
 
-def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
+def retention(student: EpisodeMetrics, teacher: EpisodeMetrics) -> dict[str, float]:
     """Time at goal of the student over that of the teacher, on the same starts and goals.
 
     Returns: `retention` with its bootstrap interval over pairs of episodes, `retention_low` and
@@ -61,7 +61,7 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
     return {"retention": kept, "retention_low": interval[0], "retention_high": interval[1]}
 
 
-def beside_teacher(student: Outcomes, teacher: Outcomes) -> dict[str, Any]:
+def beside_teacher(student: EpisodeMetrics, teacher: EpisodeMetrics) -> dict[str, Any]:
     """What retention does not tell, on the same starts and goals; intervals are over pairs of episodes.
 
     Returns:

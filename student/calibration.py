@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
 
@@ -28,13 +28,13 @@ class Waits(NamedTuple):
 
 def waits(spec: TaskSpec, lived: Trajectories, goal: np.ndarray, count: int) -> Waits:
     """At most `count` moments of E episodes with goals [E, G], evenly spread over them."""
-    length = len(lived.going)
+    length = len(lived.active)
     horizon = max(length // 2, 1)
     straight = goal_distance(spec, lived.observation, goal)  # [L + 1, E]
     near = straight <= spec.goal.success_radius
-    near[1:] &= lived.going
+    near[1:] &= lived.active
     upcoming = np.stack([near[1 + k : 1 + k + length - horizon] for k in range(horizon)])
-    asked = np.argwhere(lived.going[: length - horizon] & ~near[: length - horizon])
+    asked = np.argwhere(lived.active[: length - horizon] & ~near[: length - horizon])
     rows = np.linspace(0, len(asked) - 1, min(count, len(asked))).round().astype(int)
     step, episode = asked[rows].T
     following = upcoming[:, step, episode]

@@ -29,12 +29,12 @@ from student.networks import (
     normalise,
 )
 from teacher.compilation import jit_once
-from teacher.evaluate import outcomes
+from teacher.evaluate import episode_metrics
 from teacher.losses import distance
 from teacher.networks import Params
-from teacher.simulation import on_robot, training_simulation_of
+from teacher.rollout import on_robot, training_simulation_of
 from teacher.tasks import Start
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 Array = jax.Array
 SEGMENTS = 4  # of an episode, each led by the teacher or by a student
@@ -144,7 +144,7 @@ class Distiller:
         lived = self.simulation.rollout(policy, start, noise_key=sensor_key)
         before, action, after = lived.steps()
         qpos, sensed = lived.before_steps(lived.qpos), lived.sensed_steps().observation
-        return Visited(before, action, after, qpos, sensed, lived.going.sum(0), start.goal)
+        return Visited(before, action, after, qpos, sensed, lived.active.sum(0), start.goal)
 
     def teacher_share(self, round_: int) -> float:
         """Share of the environments that the teacher leads in a round."""
@@ -245,7 +245,7 @@ class Distiller:
                 return each[member]
 
             lived = self.simulation.rollout(on_robot(policy), start, noise_key=sensor_key)
-            scores.append(float(outcomes(self.spec, lived, start.goal).time_at_goal.mean()))
+            scores.append(float(episode_metrics(self.spec, lived, start.goal).time_at_goal.mean()))
         of_sizes = np.reshape(scores, (len(self.config.sizes), self.config.seeds))
         return {
             name: (int(of_size.argmax()), of_size.tolist())

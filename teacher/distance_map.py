@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import achieved_goal
 from teacher.tasks.mazes import Maze
@@ -27,7 +27,7 @@ def queries(maze: Maze, spec: TaskSpec, lived: Trajectories, goal: np.ndarray) -
     """Takes at most STATES states of E episodes with goals [E, G], evenly over steps; the first is a start.
 
     Entries of a goal after x and y are those of the first episode. States inside a wall are left out."""
-    rows = np.argwhere(lived.going)
+    rows = np.argwhere(lived.active)
     rows = rows[np.linspace(0, len(rows) - 1, min(STATES, len(rows))).round().astype(int)]
     step, episode = rows.T
     observation, action = lived.observation[step, episode], lived.action[step, episode]

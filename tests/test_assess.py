@@ -15,7 +15,7 @@ from student.assess import (
 )
 from student.config import StudentConfig
 from student.selection import select
-from teacher.evaluate import Outcomes
+from teacher.evaluate import EpisodeMetrics
 
 SIZES = (5, 2, 3)  # observation, action, goal
 CONFIG = StudentConfig(sizes=("2x32", "2x64", "4x256"))
@@ -34,9 +34,9 @@ def values(seed: int, size: int, count: int = 32):
     return jax.random.normal(jax.random.key(seed), (count, size))
 
 
-def outcomes(time_at_goal) -> Outcomes:
+def outcomes(time_at_goal) -> EpisodeMetrics:
     time = np.asarray(time_at_goal, float)
-    return Outcomes(time, time > 0, time > 0, time > 0, time, 1 - time)
+    return EpisodeMetrics(time, time > 0, time > 0, time > 0, time, 1 - time)
 
 
 def test_retention_is_a_ratio_of_paired_times():

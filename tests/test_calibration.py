@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from student.calibration import BINS, calibration, waits
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.tasks import make_task
 
 SPEC = make_task("reacher").spec
@@ -39,7 +39,7 @@ def test_times_are_counted_from_outside_the_radius_and_for_half_an_episode():
 def test_a_step_after_an_episode_s_end_is_neither_asked_about_nor_an_arrival():
     far = 3 * RADIUS
     ended = lived(np.transpose([[far, far, 0, 0, 0]]))
-    ended.going[1:] = False
+    ended.active[1:] = False
     found = waits(SPEC, ended, np.zeros((1, SPEC.goal_size)), 100)
     assert found.step.tolist() == [0] and np.isinf(found.seconds).all()
 

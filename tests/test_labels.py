@@ -13,7 +13,7 @@ from student.labels import ACTIONS, BEYOND, Visited, drawn_goals, goals_beyond, 
 from student.saved import restore_state, save_state
 from teacher.errors import FathomError
 from teacher.tasks import make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SPEC = make_task("fr3_reach").spec
 LENGTH, ENVS = 40, 30

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import mujoco
 
-from teacher.randomise import Randomisation
+from teacher.randomization import DomainRandomization
 from teacher.spec import TaskSpec
 from teacher.tasks.mazes import Maze
 
@@ -78,9 +78,9 @@ class Task(abc.ABC):
         return self.layouts[-1]
 
     @property
-    def randomise(self) -> Randomisation:
+    def randomise(self) -> DomainRandomization:
         """How physics differ between the episodes of training, unless settings say otherwise."""
-        return Randomisation()
+        return DomainRandomization()
 
     @property
     def pushed(self) -> tuple[int, ...]:

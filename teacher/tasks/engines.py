@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 
 from teacher.errors import FathomError, UsageError, unknown_name
-from teacher.randomise import Conditions
+from teacher.randomization import PhysicsParams
 from teacher.tasks.base import AnalyticTask, Array, Frames, Links, MujocoTask, State, Task
 
 UNSTABLE = (
@@ -56,7 +56,7 @@ UNREAD = {
 BRAX_LACKS = {"na": "actuators with an activation", "neq": "equality constraints"}
 INTEGRATED = int(mujoco.mjtState.mjSTATE_INTEGRATION)  # all that a step begins with
 
-# Conditions and the fields of a MuJoCo or MJX model that are multiplied by them.
+# Factors of `PhysicsParams` and the fields of a MuJoCo or MJX model that are multiplied by them.
 SCALED_BY = {
     "friction": ("geom_friction", "pair_friction"),
     "mass": ("body_mass", "body_inertia", "body_subtreemass"),
@@ -290,7 +290,7 @@ class MujocoEngine:
             model = self._model
             if conditions:
                 model = copy.copy(model)
-                for name, value in altered(model, Conditions(*(part[i] for part in conditions))).items():
+                for name, value in altered(model, PhysicsParams(*(part[i] for part in conditions))).items():
                     getattr(model, name)[:] = value
             data = mujoco.MjData(model)
             data.qpos, data.qvel = position, velocity
@@ -367,7 +367,7 @@ def _quaternion_product(xp: Any, a: Array, b: Array) -> Array:
     return xp.concatenate([w, xyz], axis=-1)
 
 
-def altered(model: Any, conditions: Conditions) -> dict[str, Array]:
+def altered(model: Any, conditions: PhysicsParams) -> dict[str, Array]:
     """The fields of a MuJoCo or MJX model that one episode's conditions change, with their new values.
 
     Constants that MuJoCo derives from masses for the softness of constraints stay the model's."""

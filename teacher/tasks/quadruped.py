@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.randomise import Randomisation
+from teacher.randomization import DomainRandomization
 from teacher.spec import (
     ActionSpec,
     DeployedGoal,
@@ -89,7 +89,7 @@ class QuadReach(MujocoTask):
 
     engines = ("mjx", "mujoco")
     pushed = (0, 1)
-    randomise = Randomisation(friction=0.4, mass=0.15, strength=0.1, latency=1, push=0.5)
+    randomise = DomainRandomization(friction=0.4, mass=0.15, strength=0.1, latency=1, push=0.5)
 
     @cached_property
     def spec(self) -> TaskSpec:

@@ -12,7 +12,7 @@ import numpy as np
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError
-from teacher.randomise import ALTER_MODEL, Conditions, Randomisation, draw, pushes
+from teacher.randomization import ALTER_MODEL, DomainRandomization, PhysicsParams, draw, pushes
 from teacher.sensing import Sensed, begin_history, deployed_observation, extend_history, fold_each, sense
 from teacher.tasks import Start, Task, make_task
 from teacher.tasks.engines import ENGINES, engines_of, make_engine
@@ -25,7 +25,7 @@ SensingPolicy = Callable[[Any, Any, Sensed], Any]
 
 # Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
 ROLLOUT_BATCHES = (64, 256)
-NOTHING_RANDOM = Randomisation()
+NOTHING_RANDOM = DomainRandomization()
 # Folded into a start's key. Not a small number: `fold_in(key, 1)` is the second key of `split(key)`, which
 # tasks draw their goals from.
 CONDITIONS = 2_100_000_002
@@ -66,15 +66,15 @@ class Trajectories(NamedTuple):
 
     def _own_steps(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices, together [L, E], of each episode's own steps, repeated."""
-        length, episodes = self.going.shape
-        return np.arange(length)[:, None] % np.maximum(self.going.sum(0), 1), np.arange(episodes)
+        length, episodes = self.active.shape
+        return np.arange(length)[:, None] % np.maximum(self.active.sum(0), 1), np.arange(episodes)
 
 
 class Running(NamedTuple):
     """E environments between two control steps."""
 
     physics: Any  # the engine's own
-    conditions: Any  # Conditions [E]; () where nothing is random
+    conditions: Any  # PhysicsParams [E]; () where nothing is random
     step: Any  # [E] int32: control steps since the episode began
     waiting: Any  # [E, D, A]: the newest D actions, the newest first; () where none comes late
 
@@ -90,7 +90,7 @@ class _Senses(NamedTuple):
 class Simulation:
     """Environments of one task; the C engine changes their states in place."""
 
-    def __init__(self, task: Task, engine: str, randomise: Randomisation = NOTHING_RANDOM):
+    def __init__(self, task: Task, engine: str, randomise: DomainRandomization = NOTHING_RANDOM):
         self.task, self.engine_name, self.randomise = task, engine, randomise
         self.engine = make_engine(task, engine)
         require_randomisable(task, engine, randomise)
@@ -136,7 +136,7 @@ class Simulation:
         physics = self.engine.step(physics, control, state.conditions)
         return Running(physics, state.conditions, state.step + 1, waiting)
 
-    def _pushes(self, conditions: Conditions, step: Array) -> Array:
+    def _pushes(self, conditions: PhysicsParams, step: Array) -> Array:
         """[E, nv]"""
         task = self.task
         pushed = list(task.pushed)
@@ -308,7 +308,7 @@ def choose(condition: Array, yes: Any, no: Any) -> Any:
     )
 
 
-def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> None:
+def require_randomisable(task: Task, engine: str, randomise: DomainRandomization) -> None:
     """Raises UsageError for randomisation that the task or the engine cannot do."""
     where = f"task {task.spec.name!r} on engine {engine!r}"
     known = [name for name in engines_of(task) if ENGINES[name].alters_model]
@@ -336,7 +336,7 @@ def _rows(starts: tuple[Start, Any], first: int, count: int) -> tuple[Start, Any
     return rowed
 
 
-def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers: Array) -> Start:
+def _draw(task: Task, randomise: DomainRandomization, layout: str, key: Array, numbers: Array) -> Start:
     def one(number: Array) -> Start:
         own_key = jax.random.fold_in(key, number)
         start = task.start(own_key, layout)
@@ -352,14 +352,16 @@ def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers
 _compiled_draw = jit_once(_draw, static_argnums=(0, 1, 2))  # one for all engines of a task
 
 
-def simulation(task: str, engine: str | None = None, randomise: Randomisation = NOTHING_RANDOM) -> Simulation:
+def simulation(
+    task: str, engine: str | None = None, randomise: DomainRandomization = NOTHING_RANDOM
+) -> Simulation:
     """The named task on the named engine, by default its first; one for all stages of a process."""
     made = make_task(task)
     return _simulation(made, engine or made.engines[0], randomise)
 
 
 @cache
-def _simulation(task: Task, engine: str, randomise: Randomisation) -> Simulation:
+def _simulation(task: Task, engine: str, randomise: DomainRandomization) -> Simulation:
     return Simulation(task, engine, randomise)
 
 
@@ -373,7 +375,7 @@ def training_simulation_of(config: TeacherConfig) -> Simulation:
     return simulation(config.task.name, config.task.engine, randomised(config))
 
 
-def randomised(config: TeacherConfig) -> Randomisation:
+def randomised(config: TeacherConfig) -> DomainRandomization:
     """How far physics differ between episodes of training."""
     found = make_task(config.task.name).randomise.changed(config.randomise)
     return found if found.alters_anything else NOTHING_RANDOM._replace(noise=found.noise)
