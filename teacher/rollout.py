@@ -39,35 +39,27 @@ class Trajectories(NamedTuple):
     qpos: np.ndarray  # [L + 1, E, nq]
     observation: np.ndarray  # [L + 1, E, N]: the first before, each other after an action
     action: np.ndarray  # [L, E, A]
-    going: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
+    active: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
     sensed: Sensed | None = None  # [L + 1, E, ...], where the rollout was given a key for its noise
 
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observation before, action and observation after of L steps of each episode, [L, E, ...].
 
         An episode that ended early has fewer: its own steps are repeated."""
-        row, episode = self._own_steps()
-        return (
-            self.observation[row, episode],
-            self.action[row, episode],
-            self.observation[row + 1, episode],
-        )
+        before, after = self.before_steps(self.observation), self.before_steps(self.observation[1:])
+        return before, self.before_steps(self.action), after
 
     def before_steps(self, values: np.ndarray) -> np.ndarray:
-        """What of values [L + 1, E, ...] was there before each of the `steps`, [L, E, ...]."""
-        row, episode = self._own_steps()
-        before: np.ndarray = values[row, episode]
+        """What of values [L or more, E, ...] was there before each of the `steps`, [L, E, ...]."""
+        length, episodes = self.active.shape
+        row = np.arange(length)[:, None] % np.maximum(self.active.sum(0), 1)
+        before: np.ndarray = values[row, np.arange(episodes)]
         return before
 
     def sensed_steps(self) -> Sensed:
         """What policies on the robots saw before each of the `steps`, [L, E, ...]."""
         assert self.sensed is not None, "the rollout was given no noise_key"
         return Sensed(*map(self.before_steps, self.sensed))
-
-    def _own_steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices, together [L, E], of each episode's own steps, repeated."""
-        length, episodes = self.active.shape
-        return np.arange(length)[:, None] % np.maximum(self.active.sum(0), 1), np.arange(episodes)
 
 
 class Running(NamedTuple):
@@ -95,14 +87,9 @@ class Simulation:
         self.engine = make_engine(task, engine)
         require_randomisable(task, engine, randomise)
         self.can_end = type(task).ended is not Task.ended
-        self._begin: Callable[..., Any] = self._first
-        self._advance: Callable[..., Any] = self._next
-        self._draw_pushes: Callable[..., Any] = self._pushes
-        if self.engine.compiled:
-            self._begin = jit_physics(self._first)
-            self._advance = jit_physics(self._next)
-        else:
-            self._draw_pushes = jit_once(self._pushes)
+        jit = jit_physics if self.engine.compiled else lambda function: function
+        self._begin, self._advance = jit(self._first), jit(self._next)
+        self._draw_pushes = self._pushes if self.engine.compiled else jit_once(self._pushes)
 
     def reset(self, start: Start) -> Running:
         physics = self.engine.init(start.qpos, start.qvel, start.conditions)
@@ -152,9 +139,8 @@ class Simulation:
 
     def starts(self, key: Array, episodes: int, layout: str | None = None) -> Start:
         """The starts with numbers 0 to episodes - 1, in NumPy."""
-        drawn = _compiled_draw(
-            self.task, self.randomise, layout or self.task.layouts[0], key, np.arange(episodes)
-        )
+        layout = layout or self.task.layouts[0]
+        drawn = _compiled_draw(self.task, self.randomise, layout, key, np.arange(episodes))
         return jax.tree.map(np.asarray, drawn)
 
     def prepare(self, start: Start) -> None:
@@ -180,9 +166,10 @@ class Simulation:
             number here, so that the same key pairs two policies."""
         episodes = len(start.goal)
         batch, numbered = self._batch(episodes), (start, self._noise_keys(noise_key, start))
-        parts = []
-        for first in range(0, episodes, batch):
-            parts.append(self._rollout(policy, *_rows(numbered, first, batch), steps, noise_key is not None))
+        parts = [
+            self._rollout(policy, *_rows(numbered, first, batch), steps, noise_key is not None)
+            for first in range(0, episodes, batch)
+        ]
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
@@ -201,17 +188,17 @@ class Simulation:
         self, policy: Callable[..., Any], start: Start, keys: Any, steps: int | None, sensing: bool
     ) -> Trajectories:
         state, senses, seen = self._begin(start, keys)
-        frames, actions = [_on_host(seen)], []
-        going: list[np.ndarray] = []
+        frames, actions = [jax.tree.map(np.asarray, seen)], []
+        active: list[np.ndarray] = []
         for _ in range(self.task.spec.episode_length if steps is None else steps):
-            going.append(~frames[-1].ended & (going[-1] if going else True))
+            active.append(~frames[-1].ended & (active[-1] if active else True))
             sensed = [frames[-1].sensed or Sensed(frames[-1].observation, start.goal)] * sensing
             actions.append(np.asarray(policy(frames[-1].observation, start.goal, *sensed)))
-            state, senses, seen = self._advance(state, senses, actions[-1], going[-1])
-            frames.append(_on_host(seen))
-            going[-1] = going[-1] & ~frames[-1].broken
+            state, senses, seen = self._advance(state, senses, actions[-1], active[-1])
+            frames.append(jax.tree.map(np.asarray, seen))
+            active[-1] = active[-1] & ~frames[-1].broken
         whole = jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
-        trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(going))
+        trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(active))
         if not sensing:
             return trajectories
         goal = np.broadcast_to(start.goal, (len(frames), *start.goal.shape))
@@ -227,23 +214,23 @@ class Simulation:
         return state, senses, self._frame(state, senses)
 
     def _next(
-        self, state: Running, senses: _Senses | None, action: Any, going: Any
+        self, state: Running, senses: _Senses | None, action: Any, active: Any
     ) -> tuple[Running, _Senses | None, "_Frame"]:
-        """One control step of the environments [E] that are still going; the others stay as they are."""
+        """One control step of the environments [E] that are still active; the others stay as they are."""
         broken: Any = False  # the C engine stops by itself
         if self.engine.compiled:
             moved = self.step(state, action)
-            broken = going & ~self.is_stable(moved)
-            going &= ~broken
-            state = choose(going, moved, state)
+            broken = active & ~self.is_stable(moved)
+            active &= ~broken
+            state = choose(active, moved, state)
         elif self.can_end:
-            self._step_some(state, action, np.flatnonzero(going))
+            self._step_some(state, action, np.flatnonzero(active))
         else:
             state = self.step(state, action)
         if senses:
             history = extend_history(senses.history, self._reading(state, action, senses.keys))
             xp = history.__array_namespace__()
-            senses = senses._replace(history=xp.where(going[:, None, None], history, senses.history))
+            senses = senses._replace(history=xp.where(active[:, None, None], history, senses.history))
         return state, senses, self._frame(state, senses, broken)
 
     def _step_some(self, state: Running, action: np.ndarray, rows: np.ndarray) -> None:
@@ -286,18 +273,13 @@ class _Frame(NamedTuple):
     sensed: Any  # Sensed; None where the task describes no sensors
 
 
-def _on_host(frame: _Frame) -> _Frame:
-    host: _Frame = jax.tree.map(np.asarray, frame)
-    return host
-
-
 def on_robot(policy: Policy) -> SensingPolicy:
-    """The policy as it runs on a robot: all that it is given is sensed."""
+    """Wraps a policy as it runs on a robot: all that it is given is sensed."""
     return lambda observation, goal, sensed: policy(*sensed)
 
 
 def all_seeing(policy: Policy) -> SensingPolicy:
-    """The policy as its teacher's: what robots sense is nothing to it."""
+    """Wraps a policy as a teacher's: it ignores what robots sense."""
     return lambda observation, goal, sensed: policy(observation, goal)
 
 
