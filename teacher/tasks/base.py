@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import mujoco
 
 from teacher.randomization import DomainRandomization
-from teacher.spec import TaskSpec
+from teacher.spec import ObservationTerm, TaskSpec
 from teacher.tasks.mazes import Maze
 
 Array = Any  # NumPy or JAX
@@ -153,6 +153,15 @@ class AnalyticTask(Task):
     @abc.abstractmethod
     def advance(self, state: State, control: Array) -> State:
         """The state [...] after one control period under controls [..., U]."""
+
+
+def observation_terms(*parts: tuple[str, tuple[str, ...], str, str]) -> tuple[ObservationTerm, ...]:
+    """Makes the terms of an observation, one after another, of (name, entries, unit, frame)."""
+    terms: list[ObservationTerm] = []
+    for name, entries, unit, frame in parts:
+        start = terms[-1].stop if terms else 0
+        terms.append(ObservationTerm(name=name, start=start, entries=entries, unit=unit, frame=frame))
+    return tuple(terms)
 
 
 def achieved_goal(spec: TaskSpec, observation: Array) -> Array:

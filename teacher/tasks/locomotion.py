@@ -17,11 +17,22 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State
-from teacher.tasks.courses import WALL_BIT, Course, MazeCourse, OpenFloor
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
 from teacher.tasks.links import Tree
-from teacher.tasks.mazes import BIG, BIG_HUMANOID, HARDEST, U4, U5, Maze, U
+from teacher.tasks.mazes import (
+    BIG,
+    BIG_HUMANOID,
+    HARDEST,
+    U4,
+    U5,
+    WALL_BIT,
+    Course,
+    Maze,
+    MazeCourse,
+    OpenFloor,
+    U,
+)
 
 Part = tuple[str, tuple[str, ...], str, str]  # of an observation: name, entries, unit, frame
 
@@ -65,7 +76,7 @@ class Ant(MujocoTask):
         return TaskSpec(
             name=self._name,
             version=1,
-            observation=_terms(_joint_state(joints.names)),
+            observation=observation_terms(*_joint_state(joints.names)),
             goal=GoalSpec(
                 name="torso_position",
                 entries=AXES[:2],
@@ -150,7 +161,7 @@ class Humanoid(MujocoTask):
         return TaskSpec(
             name=self._name,
             version=1,
-            observation=_terms(self._observed(joints.names)),
+            observation=observation_terms(*self._observed(joints.names)),
             goal=GoalSpec(
                 name="torso_position",
                 entries=AXES,
@@ -324,14 +335,6 @@ def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterabl
     yield "joint_velocity", joints, "rad/s", "joint"
     if goal:
         yield "goal_velocity", goal, "m/s", "world"
-
-
-def _terms(parts: Iterable[Part]) -> tuple[ObservationTerm, ...]:
-    terms: list[ObservationTerm] = []
-    for name, entries, unit, frame in parts:
-        start = terms[-1].stop if terms else 0
-        terms.append(ObservationTerm(name=name, start=start, entries=entries, unit=unit, frame=frame))
-    return tuple(terms)
 
 
 def _outside(height: Array, healthy: tuple[float, float]) -> Array:
