@@ -16,7 +16,7 @@ from teacher.learner import Learner
 from teacher.networks import Params
 from teacher.rollout import Simulation, Trajectories
 from teacher.tasks import Start, Task
-from teacher.tasks.requirements import own_code
+from teacher.tasks.validation import own_code
 
 JSON = dict[str, Any]
 

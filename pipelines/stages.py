@@ -32,7 +32,7 @@ from teacher.memory import require_episodes_fit, require_fit, require_host_memor
 from teacher.rollout import randomised, require_randomisable, simulation
 from teacher.tasks import MujocoTask, Task, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
-from teacher.tasks.requirements import require_same
+from teacher.tasks.validation import require_same
 from teacher.train import load_teacher, reevaluate
 
 JSON = dict[str, Any]

@@ -28,7 +28,7 @@ from teacher.networks import (
 from teacher.rollout import Policy, simulation
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
-from teacher.tasks.requirements import require_same
+from teacher.tasks.validation import require_same
 
 Array = jax.Array
 

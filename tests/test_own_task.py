@@ -20,7 +20,7 @@ from teacher.errors import FathomError, UsageError
 from teacher.rollout import simulation
 from teacher.tasks import TASKS, MujocoTask, State, make_task, task_names
 from teacher.tasks.base import Frames
-from teacher.tasks.requirements import require_same
+from teacher.tasks.validation import require_same
 from teacher.train import load_teacher
 
 DOCS = Path(__file__).parent.parent / "docs" / "own-task.md"
