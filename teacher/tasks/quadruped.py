@@ -21,8 +21,7 @@ from teacher.spec import (
     SensorTerm,
     TaskSpec,
 )
-from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
-from teacher.tasks.links import rotation_matrix
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms, rotation_matrix
 
 LEGS = ("FR", "FL", "RR", "RL")  # in the order of the robot's own interface
 JOINTS = tuple(f"{leg}_{part}_joint" for leg in LEGS for part in ("hip", "thigh", "calf"))
