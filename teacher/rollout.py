@@ -249,13 +249,14 @@ class Simulation:
             return sense(self.task, physical, action, now, self.randomise.noise)
 
     def _frame(self, state: Running, senses: _Senses | None, broken: Any = False) -> "_Frame":
-        physical, sensed = self.engine.read(state.physics, state.conditions), None
-        if senses:
-            with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"):
+            physical, sensed = self.engine.read(state.physics, state.conditions), None
+            if senses:
                 goal = self.task.deployed_goal(physical.qpos, senses.goal)
-            sensed = Sensed(deployed_observation(senses.history), goal)
-        ended = self.ended(state)
-        return _Frame(physical.qpos, self.observe(state), ended, ended & False | broken, sensed)
+                sensed = Sensed(deployed_observation(senses.history), goal)
+            observation = self.task.observe(physical)
+        ended = self.task.ended(physical)
+        return _Frame(physical.qpos, observation, ended, ended & False | broken, sensed)
 
 
 def is_stable(values: Any) -> Any:
