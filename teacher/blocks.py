@@ -72,9 +72,9 @@ def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, 
     gradients = partial(block_gradients, settings=settings)
 
     def body(cotangent: Array, of_block: Any) -> tuple[Array, Any]:
-        block, _, layers = of_block
+        block, block_input, layers = of_block
         below, cotangents = _block_backward(cotangent, block, layers, settings)
-        return below, cotangents if settings.batched else gradients(*of_block, cotangents)
+        return below, cotangents if settings.batched else gradients(block, block_input, layers, cotangents)
 
     of_blocks = _rounded(blocks, settings), inputs, layers
     below, found = jax.lax.scan(body, cotangent, of_blocks, reverse=True)

@@ -195,7 +195,8 @@ def _from_file(reference: str) -> Maker:
 def _callable(maker: Any, what: str) -> Maker:
     if not callable(maker):
         raise FathomError(f"{what}: is a {type(maker).__name__}, not a class or a function that makes a task")
-    return maker
+    made: Maker = maker
+    return made
 
 
 @cache
