@@ -1,4 +1,4 @@
-"""One joint update against the plain, separate updates of actor, critic and entropy weight."""
+"""One joint update against the plain, separate updates of actor, critic and temperature."""
 
 from functools import partial
 
