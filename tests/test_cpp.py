@@ -141,6 +141,7 @@ def compiled(folder, *options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [*((name, FLAGS[0]) for name in TASKS), *(("bench_known", each) for each in FLAGS[1:])],
+    ids=str,
 )
 @pytest.mark.parametrize("seed", ROUNDS)
 def test_commands_are_those_of_python_and_break_no_limit(program, name, options, seed):
