@@ -28,7 +28,7 @@ from teacher.config import TeacherConfig
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
-from teacher.simulation import simulation_of
+from teacher.rollout import simulation_of
 from teacher.train import require_finite
 
 SCORES = ("time_at_goal", "time_at_goal_interval", "success_final", "final_distance")

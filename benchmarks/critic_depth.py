@@ -34,12 +34,12 @@ import optax
 from measuring import Results, Row, parser_of, say, show
 
 from teacher import replay
-from teacher.devices import Devices
+from teacher.blocks import Settings
 from teacher.distance_map import Queries, agreement
 from teacher.losses import infonce, pairwise_distance, retrieval_accuracy
 from teacher.networks import ResidualNetwork
 from teacher.replay import Replay, Rows
-from teacher.residual import Settings
+from teacher.sharding import Devices
 from teacher.tasks import State, achieved_goal, make_task
 from teacher.tasks.mazes import Maze
 
@@ -69,7 +69,7 @@ class Stack(ResidualNetwork):
 
     @property
     def settings(self) -> Settings:
-        return super().settings._replace(branch_scale=self.branch_scale)
+        return super().settings._replace(residual_scale=self.branch_scale)
 
 
 def walks(name: str, count: int, rng: np.random.Generator) -> Rows:

@@ -36,16 +36,15 @@ from student.config import parse_size
 from student.networks import Normaliser, Student, act
 from teacher import checkpoint, losses, replay
 from teacher.config import UpdateConfig
-from teacher.devices import Devices
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Environments
-from teacher.randomise import Randomisation
+from teacher.randomization import DomainRandomization
 from teacher.replay import Batch, Replay, Rows
-from teacher.simulation import NOTHING_RANDOM, choose, simulation
+from teacher.rollout import NOTHING_RANDOM, choose, simulation
+from teacher.sharding import Devices
 from teacher.tasks import Start, achieved_goal
-from teacher.train import require_finite
-from teacher.trained import Teacher, load_teacher
+from teacher.train import Teacher, load_teacher, require_finite
 
 Array = jax.Array
 
@@ -103,7 +102,7 @@ class Tuner:
         record = checkpoint.load(options.run / "students" / options.size).record
         self.sizes = parse_size(options.size), parse_size(record["critic"])
         self.devices = Devices(jax.devices()[:1])
-        task, late = teacher.config.task, Randomisation(latency=world.delay)
+        task, late = teacher.config.task, DomainRandomization(latency=world.delay)
         self.simulation = simulation(task.name, task.engine, late if world.delay else NOTHING_RANDOM)
         self.layouts = (
             world.layout or task.layout or self.simulation.task.layouts[0],
@@ -163,7 +162,10 @@ class Tuner:
         """Mean and standard deviation of what was collected, by which fresh critics are normalised."""
         rows = jax.tree.map(lambda leaf: leaf[: int(held.written)], held.rows)
         return Normaliser(
-            *((x.mean((0, 1)), x.std((0, 1)) + 1e-6) for x in (rows.observation, rows.action, rows.outcome))
+            *(
+                (x.mean((0, 1)), x.std((0, 1)) + 1e-6)
+                for x in (rows.observation, rows.action, rows.achieved_goal)
+            )
         )
 
     def _starts(self, key: Array) -> Start:

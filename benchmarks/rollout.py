@@ -16,8 +16,8 @@ from measuring import Row, device, middle, parser_of, say, show
 from pipelines.throughput import call_rates
 from teacher.compilation import jit_physics
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
-from teacher.devices import Devices
 from teacher.learner import Learner
+from teacher.sharding import Devices
 from teacher.tasks import make_task
 from teacher.tasks.engines import ENGINES
 

@@ -13,15 +13,4 @@ if TYPE_CHECKING:
     from export.controller import load as load
     from export.controller import run as run
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "Controller": "export.controller",
-            "ControllerError": "export.controller",
-            "Guard": "export.controller",
-            "Log": "export.controller",
-            "load": "export.controller",
-            "run": "export.controller",
-            "write_bundle": "export.bundle",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

@@ -9,9 +9,8 @@ from rich.text import Text
 from pipelines import throughput
 from pipelines.progress import Display
 from teacher.errors import FathomError
-from teacher.tasks import TASKS, Task, make_task, task_names
+from teacher.tasks import Task, hidden_tasks, make_task, task_names
 from teacher.tasks.engines import engines_of
-from teacher.tasks.registry import hidden_tasks
 
 JSON = dict[str, Any]
 
@@ -23,7 +22,7 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
     if names:
         return {name: make_task(name) for name in names}
     found = {}
-    complaints = hidden_tasks(TASKS)
+    complaints = hidden_tasks()
     for name in task_names():
         try:
             found[name] = make_task(name)

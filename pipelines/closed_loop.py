@@ -11,8 +11,8 @@ import numpy as np
 from export.controller import Controller, ControllerError
 from pipelines.scene.footage import Footage, footage
 from teacher.errors import FathomError
-from teacher.evaluate import evaluation_noise_key, evaluation_starts, outcomes, summarise
-from teacher.simulation import Policy, Simulation, on_robot
+from teacher.evaluate import episode_metrics, evaluation_noise_key, evaluation_starts, summarise
+from teacher.rollout import Policy, Simulation, on_robot
 
 RECORDED_EPISODES = 4
 
@@ -65,7 +65,7 @@ def control(
     latency = np.array(seconds) * 1e6
     figures = {
         "engine": robot.engine_name,
-        **summarise(outcomes(robot.task.spec, trajectories, starts.goal), layout),
+        **summarise(episode_metrics(robot.task.spec, trajectories, starts.goal), layout),
         "latency_us_p50": float(np.percentile(latency, 50)),
         "latency_us_p99": float(np.percentile(latency, 99)),
         "latency_us_max": float(latency.max()),

@@ -25,9 +25,9 @@ from student.robustness import robustness
 from student.selection import Selection, select
 from teacher import checkpoint
 from teacher.errors import FathomError
-from teacher.simulation import Simulation, on_robot
+from teacher.rollout import Simulation, on_robot
 from teacher.spec import TaskSpec
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 JSON = dict[str, Any]
 STREAM = 2  # folded into the key of the run's seed

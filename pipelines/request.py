@@ -11,7 +11,7 @@ from pipelines.progress import Display
 from pipelines.rundir import Run
 from pipelines.settings_file import SettingsFile, read_settings
 from teacher.errors import UsageError
-from teacher.tasks.registry import execute, is_file
+from teacher.tasks import execute, is_file
 
 
 @dataclass(frozen=True)

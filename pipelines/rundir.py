@@ -311,7 +311,7 @@ def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
 
 def _keep_task(folder: Path, name: str) -> None:
     """Copies the file of a task, and the modules beside it that it imported."""
-    from teacher.tasks.registry import is_file, task_files  # heavy, and seldom needed
+    from teacher.tasks import is_file, task_files  # heavy, and seldom needed
 
     hashes = {}
     for relative, file in task_files(name).items() if is_file(name) else ():

@@ -29,11 +29,11 @@ from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
 from teacher.memory import require_episodes_fit, require_fit, require_host_memory
-from teacher.simulation import randomised, require_randomisable, simulation
+from teacher.rollout import randomised, require_randomisable, simulation
 from teacher.tasks import MujocoTask, Task, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
-from teacher.tasks.requirements import require_same
-from teacher.trained import load_teacher, reevaluate
+from teacher.tasks.validation import require_same
+from teacher.train import load_teacher, reevaluate
 
 JSON = dict[str, Any]
 CONTROLLED = {"controller": ("latency_us_p50", "latency_us_p99", "missed_deadlines")}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from teacher.compilation import jit_physics
-from teacher.simulation import Simulation, simulation
+from teacher.rollout import Simulation, simulation
 from teacher.tasks import Start
 
 STEPS = 20  # control steps of every environment in one compiled call

@@ -20,9 +20,9 @@ from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout, evaluation_noise_key, evaluation_starts
 from teacher.memory import require_episodes_fit
-from teacher.simulation import SensingPolicy, all_seeing, on_robot, simulation
+from teacher.rollout import SensingPolicy, all_seeing, on_robot, simulation
 from teacher.tasks import MujocoTask, make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SUFFIXES = (".gif", ".mp4", ".html")
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 
 from teacher.losses import distance
-from teacher.simulation import Simulation, Trajectories
+from teacher.rollout import Simulation, Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
 
@@ -124,7 +124,7 @@ def _rank_correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def times_to_goal(spec: TaskSpec, trajectories: Trajectories, goal: np.ndarray, count: int) -> TimeToGoal:
     """Measures at most `count` moments of E episodes with goals [E, G], evenly spread over them."""
-    going = trajectories.going
+    going = trajectories.active
     length = len(going)
     horizon = max(length // 2, 1)
     straight = goal_distance(spec, trajectories.observation, goal)  # [L + 1, E]

@@ -7,10 +7,10 @@ import numpy as np
 
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from student.evaluate import ReferenceEpisodes, retention
-from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes
-from teacher.randomise import ALTER_MODEL, UNPUSHED, Conditions, Randomisation
-from teacher.simulation import Policy, Simulation, all_seeing, on_robot
-from teacher.simulation import simulation as simulation_named
+from teacher.evaluate import EpisodeMetrics, evaluation_noise_key, mean_interval, run_episodes
+from teacher.randomization import ALTER_MODEL, UNPUSHED, DomainRandomization, PhysicsParams
+from teacher.rollout import Policy, Simulation, all_seeing, on_robot
+from teacher.rollout import simulation as simulation_named
 from teacher.spec import TaskSpec
 from teacher.tasks import Start
 from teacher.tasks.engines import ENGINES
@@ -54,7 +54,7 @@ def conditions(simulation: Simulation, start: Start) -> dict[str, Start]:
     Those of `noise` are nominal: it is what policies observe that differs."""
     episodes = len(start.goal)
     one = np.ones(episodes, np.float32)
-    usual = Conditions(
+    usual = PhysicsParams(
         friction=one,
         mass=one,
         strength=one,
@@ -101,7 +101,7 @@ def _simulation(reference: ReferenceEpisodes) -> Simulation:
     if able.takes_pushes and task.pushed:
         interval = max(spec.episode_length / PUSHES, 1) * spec.control_dt
         switched |= {"push": task.randomise.push or PUSH, "push_interval_s": interval}
-    randomise = Randomisation(latency=max(DELAYS), **switched)
+    randomise = DomainRandomization(latency=max(DELAYS), **switched)
     return simulation_named(reference.teacher.config.task.name, engine, randomise)
 
 
@@ -117,7 +117,10 @@ def _noisy(policy: Policy, scale: np.ndarray) -> Policy:
 
 
 def _compare(
-    student: Outcomes, teacher: Outcomes, nominal_student: Outcomes, nominal_teacher: Outcomes
+    student: EpisodeMetrics,
+    teacher: EpisodeMetrics,
+    nominal_student: EpisodeMetrics,
+    nominal_teacher: EpisodeMetrics,
 ) -> JSON:
     ours, theirs = student.time_at_goal, teacher.time_at_goal
     drop = (nominal_student.time_at_goal - ours) - (nominal_teacher.time_at_goal - theirs)

@@ -182,7 +182,7 @@ class UpdateConfig(Group):
     critic_rate: Rate = 3e-4
     """learning rate of both encoders (Adam)"""
     entropy_rate: Rate = 3e-4
-    """learning rate of the entropy weight (Adam)"""
+    """learning rate of the temperature (Adam)"""
     batch: Batch = 256
     """state-actions per update, each the others' negative"""
     discount: Discount = 0.99

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import achieved_goal
 from teacher.tasks.mazes import Maze
@@ -23,14 +23,14 @@ class Queries(NamedTuple):
     goals: np.ndarray  # [K, G]: the centres of the cells, as `Maze.routes` numbers them
 
 
-def queries(maze: Maze, spec: TaskSpec, lived: Trajectories, goal: np.ndarray) -> Queries:
+def queries(maze: Maze, spec: TaskSpec, trajectories: Trajectories, goal: np.ndarray) -> Queries:
     """Takes at most STATES states of E episodes with goals [E, G], evenly over steps; the first is a start.
 
     Entries of a goal after x and y are those of the first episode. States inside a wall are left out."""
-    rows = np.argwhere(lived.going)
+    rows = np.argwhere(trajectories.active)
     rows = rows[np.linspace(0, len(rows) - 1, min(STATES, len(rows))).round().astype(int)]
     step, episode = rows.T
-    observation, action = lived.observation[step, episode], lived.action[step, episode]
+    observation, action = trajectories.observation[step, episode], trajectories.action[step, episode]
     position = achieved_goal(spec, observation)[..., :2]
     centres = maze.routes.centres
     goals = np.concatenate([centres, np.tile(goal[0, 2:], (len(centres), 1))], axis=-1).astype(np.float32)

@@ -30,8 +30,7 @@ POSITION_TERMS = ("joint_position", "joint_position_from_default")
 
 
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"names {', '.join(map(repr, twice))} more than once")
     return names
 
@@ -260,13 +259,12 @@ class TaskSpec(_Part):
         """The observation as a policy on the robot is given it: older readings as terms of their own."""
         if self.deployed is None:
             return self.observation
+        size = self.deployed.reading_size
         return tuple(
             ObservationTerm(
+                **term.model_dump(include={"entries", "unit", "frame"}),
                 name=f"{term.name}_t-{age}" if age else term.name,
-                start=age * self.deployed.reading_size + term.start,
-                entries=term.entries,
-                unit=term.unit,
-                frame=term.frame,
+                start=age * size + term.start,
             )
             for age in range(self.deployed.history)
             for term in self.deployed.reading
@@ -280,10 +278,7 @@ class TaskSpec(_Part):
     @property
     def sensed_sizes(self) -> tuple[int, int, int]:
         """Sizes of observation, action and goal of a policy on the robot."""
-        if self.deployed is None:
-            return self.sizes
-        observation = self.deployed.history * self.deployed.reading_size
-        return observation, self.action_size, len(self.deployed.goal.entries)
+        return self.sensed_observation[-1].stop, self.action_size, len(self.sensed_goal.entries)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -301,24 +296,18 @@ class TaskSpec(_Part):
     @model_validator(mode="after")
     def _tiles(self) -> Self:
         _require_tiling("observation", self.observation)
-        expected = self.observation_size
-        outside = [i for i in self.goal.observation_indices if not 0 <= i < expected]
-        if outside:
-            raise ValueError(f"goal indices {outside} point outside the observation [0, {expected})")
+        size = self.observation_size
+        if outside := [i for i in self.goal.observation_indices if not 0 <= i < size]:
+            raise ValueError(f"goal indices {outside} point outside the observation [0, {size})")
         return self
 
     @model_validator(mode="after")
     def _drivable(self) -> Self:
         """What a robot's guard needs to keep commands of joints within their limits."""
         action, joints = self.action, self.joints
-        read = {
-            joint
-            for term in (self.deployed.reading if self.deployed else self.observation)
-            if term.name in POSITION_TERMS
-            for joint in term.entries
-        }
-        kinds = (action.kind,) * len(action.joints) if isinstance(action.kind, str) else action.kind
-        for kind, joint, offset in zip(kinds, action.joints, action.offset, strict=True):
+        terms = self.deployed.reading if self.deployed else self.observation
+        read = {joint for term in terms if term.name in POSITION_TERMS for joint in term.entries}
+        for kind, joint, offset in zip(action.kinds, action.joints, action.offset, strict=True):
             if kind not in ("joint_velocity", "joint_position"):
                 continue
             what = f"action of kind {kind} on {joint!r}"
@@ -353,8 +342,7 @@ def _require_tiling(what: str, terms: Sequence[ObservationTerm]) -> None:
 
 
 def _same_lengths(part: BaseModel, first: str, *others: str) -> None:
-    length = len(getattr(part, first))
+    expected = len(getattr(part, first))
     for other in others:
-        if len(getattr(part, other)) != length:
-            found = len(getattr(part, other))
-            raise ValueError(f"{other} has {found} entries, {first} has {length}")
+        if (found := len(getattr(part, other))) != expected:
+            raise ValueError(f"{other} has {found} entries, {first} has {expected}")

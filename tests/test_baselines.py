@@ -39,7 +39,7 @@ from teacher.networks import (
     init_params,
     make_networks,
 )
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SIZES = OBSERVATION, ACTION, GOAL = 5, 2, 3
 REPRESENTATION = 4

@@ -15,7 +15,7 @@ from export.controller import load
 from pipelines.presets import preset
 from teacher import checkpoint
 from teacher.tasks import make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SIZES = preset("debug").student.sizes
 

@@ -28,7 +28,7 @@ from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 from teacher.tasks.fr3 import Fr3Reach
 from teacher.tasks.fr3_arm import HOME, JOINTS, LOWER, UPPER, flange_position, joint_frames, tool_position
-from teacher.tasks.requirements import require_sound
+from teacher.tasks.validation import require_sound
 
 TASK = make_task("fr3_reach")
 SPEC = TASK.spec

@@ -13,8 +13,8 @@ from student.config import NOMINAL
 from student.evaluate import ReferenceEpisodes, SampledStates
 from student.robustness import PUSH, conditions, goals_beyond, robustness
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
-from teacher.randomise import UNPUSHED, Randomisation
-from teacher.simulation import Simulation
+from teacher.randomization import UNPUSHED, DomainRandomization
+from teacher.rollout import Simulation
 from teacher.tasks import TASKS, Start, make_task
 
 EPISODES = 10
@@ -106,7 +106,9 @@ def test_what_a_student_loses_beyond_its_teacher_is_told(reference):
 
 
 def test_each_condition_changes_one_thing():
-    where = Simulation(LongSled(), "mujoco", Randomisation(friction=0.2, mass=0.2, latency=3, push=PUSH))
+    where = Simulation(
+        LongSled(), "mujoco", DomainRandomization(friction=0.2, mass=0.2, latency=3, push=PUSH)
+    )
     start = Start(np.zeros((4, 2)), np.zeros((4, 2)), np.full((4, 1), 0.5))
     found = conditions(where, start)
     usual = found.pop(NOMINAL)
@@ -126,7 +128,7 @@ def test_each_condition_changes_one_thing():
 
 def test_an_engine_without_a_model_is_asked_for_what_it_can_do():
     start = Start(np.zeros((4, 4)), np.zeros((4, 4)), np.full((4, 2), 0.5))
-    found = conditions(Simulation(Aim(), "analytic", Randomisation(latency=3)), start)
+    found = conditions(Simulation(Aim(), "analytic", DomainRandomization(latency=3)), start)
     assert set(found) == {NOMINAL, "noise", "delay_1", "delay_2", "delay_3", "goals_beyond"}
 
 

@@ -28,7 +28,7 @@ from pipelines.study import Study, create_study
 from pipelines.sweep import train_study
 from teacher import checkpoint
 from teacher.errors import Diverged, UsageError
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
 TINY = ["collect.total_steps=3200", "evaluate.every=5", "checkpoint.interval_s=0"]

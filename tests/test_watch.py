@@ -20,7 +20,7 @@ from pipelines.scene.framing import ASPECT, FIELD_OF_VIEW, followed, framed
 from pipelines.scene.keeping import keep
 from pipelines.scene.shapes import MAX_FACES, Mesh, Scene, reduced
 from teacher.errors import FathomError, UsageError
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.tasks import State, make_task
 
 GOALS = {"fr3_reach": [0.4, 0.2, 0.5], "wheel_maze": [1.5, 1.0]}

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.scene.framing import ASPECT, FIELD_OF_VIEW, Camera, followed, framed, ground
 from pipelines.scene.shapes import JSON, Array, Scene, rounded
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import MujocoTask, Task, achieved_goal, goal_distance
 
@@ -92,7 +92,7 @@ def recording(shown: Footage) -> JSON:
 
 
 def _episode(task: MujocoTask, scene: Scene, trajectories: Trajectories, goal: Array, number: int) -> Episode:
-    spec, going = task.spec, trajectories.going[:, number]
+    spec, going = task.spec, trajectories.active[:, number]
     sound = np.isfinite(trajectories.qpos[:, number]).all(-1)  # a simulation may leave the numbers
     last = max(0, min(int(going.sum()), int(np.cumprod(sound).sum()) - 1))
     qpos = trajectories.qpos[: last + 1, number]

@@ -12,7 +12,7 @@ import numpy as np
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError
-from teacher.randomise import ALTER_MODEL, Conditions, Randomisation, draw, pushes
+from teacher.randomization import ALTER_MODEL, DomainRandomization, PhysicsParams, draw, pushes
 from teacher.sensing import Sensed, begin_history, deployed_observation, extend_history, fold_each, sense
 from teacher.tasks import Start, Task, make_task
 from teacher.tasks.engines import ENGINES, engines_of, make_engine
@@ -25,7 +25,7 @@ SensingPolicy = Callable[[Any, Any, Sensed], Any]
 
 # Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
 ROLLOUT_BATCHES = (64, 256)
-NOTHING_RANDOM = Randomisation()
+NOTHING_RANDOM = DomainRandomization()
 # Folded into a start's key. Not a small number: `fold_in(key, 1)` is the second key of `split(key)`, which
 # tasks draw their goals from.
 CONDITIONS = 2_100_000_002
@@ -39,24 +39,21 @@ class Trajectories(NamedTuple):
     qpos: np.ndarray  # [L + 1, E, nq]
     observation: np.ndarray  # [L + 1, E, N]: the first before, each other after an action
     action: np.ndarray  # [L, E, A]
-    going: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
+    active: np.ndarray  # [L, E]: whether the episode had not ended when the action was taken
     sensed: Sensed | None = None  # [L + 1, E, ...], where the rollout was given a key for its noise
 
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observation before, action and observation after of L steps of each episode, [L, E, ...].
 
         An episode that ended early has fewer: its own steps are repeated."""
-        row, episode = self._own_steps()
-        return (
-            self.observation[row, episode],
-            self.action[row, episode],
-            self.observation[row + 1, episode],
-        )
+        before, after = self.before_steps(self.observation), self.before_steps(self.observation[1:])
+        return before, self.before_steps(self.action), after
 
     def before_steps(self, values: np.ndarray) -> np.ndarray:
-        """What of values [L + 1, E, ...] was there before each of the `steps`, [L, E, ...]."""
-        row, episode = self._own_steps()
-        before: np.ndarray = values[row, episode]
+        """What of values [L or more, E, ...] was there before each of the `steps`, [L, E, ...]."""
+        length, episodes = self.active.shape
+        row = np.arange(length)[:, None] % np.maximum(self.active.sum(0), 1)
+        before: np.ndarray = values[row, np.arange(episodes)]
         return before
 
     def sensed_steps(self) -> Sensed:
@@ -64,17 +61,12 @@ class Trajectories(NamedTuple):
         assert self.sensed is not None, "the rollout was given no noise_key"
         return Sensed(*map(self.before_steps, self.sensed))
 
-    def _own_steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices, together [L, E], of each episode's own steps, repeated."""
-        length, episodes = self.going.shape
-        return np.arange(length)[:, None] % np.maximum(self.going.sum(0), 1), np.arange(episodes)
-
 
 class Running(NamedTuple):
     """E environments between two control steps."""
 
     physics: Any  # the engine's own
-    conditions: Any  # Conditions [E]; () where nothing is random
+    conditions: Any  # PhysicsParams [E]; () where nothing is random
     step: Any  # [E] int32: control steps since the episode began
     waiting: Any  # [E, D, A]: the newest D actions, the newest first; () where none comes late
 
@@ -90,19 +82,14 @@ class _Senses(NamedTuple):
 class Simulation:
     """Environments of one task; the C engine changes their states in place."""
 
-    def __init__(self, task: Task, engine: str, randomise: Randomisation = NOTHING_RANDOM):
+    def __init__(self, task: Task, engine: str, randomise: DomainRandomization = NOTHING_RANDOM):
         self.task, self.engine_name, self.randomise = task, engine, randomise
         self.engine = make_engine(task, engine)
         require_randomisable(task, engine, randomise)
         self.can_end = type(task).ended is not Task.ended
-        self._begin: Callable[..., Any] = self._first
-        self._advance: Callable[..., Any] = self._next
-        self._draw_pushes: Callable[..., Any] = self._pushes
-        if self.engine.compiled:
-            self._begin = jit_physics(self._first)
-            self._advance = jit_physics(self._next)
-        else:
-            self._draw_pushes = jit_once(self._pushes)
+        jit = jit_physics if self.engine.compiled else lambda function: function
+        self._begin, self._advance = jit(self._first), jit(self._next)
+        self._draw_pushes = self._pushes if self.engine.compiled else jit_once(self._pushes)
 
     def reset(self, start: Start) -> Running:
         physics = self.engine.init(start.qpos, start.qvel, start.conditions)
@@ -136,7 +123,7 @@ class Simulation:
         physics = self.engine.step(physics, control, state.conditions)
         return Running(physics, state.conditions, state.step + 1, waiting)
 
-    def _pushes(self, conditions: Conditions, step: Array) -> Array:
+    def _pushes(self, conditions: PhysicsParams, step: Array) -> Array:
         """[E, nv]"""
         task = self.task
         pushed = list(task.pushed)
@@ -152,9 +139,8 @@ class Simulation:
 
     def starts(self, key: Array, episodes: int, layout: str | None = None) -> Start:
         """The starts with numbers 0 to episodes - 1, in NumPy."""
-        drawn = _compiled_draw(
-            self.task, self.randomise, layout or self.task.layouts[0], key, np.arange(episodes)
-        )
+        layout = layout or self.task.layouts[0]
+        drawn = _compiled_draw(self.task, self.randomise, layout, key, np.arange(episodes))
         return jax.tree.map(np.asarray, drawn)
 
     def prepare(self, start: Start) -> None:
@@ -180,9 +166,10 @@ class Simulation:
             number here, so that the same key pairs two policies."""
         episodes = len(start.goal)
         batch, numbered = self._batch(episodes), (start, self._noise_keys(noise_key, start))
-        parts = []
-        for first in range(0, episodes, batch):
-            parts.append(self._rollout(policy, *_rows(numbered, first, batch), steps, noise_key is not None))
+        parts = [
+            self._rollout(policy, *_rows(numbered, first, batch), steps, noise_key is not None)
+            for first in range(0, episodes, batch)
+        ]
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
@@ -201,17 +188,17 @@ class Simulation:
         self, policy: Callable[..., Any], start: Start, keys: Any, steps: int | None, sensing: bool
     ) -> Trajectories:
         state, senses, seen = self._begin(start, keys)
-        frames, actions = [_on_host(seen)], []
-        going: list[np.ndarray] = []
+        frames, actions = [jax.tree.map(np.asarray, seen)], []
+        active: list[np.ndarray] = []
         for _ in range(self.task.spec.episode_length if steps is None else steps):
-            going.append(~frames[-1].ended & (going[-1] if going else True))
+            active.append(~frames[-1].ended & (active[-1] if active else True))
             sensed = [frames[-1].sensed or Sensed(frames[-1].observation, start.goal)] * sensing
             actions.append(np.asarray(policy(frames[-1].observation, start.goal, *sensed)))
-            state, senses, seen = self._advance(state, senses, actions[-1], going[-1])
-            frames.append(_on_host(seen))
-            going[-1] = going[-1] & ~frames[-1].broken
+            state, senses, seen = self._advance(state, senses, actions[-1], active[-1])
+            frames.append(jax.tree.map(np.asarray, seen))
+            active[-1] = active[-1] & ~frames[-1].broken
         whole = jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
-        trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(going))
+        trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(active))
         if not sensing:
             return trajectories
         goal = np.broadcast_to(start.goal, (len(frames), *start.goal.shape))
@@ -227,23 +214,23 @@ class Simulation:
         return state, senses, self._frame(state, senses)
 
     def _next(
-        self, state: Running, senses: _Senses | None, action: Any, going: Any
+        self, state: Running, senses: _Senses | None, action: Any, active: Any
     ) -> tuple[Running, _Senses | None, "_Frame"]:
-        """One control step of the environments [E] that are still going; the others stay as they are."""
+        """One control step of the environments [E] that are still active; the others stay as they are."""
         broken: Any = False  # the C engine stops by itself
         if self.engine.compiled:
             moved = self.step(state, action)
-            broken = going & ~self.is_stable(moved)
-            going &= ~broken
-            state = choose(going, moved, state)
+            broken = active & ~self.is_stable(moved)
+            active &= ~broken
+            state = choose(active, moved, state)
         elif self.can_end:
-            self._step_some(state, action, np.flatnonzero(going))
+            self._step_some(state, action, np.flatnonzero(active))
         else:
             state = self.step(state, action)
         if senses:
             history = extend_history(senses.history, self._reading(state, action, senses.keys))
             xp = history.__array_namespace__()
-            senses = senses._replace(history=xp.where(going[:, None, None], history, senses.history))
+            senses = senses._replace(history=xp.where(active[:, None, None], history, senses.history))
         return state, senses, self._frame(state, senses, broken)
 
     def _step_some(self, state: Running, action: np.ndarray, rows: np.ndarray) -> None:
@@ -262,13 +249,14 @@ class Simulation:
             return sense(self.task, physical, action, now, self.randomise.noise)
 
     def _frame(self, state: Running, senses: _Senses | None, broken: Any = False) -> "_Frame":
-        physical, sensed = self.engine.read(state.physics, state.conditions), None
-        if senses:
-            with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"):
+            physical, sensed = self.engine.read(state.physics, state.conditions), None
+            if senses:
                 goal = self.task.deployed_goal(physical.qpos, senses.goal)
-            sensed = Sensed(deployed_observation(senses.history), goal)
-        ended = self.ended(state)
-        return _Frame(physical.qpos, self.observe(state), ended, ended & False | broken, sensed)
+                sensed = Sensed(deployed_observation(senses.history), goal)
+            observation = self.task.observe(physical)
+        ended = self.task.ended(physical)
+        return _Frame(physical.qpos, observation, ended, ended & False | broken, sensed)
 
 
 def is_stable(values: Any) -> Any:
@@ -286,18 +274,13 @@ class _Frame(NamedTuple):
     sensed: Any  # Sensed; None where the task describes no sensors
 
 
-def _on_host(frame: _Frame) -> _Frame:
-    host: _Frame = jax.tree.map(np.asarray, frame)
-    return host
-
-
 def on_robot(policy: Policy) -> SensingPolicy:
-    """The policy as it runs on a robot: all that it is given is sensed."""
+    """Wraps a policy as it runs on a robot: all that it is given is sensed."""
     return lambda observation, goal, sensed: policy(*sensed)
 
 
 def all_seeing(policy: Policy) -> SensingPolicy:
-    """The policy as its teacher's: what robots sense is nothing to it."""
+    """Wraps a policy as a teacher's: it ignores what robots sense."""
     return lambda observation, goal, sensed: policy(observation, goal)
 
 
@@ -308,7 +291,7 @@ def choose(condition: Array, yes: Any, no: Any) -> Any:
     )
 
 
-def require_randomisable(task: Task, engine: str, randomise: Randomisation) -> None:
+def require_randomisable(task: Task, engine: str, randomise: DomainRandomization) -> None:
     """Raises UsageError for randomisation that the task or the engine cannot do."""
     where = f"task {task.spec.name!r} on engine {engine!r}"
     known = [name for name in engines_of(task) if ENGINES[name].alters_model]
@@ -336,7 +319,7 @@ def _rows(starts: tuple[Start, Any], first: int, count: int) -> tuple[Start, Any
     return rowed
 
 
-def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers: Array) -> Start:
+def _draw(task: Task, randomise: DomainRandomization, layout: str, key: Array, numbers: Array) -> Start:
     def one(number: Array) -> Start:
         own_key = jax.random.fold_in(key, number)
         start = task.start(own_key, layout)
@@ -352,14 +335,16 @@ def _draw(task: Task, randomise: Randomisation, layout: str, key: Array, numbers
 _compiled_draw = jit_once(_draw, static_argnums=(0, 1, 2))  # one for all engines of a task
 
 
-def simulation(task: str, engine: str | None = None, randomise: Randomisation = NOTHING_RANDOM) -> Simulation:
+def simulation(
+    task: str, engine: str | None = None, randomise: DomainRandomization = NOTHING_RANDOM
+) -> Simulation:
     """The named task on the named engine, by default its first; one for all stages of a process."""
     made = make_task(task)
     return _simulation(made, engine or made.engines[0], randomise)
 
 
 @cache
-def _simulation(task: Task, engine: str, randomise: Randomisation) -> Simulation:
+def _simulation(task: Task, engine: str, randomise: DomainRandomization) -> Simulation:
     return Simulation(task, engine, randomise)
 
 
@@ -373,7 +358,7 @@ def training_simulation_of(config: TeacherConfig) -> Simulation:
     return simulation(config.task.name, config.task.engine, randomised(config))
 
 
-def randomised(config: TeacherConfig) -> Randomisation:
+def randomised(config: TeacherConfig) -> DomainRandomization:
     """How far physics differ between episodes of training."""
     found = make_task(config.task.name).randomise.changed(config.randomise)
     return found if found.alters_anything else NOTHING_RANDOM._replace(noise=found.noise)

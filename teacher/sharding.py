@@ -4,6 +4,9 @@ Environments and replay stay where they are; goals' embeddings are gathered, so 
 state-action is told apart from the goals of the whole batch; each device holds all parameters and
 a share of the optimiser's state. Settings describe the whole run: its result does not depend on
 the number of devices, beyond the order of sums.
+
+Collectives are written out, by `shard_map`: the compiler cannot divide the kernels of Warp and
+Pallas, and would gather a replay that is read at computed places.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +35,8 @@ class Devices:
     def __init__(self, devices: Sequence[jax.Device] | None = None):
         self.all = tuple(jax.devices() if devices is None else devices)
         self.count = len(self.all)
+        self.several_processes = len({device.process_index for device in self.all}) > 1
         self._mesh = Mesh(np.array(self.all), (AXIS,))
-
-    @property
-    def several_processes(self) -> bool:
-        return len({device.process_index for device in self.all}) > 1
 
     def connect(self) -> None:
         """Lets the devices of several processes meet; all must call it, at about the same time.
@@ -46,7 +46,7 @@ class Devices:
             jax.block_until_ready(jax.jit(self.spread(lambda: jax.lax.psum(jnp.ones(()), AXIS), (), P()))())
 
     def of_first(self, number: int) -> int:
-        """The first process's number; every process must ask."""
+        """Returns the first process's number; every process must ask."""
         if not self.several_processes:
             return number
         from jax.experimental import multihost_utils
@@ -54,84 +54,85 @@ class Devices:
         return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
     def spread(self, function: Callable, takes: Tree, gives: Tree) -> Callable:
-        """`function` on every device at once; `takes` and `gives` say how arrays are divided."""
+        """Runs `function` on every device at once; `takes` and `gives` say how arrays are divided."""
         if self.count == 1:
             return function
         return jax.shard_map(function, mesh=self._mesh, in_specs=takes, out_specs=gives, check_vma=False)
 
     def index(self) -> Array | int:
-        """Which of the devices this is."""
+        """Returns which of the devices this is."""
         return 0 if self.count == 1 else jax.lax.axis_index(AXIS)
 
-    def share(self, total: int) -> int:
-        """This device's part of `total` rows."""
-        return total // self.count
-
     def rows(self, total: int) -> Array:
-        """The numbers of this device's rows among `total`."""
-        share = self.share(total)
+        """Returns the numbers of this device's rows among `total`."""
+        share = total // self.count
         return self.index() * share + jnp.arange(share)
 
     def gather(self, rows: Array) -> Array:
-        """[n, ...] of each device -> [n * devices, ...], in the devices' order."""
-        return rows if self.count == 1 else jax.lax.all_gather(rows, AXIS, tiled=True)
+        """[n, ...] of each device -> [n * devices, ...], this device's own first."""
+        if self.count == 1:
+            return rows
+        return jnp.roll(jax.lax.all_gather(rows, AXIS, tiled=True), -self.index() * len(rows), axis=0)
 
     def mean(self, tree: Tree) -> Tree:
+        """Averages over the devices."""
         return tree if self.count == 1 else jax.lax.pmean(tree, AXIS)
 
-    def layer_axis(self, shape: tuple[int, ...]) -> int | None:
-        """The axis along which an array of the optimiser is divided: the first that comes out even.
+    def layer_spec(self, leaf: Any) -> P:
+        """How an array of the optimiser is divided: along its first axis that comes out even.
 
         Vectors and what does not divide are kept whole on every device."""
-        if self.count == 1 or len(shape) < 2:
-            return None
-        return next((axis for axis, size in enumerate(shape) if size % self.count == 0), None)
-
-    def layer_spec(self, leaf: Any) -> P:
-        """How an array of the optimiser is divided."""
-        axis = self.layer_axis(leaf.shape)
+        axis = self._layer_axis(leaf)
         return P() if axis is None else P(*[None] * axis, AXIS)
 
     def mean_parts(self, tree: Tree) -> Tree:
         """The mean over devices of whole arrays -> this device's part of it."""
 
-        def part(leaf: Array) -> Array:
-            axis = self.layer_axis(leaf.shape)
-            if axis is None:
-                return self.mean(leaf)
+        def part(leaf: Array, axis: int) -> Array:
             return jax.lax.psum_scatter(leaf, AXIS, scatter_dimension=axis, tiled=True) / self.count
 
-        return jax.tree.map(part, tree)
+        return self._by_layer(part, self.mean, tree, tree)
 
     def own_parts(self, tree: Tree) -> Tree:
         """Arrays that every device has whole -> this device's part."""
 
-        def part(leaf: Array) -> Array:
-            axis = self.layer_axis(leaf.shape)
-            if axis is None:
-                return leaf
-            size = self.share(leaf.shape[axis])
+        def part(leaf: Array, axis: int) -> Array:
+            size = leaf.shape[axis] // self.count
             return jax.lax.dynamic_slice_in_dim(leaf, self.index() * size, size, axis)
 
-        return jax.tree.map(part, tree)
+        return self._by_layer(part, lambda leaf: leaf, tree, tree)
 
     def whole(self, parts: Tree, like: Tree) -> Tree:
         """Every device's parts -> arrays that all have whole, of the shapes of `like`."""
 
-        def join(part: Array, leaf: Any) -> Array:
-            axis = self.layer_axis(leaf.shape)
-            return part if axis is None else jax.lax.all_gather(part, AXIS, axis=axis, tiled=True)
+        def join(part: Array, axis: int) -> Array:
+            return jax.lax.all_gather(part, AXIS, axis=axis, tiled=True)
 
-        return jax.tree.map(join, parts, like)
+        return self._by_layer(join, lambda part: part, parts, like)
 
     def norm(self, parts: Tree, like: Tree) -> Array:
-        """The norm of all the arrays whose parts the devices hold."""
+        """Returns the norm of all the arrays whose parts the devices hold."""
 
-        def square(part: Array, leaf: Any) -> Array:
-            own = (part**2).sum()
-            return own if self.layer_axis(leaf.shape) is None else jax.lax.psum(own, AXIS)
+        def square(part: Array) -> Array:
+            return (part**2).sum()
 
-        return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(square, parts, like))))
+        squares = self._by_layer(lambda part, _: jax.lax.psum(square(part), AXIS), square, parts, like)
+        return jnp.sqrt(sum(jax.tree.leaves(squares)))
+
+    def _by_layer(self, divided: Callable, kept: Callable, parts: Tree, like: Tree) -> Tree:
+        """`divided` of the parts of arrays that are divided, and their axis; `kept` of all others."""
+
+        def apply(part: Array, leaf: Any) -> Array:
+            axis = self._layer_axis(leaf)
+            found: Array = kept(part) if axis is None else divided(part, axis)
+            return found
+
+        return jax.tree.map(apply, parts, like)
+
+    def _layer_axis(self, leaf: Any) -> int | None:
+        if self.count == 1 or len(leaf.shape) < 2:
+            return None
+        return next((axis for axis, size in enumerate(leaf.shape) if size % self.count == 0), None)
 
     def place(self, tree: Tree, specs: Tree) -> Tree:
         """Arrays of this process, the same in all of them, divided over the devices.
@@ -141,10 +142,9 @@ class Devices:
             return tree
 
         def divided(leaf: Array, spec: P) -> Array:
-            sharding = NamedSharding(self._mesh, spec)
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return jax.random.wrap_key_data(divided(jax.random.key_data(leaf), spec))
-            whole = np.asarray(leaf)
+            whole, sharding = np.asarray(leaf), NamedSharding(self._mesh, spec)
             return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part].copy())
 
         return jax.tree.map(
@@ -160,23 +160,18 @@ class Devices:
         Those of a single process can be read as they are."""
         if not self.several_processes:
             return tree
-        return jax.tree.map(self._fetched, tree)
-
-    def _fetched(self, leaf: Array) -> Any:
         from jax.experimental import multihost_utils
 
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(jnp.asarray(self._fetched(jax.random.key_data(leaf))))
-        return multihost_utils.process_allgather(leaf, tiled=True)
+        def fetched(leaf: Array) -> Any:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(jnp.asarray(fetched(jax.random.key_data(leaf))))
+            return multihost_utils.process_allgather(leaf, tiled=True)
+
+        return jax.tree.map(fetched, tree)
 
     def local(self, tree: Tree) -> Tree:
         """Arrays that every device has whole, on one device of this process."""
         return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
-
-
-def run_fused_kernels(devices: Sequence[jax.Device]) -> bool:
-    """Whether `teacher.fused` is for all of these devices."""
-    return all("H100" in device.device_kind or "H200" in device.device_kind for device in devices)
 
 
 def require_even(devices: int, **totals: int) -> None:

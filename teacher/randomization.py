@@ -13,7 +13,7 @@ ALTER_MODEL = ("friction", "mass", "strength")  # fields that change a model's n
 UNPUSHED = np.uint32(2**32 - 1)  # seed of an episode without pushes
 
 
-class Randomisation(NamedTuple):
+class DomainRandomization(NamedTuple):
     """How far physics differ between episodes; the fields are those of `RandomiseConfig`."""
 
     friction: float = 0.0
@@ -32,12 +32,12 @@ class Randomisation(NamedTuple):
     def alters_anything(self) -> bool:
         return self.alters_model or bool(self.latency or self.push)
 
-    def changed(self, config: RandomiseConfig) -> "Randomisation":
+    def changed(self, config: RandomiseConfig) -> "DomainRandomization":
         """These values, but for the fields that settings give."""
         return self._replace(**config.model_dump(exclude_none=True))
 
 
-class Conditions(NamedTuple):
+class PhysicsParams(NamedTuple):
     """One episode's own physics; fields may carry leading batch axes."""
 
     friction: Array  # factor of the model's
@@ -47,14 +47,14 @@ class Conditions(NamedTuple):
     seed: Array  # uint32: of its pushes; `UNPUSHED`: none
 
 
-def draw(spread: Randomisation, key: jax.Array) -> Conditions:
+def draw(spread: DomainRandomization, key: jax.Array) -> PhysicsParams:
     """The conditions of one episode."""
     friction_key, mass_key, strength_key, delay_key, seed_key = jax.random.split(key, 5)
 
     def factor(key: jax.Array, share: float) -> jax.Array:
         return jax.random.uniform(key, minval=1 - share, maxval=1 + share)
 
-    return Conditions(
+    return PhysicsParams(
         friction=factor(friction_key, spread.friction),
         mass=factor(mass_key, spread.mass),
         strength=factor(strength_key, spread.strength),
@@ -64,7 +64,7 @@ def draw(spread: Randomisation, key: jax.Array) -> Conditions:
 
 
 def pushes(
-    spread: Randomisation, conditions: Conditions, step: Array, control_dt: float, size: int
+    spread: DomainRandomization, conditions: PhysicsParams, step: Array, control_dt: float, size: int
 ) -> jax.Array:
     """Sudden changes of velocity [E, size] before control step [E]; mostly zero."""
 

@@ -12,7 +12,7 @@ from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
 from teacher.tasks import Start, make_task
 from teacher.tasks.mazes import Maze
-from teacher.tasks.requirements import require_sound
+from teacher.tasks.validation import require_sound
 
 
 @pytest.fixture(scope="module")

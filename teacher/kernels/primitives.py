@@ -13,14 +13,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from teacher.residual import NORM_EPSILON
+from teacher.blocks import NORM_EPSILON
 
 Array = jax.Array
 Ref = Any  # of Pallas: a view of global or shared memory
 
 ROWS = 16  # of the batch in one thread block; an array [W, ROWS] takes 32 registers of a thread's 255
 CHUNK = 64  # inputs of a layer in one weight slot: 128 bytes of bfloat16, the widest swizzle
-MAX_WIDTH = 256  # the walk back then takes 214 KB of the 227 KB of shared memory that a thread block has
+MAX_WIDTH = 256  # the backward pass then takes 214 KB of the 227 KB of shared memory that a thread block has
 
 # JAX 0.10 interprets neither transposed references nor `plgpu.load`, though it compiles both.
 PLAIN_INTERPRETER = jax.__version_info__ < (0, 11)
@@ -36,19 +36,19 @@ class Slots(NamedTuple):
 def product(
     weights: Slots,
     operand: Ref,
-    walked: Array,
+    number: Array,
     layers: int,
     fetch: Callable[[Array], None],
     plain: bool,
 ) -> Array:
     """One layer's weights [W, W] times the transposed operand [ROWS, W], float32 [W, ROWS].
 
-    The layer is number `walked` of `layers`. Once no wgmma reads a slot any more, it is filled with
-    the next chunk that has none yet: weights arrive while epilogues run. On return no wgmma is in
-    flight."""
+    The layer is the `number`-th of `layers` in the order of the pass. Once no wgmma reads a slot any more,
+    it is filled with the next chunk that has none yet: weights arrive while epilogues run. On return no
+    wgmma is in flight."""
     slots, width, _ = weights.tiles.shape
     chunks = width // CHUNK
-    first = walked * chunks
+    first = number * chunks
 
     def refill(chunk: int) -> None:
         step = first + chunk + slots
@@ -81,11 +81,11 @@ def product(
 
 
 def chunk_of_step(step: Array | int, weights: Slots) -> tuple[Array, Any, Array]:
-    """Of a chunk of weights, by its number in walking order: the layers before its own, columns, slot."""
+    """Of a chunk of weights, by its number in the order of the pass: its layer's number, columns, slot."""
     slots, width, _ = weights.tiles.shape
     chunks = width // CHUNK
-    walked, chunk = lax.div(step, chunks), lax.rem(step, chunks)
-    return walked, pl.ds(chunk * CHUNK, CHUNK), lax.rem(step, slots)
+    layer, chunk = lax.div(step, chunks), lax.rem(step, chunks)
+    return layer, pl.ds(chunk * CHUNK, CHUNK), lax.rem(step, slots)
 
 
 def fetch(source: Ref, slots: Slots, slot: Array | int) -> None:
@@ -138,8 +138,8 @@ def feature_mean(x: Array) -> Array:
 def normalise(z: Array) -> tuple[Array, Array]:
     """z [W, ROWS] normalised over its features, and the inverse of their standard deviation."""
     centred = z - feature_mean(z)
-    inverse_deviation = lax.rsqrt(feature_mean(centred * centred) + NORM_EPSILON)
-    return centred * inverse_deviation, inverse_deviation
+    inv_std = lax.rsqrt(feature_mean(centred * centred) + NORM_EPSILON)
+    return centred * inv_std, inv_std
 
 
 def sigmoid(x: Array) -> Array:
@@ -148,12 +148,12 @@ def sigmoid(x: Array) -> Array:
 
 def pull_back(d: Array, z: Array, norm_scale: Array, norm_bias: Array) -> Array:
     """The cotangent of z, from d, that of swish(layer_norm(z)); all [W, ROWS]."""
-    normalised, inverse_deviation = normalise(z)
+    normalised, inv_std = normalise(z)
     scaled = normalised * norm_scale + norm_bias
     gate = sigmoid(scaled)
     d_normalised = d * gate * (1 + scaled * (1 - gate)) * norm_scale
     along = feature_mean(d_normalised * normalised)
-    return inverse_deviation * (d_normalised - feature_mean(d_normalised) - normalised * along)
+    return inv_std * (d_normalised - feature_mean(d_normalised) - normalised * along)
 
 
 def select(condition: Array, if_true: Array, if_false: Array) -> Array:
