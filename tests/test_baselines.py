@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pipelines.report.baselines import baselines as section
+from pipelines.report.findings import read_findings
 
 from pipelines.baselines import _prolonged, distil_beside
 from pipelines.config import with_values
 from pipelines.progress import Display
-from pipelines.report.baselines import baselines as section
-from pipelines.report.findings import read_findings
 from pipelines.rundir import Run, create_run, write_json
 from pipelines.teaching import teach
 from student.baselines import (

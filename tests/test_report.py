@@ -6,15 +6,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import rich
+from pipelines.report.drawing import MAX_POINTS, thinned
+from pipelines.report.findings import read_findings
+from pipelines.report.plots import distances
+from pipelines.report.reproduce import assignments, commands
 
 from pipelines import tables
 from pipelines.config import with_values
 from pipelines.presets import preset
 from pipelines.report import write_report
-from pipelines.report.drawing import MAX_POINTS, thinned
-from pipelines.report.findings import read_findings
-from pipelines.report.plots import distances
-from pipelines.report.reproduce import assignments, commands
 from pipelines.rundir import DISTANCE_MAP, RECORDING, STILLS, create_run, write_columns, write_json
 from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError

@@ -4,12 +4,11 @@ import re
 from itertools import combinations
 
 import pytest
-from test_report import full_run
-
 from pipelines.report.drawing import plot
 from pipelines.report.findings import read_findings
 from pipelines.report.labels import name_points
 from pipelines.report.pareto import front, pareto
+from test_report import full_run
 
 
 def test_the_front_holds_whom_none_surpasses_at_no_more_cost():

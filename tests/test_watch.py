@@ -8,17 +8,17 @@ import mujoco
 import numpy as np
 import pytest
 from PIL import Image
+from pipelines.scene import film, graphics
+from pipelines.scene.footage import MAX_FRAMES, Footage, footage, recording
+from pipelines.scene.framing import ASPECT, FIELD_OF_VIEW, followed, framed
+from pipelines.scene.keeping import keep
+from pipelines.scene.shapes import MAX_FACES, Mesh, Scene, reduced
 
 from pipelines import stages, watching
 from pipelines.config import Config, with_values
 from pipelines.progress import Display
 from pipelines.report.page import watch_page
 from pipelines.rundir import RECORDING, STILLS, create_run
-from pipelines.scene import film, graphics
-from pipelines.scene.footage import MAX_FRAMES, Footage, footage, recording
-from pipelines.scene.framing import ASPECT, FIELD_OF_VIEW, followed, framed
-from pipelines.scene.keeping import keep
-from pipelines.scene.shapes import MAX_FACES, Mesh, Scene, reduced
 from teacher.errors import FathomError, UsageError
 from teacher.simulation import Trajectories
 from teacher.tasks import State, make_task

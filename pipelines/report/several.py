@@ -1,0 +1,475 @@
+"""Runs side by side, and studies: what differs between them, and what came of it."""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from math import log2
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from pipelines.config import validated
+from pipelines.grid import described, short, shown
+from pipelines.report import figures, verdict, wording
+from pipelines.report.context import JSON, RunContext, StudyContext, score_of
+from pipelines.report.page import Block, Cell, Figure, Page, Table, Text, beside, cell
+from pipelines.report.plot import DASHES, INK, MUTED, SERIES, percent_axis, plot, reference_line
+from pipelines.report.run_page import again, from_preset, scores, settings_and_versions
+from pipelines.report.verdict import label, seeds_note
+from teacher.config import FAR_CELLS
+
+SHIFT = 0.013  # of an axis's length, between what would lie on top of each other
+APART, TOGETHER = 0.022, 0.11  # likewise, between two lines of students at most, and all of them
+LOGARITHMIC = 4  # times the smallest value that the largest must be for a logarithmic axis
+COLUMNS = 4  # up to which two grids fit beside each other
+STRONGEST = 45  # percent of colour in a grid's cell, so that its figure stays readable
+DEPTH = "network.depth"  # stands on the axis of students where it varies
+KNOWN = {
+    "share_of_reference": "of the reference",
+    "rank_correlation": "rank",
+    "rank_correlation_far": "rank, far",
+}
+
+
+# Runs side by side
+
+
+def comparison_page(found: JSON, runs: Mapping[str, RunContext]) -> Page:
+    """Args: found: as `pipelines.side_by_side.beside_each_other` gives it."""
+    names = ", ".join(runs)
+    none = Text("None: the runs differ in nothing that was set, or repeat each other.")
+    metrics = {name: [run.teacher_metrics] for name, run in runs.items()}
+    both = dict.fromkeys(("success_final", "time_at_goal"))
+    learned = figures.teachers(" of the teachers, %", metrics, both)
+    learned += figures.teachers(" of the teachers, %, against time", metrics, {"success_final": None}, True)
+    return Page(
+        heading=f"{len(runs)} runs beside each other",
+        about=names,
+        title=names,
+        open_items=[(sentence, "") for sentence in found["not_comparable"]],
+        sections={
+            "Verdicts": [Text(verdict.of_run(run), lead=name) for name, run in runs.items()],
+            "Settings that differ": _different(found, "settings", "setting") or [none],
+            "Scores": [*beside(figures.policies(runs)), *_scores(runs)],
+            "Students": [*beside(figures.retention_and_cost(runs)), *_students(runs)],
+            "Learning": beside(learned),
+            "Versions that differ": _different(found, "versions", "package"),
+        },
+    )
+
+
+def _different(found: JSON, what: str, called: str) -> list[Block]:
+    """Returns one row a setting, one column a run."""
+    rows = [
+        [key, *(each if each is None or isinstance(each, str) else json.dumps(each) for each in values)]
+        for key, values in found[what].items()
+    ]
+    head = [called, *found["runs"]]
+    return [Table(f"Where the runs differ, by {called}", head, rows)] if rows else []
+
+
+def _scores(runs: Mapping[str, RunContext]) -> list[Block]:
+    """Returns one row a policy that was scored."""
+    rows = [
+        [Cell(name, stage), *scores(score, run.unit)]
+        for name, run in runs.items()
+        for stage, score in run.scored.items()
+    ]
+    head = ["run", "success", "strict", "time at goal", "final distance"]
+    return [Table(f"In small print: {wording.INTERVALS}", head, rows)] if rows else []
+
+
+def _students(runs: Mapping[str, RunContext]) -> list[Block]:
+    """Returns one row a size, one column a run: what it keeps of its teacher, and how fast it answers."""
+    rows: list[list[Cell | str | None]] = []
+    for size in dict.fromkeys(size for run in runs.values() for size in run.students):
+        row: list[Cell | str | None] = [size]
+        for run in runs.values():
+            kept = wording.share(run.students.get(size, {}), "retention") or Cell("not known")
+            latency = wording.latency(run.exported.get(size, {}).get("latency_us_p50"))
+            selected = "selected" if size == run.selected else None
+            detail = "; ".join(each for each in (kept.detail, latency, selected) if each)
+            row.append(Cell(kept.value, detail or None) if size in run.students else None)
+        rows.append(row)
+    text = (
+        "Retention of the teacher's time at goal, with its interval and the file's median latency. Retention "
+        "is of each run's own teacher; latencies are comparable where they were measured on one machine."
+    )
+    return [Table("What each student keeps", ["size", *runs], rows, text)] if rows else []
+
+
+# Studies
+
+
+def study_page(study: StudyContext) -> Page:
+    settings, seeds = study.settings, study.figures["seeds"]
+    task = [] if "task.name" in study.vary else [settings["config"]["teacher"]["task"]["name"]]
+    varied = [f"{short(field)} {', '.join(map(shown, values))}" for field, values in study.vary.items()]
+    facts = [*task, *varied, f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"]
+    return Page(
+        heading=study.name,
+        about=f"Study: {'; '.join(facts)}",
+        title=study.name,
+        verdict=verdict.of_study(study),
+        open_items=_left(study),
+        sections={
+            "Score and cost": [*beside(_against_value(study)), *_grids(study)],
+            "Figures": [*_means(study), *_known(study)],
+            "Students": [*beside(_student_figures(study)), *_student_means(study)],
+            "Learning": beside(_learning(study)),
+            "Runs": [_runs(study)],
+            "Origin": [
+                Text(f"Preset {settings['preset']}. To make the study again:"),
+                *again(lambda: _commands(study)),
+                *settings_and_versions("Shared settings", settings["config"], "the study", study.versions),
+            ],
+        },
+    )
+
+
+def _left(study: StudyContext) -> list[tuple[str, str]]:
+    """Returns runs without a score, those in which a later stage failed, and how to go on with the others."""
+    items = [(f"{run['run']} has no score: {run['error']}.", "") for run in study.failed]
+    for run in study.runs:
+        for stage, error in run.get("stage_errors", {}).items():
+            items.append((f"{run['run']}: {stage} failed: {error}.", ""))
+    total, ended = len(study.runs), len(study.finished)
+    if study.open:
+        text = f"{len(study.open)} of {total} runs not ended yet:"
+        items.append((text, f"pipeline teacher --run {study.name} --resume"))
+    begun = [run["students"] for run in study.finished if run.get("students")]
+    waiting = ended - sum(all("time_at_goal" in each for each in found.values()) for found in begun)
+    if begun and waiting:
+        stage = "export" if len(begun) == ended else "distill"
+        text = f"students of {waiting} of {ended} runs not judged yet:"
+        items.append((text, f"pipeline {stage} {study.name} --resume"))
+    return items
+
+
+def _means(study: StudyContext) -> list[Block]:
+    """Returns one row a combination of values, means over its seeds."""
+    if not study.finished:
+        return []
+    rows = []
+    for found in study.combinations:
+        planned = sum(run["values"] == found["values"] for run in study.runs)
+        ended = len(found["seeds"])
+        rows.append(
+            [
+                label(study, found["values"]),
+                *(wording.count(found["parameters"][part]) for part in ("actor", "critic")),
+                *_measured(study, found),
+                str(ended) if ended == planned else f"{ended} of {planned}",
+            ]
+        )
+    text = (
+        "Actor, critic: parameters; the critic's are those of both encoders. Time: of a run, with "
+        "compilation. Steps/s: environment steps a second with their updates, in the median iteration. "
+    )
+    head = ["values", "actor", "critic", *_measures(study), "seeds"]
+    return [Table("Means over the seeds that finished", head, rows, text + seeds_note(study))]
+
+
+def _runs(study: StudyContext) -> Table:
+    """Returns every run by itself; its intervals are over episodes."""
+    rows = []
+    for run in study.runs:
+        score, state = score_of(run) if run["state"] == "finished" else run, run["state"]
+        if state != "finished" and "iteration" in run:
+            state = f"{state}, {run['iteration']} iterations"
+        rows.append([run["run"], state, *_measured(study, score)])
+    caption = f"Every run, an ordinary one. In small print: {wording.INTERVALS} over its held-out episodes"
+    return Table(caption, ["run", "state", *_measures(study)], rows)
+
+
+def _measures(study: StudyContext) -> list[str]:
+    near = wording.length(study.goal.get("success_radius"), study.goal.get("unit"))
+    return [f"ends within {near}" if near else "success", "time at goal", "final distance", "time", "steps/s"]
+
+
+def _measured(study: StudyContext, found: JSON) -> list[Cell | str | None]:
+    return [
+        *(wording.share(found, key) for key in ("success_final", "time_at_goal")),
+        wording.distance(found, "final_distance", study.goal.get("unit")),
+        wording.duration(found.get("wall_s")),
+        wording.rate(found.get("env_steps_per_s")),
+    ]
+
+
+def _known(study: StudyContext) -> list[Block]:
+    """Returns scores beside what is known of the task without learning: one row a combination of values."""
+    if not any(key in found for found in study.combinations for key in KNOWN):
+        return []
+    rows = []
+    for found in study.combinations:
+        row = [label(study, found["values"]), wording.share(found, "share_of_reference")]
+        for key in ("rank_correlation", "rank_correlation_far"):
+            ends = " to ".join(f"{end:.3f}" for end in found.get(f"{key}_interval", ()))
+            row.append(cell(wording.number(found.get(key), ".3f"), ends or None))
+        rows.append(row)
+    text = (
+        "Of the reference: share of the time at goal that a controller that knows the task reaches. Rank: "
+        "correlation of the critic's distance with the cells to walk, over all pairs of a state and a cell "
+        f"of the maze, and over those at least {FAR_CELLS} cells apart."
+    )
+    return [Table("Beside what is known of the task", ["values", *KNOWN.values()], rows, text)]
+
+
+def _student_means(study: StudyContext) -> list[Block]:
+    """Returns one row a combination of values and a size, means over its seeds."""
+    if not study.students:
+        return []
+    keys = ("time_at_goal", "teacher_time_at_goal", "retention")
+    rows = [
+        [
+            label(study, row["values"]),
+            row["size"],
+            *(wording.share(row, key) for key in keys),
+            str(len(row["seeds"])),
+        ]
+        for row in study.students
+    ]
+    counts = {row["episodes"] for row in study.students if "episodes" in row}
+    over = f"{counts.pop():,} held-out episodes" if len(counts) == 1 else "held-out episodes"
+    text = (
+        f"Each exported file and its teacher ran the same {over}. Retention: the student's time at goal over "
+        "its teacher's; absent where a teacher was at its goals too rarely for that ratio. "
+    )
+    head = ["teacher", "student", "time at goal", "its teacher's", "retention", "seeds"]
+    caption = "Students, means over the seeds that were judged"
+    return [Table(caption, head, rows, text + seeds_note(study))]
+
+
+def _grids(study: StudyContext) -> list[Block]:
+    """Returns, for two varied settings: one row a value of the first, one column a value of the second."""
+    if len(study.vary) != 2 or not study.finished:
+        return []
+    (first, rows), (second, columns) = study.vary.items()
+    seconds, unit = wording.time_unit(max(run["teacher"]["wall_s"] for run in study.finished))
+    grids = []
+    for caption, key, scale, form in (
+        ("Success, %", "success_final", 100, ".1f"),
+        ("Time at goal, %", "time_at_goal", 100, ".1f"),
+        (f"Wall-clock time of a run, {unit}", "wall_s", 1 / seconds, ".3g"),
+        ("Environment steps a second", "env_steps_per_s", 1, ",.0f"),
+    ):
+        found = {(c["values"][first], c["values"][second]): c for c in study.combinations if key in c}
+        highest = 1.0 if scale == 100 else max((each[key] for each in found.values()), default=1.0)
+        body = [
+            [
+                shown(row),
+                *(_graded(found.get((row, column)), key, scale, form, highest) for column in columns),
+            ]
+            for row in rows
+        ]
+        head = [f"{short(first)} \\ {short(second)}", *map(shown, columns)]
+        grids.append(Table(caption, head, body))
+    return beside(grids) if len(columns) <= COLUMNS else list(grids)
+
+
+def _graded(found: JSON | None, key: str, scale: float, form: str, highest: float) -> Cell | None:
+    """Returns a grid's cell, the stronger in colour the higher its figure."""
+    if found is None:
+        return None
+    ends = [f"{scale * end:{form}}" for end in found.get(f"{key}_interval") or ()]
+    shade = round(STRONGEST * found[key] / highest) if highest > 0 else 0
+    return Cell(f"{scale * found[key]:{form}}", "\N{EN DASH}".join(ends) or None, shade)
+
+
+def _commands(study: StudyContext) -> list[str]:
+    """Returns those of the stages that have begun.
+
+    Raises: UsageError if the settings are not of this version of the program."""
+    settings = study.settings
+    name = f"{study.name}-again"
+    words = ["pipeline", "teacher", *from_preset(settings["preset"], validated(settings["config"]))]
+    words[4:4] = ["--seeds", ",".join(map(str, settings["seeds"])), "--run", name]
+    for field, values in reversed(study.vary.items()):
+        words[4:4] = ["--vary", f"{field}={','.join(map(shown, values))}"]
+    students = [run["students"] for run in study.runs if "students" in run]
+    judged = any("time_at_goal" in student for each in students for student in each.values())
+    later = ["distill"] * bool(students) + ["export"] * judged
+    return [shlex.join(words), *(f"pipeline {stage} {shlex.quote(name)}" for stage in later)]
+
+
+# Figures of studies
+
+
+def _against_value(study: StudyContext) -> list[Figure]:
+    """Draws score, wall-clock time and speed against the setting that varies; nothing for none or several."""
+    found: list[Figure] = []
+    if len(study.vary) != 1 or not study.finished:
+        return found
+    (field,) = study.vary
+    runs, rows = list(map(score_of, study.finished)), study.combinations
+    with plot(f"Success and time at goal, %, against {short(field)}", found) as axes:
+        positions = _value_axis(axes, study, field)
+        for (key, name), colour, side in zip(figures.SCORES, SERIES, (-1, 1), strict=False):
+            _points(axes, positions, runs, rows, key, colour, label=name, shift=side * SHIFT)
+        failed = [positions(run["values"]) for run in study.failed]
+        if failed:
+            axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
+        reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", SERIES[1])
+        axes.set_ylim(-0.03, 1.03)
+        percent_axis(axes.yaxis)
+    longest = max(run["wall_s"] for run in runs)
+    seconds, unit = wording.time_unit(longest)
+    for title, key, colour, scale in (
+        (f"Wall-clock time of a run, {unit}", "wall_s", SERIES[2], 1 / seconds),
+        ("Environment steps a second, with their updates", "env_steps_per_s", SERIES[3], 1),
+    ):
+        if any(key in run for run in runs):
+            with plot(title, found) as axes:
+                _points(axes, _value_axis(axes, study, field), runs, rows, key, colour, scale=scale)
+                axes.set_ylim(bottom=0)
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    with plot("Success, %, against wall-clock time", found) as axes:
+        look: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": SERIES[0]}
+        for dots, size in ((runs, 3), (rows, 4.5)):
+            known = [each for each in dots if "success_final" in each]
+            x, y = [each["wall_s"] / seconds for each in known], [each["success_final"] for each in known]
+            axes.plot(x, y, markersize=size, alpha=1 if size > 4 else 0.5, markeredgewidth=0, **look)
+        for row, where in zip(known, zip(x, y, strict=True), strict=True):
+            text = label(study, row["values"])
+            above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(text, where, color=INK, **above)
+        axes.set_xlim(0, 1.15 * longest / seconds)
+        axes.set_ylim(-0.03, 1.1)
+        percent_axis(axes.yaxis)
+        axes.set_xlabel(f"wall-clock time of a run, {unit}")
+    return found
+
+
+def _learning(study: StudyContext) -> list[Figure]:
+    """Draws scores against environment steps, a colour for each value of the last setting that varies.
+
+    Where several vary, figures for each combination of the others."""
+    *outer, last = list(study.vary) or [""]
+    found: list[Figure] = []
+    for panel in _panels(study.combinations, outer):
+        values = [c["values"] for c in study.combinations if c["values"].items() >= panel.items()]
+        groups = {
+            shown(each[last]) if last else study.settings["preset"]: [
+                study.metrics[run["run"]] for run in study.runs if run["values"] == each
+            ]
+            for each in values
+        }
+        references = {key: study.reference(key, values) for key, _ in figures.SCORES}
+        where = f" at {described(panel)}" if panel else ""
+        title = f", %{where}, by {short(last) if last else 'preset'}"
+        found += figures.teachers(title, groups, references)
+    return found
+
+
+def _student_figures(study: StudyContext) -> list[Figure]:
+    """Draws students' time at goal and retention against the varied setting, a line a size, and teachers'.
+
+    Where several settings vary, against the depth or else the last one, two figures for each combination of
+    the others; nothing where none does."""
+    found: list[Figure] = []
+    if not study.vary or not study.students:
+        return found
+    field = DEPTH if DEPTH in study.vary else list(study.vary)[-1]
+    titles = {"time_at_goal": "Time at goal of students, %", "retention": "Retention of time at goal, %"}
+    for panel in _panels(study.students, [name for name in study.vary if name != field]):
+        rows = [row for row in study.students if row["values"].items() >= panel.items()]
+        for key, title in titles.items():
+            if any(key in row for row in rows):
+                where = f" at {described(panel)}" if panel else ""
+                with plot(f"{title}{where}", found) as axes:
+                    _student_lines(axes, study, _value_axis(axes, study, field), rows, key)
+                    axes.set_xlabel(f"{short(field)} of the teacher")
+    return found
+
+
+def _panels(rows: Sequence[JSON], outer: Sequence[str]) -> list[JSON]:
+    """Returns the combinations of these settings that occur, in their order."""
+    panels: list[JSON] = []
+    for row in rows:
+        panel = {field: row["values"][field] for field in outer}
+        if panel not in panels:
+            panels.append(panel)
+    return panels
+
+
+def _student_lines(
+    axes: Axes, study: StudyContext, position: Callable[[JSON], float], rows: list[JSON], key: str
+) -> None:
+    """Draws the teachers, where `key` is one of theirs too, and each size beside the others."""
+    shown_here = [row["values"] for row in rows]
+    runs = [run for run in study.finished if run["values"] in shown_here]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    lines = [(size, key, SERIES[i % 4], DASHES[i // 4 % 3]) for i, size in enumerate(sizes)]
+    if key == "time_at_goal":
+        lines.insert(0, ("teacher", f"teacher_{key}", INK, DASHES[1]))
+    apart = min(APART, TOGETHER / len(lines))
+    for number, (name, of, colour, dash) in enumerate(lines):
+        if name == "teacher":  # measured in its students' episodes, the same for all of them
+            own = [next((s for s in run.get("students", {}).values() if of in s), {}) for run in runs]
+            most = sorted(rows, key=lambda row: len(row["seeds"]))
+            means = list({str(row["values"]): row for row in most}.values())
+        else:
+            own = [run.get("students", {}).get(name, {}) for run in runs]
+            means = [row for row in rows if row["size"] == name]
+        dots = [each | {"values": run["values"]} for each, run in zip(own, runs, strict=True)]
+        place = {"shift": (number - (len(lines) - 1) / 2) * apart, "beside": 0.4 * apart}
+        _points(axes, position, dots, means, of, colour, label=name, dash=dash, **place)
+    if key == "time_at_goal":
+        axes.set_ylim(bottom=0)
+    else:
+        axes.axhline(1, color=MUTED, linewidth=1)
+    percent_axis(axes.yaxis)
+
+
+def _value_axis(axes: Axes, study: StudyContext, field: str) -> Callable[[JSON], float]:
+    """Labels the horizontal axis with a setting's values; returns where a combination stands on it.
+
+    Numbers stand at their value, or at its logarithm where they span enough; names side by side."""
+    values = study.vary[field]
+    at = list(range(len(values)))
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        far = min(values) > 0 and max(values) >= LOGARITHMIC * min(values)
+        at = [log2(value) if far else float(value) for value in values]
+    places = dict(zip(map(shown, values), at, strict=True))
+    axes.set_xticks(list(places.values()), list(places))
+    margin = 0.08 * (max(at) - min(at)) or 1.0
+    axes.set_xlim(min(at) - margin, max(at) + margin)
+    axes.set_xlabel(short(field))
+    return lambda combination: places[shown(combination[field])]
+
+
+def _points(
+    axes: Axes,
+    position: Callable[[JSON], float],
+    runs: Sequence[JSON],
+    rows: Sequence[JSON],
+    key: str,
+    colour: str,
+    *,
+    label: str | None = None,
+    dash: Any = "-",
+    scale: float = 1.0,
+    shift: float = 0.0,
+    beside: float | None = None,
+) -> None:
+    """Draws a small dot a run; beside it the mean of a row, joined over the values, with its interval.
+
+    Args:
+      position: as `_value_axis` returns it.
+      runs, rows: figures with their `values`; those without `key` are left out.
+      shift: moves all of it sideways, as a share of the axis.
+      beside: how far dots stand from their mean, likewise; by default as far again as the shift."""
+    low, high = axes.get_xlim()
+    width = high - low
+    apart = (shift or SHIFT) if beside is None else beside
+    for run in (run for run in runs if run.get(key) is not None):
+        x = position(run["values"]) + (shift + apart) * width
+        axes.plot(x, scale * run[key], "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
+    means = sorted(
+        (position(row["values"]) + shift * width, row[key], i) for i, row in enumerate(rows) if key in row
+    )
+    x, y = [mean[0] for mean in means], [scale * mean[1] for mean in means]
+    axes.plot(x, y, color=colour, linestyle=dash, label=label, marker="o", markersize=4.5, linewidth=1.2)
+    for at, _, i in means:
+        if interval := rows[i].get(f"{key}_interval"):
+            axes.vlines(at, *(scale * end for end in interval), color=colour, linewidth=1.5)
