@@ -33,7 +33,6 @@ FRAMED = 100  # configurations that decide the camera
 # Robots' radii up to which everything is shown at once: limbs have to be seen moving, a vehicle does not.
 WHOLE, WHOLE_VEHICLE = 16.0, 60.0
 REGION = 8.0  # robots' radii around a robot that is followed
-SMOOTHING_S = 1.0  # a camera that follows does not rock with the robot
 
 GOAL_COLOUR, PATH_COLOUR = (0.05, 0.65, 0.3, 0.4), (0.85, 0.35, 0.05, 1.0)
 GROUND_COLOUR, LINE_COLOUR, SKY_COLOUR = (0.80, 0.81, 0.82, 1), (0.62, 0.63, 0.65, 1), (0.86, 0.89, 0.92, 1)
@@ -43,7 +42,7 @@ GRID_LINES = 31  # along each axis
 SUN = np.array([-0.32, 0.26, -0.91])  # direction of its light
 
 FRAME_S, MOVING_FRAME_S = 0.04, 0.1  # for how long a frame is shown, of a film and of the report's pictures
-LONGEST_S, LONGEST_MOVING_S = 24.0, 8.0  # a longer film, or episode in the report, runs faster than the clock
+LONGEST_S, LONGEST_MOVING_S = 24.0, 5.0  # a longer film, or episode in the report, runs faster than the clock
 PAUSE_S = 1.0  # at an episode's end
 OLD_STILLS = ("first.png", "last.png")  # beside recordings of before
 
@@ -120,6 +119,13 @@ class View(NamedTuple):
         ahead = np.array([*np.cos(elevation) * np.array([-right[1], right[0]]), np.sin(elevation)])
         return np.stack([right, np.cross(right, ahead), ahead])
 
+    def place(self, camera: mujoco.MjvCamera) -> None:
+        """Puts a camera there."""
+        camera.lookat[:], camera.distance = self.target, self.distance
+        camera.azimuth, camera.elevation = self.azimuth, self.elevation
+        if self.follow:
+            camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING.value, self.robot
+
 
 def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
     """Returns a view in which what happens fits into the picture.
@@ -167,14 +173,6 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
     return view._replace(distance=float(MARGIN * fitting))
 
 
-def smoothed(path: Array, control_dt: float) -> Array:
-    """Returns the running mean of a path [F, 3], one point a control period: what a camera follows."""
-    window = max(1, round(SMOOTHING_S / control_dt) // 2 * 2 + 1)
-    padded = np.pad(path, ((window // 2, window // 2), (0, 0)), mode="edge")
-    sums = np.cumsum(np.pad(padded, ((1, 0), (0, 0))), axis=0)
-    return (sums[window:] - sums[:-window]) / window
-
-
 class Renderer:
     """Draws frames of one recording; from `rendering`."""
 
@@ -185,7 +183,7 @@ class Renderer:
         self._data = mujoco.MjData(model)
         model.geom_matid[model.geom_type == GEOM.mjGEOM_PLANE] = -1  # patterns are for eyes that see no lines
         model.geom_rgba[model.geom_type == GEOM.mjGEOM_PLANE] = GROUND_COLOUR
-        self._arm = _Fr3.of(model)
+        self._arm = Fr3.of(model)
         drawn = self._arm.model if self._arm else model  # the one whose meshes are known to the context
         drawn.vis.global_.offwidth, drawn.vis.global_.offheight = size
         drawn.vis.global_.fovy, drawn.vis.quality.offsamples = FIELD_OF_VIEW, 4
@@ -197,13 +195,11 @@ class Renderer:
         self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         visible = model.geom_rgba[model.geom_group < SHOWN_GROUPS, 3].any()
         self._options.geomgroup[:] = [not visible or group < SHOWN_GROUPS for group in range(6)]
-        self._camera.distance, self._camera.azimuth = view.distance, view.azimuth
-        self._camera.elevation = view.elevation
+        view.place(self._camera)
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         goal = recording.spec.goal
         self._radius = goal.success_radius if goal.unit == "m" else GOAL_SHARE * view.distance
-        self._paths = [self._robot_path(episode) for episode in recording.episodes] if view.follow else []
 
     def free(self) -> None:
         self._context.free()
@@ -212,7 +208,6 @@ class Renderer:
         """Draws a frame of the numbered episode, [height, width, 3] bytes; the note stands in a corner."""
         episode, scene, camera = self._recording.episodes[number], self._scene, self._camera
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        camera.lookat[:] = self._paths[number][step] if self._paths else self._view.target
         self._data.qpos[:] = episode.qpos[step]
         mujoco.mj_fwdPosition(self._model, self._data)
         if self._arm:
@@ -243,14 +238,6 @@ class Renderer:
         mujoco.mjr_readPixels(pixels, None, area, self._context)
         return pixels[::-1]
 
-    def _robot_path(self, episode: Episode) -> Array:
-        path = []
-        for qpos in episode.qpos:
-            self._data.qpos[:] = qpos
-            mujoco.mj_kinematics(self._model, self._data)
-            path.append(self._data.xpos[self._view.robot].copy())
-        return smoothed(np.stack(path), self._recording.spec.control_dt)
-
     def _light(self) -> None:
         """Sets a sun beside the camera's light, in place of the model's own lights."""
         self._scene.nlight = 2
@@ -277,12 +264,12 @@ class Renderer:
             across = (np.round(place[:2] / spacing) + i - GRID_LINES // 2) * spacing
             for axis in range(2):
                 half, at = np.full(3, thickness), np.array([*place[:2], view.ground])
-                half[1 - axis], half[2] = spacing * (GRID_LINES - 1) / 2, thickness / 4
+                half[1 - axis] = spacing * (GRID_LINES - 1) / 2
                 at[axis] = across[axis]
                 _add(scene, GEOM.mjGEOM_BOX, half, at, LINE_COLOUR)
 
 
-class _Fr3(NamedTuple):
+class Fr3(NamedTuple):
     """A Franka Research 3 of the installed package franky-sim, with its meshes, in place of capsules."""
 
     model: mujoco.MjModel
@@ -290,7 +277,7 @@ class _Fr3(NamedTuple):
     joints: list[tuple[int, int]]  # places of a joint in its qpos and in that of the task's model
 
     @classmethod
-    def of(cls, model: mujoco.MjModel) -> "_Fr3 | None":
+    def of(cls, model: mujoco.MjModel) -> "Fr3 | None":
         """Returns the arm of a task's model and hides its own; None if there is none or no package."""
         package = importlib.util.find_spec("franky_sim")
         own = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
@@ -453,8 +440,7 @@ def show_live(recording: Recording) -> None:
     goal = recording.spec.goal
     radius = goal.success_radius if goal.unit == "m" else GOAL_SHARE * view.distance
     with viewer.launch_passive(recording.model, data, show_left_ui=False, show_right_ui=False) as window:
-        window.cam.lookat[:], window.cam.distance = view.target, view.distance
-        window.cam.azimuth, window.cam.elevation = view.azimuth, view.elevation
+        view.place(window.cam)
         while window.is_running():
             for episode in recording.episodes:
                 for step, qpos in enumerate(episode.qpos):

@@ -15,7 +15,6 @@ class Cell(NamedTuple):
 
     value: str
     detail: str | None = None
-    shade: int = 0  # percent of colour behind it
 
 
 @dataclass(frozen=True)

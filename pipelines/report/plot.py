@@ -29,7 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))  # where there are m
 
 WIDTH, HEIGHT = 4.7, 2.6  # inches of 72 points: a point is about a pixel where plots stand side by side
 MAX_POINTS = 800  # of one line; more cannot be told apart
-GAP, MARK = 4.0, 3.0  # points: between a mark and its name, and half a mark's width
+GAP, MARK = 2.0, 3.0  # points: between a mark and its name, and half a mark's width
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fathom",
@@ -194,7 +194,7 @@ def thinned(lines: Sequence[Any]) -> Sequence[Any]:
 
 
 def name_points(axes: Axes, points: Mapping[str, Sequence[float]], order: Sequence[str]) -> list[str]:
-    """Writes names above, below, right or left of their marks; the first in `order` chooses first.
+    """Writes names above or below their marks; the first in `order` chooses first.
 
     A name for which no place is free is left out, and so are points that are not in `order`. To be called
     last, when axes and limits are as they will stay.
@@ -205,21 +205,20 @@ def name_points(axes: Axes, points: Mapping[str, Sequence[float]], order: Sequen
     _legend(axes)  # takes room from the axes
     canvas.draw_without_rendering()  # lays out, so that points have their places on the page
     dot = canvas.dpi / 72
-    marks = {}
-    for name, (x, low, high) in points.items():
-        (left, bottom), (_, top) = axes.transData.transform([(x, low), (x, high)])
-        marks[name] = Bbox([[left, bottom], [left, top]]).padded(MARK * dot)
+    marks = {
+        name: Bbox(axes.transData.transform([(x, low), (x, high)])).padded(MARK * dot)
+        for name, (x, low, high) in points.items()
+    }
     taken, written = list(marks.values()), []
     for name in order:
-        x, y = (marks[name].x0 + marks[name].x1) / 2, (marks[name].y0 + marks[name].y1) / 2
-        for at_x, at_y, side, rise in (
-            (x, marks[name].y1 + GAP * dot / 2, "center", "bottom"),
-            (x, marks[name].y0 - GAP * dot / 2, "center", "top"),
-            (marks[name].x1 + GAP * dot, y, "left", "center"),
-            (marks[name].x0 - GAP * dot, y, "right", "center"),
-        ):
-            where = axes.transData.inverted().transform((at_x, at_y))
-            text = axes.text(*where, name, ha=side, va=rise, color=INK)
+        for edge, end, side in ((1, 2, "bottom"), (-1, 1, "top")):
+            above = {
+                "xytext": (0, edge * (MARK + GAP)),
+                "textcoords": "offset points",
+                "annotation_clip": False,
+            }
+            where = points[name][0], points[name][end]
+            text = axes.annotate(name, where, ha="center", va=side, color=INK, **above)
             box = text.get_window_extent().padded(dot)
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             if inside and not box.count_overlaps(taken):

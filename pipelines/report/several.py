@@ -2,9 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from math import log2
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -13,16 +12,12 @@ from pipelines.grid import described, short, shown
 from pipelines.report import figures, verdict, wording
 from pipelines.report.context import JSON, RunContext, StudyContext, score_of
 from pipelines.report.page import Block, Cell, Figure, Page, Table, Text, beside, cell
-from pipelines.report.plot import DASHES, INK, MUTED, SERIES, percent_axis, plot, reference_line
+from pipelines.report.plot import DASHES, INK, MUTED, SERIES, all_percent, percent_axis, plot, reference_line
 from pipelines.report.run_page import again, from_preset, scores, settings_and_versions
 from pipelines.report.verdict import label, seeds_note
 from teacher.config import FAR_CELLS
 
-SHIFT = 0.013  # of an axis's length, between what would lie on top of each other
-APART, TOGETHER = 0.022, 0.11  # likewise, between two lines of students at most, and all of them
-LOGARITHMIC = 4  # times the smallest value that the largest must be for a logarithmic axis
-COLUMNS = 4  # up to which two grids fit beside each other
-STRONGEST = 45  # percent of colour in a grid's cell, so that its figure stays readable
+SPREAD, NEAR = 0.16, 0.03  # of the way to the next value: over all lines, and from a mean to its dots
 DEPTH = "network.depth"  # stands on the axis of students where it varies
 KNOWN = {
     "share_of_reference": "of the reference",
@@ -113,7 +108,7 @@ def study_page(study: StudyContext) -> Page:
         verdict=verdict.of_study(study),
         open_items=_left(study),
         sections={
-            "Score and cost": [*beside(_against_value(study)), *_grids(study)],
+            "Score and cost": beside(_against_value(study)),
             "Figures": [*_means(study), *_known(study)],
             "Students": [*beside(_student_figures(study)), *_student_means(study)],
             "Learning": beside(_learning(study)),
@@ -240,42 +235,6 @@ def _student_means(study: StudyContext) -> list[Block]:
     return [Table(caption, head, rows, text + seeds_note(study))]
 
 
-def _grids(study: StudyContext) -> list[Block]:
-    """Returns, for two varied settings: one row a value of the first, one column a value of the second."""
-    if len(study.vary) != 2 or not study.finished:
-        return []
-    (first, rows), (second, columns) = study.vary.items()
-    seconds, unit = wording.time_unit(max(run["teacher"]["wall_s"] for run in study.finished))
-    grids = []
-    for caption, key, scale, form in (
-        ("Success, %", "success_final", 100, ".1f"),
-        ("Time at goal, %", "time_at_goal", 100, ".1f"),
-        (f"Wall-clock time of a run, {unit}", "wall_s", 1 / seconds, ".3g"),
-        ("Environment steps a second", "env_steps_per_s", 1, ",.0f"),
-    ):
-        found = {(c["values"][first], c["values"][second]): c for c in study.combinations if key in c}
-        highest = 1.0 if scale == 100 else max((each[key] for each in found.values()), default=1.0)
-        body = [
-            [
-                shown(row),
-                *(_graded(found.get((row, column)), key, scale, form, highest) for column in columns),
-            ]
-            for row in rows
-        ]
-        head = [f"{short(first)} \\ {short(second)}", *map(shown, columns)]
-        grids.append(Table(caption, head, body))
-    return beside(grids) if len(columns) <= COLUMNS else list(grids)
-
-
-def _graded(found: JSON | None, key: str, scale: float, form: str, highest: float) -> Cell | None:
-    """Returns a grid's cell, the stronger in colour the higher its figure."""
-    if found is None:
-        return None
-    ends = [f"{scale * end:{form}}" for end in found.get(f"{key}_interval") or ()]
-    shade = round(STRONGEST * found[key] / highest) if highest > 0 else 0
-    return Cell(f"{scale * found[key]:{form}}", "\N{EN DASH}".join(ends) or None, shade)
-
-
 def _commands(study: StudyContext) -> list[str]:
     """Returns those of the stages that have begun.
 
@@ -296,47 +255,28 @@ def _commands(study: StudyContext) -> list[str]:
 
 
 def _against_value(study: StudyContext) -> list[Figure]:
-    """Draws score, wall-clock time and speed against the setting that varies; nothing for none or several."""
+    """Draws score and wall-clock time against the setting that varies; nothing for none or several."""
     found: list[Figure] = []
     if len(study.vary) != 1 or not study.finished:
         return found
     (field,) = study.vary
     runs, rows = list(map(score_of, study.finished)), study.combinations
     with plot(f"Success and time at goal, %, against {short(field)}", found) as axes:
-        positions = _value_axis(axes, study, field)
-        for (key, name), colour, side in zip(figures.SCORES, SERIES, (-1, 1), strict=False):
-            _points(axes, positions, runs, rows, key, colour, label=name, shift=side * SHIFT)
-        failed = [positions(run["values"]) for run in study.failed]
+        lines = [Measured(name, key, runs, rows) for key, name in figures.SCORES]
+        _against(axes, study, field, lines)
+        failed = [study.vary[field].index(run["values"][field]) for run in study.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
         reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", SERIES[1])
-        axes.set_ylim(-0.03, 1.03)
-        percent_axis(axes.yaxis)
-    longest = max(run["wall_s"] for run in runs)
-    seconds, unit = wording.time_unit(longest)
-    for title, key, colour, scale in (
-        (f"Wall-clock time of a run, {unit}", "wall_s", SERIES[2], 1 / seconds),
-        ("Environment steps a second, with their updates", "env_steps_per_s", SERIES[3], 1),
-    ):
-        if any(key in run for run in runs):
-            with plot(title, found) as axes:
-                _points(axes, _value_axis(axes, study, field), runs, rows, key, colour, scale=scale)
-                axes.set_ylim(bottom=0)
-                axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    with plot("Success, %, against wall-clock time", found) as axes:
-        look: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": SERIES[0]}
-        for dots, size in ((runs, 3), (rows, 4.5)):
-            known = [each for each in dots if "success_final" in each]
-            x, y = [each["wall_s"] / seconds for each in known], [each["success_final"] for each in known]
-            axes.plot(x, y, markersize=size, alpha=1 if size > 4 else 0.5, markeredgewidth=0, **look)
-        for row, where in zip(known, zip(x, y, strict=True), strict=True):
-            text = label(study, row["values"])
-            above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(text, where, color=INK, **above)
-        axes.set_xlim(0, 1.15 * longest / seconds)
-        axes.set_ylim(-0.03, 1.1)
-        percent_axis(axes.yaxis)
-        axes.set_xlabel(f"wall-clock time of a run, {unit}")
+        all_percent(axes)
+    seconds, unit = wording.time_unit(max(run["wall_s"] for run in runs))
+    took = [
+        [each | {"time": each["wall_s"] / seconds} for each in them if "wall_s" in each]
+        for them in (runs, rows)
+    ]
+    with plot(f"Wall-clock time of a run, {unit}", found) as axes:
+        _against(axes, study, field, [Measured(None, "time", *took)])
+        axes.set_ylim(bottom=0)
     return found
 
 
@@ -377,7 +317,12 @@ def _student_figures(study: StudyContext) -> list[Figure]:
             if any(key in row for row in rows):
                 where = f" at {described(panel)}" if panel else ""
                 with plot(f"{title}{where}", found) as axes:
-                    _student_lines(axes, study, _value_axis(axes, study, field), rows, key)
+                    _against(axes, study, field, _student_lines(study, rows, key))
+                    if key == "time_at_goal":
+                        axes.set_ylim(bottom=0)
+                    else:
+                        axes.axhline(1, color=MUTED, linewidth=1)
+                    percent_axis(axes.yaxis)
                     axes.set_xlabel(f"{short(field)} of the teacher")
     return found
 
@@ -392,84 +337,55 @@ def _panels(rows: Sequence[JSON], outer: Sequence[str]) -> list[JSON]:
     return panels
 
 
-def _student_lines(
-    axes: Axes, study: StudyContext, position: Callable[[JSON], float], rows: list[JSON], key: str
-) -> None:
-    """Draws the teachers, where `key` is one of theirs too, and each size beside the others."""
+def _student_lines(study: StudyContext, rows: list[JSON], key: str) -> list["Measured"]:
+    """Returns each size, and after them the teachers where `key` is one of theirs too."""
     shown_here = [row["values"] for row in rows]
     runs = [run for run in study.finished if run["values"] in shown_here]
-    sizes = list(dict.fromkeys(row["size"] for row in rows))
-    lines = [(size, key, SERIES[i % 4], DASHES[i // 4 % 3]) for i, size in enumerate(sizes)]
-    if key == "time_at_goal":
-        lines.insert(0, ("teacher", f"teacher_{key}", INK, DASHES[1]))
-    apart = min(APART, TOGETHER / len(lines))
-    for number, (name, of, colour, dash) in enumerate(lines):
-        if name == "teacher":  # measured in its students' episodes, the same for all of them
-            own = [next((s for s in run.get("students", {}).values() if of in s), {}) for run in runs]
-            most = sorted(rows, key=lambda row: len(row["seeds"]))
-            means = list({str(row["values"]): row for row in most}.values())
-        else:
-            own = [run.get("students", {}).get(name, {}) for run in runs]
-            means = [row for row in rows if row["size"] == name]
-        dots = [each | {"values": run["values"]} for each, run in zip(own, runs, strict=True)]
-        place = {"shift": (number - (len(lines) - 1) / 2) * apart, "beside": 0.4 * apart}
-        _points(axes, position, dots, means, of, colour, label=name, dash=dash, **place)
-    if key == "time_at_goal":
-        axes.set_ylim(bottom=0)
-    else:
-        axes.axhline(1, color=MUTED, linewidth=1)
-    percent_axis(axes.yaxis)
+    lines = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        own = [run.get("students", {}).get(size, {}) | {"values": run["values"]} for run in runs]
+        lines.append(Measured(size, key, own, [row for row in rows if row["size"] == size]))
+    if key == "time_at_goal":  # measured in the students' episodes, the same for all of them
+        of = f"teacher_{key}"
+        own = [
+            next((each for each in run.get("students", {}).values() if of in each), {})
+            | {"values": run["values"]}
+            for run in runs
+        ]
+        most = {str(row["values"]): row for row in sorted(rows, key=lambda row: len(row["seeds"]))}
+        lines.append(Measured("teacher", of, own, list(most.values())))
+    return lines
 
 
-def _value_axis(axes: Axes, study: StudyContext, field: str) -> Callable[[JSON], float]:
-    """Labels the horizontal axis with a setting's values; returns where a combination stands on it.
+class Measured(NamedTuple):
+    """A measure of runs, and its means over seeds; figures with their `values`, those without it left out."""
 
-    Numbers stand at their value, or at its logarithm where they span enough; names side by side."""
+    name: str | None
+    key: str
+    runs: Sequence[JSON]
+    rows: Sequence[JSON]
+
+
+def _against(axes: Axes, study: StudyContext, field: str, lines: Sequence[Measured]) -> None:
+    """Draws measures over the values of a setting: means joined, with their intervals, beside a dot a run."""
     values = study.vary[field]
-    at = list(range(len(values)))
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        far = min(values) > 0 and max(values) >= LOGARITHMIC * min(values)
-        at = [log2(value) if far else float(value) for value in values]
-    places = dict(zip(map(shown, values), at, strict=True))
-    axes.set_xticks(list(places.values()), list(places))
-    margin = 0.08 * (max(at) - min(at)) or 1.0
-    axes.set_xlim(min(at) - margin, max(at) + margin)
+    apart = SPREAD / max(len(lines), 2)
+    for i, (name, key, runs, rows) in enumerate(lines):
+        colour, dash = (INK, DASHES[1]) if name == "teacher" else (SERIES[i % 4], DASHES[i // 4 % 3])
+        shift = (i - (len(lines) - 1) / 2) * apart
+        known = sorted(
+            (values.index(row["values"][field]) + shift, n) for n, row in enumerate(rows) if key in row
+        )
+        means = [rows[n][key] for _, n in known]
+        look = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "linestyle": dash}
+        axes.plot([x for x, _ in known], means, color=colour, label=name, **look)
+        for x, n in known:
+            if interval := rows[n].get(f"{key}_interval"):
+                axes.vlines(x, *interval, color=colour, linewidth=1.5)
+        dots = [run for run in runs if run.get(key) is not None]
+        x = [values.index(run["values"][field]) + shift + NEAR for run in dots]
+        dot = {"markersize": 3.5, "alpha": 0.6, "markeredgewidth": 0}
+        axes.plot(x, [run[key] for run in dots], "o", color=colour, **dot)
+    axes.set_xticks(range(len(values)), list(map(shown, values)))
+    axes.set_xlim(-0.3, len(values) - 0.7)
     axes.set_xlabel(short(field))
-    return lambda combination: places[shown(combination[field])]
-
-
-def _points(
-    axes: Axes,
-    position: Callable[[JSON], float],
-    runs: Sequence[JSON],
-    rows: Sequence[JSON],
-    key: str,
-    colour: str,
-    *,
-    label: str | None = None,
-    dash: Any = "-",
-    scale: float = 1.0,
-    shift: float = 0.0,
-    beside: float | None = None,
-) -> None:
-    """Draws a small dot a run; beside it the mean of a row, joined over the values, with its interval.
-
-    Args:
-      position: as `_value_axis` returns it.
-      runs, rows: figures with their `values`; those without `key` are left out.
-      shift: moves all of it sideways, as a share of the axis.
-      beside: how far dots stand from their mean, likewise; by default as far again as the shift."""
-    low, high = axes.get_xlim()
-    width = high - low
-    apart = (shift or SHIFT) if beside is None else beside
-    for run in (run for run in runs if run.get(key) is not None):
-        x = position(run["values"]) + (shift + apart) * width
-        axes.plot(x, scale * run[key], "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
-    means = sorted(
-        (position(row["values"]) + shift * width, row[key], i) for i, row in enumerate(rows) if key in row
-    )
-    x, y = [mean[0] for mean in means], [scale * mean[1] for mean in means]
-    axes.plot(x, y, color=colour, linestyle=dash, label=label, marker="o", markersize=4.5, linewidth=1.2)
-    for at, _, i in means:
-        if interval := rows[i].get(f"{key}_interval"):
-            axes.vlines(at, *(scale * end for end in interval), color=colour, linewidth=1.5)
