@@ -137,7 +137,7 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
     kinds = model.jnt_type[model.body_jntadr[robot] :][: model.body_jntnum[robot]]
     mobile = bool(np.isin(kinds, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE)).any())
     plane = model.geom_type == GEOM.mjGEOM_PLANE
-    shown = (model.geom_group < SHOWN_GROUPS) & ~plane
+    shown = _shown(model) & ~plane
     moving = shown & (model.body_weldid[model.geom_bodyid] > 0)
     own = moving & (model.body_rootid[model.geom_bodyid] == robot)
     qpos = np.concatenate([episode.qpos for episode in recording.episodes])
@@ -193,8 +193,8 @@ class Renderer:
         drawn.stat.extent = view.distance / 2  # what is nearer than 0.01 and farther than 50 of it is cut off
         self._scene = mujoco.MjvScene(drawn, 20_000)
         self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        visible = model.geom_rgba[model.geom_group < SHOWN_GROUPS, 3].any()
-        self._options.geomgroup[:] = [not visible or group < SHOWN_GROUPS for group in range(6)]
+        groups = {*range(SHOWN_GROUPS), *recording.model.geom_group[_shown(recording.model)]}
+        self._options.geomgroup[:] = [group in groups for group in range(6)]
         view.place(self._camera)
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
@@ -486,6 +486,13 @@ def _robot(model: mujoco.MjModel) -> int:
         elif kind == mujoco.mjtTrn.mjTRN_BODY:
             moved = number
     return int(model.body_rootid[moved])
+
+
+def _shown(model: mujoco.MjModel) -> Array:
+    """Returns which geoms are to be seen; those for collisions too where there are no others."""
+    visible = model.geom_rgba[:, 3] > 0
+    drawn = visible & (model.geom_group < SHOWN_GROUPS)
+    return drawn if drawn.any() else visible
 
 
 def _even(length: int, count: int) -> Array:

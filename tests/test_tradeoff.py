@@ -8,7 +8,7 @@ from test_report import full_run
 
 from pipelines.report.context import RunContext
 from pipelines.report.figures import front, retention_and_cost
-from pipelines.report.plot import name_points, plot
+from pipelines.report.plot import figure, name_points
 
 
 def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
@@ -20,7 +20,7 @@ def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
 
 def names_drawn(points, order):
     drawn = []
-    with plot("names", drawn) as axes:
+    with figure("names", drawn) as axes:
         axes.set_xscale("log")
         axes.set_xlim(2000, 1e5)
         axes.set_ylim(0.9, 1.1)

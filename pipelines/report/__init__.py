@@ -38,12 +38,13 @@ def write_study_report(study: "Study") -> Path:
     with understood(study.path):
         members = study.members
         tasks = [make_task(member.run.config.teacher.task.name) for member in members]
+        figures = compare(study, study.failures)
         goals = [task.spec.goal.model_dump() for task in tasks]
         context = StudyContext(
             name=study.path.resolve().name,
             settings=study.settings,
             versions=read_json(members[0].run.path / "versions.json"),
-            figures=compare(study, study.failures),
+            **{key: figures[key] for key in ("preset", "seeds", "vary", "runs", "combinations", "students")},
             metrics={member.name: member.run.metrics("teacher") for member in members},
             goal=goals[0] if all(goal == goals[0] for goal in goals) else {},
         )

@@ -1,6 +1,6 @@
 """What runs have found so far, from their files: everything that their pages are made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,76 +28,67 @@ class RunContext:
     settings: JSON
     versions: JSON
     summary: JSON
+    teacher: JSON  # parts of the summary
+    students: dict[str, JSON]  # by size, in the order in which they were configured
+    exported: dict[str, JSON]
+    control: dict[str, JSON]
+    selected: str | None  # the student that export marked
+    controlled: str | None  # the student whose controller is shown
+    driven: str | None  # the student that drove a robot
     teacher_metrics: list[JSON]
     student_metrics: list[JSON]
     bundles: dict[str, JSON]  # spec.json of each exported student, by size
     recording: JSON | None  # of the controller of size `controlled`, as `render.Recording.figures` has it
     pictures: list[bytes]  # its episodes as animated WebP, if they could be drawn
-    latencies: np.ndarray | None = None  # of each step on the robot, microseconds
-    parity: dict[str, np.ndarray] = field(default_factory=dict)
-    # ^ of the selected file, an entry for each observation it was verified on: errors, latencies
-    distance_map: dict[str, np.ndarray] = field(default_factory=dict)
-    # ^ of the teacher's critic in a maze, as `teacher.distance_map.drawable` gives it
+    latencies: np.ndarray | None  # of each step on the robot, microseconds
+    parity: dict[str, np.ndarray]  # of the selected file: errors and latency on each observation
+    distance_map: dict[str, np.ndarray]  # as `teacher.distance_map.drawable` gives it
 
     @classmethod
     def of(cls, run: Run) -> "RunContext":
         """Reads a run's files. Raises: FathomError for one that is damaged, naming how it is made anew."""
         summary, path = run.summary, run.path.resolve()
+        exported, control = summary.get("export", {}), summary.get("control", {})
+        selected = summary.get("selected")
         study = next((parent for parent in path.parents[:2] if is_study(parent)), None)
-        controlled, driven = controlled_size(summary) or "", driven_size(summary) or ""
-        recording = run.path / "control" / controlled / RECORDING
-        remedy = f"pipeline control {run.bundles / controlled} records it again"
-        specs = {size: run.bundles / size / "spec.json" for size in summary.get("export", {})}
+        # The selected student, if its controller was run, or if it drove a robot as it is exported now.
+        controlled = selected if selected in control else next(iter(control), None)
+        known = [
+            size
+            for size, found in summary.get("robot", {}).items()
+            if found["student_sha256"] == exported.get(size, {}).get("student_sha256")
+        ]
+        driven = selected if selected in known else next(iter(known), None)
+        recording = run.path / "control" / (controlled or "") / RECORDING
+        remedy = f"pipeline control {run.bundles / (controlled or '')} records it again"
+        specs = {size: run.bundles / size / "spec.json" for size in exported}
         written = f"pipeline export {run.path} --resume writes it again"
         return cls(
             name=str(path.relative_to(study.parent)) if study else path.name,
             settings=run.settings,
             versions=run.versions,
             summary=summary,
+            teacher=summary.get("teacher", {}),
+            students=summary.get("students", {}),
+            exported=exported,
+            control=control,
+            selected=selected,
+            controlled=controlled,
+            driven=driven,
             teacher_metrics=run.metrics("teacher"),
             student_metrics=run.metrics("students"),
             bundles={size: read_json(file, written) for size, file in specs.items() if file.exists()},
             recording=read_json(recording, remedy) if recording.exists() else None,
             pictures=[file.read_bytes() for file in sorted(recording.parent.glob(PICTURES))],
-            latencies=read_columns(run.path / "control" / driven / ROBOT_LOG).get("latency_us"),
-            parity=read_columns(run.proof(summary.get("selected") or "")),
+            latencies=read_columns(run.path / "control" / (driven or "") / ROBOT_LOG).get("latency_us"),
+            parity=read_columns(run.proof(selected or "")),
             distance_map=read_columns(run.path / "teacher" / DISTANCE_MAP),
         )
-
-    @property
-    def teacher(self) -> JSON:
-        return self.summary.get("teacher", {})
-
-    @property
-    def students(self) -> dict[str, JSON]:
-        """By size, in the order in which they were configured."""
-        return self.summary.get("students", {})
-
-    @property
-    def exported(self) -> dict[str, JSON]:
-        return self.summary.get("export", {})
-
-    @property
-    def control(self) -> dict[str, JSON]:
-        return self.summary.get("control", {})
-
-    @property
-    def selected(self) -> str | None:
-        """The student that export marked."""
-        return self.summary.get("selected")
 
     @property
     def chosen(self) -> JSON:
         """Figures of the selected student; empty if there is none."""
         return self.students.get(self.selected or "", {})
-
-    @property
-    def controlled(self) -> str | None:
-        return controlled_size(self.summary)
-
-    @property
-    def driven(self) -> str | None:
-        return driven_size(self.summary)
 
     @property
     def goal(self) -> JSON:
@@ -151,26 +142,14 @@ class StudyContext:
     name: str
     settings: JSON
     versions: JSON
-    figures: JSON  # as `pipelines.comparison.compare` gives them
+    preset: str
+    seeds: list[int]
+    vary: dict[str, list[Any]]
+    runs: list[JSON]  # these and the next two as `pipelines.comparison.compare` gives them
+    combinations: list[JSON]
+    students: list[JSON]
     metrics: dict[str, list[JSON]]  # of each run's teacher, by its name within the study
     goal: JSON  # what counts as success; empty if it is not the same for all runs
-
-    @property
-    def vary(self) -> dict[str, list[Any]]:
-        return self.figures["vary"]
-
-    @property
-    def runs(self) -> list[JSON]:
-        return self.figures["runs"]
-
-    @property
-    def combinations(self) -> list[JSON]:
-        return self.figures["combinations"]
-
-    @property
-    def students(self) -> list[JSON]:
-        """One for each combination of values and size of student that has been evaluated."""
-        return self.figures["students"]
 
     @property
     def finished(self) -> list[JSON]:
@@ -200,20 +179,3 @@ def score_of(run: JSON) -> JSON:
     """Returns all that a finished run of a study was measured by, in one object."""
     rate = {key: run[key] for key in ("env_steps_per_s",) if key in run}
     return rate | run["teacher"].get("maze_distance", {}) | run["teacher"] | {"values": run["values"]}
-
-
-def controlled_size(summary: JSON) -> str | None:
-    """Returns the student whose controller is shown: the selected one, if it was run, else the first."""
-    runs, selected = summary.get("control", {}), summary.get("selected")
-    return selected if selected in runs else next(iter(runs), None)
-
-
-def driven_size(summary: JSON) -> str | None:
-    """Returns the student that drove a robot, of those that are exported now: the selected one first."""
-    exported, selected = summary.get("export", {}), summary.get("selected")
-    sizes = [
-        size
-        for size, found in summary.get("robot", {}).items()
-        if found["student_sha256"] == exported.get(size, {}).get("student_sha256")
-    ]
-    return selected if selected in sizes else next(iter(sizes), None)

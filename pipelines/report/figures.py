@@ -9,34 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from pipelines.report import plot
 from pipelines.report.context import JSON, RunContext
 from pipelines.report.page import Figure
-from pipelines.report.plot import (
-    DASHED,
-    HEIGHT,
-    INK,
-    MUTED,
-    RULE,
-    SERIES,
-    WIDTH,
-    Line,
-    all_percent,
-    cost_axis,
-    counts_axis,
-    curves,
-    intervals,
-    loss_axis,
-    name_points,
-    percent_axis,
-    plot,
-    quartiles,
-    reference_line,
-    steps_axis,
-)
 from pipelines.report.wording import INTERVALS, centimetres, time_unit
 
 SCORES = (("success_final", "success"), ("time_at_goal", "time at goal"))
-TEACHER, STUDENT, CONTROLLER = SERIES[1], SERIES[0], SERIES[2]
+TEACHER, STUDENT, CONTROLLER = plot.SERIES[1], plot.SERIES[0], plot.SERIES[2]
 MARKERS = "osD^v"  # a kind for each run, so that colour is not all that tells them apart
 BINS = 40
 SMALLEST_ERROR = 1e-9  # drawn; smaller ones, and none at all, stand there
@@ -50,27 +29,29 @@ def learning(run: RunContext) -> list[Figure]:
     figures: list[Figure] = []
     scores = [line for line in run.teacher_metrics if "evaluation" in line]
     if scores:
-        with plot(f"Held-out episodes, % (bands: {INTERVALS})", figures) as axes:
+        with plot.figure(f"Held-out episodes, % (bands: {INTERVALS})", figures) as axes:
             lines = []
             for key, label in SCORES:
                 points = [(line["env_steps"], line["evaluation"][key]) for line in scores]
-                lines.append(Line(label, points, [line["evaluation"][f"{key}_interval"] for line in scores]))
-            curves(axes, lines)
+                lines.append(
+                    plot.Line(label, points, [line["evaluation"][f"{key}_interval"] for line in scores])
+                )
+            plot.curves(axes, lines)
             reference = run.summary.get("reference", {}).get("time_at_goal")
-            reference_line(axes, reference, "reference: time at goal", SERIES[1])
-            all_percent(axes)
-            steps_axis(axes)
+            plot.reference_line(axes, reference, "reference: time at goal", plot.SERIES[1])
+            plot.all_percent(axes)
+            plot.steps_axis(axes)
     for key, title in (
         ("critic_accuracy", "Critic accuracy on training batches, %"),
         ("critic_loss", "Critic loss"),
         ("actor_loss", "Actor loss"),
     ):
         if points := [(line["env_steps"], line[key]) for line in run.teacher_metrics if key in line]:
-            with plot(title, figures) as axes:
-                curves(axes, [Line(None, points)])
+            with plot.figure(title, figures) as axes:
+                plot.curves(axes, [plot.Line(None, points)])
                 if key == "critic_accuracy":
-                    all_percent(axes)
-                steps_axis(axes)
+                    plot.all_percent(axes)
+                plot.steps_axis(axes)
     return figures
 
 
@@ -82,12 +63,12 @@ def distillation(run: RunContext) -> list[Figure]:
         found = []
         for key in (key for key in keys if ("critic" in key) == of_critic):
             label = re.sub(r"^critic/|_loss$|/(policy|critic)_loss$", "", key)
-            found.append(Line(label, [(line["labels"], line[key]) for line in lines if key in line]))
+            found.append(plot.Line(label, [(line["labels"], line[key]) for line in lines if key in line]))
         if found:
-            with plot(title, figures) as axes:
-                curves(axes, found)
-                loss_axis(axes)
-                steps_axis(axes, "labelled states")
+            with plot.figure(title, figures) as axes:
+                plot.curves(axes, found)
+                plot.loss_axis(axes)
+                plot.steps_axis(axes, "labelled states")
     return figures
 
 
@@ -101,16 +82,16 @@ def retention_and_cost(runs: Mapping[str, RunContext]) -> list[Figure]:
         if not any(costs.values()):
             continue
         height = 3.6 if len(runs) == 1 else 3.2
-        with plot(f"Retention of time at goal, %, against {what}", figures, height) as axes:
-            axes.axhline(1, color=MUTED, linewidth=1)
-            cost_axis(axes, "parameters" if what == "parameters" else "median latency, µs")
+        with plot.figure(f"Retention of time at goal, %, against {what}", figures, height) as axes:
+            axes.axhline(1, color=plot.MUTED, linewidth=1)
+            plot.cost_axis(axes, "parameters" if what == "parameters" else "median latency, µs")
             if len(runs) == 1:
                 ((name, run),) = runs.items()
                 _front(axes, run, costs[name], what)
             else:
-                for (name, run), colour, marker in zip(runs.items(), cycle(SERIES), cycle(MARKERS)):
+                for (name, run), colour, marker in zip(runs.items(), cycle(plot.SERIES), cycle(MARKERS)):
                     _points(axes, run, costs[name], colour, marker, name)
-            percent_axis(axes.yaxis)
+            plot.percent_axis(axes.yaxis)
     return figures
 
 
@@ -133,7 +114,7 @@ def _costs(run: RunContext, what: str) -> dict[str, float]:
 def _front(axes: Axes, run: RunContext, costs: dict[str, float], what: str) -> None:
     kept = {size: run.students[size]["retention"] for size in costs}
     required = run.settings["config"]["student"]["retention"]
-    reference_line(axes, required or None, "required")
+    plot.reference_line(axes, required or None, "required")
     leading = front(kept, costs)
     axes.plot([costs[s] for s in leading], [kept[s] for s in leading], color=TEACHER, linewidth=0.8)
     chosen = {size: cost for size, cost in costs.items() if size == run.selected}
@@ -146,17 +127,17 @@ def _front(axes: Axes, run: RunContext, costs: dict[str, float], what: str) -> N
         else max((each for each in of_teacher.values() if each), default=None)
     )
     if teacher:
-        axes.plot(teacher, 1, "s", color=MUTED, markersize=6, linestyle="none", label="teacher")
+        axes.plot(teacher, 1, "s", color=plot.MUTED, markersize=6, linestyle="none", label="teacher")
         if what == "latency":
             axes.set_xlabel("median latency, µs; of the teacher in JAX")
     axes.margins(x=0.1)
     low, high = axes.dataLim.intervaly
     room = max(0.2 * (high - low), ROOM)
     axes.set_ylim(low - room, high + room)
-    percent_axis(axes.yaxis)
+    plot.percent_axis(axes.yaxis)
     places = {size: (cost, *_ends(run, size)) for size, cost in costs.items()}
     order = dict.fromkeys([*chosen, *leading, *costs])
-    name_points(axes, places | ({"teacher": (teacher, 1, 1)} if teacher else {}), list(order))
+    plot.name_points(axes, places | ({"teacher": (teacher, 1, 1)} if teacher else {}), list(order))
 
 
 def _points(
@@ -177,12 +158,12 @@ def robustness(run: RunContext, names: Sequence[str]) -> list[Figure]:
     """Draws time at goal of the selected student and its teacher, a row a condition."""
     figures: list[Figure] = []
     if run.conditions:
-        with plot(f"Time at goal, % (lines: {INTERVALS})", figures, 0.6 + 0.36 * len(names)) as axes:
+        with plot.figure(f"Time at goal, % (lines: {INTERVALS})", figures, 0.6 + 0.36 * len(names)) as axes:
             series = {
                 who: {i: (t[who], *t[f"{who}_interval"]) for i, t in enumerate(run.conditions.values())}
                 for who in ("teacher", "student")
             }
-            intervals(axes, names, series, (TEACHER, STUDENT))
+            plot.intervals(axes, names, series, (TEACHER, STUDENT))
             axes.set_xlim(0, 1.02)
     return figures
 
@@ -194,11 +175,11 @@ def maze_distances(run: RunContext) -> list[Figure]:
         return figures
     for key, title in (("critic", "The critic's distance"), ("cells", "Cells to walk")):
         rows, columns = found[key].shape
-        height = min(3.2, WIDTH * rows / columns)
-        with plot(f"{title} from a start (ring) to every free cell", figures, height) as axes:
+        height = min(3.2, plot.WIDTH * rows / columns)
+        with plot.figure(f"{title} from a start (ring) to every free cell", figures, height) as axes:
             _draw_map(axes, found[key], found["cells"], ".0f" if key == "cells" else ".1f")
-    with plot("The critic's distance, by cells to walk (lines: middle half)", figures) as axes:
-        quartiles(axes, found["steps"], found["quartiles"], "cells to walk")
+    with plot.figure("The critic's distance, by cells to walk (lines: middle half)", figures) as axes:
+        plot.quartiles(axes, found["steps"], found["quartiles"], "cells to walk")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     return figures
@@ -211,14 +192,14 @@ def _draw_map(axes: Axes, values: np.ndarray, cells: np.ndarray, digits: str) ->
     for (row, column), value in np.ndenumerate(values):
         place = (column - 0.5, row - 0.5)
         if np.isnan(value):  # with an edge, or seams would show between walls
-            axes.add_patch(Rectangle(place, 1, 1, color=RULE, linewidth=0.5))
+            axes.add_patch(Rectangle(place, 1, 1, color=plot.RULE, linewidth=0.5))
             continue
         shade = STRONGEST * (value - nearest) / span if reached[row, column] else 0.0
-        axes.add_patch(Rectangle(place, 1, 1, color=SERIES[0], alpha=shade, linewidth=0))
+        axes.add_patch(Rectangle(place, 1, 1, color=plot.SERIES[0], alpha=shade, linewidth=0))
         text = f"{value:{digits}}" if reached[row, column] else "\N{EN DASH}"
-        axes.text(column, row, text, ha="center", va="center", color=INK, fontsize=7)
+        axes.text(column, row, text, ha="center", va="center", color=plot.INK, fontsize=7)
     ((row, column),) = np.argwhere(cells == 0)
-    axes.plot(column, row, "o", markersize=15, fillstyle="none", color=INK, markeredgewidth=0.8)
+    axes.plot(column, row, "o", markersize=15, fillstyle="none", color=plot.INK, markeredgewidth=0.8)
     axes.set_xlim(-0.5, values.shape[1] - 0.5)
     axes.set_ylim(values.shape[0] - 0.5, -0.5)
     axes.set_aspect("equal")
@@ -230,25 +211,27 @@ def calibration(run: RunContext, engines: Sequence[str]) -> list[Figure]:
     again, figures = run.run_again, list[Figure]()
     for key, title in SCORES if again else ():
         title = f"{title.capitalize()}, % (lines: {INTERVALS})"
-        with plot(title, figures, 0.9 + 0.26 * len(again)) as axes:
+        with plot.figure(title, figures, 0.9 + 0.26 * len(again)) as axes:
             series = {
                 engine: {
                     i: (p[which][key], *p[which][f"{key}_interval"]) for i, p in enumerate(again.values())
                 }
                 for which, engine in enumerate(engines)
             }
-            intervals(axes, list(again), series, (TEACHER, STUDENT))
+            plot.intervals(axes, list(again), series, (TEACHER, STUDENT))
     found = run.chosen.get("calibration")
     if found:
         horizon = found["horizon_s"]
-        with plot("Seconds to the goal, by the critic's distance (lines: middle half)", figures) as axes:
+        with plot.figure(
+            "Seconds to the goal, by the critic's distance (lines: middle half)", figures
+        ) as axes:
             seconds = [[horizon if each is None else each for each in row] for row in found["seconds"]]
-            quartiles(axes, found["distance"], seconds, "critic's distance")
-            reference_line(axes, horizon, "or later")
+            plot.quartiles(axes, found["distance"], seconds, "critic's distance")
+            plot.reference_line(axes, horizon, "or later")
             axes.set_ylim(0, 1.06 * horizon)
-        with plot("Reached the goal in that time, %, by the critic's distance", figures) as axes:
-            curves(axes, [Line(None, list(zip(found["distance"], found["arrived"], strict=True)))])
-            all_percent(axes)
+        with plot.figure("Reached the goal in that time, %, by the critic's distance", figures) as axes:
+            plot.curves(axes, [plot.Line(None, list(zip(found["distance"], found["arrived"], strict=True)))])
+            plot.all_percent(axes)
             axes.set_xlabel("critic's distance")
     return figures
 
@@ -258,22 +241,22 @@ def parity(run: RunContext, allowed: float) -> list[Figure]:
     figures: list[Figure] = []
     errors, latency = (run.parity.get(name) for name in ("action_error", "latency_us"))
     if errors is not None and len(errors):
-        with plot(f"Largest error of an action of {run.selected}, observations", figures) as axes:
+        with plot.figure(f"Largest error of an action of {run.selected}, observations", figures) as axes:
             seen = np.maximum(errors, SMALLEST_ERROR)  # a logarithmic axis has no zero
             ends = SMALLEST_ERROR, max(2 * allowed, seen.max())
-            axes.hist(seen, bins=np.geomspace(*ends, BINS).tolist(), color=SERIES[0])
-            axes.axvline(allowed, color=MUTED, linewidth=1, linestyle=DASHED, label="allowed")
+            axes.hist(seen, bins=np.geomspace(*ends, BINS).tolist(), color=plot.SERIES[0])
+            axes.axvline(allowed, color=plot.MUTED, linewidth=1, linestyle=plot.DASHED, label="allowed")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
     if latency is not None and len(latency):
-        with plot(f"Latency of {run.selected}, µs, observations", figures) as axes:
+        with plot.figure(f"Latency of {run.selected}, µs, observations", figures) as axes:
             middle, slow = np.percentile(latency, (50, 99))
-            axes.hist(np.minimum(latency, SLOWEST * slow), bins=BINS, color=SERIES[0])
-            axes.axvline(middle, color=MUTED, linewidth=1, label="median")
-            axes.axvline(slow, color=MUTED, linewidth=1, linestyle=DASHED, label="p99")
+            axes.hist(np.minimum(latency, SLOWEST * slow), bins=BINS, color=plot.SERIES[0])
+            axes.axvline(middle, color=plot.MUTED, linewidth=1, label="median")
+            axes.axvline(slow, color=plot.MUTED, linewidth=1, linestyle=plot.DASHED, label="p99")
             axes.set_xlim(left=0)
-            counts_axis(axes)
+            plot.counts_axis(axes)
     return figures
 
 
@@ -283,14 +266,14 @@ def control_distances(run: RunContext) -> list[Figure]:
     if recording:
         scale, unit = centimetres(run.unit)
         title = f"Distance to the goal in the recorded episodes{f', {unit}' if unit else ''}"
-        with plot(title, figures) as axes:
+        with plot.figure(title, figures) as axes:
             lines = []
             for i, episode in enumerate(recording["episodes"]):
                 steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
                 seconds = [step * recording["control_dt"] for step in steps]
                 values = [scale * each for each in episode["distance"]]
-                lines.append(Line(f"{i + 1}", list(zip(seconds, values, strict=True))))
-            curves(axes, lines)
+                lines.append(plot.Line(f"{i + 1}", list(zip(seconds, values, strict=True))))
+            plot.curves(axes, lines)
             _near(axes, scale * recording["success_radius"])
             axes.set_xlim(left=0)
             axes.set_xlabel("seconds")
@@ -304,21 +287,23 @@ def robot(run: RunContext) -> list[Figure]:
         return figures
     scale, unit = centimetres(run.unit)
     reached = [scale * each for each in run.summary["robot"][run.driven]["distances_m"]]
-    with plot(f"Distance at the end of each goal's time{f', {unit}' if unit else ''}", figures) as axes:
-        axes.plot(range(1, len(reached) + 1), reached, "o", markersize=3, color=SERIES[0], label="goal")
+    with plot.figure(
+        f"Distance at the end of each goal's time{f', {unit}' if unit else ''}", figures
+    ) as axes:
+        axes.plot(range(1, len(reached) + 1), reached, "o", markersize=3, color=plot.SERIES[0], label="goal")
         _near(axes, scale * run.goal["success_radius"] if run.goal else None)
         axes.set_xlabel("goals, one after the other")
     if run.latencies is not None and len(run.latencies):
-        with plot("From reading to writing on the robot, µs", figures) as axes:
-            axes.hist(run.latencies, bins=60, color=SERIES[0])
-            counts_axis(axes)
+        with plot.figure("From reading to writing on the robot, µs", figures) as axes:
+            axes.hist(run.latencies, bins=60, color=plot.SERIES[0])
+            plot.counts_axis(axes)
             axes.set_xlim(left=0)
             axes.set_ylabel("steps")
     return figures
 
 
 def _near(axes: Axes, radius: float | None) -> None:
-    reference_line(axes, radius, "success")
+    plot.reference_line(axes, radius, "success")
     axes.set_ylim(bottom=0)
 
 
@@ -328,7 +313,7 @@ def policies(runs: Mapping[str, RunContext]) -> list[Figure]:
     scored = {name: run.scored for name, run in runs.items()}
     for key, label in SCORES if any(scored.values()) else ():
         height = 0.9 + 0.42 * len(runs)
-        with plot(f"{label.capitalize()}, % (lines: {INTERVALS})", figures, height) as axes:
+        with plot.figure(f"{label.capitalize()}, % (lines: {INTERVALS})", figures, height) as axes:
             series = {
                 stage: {
                     i: (each[stage][key], *each[stage][f"{key}_interval"])
@@ -337,7 +322,7 @@ def policies(runs: Mapping[str, RunContext]) -> list[Figure]:
                 }
                 for stage in ("teacher", "student", "controller")
             }
-            intervals(axes, list(runs), series, (TEACHER, STUDENT, CONTROLLER))
+            plot.intervals(axes, list(runs), series, (TEACHER, STUDENT, CONTROLLER))
     return figures
 
 
@@ -368,17 +353,17 @@ def teachers(
     for key, label in SCORES if any(found.values()) else ():
         if key not in references:
             continue
-        with plot(f"{label.capitalize()}{title}", figures, HEIGHT) as axes:
+        with plot.figure(f"{label.capitalize()}{title}", figures, plot.HEIGHT) as axes:
             lines = []
             for name, seeds in found.items():
                 common = [at for at in (seeds[0] if seeds else ()) if all(at in curve for curve in seeds)]
                 mean = [(at, float(np.mean([curve[at][key] for curve in seeds]))) for at in common]
                 single = [[(at, score[key]) for at, score in curve.items()] for curve in seeds]
-                lines.append(Line(name, mean, thin=single if len(seeds) > 1 else ()))
-            curves(axes, lines)
-            reference_line(axes, references[key], "reference policy")
-            all_percent(axes)
-            steps_axis(axes)
+                lines.append(plot.Line(name, mean, thin=single if len(seeds) > 1 else ()))
+            plot.curves(axes, lines)
+            plot.reference_line(axes, references[key], "reference policy")
+            plot.all_percent(axes)
+            plot.steps_axis(axes)
             if against_time:
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axes.set_xlabel(f"wall-clock time, {unit}")

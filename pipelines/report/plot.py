@@ -71,7 +71,7 @@ class Line(NamedTuple):
 
 
 @contextmanager
-def plot(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterator[Axes]:
+def figure(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterator[Axes]:
     """Gives axes to draw on, and appends the finished figure."""
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
@@ -88,22 +88,24 @@ def plot(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterator[
     figures.append(Figure(title, _inline(text.getvalue(), title)))
 
 
+def look(number: int) -> tuple[str, Any]:
+    """Returns the colour of a numbered line, and its dashes, which change once the colours are used up."""
+    return SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)]
+
+
 def curves(axes: Axes, lines: Sequence[Line]) -> None:
-    """Draws curves, each in a colour of its own, and in dashes once the colours are used up."""
+    """Draws curves, each with a `look` of its own."""
     for i, line in enumerate(lines):
-        look: dict[str, Any] = {
-            "color": SERIES[i % len(SERIES)],
-            "linestyle": DASHES[i // len(SERIES) % len(DASHES)],
-        }
+        style: dict[str, Any] = dict(zip(("color", "linestyle"), look(i), strict=True))
         for other in line.thin:
-            axes.plot(*zip(*thinned(other), strict=True), linewidth=0.8, alpha=0.45, **look)
+            axes.plot(*zip(*thinned(other), strict=True), linewidth=0.8, alpha=0.45, **style)
         if not line.points:
             continue
         x, y = zip(*thinned(line.points), strict=True)
-        axes.plot(x, y, label=line.label, marker="o" if len(x) < 30 else None, markersize=2.5, **look)
+        axes.plot(x, y, label=line.label, marker="o" if len(x) < 30 else None, markersize=2.5, **style)
         if line.band:
             low, high = zip(*thinned(line.band), strict=True)
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
 def intervals(
@@ -126,8 +128,8 @@ def intervals(
     percent_axis(axes.xaxis)
 
 
-def quartiles(axes: Axes, x: Sequence[float], found: Sequence[Sequence[float]], label: str) -> None:
-    """Draws medians over x, each on a line from the first to the third quartile; found: [K, 3]."""
+def quartiles(axes: Axes, x: Any, found: Any, label: str) -> None:
+    """Draws medians over x, each on a line from the first to the third quartile; found: [K, 3], x: [K]."""
     low, middle, high = np.transpose(found)
     axes.vlines(x, low, high, color=SERIES[0], linewidth=1.5)
     axes.plot(x, middle, "o-", color=SERIES[0], markersize=4, linewidth=0.8, label="median")
@@ -212,13 +214,10 @@ def name_points(axes: Axes, points: Mapping[str, Sequence[float]], order: Sequen
     taken, written = list(marks.values()), []
     for name in order:
         for edge, end, side in ((1, 2, "bottom"), (-1, 1, "top")):
-            above = {
-                "xytext": (0, edge * (MARK + GAP)),
-                "textcoords": "offset points",
-                "annotation_clip": False,
-            }
-            where = points[name][0], points[name][end]
-            text = axes.annotate(name, where, ha="center", va=side, color=INK, **above)
+            where, away = (points[name][0], points[name][end]), (0.0, edge * (MARK + GAP))
+            text = axes.annotate(
+                name, where, away, textcoords="offset points", ha="center", va=side, color=INK
+            )
             box = text.get_window_extent().padded(dot)
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             if inside and not box.count_overlaps(taken):

@@ -98,8 +98,8 @@ def _funnel(run: RunContext) -> list[Block]:
         rows.append(["Student", Cell(size, _listed(*facts)) if size else waiting, *scores(student, unit)])
     if size in run.exported:
         error = wording.number(run.exported[size].get("parity_max_error"), ".1e")
-        facts = cell(wording.latencies(run.exported[size]), error and f"error at most {error}")
-        rows.append(["File", facts, *["as above"] * 4])
+        speed = cell(wording.latencies(run.exported[size]), error and f"error at most {error}")
+        rows.append(["File", speed, *["as above"] * 4])
     if run.controlled:
         found = run.control[run.controlled]
         what = f"{_other(run, run.controlled)}{found['engine']}, {found['episodes']} episodes"
@@ -269,11 +269,12 @@ def _baselines(run: RunContext) -> list[Block]:
 
 def _calibration(run: RunContext) -> list[Block]:
     """Returns how well what was claimed holds, and what the plots must not be taken for."""
-    sentences, engines = [], ("", "")
+    sentences: list[str] = []
+    engines: list[str] = []
     if again := run.run_again:
         first = next(iter(again.values()))[1]
         names = (run.summary.get("engine", "training"), first["engine"])
-        engines = tuple(wording.ENGINES.get(name, name) for name in names)
+        engines = [wording.ENGINES.get(name, name) for name in names]
         sentences.append(
             f"Every student's file was judged in {engines[0]}, where its teacher learned, and its controller "
             f"was then run in {engines[1]}: dots that lie apart show what a score loses on the way to "

@@ -3,16 +3,15 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
 from pipelines.config import validated
 from pipelines.grid import described, short, shown
-from pipelines.report import figures, verdict, wording
+from pipelines.report import figures, plot, verdict, wording
 from pipelines.report.context import JSON, RunContext, StudyContext, score_of
 from pipelines.report.page import Block, Cell, Figure, Page, Table, Text, beside, cell
-from pipelines.report.plot import DASHES, INK, MUTED, SERIES, all_percent, percent_axis, plot, reference_line
 from pipelines.report.run_page import again, from_preset, scores, settings_and_versions
 from pipelines.report.verdict import label, seeds_note
 from teacher.config import FAR_CELLS
@@ -97,7 +96,7 @@ def _students(runs: Mapping[str, RunContext]) -> list[Block]:
 
 
 def study_page(study: StudyContext) -> Page:
-    settings, seeds = study.settings, study.figures["seeds"]
+    settings, seeds = study.settings, study.seeds
     task = [] if "task.name" in study.vary else [settings["config"]["teacher"]["task"]["name"]]
     varied = [f"{short(field)} {', '.join(map(shown, values))}" for field, values in study.vary.items()]
     facts = [*task, *varied, f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"]
@@ -261,20 +260,20 @@ def _against_value(study: StudyContext) -> list[Figure]:
         return found
     (field,) = study.vary
     runs, rows = list(map(score_of, study.finished)), study.combinations
-    with plot(f"Success and time at goal, %, against {short(field)}", found) as axes:
+    with plot.figure(f"Success and time at goal, %, against {short(field)}", found) as axes:
         lines = [Measured(name, key, runs, rows) for key, name in figures.SCORES]
         _against(axes, study, field, lines)
         failed = [study.vary[field].index(run["values"][field]) for run in study.failed]
         if failed:
-            axes.plot(failed, [0] * len(failed), "x", color=MUTED, markersize=6, label="failed")
-        reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", SERIES[1])
-        all_percent(axes)
+            axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
+        plot.reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", plot.SERIES[1])
+        plot.all_percent(axes)
     seconds, unit = wording.time_unit(max(run["wall_s"] for run in runs))
     took = [
         [each | {"time": each["wall_s"] / seconds} for each in them if "wall_s" in each]
         for them in (runs, rows)
     ]
-    with plot(f"Wall-clock time of a run, {unit}", found) as axes:
+    with plot.figure(f"Wall-clock time of a run, {unit}", found) as axes:
         _against(axes, study, field, [Measured(None, "time", *took)])
         axes.set_ylim(bottom=0)
     return found
@@ -289,7 +288,7 @@ def _learning(study: StudyContext) -> list[Figure]:
     for panel in _panels(study.combinations, outer):
         values = [c["values"] for c in study.combinations if c["values"].items() >= panel.items()]
         groups = {
-            shown(each[last]) if last else study.settings["preset"]: [
+            shown(each[last]) if last else study.preset: [
                 study.metrics[run["run"]] for run in study.runs if run["values"] == each
             ]
             for each in values
@@ -316,13 +315,13 @@ def _student_figures(study: StudyContext) -> list[Figure]:
         for key, title in titles.items():
             if any(key in row for row in rows):
                 where = f" at {described(panel)}" if panel else ""
-                with plot(f"{title}{where}", found) as axes:
+                with plot.figure(f"{title}{where}", found) as axes:
                     _against(axes, study, field, _student_lines(study, rows, key))
                     if key == "time_at_goal":
                         axes.set_ylim(bottom=0)
                     else:
-                        axes.axhline(1, color=MUTED, linewidth=1)
-                    percent_axis(axes.yaxis)
+                        axes.axhline(1, color=plot.MUTED, linewidth=1)
+                    plot.percent_axis(axes.yaxis)
                     axes.set_xlabel(f"{short(field)} of the teacher")
     return found
 
@@ -371,21 +370,21 @@ def _against(axes: Axes, study: StudyContext, field: str, lines: Sequence[Measur
     values = study.vary[field]
     apart = SPREAD / max(len(lines), 2)
     for i, (name, key, runs, rows) in enumerate(lines):
-        colour, dash = (INK, DASHES[1]) if name == "teacher" else (SERIES[i % 4], DASHES[i // 4 % 3])
+        colour, dash = plot.look(i) if name != "teacher" else (plot.INK, plot.DASHES[1])
         shift = (i - (len(lines) - 1) / 2) * apart
         known = sorted(
             (values.index(row["values"][field]) + shift, n) for n, row in enumerate(rows) if key in row
         )
         means = [rows[n][key] for _, n in known]
-        look = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "linestyle": dash}
+        look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "linestyle": dash}
         axes.plot([x for x, _ in known], means, color=colour, label=name, **look)
         for x, n in known:
             if interval := rows[n].get(f"{key}_interval"):
                 axes.vlines(x, *interval, color=colour, linewidth=1.5)
         dots = [run for run in runs if run.get(key) is not None]
-        x = [values.index(run["values"][field]) + shift + NEAR for run in dots]
-        dot = {"markersize": 3.5, "alpha": 0.6, "markeredgewidth": 0}
-        axes.plot(x, [run[key] for run in dots], "o", color=colour, **dot)
+        at = [values.index(run["values"][field]) + shift + NEAR for run in dots]
+        reached = [run[key] for run in dots]
+        axes.plot(at, reached, "o", color=colour, markersize=3.5, alpha=0.6, markeredgewidth=0)
     axes.set_xticks(range(len(values)), list(map(shown, values)))
     axes.set_xlim(-0.3, len(values) - 0.7)
     axes.set_xlabel(short(field))

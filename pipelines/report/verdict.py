@@ -153,12 +153,12 @@ def of_study(study: StudyContext) -> str:
 
 def label(study: StudyContext, values: JSON) -> str:
     """Returns `depth 4`; the preset's name where nothing but the seed varies."""
-    return described(values) or study.settings["preset"]
+    return described(values) or study.preset
 
 
 def seeds_note(study: StudyContext) -> str:
     """Returns on how many seeds the figures rest, and what their intervals are."""
-    if len(study.figures["seeds"]) == 1:
+    if len(study.seeds) == 1:
         return "One seed: there is no interval over seeds, and differences between rows may be chance."
     return (
         f"In small print: {wording.INTERVALS} of the mean over seeds (Student's t); "
