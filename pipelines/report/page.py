@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 
@@ -104,7 +104,7 @@ def note(text: str | None) -> list[Block]:
 
 
 @cache
-def _template():  # type: ignore[no-untyped-def]  # jinja2's
+def _template() -> Template:
     loader = PackageLoader("pipelines.report")
     environment = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shlex
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -399,7 +400,7 @@ def _origin(run: RunContext) -> list[Block]:
     ]
 
 
-def again(commands):  # type: ignore[no-untyped-def]
+def again(commands: Callable[[], list[str]]) -> list[Block]:
     """Returns commands, or why there are none."""
     try:
         return [Text("\n".join(commands()), "code")]
