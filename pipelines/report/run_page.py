@@ -274,7 +274,7 @@ def _calibration(run: RunContext) -> list[Block]:
     engines: list[str] = []
     if again := run.run_again:
         first = next(iter(again.values()))[1]
-        names = (run.summary.get("engine", "training"), first["engine"])
+        names: tuple[str, str] = (run.summary.get("engine", "training"), first["engine"])
         engines = [wording.ENGINES.get(name, name) for name in names]
         sentences.append(
             f"Every student's file was judged in {engines[0]}, where its teacher learned, and its controller "
