@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 import onnx
 
 from export.controller import open_session
 from teacher.errors import FathomError
+
+if TYPE_CHECKING:
+    import jax
 
 ACTION_TOLERANCE = (1e-5, 0.0)
 """Absolute, relative."""
@@ -45,12 +48,13 @@ class Verification:
         return float(np.percentile(self.latencies_us, 99))
 
 
-def reference(function: Callable[..., jax.Array], inputs: Sequence[np.ndarray]) -> np.ndarray:
+def reference(function: "Callable[..., jax.Array]", inputs: Sequence[np.ndarray]) -> np.ndarray:
     """What JAX answers, [K, ...], for inputs of [K, size] each; `function` is asked with batches of one.
 
     Matrix products run at `highest` precision, otherwise an accelerator would round them."""
+    import jax  # tolerances are read where nothing computes
 
-    def single(row: tuple[jax.Array, ...]) -> jax.Array:
+    def single(row: "tuple[jax.Array, ...]") -> "jax.Array":
         return function(*(value[None] for value in row))[0]
 
     with jax.default_matmul_precision("highest"):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from export.controller import Controller, ControllerError
-from pipelines.scene.footage import Footage, footage
+from pipelines.render import Recording, record
 from teacher.errors import FathomError
 from teacher.evaluate import episode_metrics, evaluation_noise_key, evaluation_starts, summarise
 from teacher.rollout import Policy, Simulation, on_robot
@@ -38,7 +38,7 @@ def controller_errors() -> Iterator[None]:
 
 def control(
     controller: Controller, robot: Simulation, layout: str, episodes: int, seed: int | None = None
-) -> tuple[dict[str, Any], Footage | None]:
+) -> tuple[dict[str, Any], Recording | None]:
     """Runs held-out episodes of the controller, one robot at a time, every step timed.
 
     The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is
@@ -72,4 +72,4 @@ def control(
         "steps": len(seconds),
         "missed_deadlines": int((np.array(seconds) > robot.task.spec.control_dt).sum()),
     }
-    return figures, footage(robot.task, trajectories, starts.goal, RECORDED_EPISODES)
+    return figures, record(robot.task, trajectories, starts.goal, RECORDED_EPISODES)

@@ -40,7 +40,7 @@ from teacher.errors import FathomError, UsageError
 
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
-RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
+RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
 # Parts of a summary: objects, or objects of such by a student's or baseline's name.

@@ -18,8 +18,8 @@ from pipelines.config import Config, ControlConfig
 from pipelines.export_students import export
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
+from pipelines.render import is_kept, keep
 from pipelines.rundir import Run, create_run, require_own_files
-from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
 from pipelines.train_students import distill
@@ -110,12 +110,13 @@ def control(
             raise unknown_name(f"engine for task {made.spec.name!r}", asked[0], engines_of(made))
         display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
         robot, layout = simulation(config.task.name, asked[0]), evaluation_layout(config)
-        figures, shown = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)
+        figures, recording = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)
     figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
     if run and asked == usual:
         folder = run.path / "control" / bundle.name
         folder.mkdir(parents=True, exist_ok=True)
-        keep(folder, shown, display.say)
+        shown = run.summary.get("selected") in (None, bundle.name)  # in the report
+        keep(folder, recording, display.say, drawn=shown)
         run.update_summary({"control": {bundle.name: figures}})
     return figures
 

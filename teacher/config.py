@@ -20,6 +20,7 @@ from pydantic import (
 
 BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
 SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")  # of a score
+FAR_CELLS = 8  # of a maze, to walk: from there on a pair of cells counts as far
 
 
 def _whole_blocks(depth: int) -> int:

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from teacher.config import FAR_CELLS
 from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import achieved_goal
 from teacher.tasks.mazes import Maze
 
 STATES = 400  # from which a critic is asked
-FAR = 8  # cells to walk from which on a pair counts as far
 
 
 class Queries(NamedTuple):
@@ -44,14 +44,14 @@ def agreement(maze: Maze, asked: Queries, distance: np.ndarray) -> dict[str, flo
     Returns:
       states, cells: Q and K.
       rank_correlation: Spearman's, over all pairs of a state and a cell.
-      rank_correlation_far: the same over pairs that are at least FAR cells apart.
+      rank_correlation_far: the same over pairs that are at least FAR_CELLS cells apart.
       rank_correlation_straight, rank_correlation_far_straight: the same of the straight line in their place.
     A correlation is absent where one of its two sides does not vary."""
     true = maze.routes.steps[maze.cell_number(asked.position)]
     straight = np.linalg.norm(asked.position[:, None] - maze.routes.centres, axis=-1)
     figures: dict[str, float] = {"states": len(true), "cells": true.shape[1]}
     for kind, found in (("", distance), ("_straight", straight)):
-        for which, pairs in (("", true >= 0), ("_far", true >= FAR)):
+        for which, pairs in (("", true >= 0), ("_far", true >= FAR_CELLS)):
             ranks = [scipy.stats.rankdata(values[pairs]) for values in (found, true)]
             if pairs.any() and all(np.ptp(each) > 0 for each in ranks):
                 figures[f"rank_correlation{which}{kind}"] = float(scipy.stats.spearmanr(*ranks).statistic)

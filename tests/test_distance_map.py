@@ -13,7 +13,8 @@ from pipelines.ground_truth import reference_episodes, share_of_reference
 from pipelines.presets import preset
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, create_run, read_columns
-from teacher.distance_map import FAR, STATES, agreement, drawable, queries
+from teacher.config import FAR_CELLS
+from teacher.distance_map import STATES, agreement, drawable, queries
 from teacher.evaluate import EpisodeMetrics, evaluation_starts, run_episodes, summarise
 from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, make_task
@@ -64,7 +65,7 @@ def test_the_true_distance_agrees_fully_and_the_straight_line_does_not(maze):
 def test_far_pairs_are_those_at_least_eight_cells_apart(maze):
     """Distances that are wrong for near pairs alone leave the correlation of far ones as it is."""
     asked, true = asked_in(maze, range(13)), maze.routes.steps
-    found = agreement(maze, asked, np.where(true < FAR, -true, true))
+    found = agreement(maze, asked, np.where(true < FAR_CELLS, -true, true))
     assert found["rank_correlation_far"] == pytest.approx(1)
     assert found["rank_correlation"] < 0.9
 

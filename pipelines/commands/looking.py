@@ -45,18 +45,21 @@ def watch(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a .gif, .mp4 or .html; default: GIF and page")
     ] = None,
+    live: Annotated[bool, typer.Option("--live", help="show them in MuJoCo's viewer instead")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look at a policy's episodes: a film, and a page in which to turn the scene. Needs no display."""
+    """Look at a policy's episodes: a film and a page, without a display, or a window."""
     with reported(debug):
-        from pipelines import watching
+        from pipelines import watch as watching
         from pipelines.progress import printable
         from pipelines.targets import named
 
-        watching.require_suffix(out)
+        watching.require_possible(out, live)
         subject = watching.chosen(named(target, run_option), policy, task, trust)
-        files = watching.watch(subject, display(), engine=engine, episodes=episodes, seed=seed, out=out)
+        files = watching.watch(
+            subject, display(), engine=engine, episodes=episodes, seed=seed, out=out, live=live
+        )
         print(
             json.dumps({"written": [str(f) for f in files]})
             if as_json

@@ -1,19 +1,14 @@
-"""Episodes of a policy as films: GIF, MP4, or a page to look at them from all sides."""
+"""Episodes of a policy to look at: GIF, MP4, a page, or a window."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines import closed_loop, stages
+from pipelines import closed_loop, render, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
-from pipelines.report.page import watch_page
+from pipelines.report import write_watch_page
 from pipelines.request import stand_for
-from pipelines.rundir import Run, write_text
-from pipelines.scene.film import require_mp4, write_gif, write_mp4
-from pipelines.scene.footage import Footage, footage, recording
-from pipelines.scene.graphics import NoGraphics
-from pipelines.scene.pictures import stills
+from pipelines.rundir import Run
 from pipelines.targets import existing
 from teacher import checkpoint
 from teacher.config import TeacherConfig
@@ -45,13 +40,14 @@ def watch(
     episodes: int = 3,
     seed: int | None = None,
     out: Path | None = None,
+    live: bool = False,
 ) -> list[Path]:
-    """Runs held-out episodes and writes them, to `out` or as GIF and page; returns what was written.
+    """Runs held-out episodes and writes them, to `out` or as GIF and page, or shows them in a window.
 
-    Raises: NoGraphics if `out` has to be drawn and cannot be; without `out` the page is written all the
-    same. UsageError for a task without a model, and for a suffix of `out` other than SUFFIXES."""
-    require_suffix(out)
-    targets = [out] if out else [subject.folder / f"{subject.label}{suffix}" for suffix in (".gif", ".html")]
+    Returns: what was written.
+    Raises: NoGraphics where nothing can be drawn. UsageError for a task without a model, and as
+    `require_possible`."""
+    require_possible(out, live)
     task = make_task(subject.config.task.name)
     if not isinstance(task, MujocoTask):
         raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")
@@ -62,19 +58,21 @@ def watch(
     with closed_loop.controller_errors():
         noise_key = evaluation_noise_key(seed)
         trajectories = robot.rollout(subject.policy, starts, noise_key=noise_key)
-    shown = footage(task, trajectories, starts.goal, episodes)
-    assert shown is not None, "a task with a model can be drawn"
-    written = []
-    for file in targets:
+    recording = render.record(task, trajectories, starts.goal, episodes)
+    assert recording is not None, "a task with a model can be drawn"
+    if live:
+        render.show_live(recording)
+        return []
+    files = [out] if out else [subject.folder / f"{subject.label}{suffix}" for suffix in (".gif", ".html")]
+    for file in files:
         display.say(f"drawing {file}")
-        try:
-            _write(file, shown, subject.label)
-            written.append(file)
-        except NoGraphics as error:
-            if out:
-                raise NoGraphics(f"{error}; a page needs nothing of the kind: --out FILE.html") from error
-            display.warn(f"no {file.name}: {error}")
-    return written
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".html":
+            pictures = render.moving_pictures(recording)
+            write_watch_page(file, task.spec.name, subject.label, recording.figures(), pictures)
+        else:
+            (render.write_gif if file.suffix == ".gif" else render.write_mp4)(file, recording)
+    return files
 
 
 def chosen(
@@ -124,25 +122,14 @@ def _in(run: Run, bundle: Path) -> Subject:
     return of_bundle(bundle)._replace(folder=run.path / "watch")
 
 
-def require_suffix(out: Path | None) -> None:
-    """Raises: UsageError for a film of a kind that is not known, or that needs what is not installed."""
-    if out is None:
-        return
-    if out.suffix not in SUFFIXES:
+def require_possible(out: Path | None, live: bool = False) -> None:
+    """Raises: UsageError for a film of a kind that is not known, that needs what is not installed, or beside
+    a window; FathomError for a window without a display."""
+    if out is not None and out.suffix not in SUFFIXES:
         raise UsageError(f"--out {out}: found suffix {out.suffix!r}, allowed: {', '.join(SUFFIXES)}")
-    if out.suffix == ".mp4":
-        require_mp4()
-
-
-def _write(file: Path, shown: Footage, label: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".gif":
-        write_gif(file, shown)
-    elif file.suffix == ".mp4":
-        write_mp4(file, shown)
-    else:
-        try:
-            pictures: Sequence[bytes] = stills(shown)
-        except NoGraphics:
-            pictures = ()
-        write_text(file, watch_page(shown.spec.name, label, recording(shown), pictures))
+    if out is not None and live:
+        raise UsageError("--live shows a window and --out writes a file: leave out one of them")
+    if out is not None and out.suffix == ".mp4":
+        render.require_mp4()
+    if live:
+        render.require_display()

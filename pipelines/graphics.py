@@ -29,50 +29,46 @@ class NoGraphics(FathomError):
 
 @cache
 def library() -> str:
-    """The first of MuJoCo's OpenGL libraries that draws here; NoGraphics if none does.
+    """Returns the first of MuJoCo's OpenGL libraries that draws here; NoGraphics if none does.
 
     Each is tried in a process of its own: PyOpenGL keeps the first that it loads, and a broken driver
     ends its process."""
     refused = [] if candidates() else [f"{VARIABLE}={os.environ[VARIABLE]}"]
     for name in candidates():
-        code = PROBE.format(name)
+        command, environment = [sys.executable, "-c", PROBE.format(name)], {**os.environ, VARIABLE: name}
         try:
             done = subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, VARIABLE: name},
-                capture_output=True,
-                text=True,
-                timeout=PROBE_S,
-                check=False,
+                command, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=False
             )
         except subprocess.TimeoutExpired:
             refused.append(f"{name}: no answer in {PROBE_S:.0f} s")
             continue
         if done.returncode == 0:
             return name
-        refused.append(
-            f"{name}: {(done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]}"
-        )
+        refused.append(f"{name}: {[f'ended with {done.returncode}', *done.stderr.strip().splitlines()][-1]}")
     raise NoGraphics(f"no pictures can be drawn here: {INSTALL} ({'; '.join(refused)})")
 
 
 def candidates() -> tuple[str, ...]:
-    """What to try, in this order: the user's choice alone, if there is one; it may be none."""
+    """Returns what to try, in this order: the user's choice alone, if there is one; it may be none."""
     chosen = os.environ.get(VARIABLE, "").strip().lower()
     if chosen in ("egl", "osmesa", "glfw", "cgl"):
         return (chosen,)
     if chosen in ("disable", "disabled", "off", "false", "0"):
         return ()
-    system = platform.system()
-    if system != "Linux":
-        return ("cgl", "glfw") if system == "Darwin" else ("glfw",)
-    has_display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    return ("egl", "osmesa", *(("glfw",) if has_display else ()))
+    if platform.system() != "Linux":
+        return ("cgl", "glfw") if platform.system() == "Darwin" else ("glfw",)
+    return ("egl", "osmesa", "glfw") if has_display() else ("egl", "osmesa")
+
+
+def has_display() -> bool:
+    """Whether windows can be opened, as far as a look at the environment tells."""
+    return platform.system() != "Linux" or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 @contextmanager
 def context(width: int, height: int) -> Iterator[None]:
-    """An OpenGL context that is current inside; NoGraphics if there is none to be had."""
+    """Makes an OpenGL context current inside; NoGraphics if there is none to be had."""
     name = library()
     try:
         made = importlib.import_module(f"mujoco.{name}").GLContext(width, height)
