@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.c99 import c99
+from export.c import policy_c
 from export.controller import load, open_session
-from export.graph import graph_sha256
 from teacher.spec import TaskSpec
 
 ROUNDS, STEPS = 15, 2000
@@ -58,8 +57,8 @@ int main(int count, char **words) {
 
 def compiled(bundle: Path, folder: Path) -> Path:
     model = onnx.load(bundle / "policy.onnx")
-    spec = TaskSpec.model_validate(json.loads((bundle / "spec.json").read_bytes())["task"])
-    for name, text in {**c99(model, spec, graph_sha256(model)), "main.c": MAIN}.items():
+    spec = TaskSpec.from_robot(json.loads((bundle / "spec.json").read_bytes())["task"])
+    for name, text in {**policy_c(model, spec), "main.c": MAIN}.items():
         (folder / name).write_text(text)
     program = folder / "policy"
     sources = [folder / "policy.c", folder / "main.c"]

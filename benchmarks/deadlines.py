@@ -3,8 +3,8 @@
     python benchmarks/deadlines.py BUNDLE
 
 The two take turns, a second each, for a minute each; both sleep until a period begins and count it as missed
-if it is over before their work is done. The loop has all its checks, its guard and its log; the robot answers
-at once. Prints JSON.
+if it is over before their work is done. The loop has all its checks and its log; the robot answers at once.
+Prints JSON.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.controller import Guard, Log, load, punctual, readings, run
+from export.controller import CommandLimiter, Log, load, punctual, run
 
 PERIOD, SECONDS = 0.001, 60
 BUSY = "while True: pass"
@@ -26,7 +26,7 @@ class Still:
     """Stands at the middle of its range."""
 
     def __init__(self, spec: dict) -> None:
-        self._reading = np.zeros(sum(len(term["entries"]) for term in readings(spec)), np.float32)
+        self._reading = np.zeros(sum(len(term["entries"]) for term in spec["inputs"]["reading"]), np.float32)
 
     def read(self):
         return time.monotonic(), self._reading
@@ -55,7 +55,7 @@ def main(bundle: Path) -> dict:
     controller = load(bundle)
     controller.spec["control_dt"] = PERIOD
     goal = np.array(controller.spec["goal"]["low"], np.float32)
-    guard, log, robot = Guard(controller.spec), Log(controller.spec, 1000), Still(controller.spec)
+    limiter, log, robot = CommandLimiter(controller.spec), Log(controller.spec, 1000), Still(controller.spec)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])
     others = [
@@ -66,7 +66,7 @@ def main(bundle: Path) -> dict:
     try:
         for _ in range(SECONDS):
             found["empty"].append(empty(1.0))
-            outcome = run(controller, robot, goal, 1.0, guard=guard, log=log)
+            outcome = run(controller, robot, goal, 1.0, limiter=limiter, log=log)
             found["controller"].append(outcome["missed_deadlines"])
             longest = max(longest, outcome["latency_us_max"])
     finally:

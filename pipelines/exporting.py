@@ -12,7 +12,7 @@ from export.bundle import sign as sign_bundle
 from export.bundle import signing_key, write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
-from export.profiles import require_profiles
+from export.targets import require_targets
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.distilling import teacher_of
@@ -54,7 +54,7 @@ def export(
     if resume:
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
-    require_profiles(config.export.profiles, teacher.spec)
+    require_targets(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
     kept = [student for student in students if resume and _is_exported(run, student, display, chosen)]
     for student in kept:
@@ -135,7 +135,7 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         *own_experience(measure.simulation, params, key, config.student.envs, config.export.observations),
         provenance=_provenance(student, measure.teacher, seed),
         judge=judge,
-        profiles=config.export.profiles,
+        targets=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     write_columns(

@@ -3,7 +3,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from export.controller import Guard
+from export.controller import CommandLimiter
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import TASKS, make_task
 
@@ -193,8 +193,8 @@ def driven(kind, **changes):
     ],
 )
 def test_what_a_guard_needs_is_asked_of_the_specification(kind, changes, told):
-    accepted = driven(kind).model_dump(mode="json")
-    assert Guard(accepted)
+    accepted = driven(kind).for_robot()
+    assert CommandLimiter(accepted)
     with pytest.raises(ValidationError, match=told):
         driven(kind, **changes)
 
