@@ -43,6 +43,7 @@ if _PLANTED:  # before anything is imported that may be found here
         sys.exit(f"refused: {_MESSAGE}")
     raise ImportError(_MESSAGE)
 
+import argparse
 import hashlib
 import io
 import json
@@ -74,6 +75,7 @@ LARGEST_FILE = 1 << 30  # bytes, of files that are not in LARGEST, which are rea
 MOST_ENTRIES = 100_000  # of an observation, a goal or an action
 MOST_GOLDEN = 4096  # recorded answers
 MOST_VALUES = 1 << 24  # between a graph's inputs and its output
+Shape = Tuple[int, ...]
 
 
 class ControllerError(Exception):
@@ -243,14 +245,10 @@ def _read_listed(directory: Path, hashes: dict[str, str], entries: int, strict: 
     return contents
 
 
-_NPY = re.compile(rb"\x93NUMPY\x01\0..\{([^\n]*)\} *\n", re.DOTALL)
-_ROWS = re.compile(rb"'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,9}),(?: (\d{1,9}))?\), ")
-
-
 def _arrays(golden: bytes, obs: int, goal: int, action: int) -> dict[str, np.ndarray]:
     """Returns the recorded arrays, read without executing anything or taking more memory than they hold."""
-    widths: dict[str, int | None] = {"obs": obs, "goal": goal, "actions": action}
-    widths.update(distance=None, far_obs=obs, far_goal=goal, outside=2)
+    widths: dict[str, Shape] = {"obs": (obs,), "goal": (goal,), "actions": (action,), "distance": ()}
+    widths.update(far_obs=(obs,), far_goal=(goal,), outside=(2,))
     found: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(golden)) as archive:
@@ -259,22 +257,20 @@ def _arrays(golden: bytes, obs: int, goal: int, action: int) -> dict[str, np.nda
                 if name not in widths or name in found:
                     raise ControllerError(f"golden.npz: array {name!r}, allowed: one each of {list(widths)}")
                 if entry.compress_type != zipfile.ZIP_STORED:
-                    raise ControllerError(
-                        f"golden.npz: {name} is compressed, allowed: as numpy.savez writes it"
-                    )
+                    raise ControllerError(f"golden.npz: {name} is compressed, allowed: as savez writes it")
                 content, width = archive.read(entry), widths[name]
-                header = _NPY.match(content)
-                said = header.group(1) if header else content[:20]
-                shape = _ROWS.fullmatch(said)
-                if not header or not shape or shape.group(2) != (width and str(width).encode()):
-                    allowed = "float32[K]" if width is None else f"float32[K, {width}]"
+                shape = rb"\((\d{1,9}),%s\)" % b"".join(b" %d" % each for each in width)
+                said = rb"\{'descr': '<f4', 'fortran_order': False, 'shape': %s, \} *\n" % shape
+                header = re.match(rb"\x93NUMPY\x01\0..%s" % said, content, re.DOTALL)
+                if header is None:
+                    allowed = ", ".join(["K", *map(str, width)])
                     raise ControllerError(
-                        f"golden.npz: {name} is {said.decode('latin1')}, allowed: {allowed}"
+                        f"golden.npz: {name} is {content[10:90]!r}, allowed: float32[{allowed}] by row"
                     )
-                rows, data = int(shape.group(1)), content[header.end() :]
-                if len(data) != 4 * rows * (width or 1):
+                rows, data = int(header.group(1)), content[header.end() :]
+                if len(data) != 4 * rows * math.prod(width):
                     raise ControllerError(f"golden.npz: {name} holds {len(data)} bytes for {rows} rows")
-                found[name] = np.frombuffer(data, np.float32).reshape(rows, *[width] * (width is not None))
+                found[name] = np.frombuffer(data, np.float32).reshape(rows, *width)
     except ControllerError:
         raise
     except Exception as error:  # zipfile's own exceptions share no other base
@@ -300,7 +296,6 @@ OPERATORS = _NO_LARGER | frozenset(
 )
 """Of exported graphs: without loops, and their values' sizes are known before they run."""
 _BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 11: 8}  # of a weight, by ONNX's number of its type
-Shape = Tuple[int, ...]
 
 
 def read_graph(file: str, content: bytes, given: dict[str, Shape]) -> tuple[dict[str, str], str]:
@@ -316,21 +311,18 @@ def read_graph(file: str, content: bytes, given: dict[str, Shape]) -> tuple[dict
         if 7 not in model:
             raise ValueError("no graph")
         _check_nodes(model[7][0], given)
-        metadata = {}
-        for each in model.get(14, []):
-            pair = _message(each)
-            key, value = (_text(pair.get(number, [b""])[0]) for number in (1, 2))
-            metadata[key] = value
-        if len(metadata) != len(model.get(14, [])):
+        entries = map(_message, model.get(14, []))
+        pairs = [[_text(entry.get(number, [b""])[0]) for number in (1, 2)] for entry in entries]
+        if len(dict(pairs)) < len(pairs):
             raise ValueError("a key of its metadata stands there twice")
         # Without who wrote it, and remarks.
         fields = _fields(memoryview(content))
         bare = b"".join(field for number, _, field in fields if number not in (2, 3, 4, 5, 6, 14))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ControllerError(f"{file}: not a graph as exports are: {error}") from error
-    own = [pair for pair in metadata.items() if pair[0].startswith(OWN_METADATA) and pair[0] != CONTENT_HASH]
-    parts = json.dumps([hashlib.sha256(bare).hexdigest(), sorted(own)])
-    return metadata, hashlib.sha256(parts.encode()).hexdigest()
+    own = sorted(pair for pair in pairs if pair[0].startswith(OWN_METADATA) and pair[0] != CONTENT_HASH)
+    parts = json.dumps([hashlib.sha256(bare).hexdigest(), own])
+    return dict(pairs), hashlib.sha256(parts.encode()).hexdigest()
 
 
 def _check_nodes(data: memoryview, given: dict[str, Shape]) -> None:
@@ -368,10 +360,8 @@ def _node(data: memoryview) -> tuple[str, list[str], list[str], dict[str, Any]]:
             raise ValueError("a node holds graphs or lists of tensors")
         if 5 in attribute and operator not in ("Constant", "ConstantOfShape"):
             raise ValueError(f"operator {operator} holds a tensor")
-        whole = [
-            n - (1 << 64) if n >> 63 else n for n in _integers(attribute.get(3, []) + attribute.get(8, []))
-        ]
         text = _text(attribute[4][0]) if 4 in attribute else None
+        whole = _integers(attribute.get(3, []) + attribute.get(8, []))
         attributes[_text(attribute[1][0])] = attribute.get(5, [text or whole])[0]
     return operator, *([_text(each) for each in node.get(number, [])] for number in (1, 2)), attributes
 
@@ -434,7 +424,7 @@ def _weight(data: memoryview) -> tuple[str, Shape, Shape]:
     kind, raw = tensor.get(2, [0])[0], tensor.get(9, [b""])[0]
     if 13 in tensor or tensor.get(14, [0])[0]:
         raise ValueError(f"weights {name!r} lie in another file")
-    if kind not in _BYTES or len(raw) != _BYTES[kind] * math.prod(shape):
+    if kind not in _BYTES or len(raw) != _BYTES[kind] * math.prod(shape) or min(shape, default=0) < 0:
         raise ValueError(f"weights {name!r} of shape {list(shape)} hold {len(raw)} bytes of type {kind}")
     return name, shape, struct.unpack(f"<{len(raw) // 8}q", raw) if kind == 7 and len(raw) <= 64 else ()
 
@@ -445,15 +435,17 @@ def _text(value: Any) -> str:
     return bytes(value).decode()
 
 
-def _integers(values: list[Any]) -> Iterator[int]:
-    """Yields repeated integers, of which each may stand alone or several packed into bytes."""
+def _integers(values: list[Any]) -> list[int]:
+    """Returns repeated integers of 64 bits, of which each may stand alone or several packed into bytes."""
+    found = []
     for value in values:
         at = 0
-        if isinstance(value, int):
-            yield value
         while not isinstance(value, int) and at < len(value):
             number, at = _varint(value, at)
-            yield number
+            found.append(number)
+        if isinstance(value, int):
+            found.append(value)
+    return [number - (1 << 64) if number >> 63 else number for number in found]
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -464,7 +456,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, at
+            return value & (1 << 64) - 1, at
     raise ValueError("a number without an end")
 
 
@@ -780,11 +772,11 @@ class _Joint:
 class CommandLimiter:
     """Commands that a robot can follow, from a policy's actions: what needs memory and so is in no graph.
 
-    Actions are clipped to [-1, 1]. Joints obey one rule, by velocity or by position: the next velocity is the
-    one asked for, at most `velocity` (outside the limits of position `return_speed`), at most what still
-    stops before the limits of position, and above all no more than `acceleration` times the period from the
-    last. Beyond a limit a joint comes back so too. Velocities also start with a ramp, and slow down before
-    limits as they did in training. Other commands keep to the range of their scale.
+    Actions are clipped to [-1, 1]. Joints, by velocity or by position, take the next velocity that is asked
+    for, at most `velocity` (outside the limits of position `return_speed`), at most what still stops before
+    the limits of position, and above all no more than `acceleration` times the period from the last. Beyond a
+    limit a joint comes back so too. Velocities also start with a ramp, and slow down before limits as they
+    did in training. Other commands keep to the range of their scale.
 
     A hold (no action) brings joints to rest within their acceleration, wherever they are, and keeps them
     there: velocity 0, or the position where the command came to rest. It keeps a gripper's width, commands 0
@@ -921,13 +913,11 @@ def at_rest(action: dict[str, Any]) -> list[float]:
 
     0 for velocities, torques and twists; of a gripper the narrowest width, which keeps what it holds; of
     joint positions and others `offset`."""
-    rest = []
-    for kind, scale, offset in zip(kinds(action), action["scale"], action["offset"]):
-        if kind in ("joint_position", "other"):
-            rest.append(offset)
-        else:
-            rest.append(offset - abs(scale) if kind == "gripper_width" else 0.0)
-    return rest
+    rows = zip(kinds(action), action["scale"], action["offset"])
+    return [
+        {"joint_position": offset, "other": offset, "gripper_width": offset - abs(scale)}.get(kind, 0.0)
+        for kind, scale, offset in rows
+    ]
 
 
 def _positions_in(spec: dict[str, Any], needed: set[str]) -> list[tuple[int, float]]:
@@ -1176,13 +1166,10 @@ def describe(controller: Controller, steps: int = 2000) -> str:
     """Returns what the policy expects, and how long a step takes on this machine."""
     spec, action = controller.spec, controller.spec["action"]
     terms, goal = spec["inputs"]["observation"], spec["inputs"]["goal"]
-    lines = [
-        f"{spec['name']} version {spec['version']}, one step every {spec['control_dt']} s",
-        f"obs [{_size(terms)}]",
-    ]
+    lines = [f"{spec['name']} version {spec['version']}, one step every {spec['control_dt']} s"]
+    lines.append(f"obs [{_size(terms)}]")
     for term in terms:
-        span = f"{term['start']}:{term['start'] + len(term['entries'])}"
-        names = ", ".join(term["entries"])
+        span, names = f"{term['start']}:{term['start'] + len(term['entries'])}", ", ".join(term["entries"])
         lines.append(f"  {span:>7} {term['name']} [{term['unit']}, {term['frame']} frame]: {names}")
     lines.append(f"goal [{len(goal['entries'])}] {goal['name']} [{goal['unit']}, {goal['frame']} frame]")
     for i, entry in enumerate(goal["entries"]):
@@ -1203,15 +1190,14 @@ def describe(controller: Controller, steps: int = 2000) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
-    """`controller.py [BUNDLE] [--trusted PUBLIC_KEY]`."""
-    trusted = None
-    if "--trusted" in arguments[:-1]:
-        at = arguments.index("--trusted")
-        trusted, arguments = arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+def main(words: list[str] | None = None) -> int:
+    """Checks a bundle and describes it."""
+    parser = argparse.ArgumentParser(description="Checks a bundle and prints what its policy expects.")
+    parser.add_argument("bundle", nargs="?", default=_FOLDER)
+    parser.add_argument("--trusted", metavar="PUBLIC_KEY", help="of the owner who must have signed it")
+    arguments = parser.parse_args(words)
     try:
-        loaded = load(arguments[0] if arguments else Path(__file__).parent, trusted=trusted)
-        print(printable(describe(loaded)))
+        print(printable(describe(load(arguments.bundle, trusted=arguments.trusted))))
     except ControllerError as error:
         print(f"refused: {error}", file=sys.stderr)
         return 1
@@ -1219,4 +1205,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

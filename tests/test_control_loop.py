@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_controller import SPEC, A, N, bundle, controller  # noqa: F401
-from test_guard import record
+from test_command_limiter import record
 
 from export.controller import CommandLimiter, ControllerError, Latencies, Log, run
 from teacher.tasks import make_task
@@ -179,7 +179,7 @@ class Pushing:
 
 
 class Slide:
-    """Two joints of tests/test_guard.py, by velocity and by position, that do what they are told.
+    """Two joints of tests/test_command_limiter.py, by velocity and by position, that do what they are told.
 
     `take(period, q)` says when a reading was taken and where it says that both joints are."""
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from test_c99 import CPP, WARNINGS, C
-from test_guard import ROUNDS, TASKS, broken, sequences
+from test_command_limiter import ROUNDS, TASKS, broken, sequences
 
 from export.c import controller_cpp, policy_c
 from export.controller import open_session
