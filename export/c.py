@@ -215,7 +215,7 @@ class _Source:
         elif kind == "Clip":
             if len(node.input) != 3 or not all(node.input):
                 raise _unknown_form(node, "without both limits")
-            low, high = (_hex(float(self._constants[name])) for name in node.input[1:])
+            low, high = (_hex(self._constants[name]) for name in node.input[1:])
             value = f"{self._value(node.input[0])}[i]"
             clipped = f"{value} < {low} ? {low} : {value} > {high} ? {high} : {value}"
             self._each(node, sizes[0], clipped)
@@ -260,7 +260,7 @@ class _Source:
     def _constant(self, name: str, values: np.ndarray) -> None:
         if values.dtype != np.float32:
             raise FathomError(f"policy: {name} is {values.dtype}, the C version knows float32 alone")
-        numbers = [_hex(float(each)) for each in values.reshape(-1)]
+        numbers = [_hex(each) for each in values.reshape(-1)]
         rows = [", ".join(numbers[i : i + 6]) for i in range(0, len(numbers), 6)]
         self._arrays.append(
             f"static const float {name}[{len(numbers)}] = {{\n    " + ",\n    ".join(rows) + "};"
@@ -271,10 +271,10 @@ class _Source:
         self._body.append("    " + line)
 
 
-def _hex(value: float) -> str:
+def _hex(value: Any) -> str:
     if not np.isfinite(value):
         raise FathomError(f"policy: a weight is {value}")
-    return f"{value.hex()}f"
+    return f"{float(value).hex()}f"
 
 
 def _unknown_form(node: onnx.NodeProto, form: str) -> FathomError:

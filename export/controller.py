@@ -694,12 +694,10 @@ class _Joint:
     """A joint's commands: velocities, or positions that change with velocities of the same limits."""
 
     def __init__(self, kind: str, joints: dict[str, Any], row: int, dt: float, acceleration: float | None):
-        def limit(key: str, unlimited: float) -> float:
-            value = joints[key][row]
-            return unlimited if value is None or math.isinf(value) else float(value)
-
         self.by_position, self.dt = kind == "joint_position", dt
-        self.lower, self.upper = limit("lower", -UNLIMITED), limit("upper", UNLIMITED)
+        lower, upper = joints["lower"][row], joints["upper"][row]  # None or infinite: without a limit
+        self.lower = -UNLIMITED if lower is None else max(float(lower), -UNLIMITED)
+        self.upper = UNLIMITED if upper is None else min(float(upper), UNLIMITED)
         margin, slowdown = (0.0, 0.0) if self.by_position else (joints["margin"], joints["slowdown"])
         self.nearest, self.farthest = self.lower + margin, self.upper - margin
         self.slowdown: float = min(slowdown or math.inf, 1 / dt)

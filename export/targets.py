@@ -75,9 +75,7 @@ def _terms(position: str, velocity: str, last_action: str, **others: str) -> dic
 
 _RUNNERS = {
     "mjlab": _Runner(
-        _terms("joint_pos", "joint_vel", "actions", base_velocity="base_lin_vel"),
-        command="command",
-        command_size=3,
+        _terms("joint_pos", "joint_vel", "actions", base_velocity="base_lin_vel"), "command", command_size=3
     ),
     "holosoma": _Runner(
         _terms("dof_pos", "dof_vel", "actions"),
@@ -221,17 +219,17 @@ def _layout(name: str, spec: TaskSpec) -> _Layout:
     taken = np.zeros(size + len(goal.entries), np.int64)
     factor, offset = np.ones(len(taken), np.float32), np.zeros(len(taken), np.float32)
     for theirs, ours in pairs:
+        first, begin = begin, begin + theirs.size * theirs.history
         if ours is None:
-            taken[size:] = begin + np.arange(len(goal.entries))
-        for age in range(history if ours else 0):
-            assert ours is not None
+            taken[size:] = first + np.arange(len(goal.entries))
+            continue
+        for age in range(history):
             rows = slice(age * width + ours.start, age * width + ours.stop)
-            taken[rows] = begin + (history - 1 - age) * theirs.size + np.arange(theirs.size)
+            taken[rows] = first + (history - 1 - age) * theirs.size + np.arange(theirs.size)
             if ours.name == "joint_position":
                 offset[rows] = _home(spec)
             if ours.name == "last_action" and runner.action_scale:
                 factor[rows] = runner.action_scale / np.array(spec.action.scale)
-        begin += theirs.size * theirs.history
     return _Layout([theirs for theirs, _ in pairs], taken, factor, offset)
 
 
@@ -278,9 +276,8 @@ def _mjlab(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
         "observation_history_lengths": [str(term.history) for term in terms],
         "action_scale": _digits(action.scale),
     }
-    metadata = {
-        key: ",".join(value) for key, value in values.items()
-    }  # readers split at commas, trim nothing
+    # Readers split at commas and trim nothing.
+    metadata = {key: ",".join(value) for key, value in values.items()}
     metadata["run_path"] = f"{spec.name}-{spec.version}"
     return {"policy.onnx": _adapted(graphs["policy_flat"], layout, metadata)}
 
@@ -304,8 +301,8 @@ def _holosoma(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
             "history_length_dict": {"actor_obs": 1},
         },
     }
-    values = {"dof_names": action.joints, "kp": action.stiffness, "kd": action.damping, "settings": settings}
-    metadata = {key: json.dumps(value) for key, value in values.items()}
+    said = {"dof_names": action.joints, "kp": action.stiffness, "kd": action.damping, "settings": settings}
+    metadata = {key: json.dumps(value) for key, value in said.items()}
     by = np.array(action.scale) / scale
     return {
         "policy.onnx": _adapted(graphs["policy_flat"], layout, metadata, "actor_obs", "action", by),
@@ -317,9 +314,8 @@ def _unitree(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
     action, layout, motors = spec.action, _layout("unitree", spec), _motors(spec)
     places = [motors.index(joint) for joint in action.joints]
     by_motor = np.argsort(places)
-    stick = zip(
-        ("lin_vel_x", "lin_vel_y", "ang_vel_z"), [*_stick_ranges(spec), [0.0, 0.0], [0.0, 0.0]], strict=False
-    )
+    ranges = [*_stick_ranges(spec), [0.0, 0.0], [0.0, 0.0]]
+    stick = zip(("lin_vel_x", "lin_vel_y", "ang_vel_z"), ranges, strict=False)
     described = {
         "joint_ids_map": places,
         "step_dt": spec.control_dt,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_controller import SPEC, A, N, bundle, controller  # noqa: F401
 from test_command_limiter import record
+from test_controller import SPEC, A, N, bundle, controller  # noqa: F401
 
 from export.controller import CommandLimiter, ControllerError, Latencies, Log, run
 from teacher.tasks import make_task
