@@ -363,7 +363,8 @@ def _node(data: memoryview) -> tuple[str, list[str], list[str], dict[str, Any]]:
         text = _text(attribute[4][0]) if 4 in attribute else None
         whole = _integers(attribute.get(3, []) + attribute.get(8, []))
         attributes[_text(attribute[1][0])] = attribute.get(5, [text or whole])[0]
-    return operator, *([_text(each) for each in node.get(number, [])] for number in (1, 2)), attributes
+    takes, gives = ([_text(each) for each in node.get(number, [])] for number in (1, 2))
+    return operator, takes, gives, attributes
 
 
 def _shape(operator: str, given: list[Shape], rows: list[Shape], attributes: dict[str, Any]) -> Shape:
@@ -872,8 +873,8 @@ class CommandLimiter:
         ramp = self._steps / self._ramp_steps
         for i, each in enumerate(asked):
             wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
-            joint = self._joints.get(i)
-            command[i] = joint.next(wanted, positions[i], ramp) if joint else wanted
+            moved = self._joints.get(i)
+            command[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
         return command
 
     def _begin(self, positions: list[float]) -> None:

@@ -195,7 +195,7 @@ def _is_whole(bundle: Path, display: Display, seed: int) -> bool:
     try:
         return load_controller(bundle).provenance.get("observation_seed") == seed
     except ControllerError as error:
-        display.warn(f"{bundle} is damaged, {error}: exported again")
+        display.warn(f"{bundle}: {error}: exported again")
         return False
 
 
