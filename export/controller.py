@@ -709,6 +709,8 @@ class _Joint:
         self.change = 2 * self.velocity
         if acceleration is not None:
             self.change = min(acceleration * dt, self.change)
+        # From farther away than this `_towards` is above `velocity`.
+        self.far = self.velocity * max(1 / self.slowdown, self.velocity / (2 * self.change / dt) + dt)
         self.is_measured = self.by_position or self.lower > -UNLIMITED or self.upper < UNLIMITED
         self.start()
 
@@ -763,6 +765,8 @@ class _Joint:
 
         v, v - change, ... cover ((n + 1) v - n (n + 1) / 2 change) dt, n = floor(v / change), until none
         is left. After the first period the others still fit the gap: braking never has to be harder."""
+        if abs(gap) > self.far:
+            return math.copysign(self.velocity, gap)
         steps = abs(gap) / (self.change * self.dt)
         n = math.floor(math.sqrt(2 * steps + 0.25) - 0.5)
         return math.copysign(min(self.change * (steps / (n + 1) + n / 2), self.slowdown * abs(gap)), gap)
@@ -836,16 +840,16 @@ class CommandLimiter:
     def start(self, reading: np.ndarray | None = None) -> None:
         """Stands: where this reading [M] says, or else the one that comes with the next action."""
         self._steps, self._held = 0, True
-        self._command[:] = [self._rest.get(i, math.nan) for i in range(len(self._names))]
+        self._last = [self._rest.get(i, math.nan) for i in range(len(self._names))]  # NaN: not known
         for i, joint in self._joints.items():
-            self._command[i] = joint.start()
+            self._last[i] = joint.start()
         if reading is not None:
             self._begin(self._positions(reading))
 
     @property
     def can_hold(self) -> bool:
         """Whether a hold has a command: positions have none before one was read."""
-        return not np.isnan(self._command).any()
+        return not any(map(math.isnan, self._last))
 
     def __call__(self, action: np.ndarray | None, reading: np.ndarray) -> np.ndarray:
         """Returns the command [A], in the specification's unit; the same array each time. Once a period.
@@ -853,19 +857,20 @@ class CommandLimiter:
         Args: action: [A], or None to hold, as for want of a fresh reading; reading: [M], ignored in a hold.
         Raises ControllerError for what is no number, and for a hold while there is nothing to hold; the last
         command stands."""
-        command = self._command
+        last = self._last
         if action is None:
             if not self.can_hold:
                 raise ControllerError("hold: no position is known yet that could be held")
             self._steps, self._held = 0, True
             for i, joint in self._joints.items():
-                command[i] = joint.hold()
+                last[i] = joint.hold()
             for i, rest in self._rest.items():
-                command[i] = rest
-            return command
+                last[i] = rest
+            self._command[:] = last
+            return self._command
         asked = action.tolist()
-        if len(asked) != len(command) or not all(map(math.isfinite, asked)):
-            raise ControllerError(f"action: {action}, allowed: {len(command)} finite numbers")
+        if len(asked) != len(last) or not all(map(math.isfinite, asked)):
+            raise ControllerError(f"action: {action}, allowed: {len(last)} finite numbers")
         positions = self._positions(reading)
         if self._held:
             self._begin(positions)
@@ -874,13 +879,14 @@ class CommandLimiter:
         for i, each in enumerate(asked):
             wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
             moved = self._joints.get(i)
-            command[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
-        return command
+            last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
+        self._command[:] = last
+        return self._command
 
     def _begin(self, positions: list[float]) -> None:
         self._held = False
         for i, joint in self._joints.items():
-            self._command[i] = joint.begin(positions[i])
+            self._last[i] = joint.begin(positions[i])
 
     def _positions(self, reading: np.ndarray) -> list[float]:
         """Returns where the reading says that the joints are; 0 for those of which that is not needed."""
