@@ -7,8 +7,7 @@ from teacher.lazy import lazily
 if TYPE_CHECKING:
     from pipelines.config import Config as Config
     from pipelines.config import with_values as with_values
-    from pipelines.distilling import distil as distil
-    from pipelines.exporting import export as export
+    from pipelines.export_students import export as export
     from pipelines.presets import preset as preset
     from pipelines.progress import Display as Display
     from pipelines.report import write_report as write_report
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.stages import run_all as run_all
     from pipelines.stages import selected_bundle as selected_bundle
     from pipelines.teaching import teach as teach
+    from pipelines.train_students import distill as distill
 else:
     __getattr__, __dir__ = lazily(
         __name__,
@@ -28,9 +28,9 @@ else:
             "Display": "pipelines.progress",
             "Run": "pipelines.rundir",
             "control": "pipelines.stages",
-            "distil": "pipelines.distilling",
+            "distill": "pipelines.train_students",
             "evaluate": "pipelines.stages",
-            "export": "pipelines.exporting",
+            "export": "pipelines.export_students",
             "new_run": "pipelines.stages",
             "open_run": "pipelines.rundir",
             "preset": "pipelines.presets",

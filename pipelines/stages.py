@@ -15,14 +15,14 @@ from export.targets import require_targets
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.config import Config, ControlConfig
-from pipelines.distilling import distil
-from pipelines.exporting import export
+from pipelines.export_students import export
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, create_run, require_own_files
 from pipelines.scene.keeping import is_kept, keep
 from pipelines.teaching import teach
 from pipelines.tracking import require_trackers
+from pipelines.train_students import distill
 from student.labels import label_bytes
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -102,6 +102,8 @@ def control(
     with controller_errors():
         controller, run, config, settings = opened(bundle, task)
         made = make_task(config.task.name)
+        if episodes is not None:
+            require_episodes_fit("--episodes", episodes, made.spec)
         usual = (control_engine(made, settings), settings.episodes, None)
         asked = (engine or usual[0], episodes or usual[1], seed)
         if asked[0] not in engines_of(made):
@@ -182,6 +184,8 @@ def evaluate(
     run: Run, *, engine: str | None = None, episodes: int | None = None, seed: int | None = None
 ) -> JSON:
     """The teacher's score on held-out starts and goals, without touching the run."""
+    if episodes is not None:
+        require_episodes_fit("--episodes", episodes, make_task(run.task).spec)
     return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)
 
 
@@ -191,7 +195,7 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON
     _BACKGROUND.submit(load_converters)
     try:
         teach(run, display, resume=resume)
-        distil(run, display, resume=resume)
+        distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [n for n in run.config.student.sizes if not (resume and _is_controlled(run, n))]
         with display.bar("control", len(left), piece="students", groups=CONTROLLED) as bar:

@@ -7,9 +7,9 @@ from statistics import mean
 
 import jax
 
-from pipelines import distilling, exporting, teaching
+from pipelines import export_students, teaching, train_students
 from pipelines.bar import describe_duration
-from pipelines.baselines import distil_beside
+from pipelines.baselines import distill_with_baselines
 from pipelines.comparison import JSON, compare
 from pipelines.interrupt import Interrupted
 from pipelines.progress import Display
@@ -49,7 +49,7 @@ def distil_study(
 ) -> JSON:
     """Fits students to the teacher of every run that has finished; returns the study's summary.
 
-    With `resume`, runs whose students are done are kept. `baselines` as `distil_beside` takes them.
+    With `resume`, runs whose students are done are kept. `baselines` as `distill_with_baselines` takes them.
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
     begun = [member.name for member in study.members if (member.run.students / "checkpoints").exists()]
     if begun and baselines is None and not resume:
@@ -57,9 +57,9 @@ def distil_study(
             f"{study.path} holds students already ({begun[0]}): add --resume, or begin a new study"
         )
     if baselines is None:
-        work = partial(distilling.distil, resume=resume, seed=seed)
+        work = partial(train_students.distill, resume=resume, seed=seed)
         return _carry_out(study, "distill", work, resume=resume, is_done=_is_distilled)
-    beside = partial(distil_beside, names=baselines, resume=resume, seed=seed)
+    beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
     return _carry_out(study, "distill", beside, resume=resume)
 
 
@@ -72,7 +72,7 @@ def export_study(
     if not any(map(_is_distilled, study.members)):
         raise FathomError(f"no run of {study.path} holds students: first comes pipeline distill {study.path}")
     return _carry_out(
-        study, "export", partial(exporting.export, resume=resume, seed=seed, sign=sign), resume=resume
+        study, "export", partial(export_students.export, resume=resume, seed=seed, sign=sign), resume=resume
     )
 
 

@@ -143,7 +143,9 @@ def tasks(
     table: Annotated[
         bool, typer.Option("--table", help="measure how fast each runs on its engines, here; minutes for all")
     ] = False,
-    envs: Annotated[int, typer.Option(min=1, help="with --table: environments simulated at once")] = 256,
+    envs: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="with --table: environments simulated at once")
+    ] = 256,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -74,7 +74,7 @@ def run(
 ) -> None:
     """Everything in order: teacher, students, export, control, report."""
     with reported(debug):
-        from pipelines import cluster, exporting, stages, tables, teaching
+        from pipelines import cluster, export_students, stages, tables, teaching
         from pipelines.request import requested
         from pipelines.targets import held_target
 
@@ -86,7 +86,7 @@ def run(
             if cluster.is_first():
                 summary = stages.run_all(target, display(), resume=resume)
                 print_figures(summary, as_json, tables.summary)
-                exporting.require_selection(target)
+                export_students.require_selection(target)
             else:
                 teaching.follow(target, resume=resume)
 
@@ -156,8 +156,8 @@ def distill(
     With --baselines, which may also follow when the students are done: what they
     are compared with, each a run in RUN/baselines."""
     with reported(debug):
-        from pipelines import distilling, tables
-        from pipelines.baselines import distil_beside
+        from pipelines import tables, train_students
+        from pipelines.baselines import distill_with_baselines
         from pipelines.request import requested, stand_for
         from pipelines.study import find_study
         from pipelines.targets import changed_run, changed_study, existing, named
@@ -174,10 +174,10 @@ def distill(
         target = changed_run(existing(name, None, task, trust), asked)
         with target.locked():
             if baselines is None:
-                students = distilling.distil(target, display(), resume=resume, seed=seed)
+                students = train_students.distill(target, display(), resume=resume, seed=seed)
                 print_figures(students, as_json, tables.students)
             else:
-                figures = distil_beside(target, display(), baselines, resume=resume, seed=seed)
+                figures = distill_with_baselines(target, display(), baselines, resume=resume, seed=seed)
                 print_figures(figures, as_json, tables.beside_baselines)
 
 
@@ -202,7 +202,7 @@ def export(
 
     Of a study: for the students of every run, and a page that compares them over their teachers."""
     with reported(debug):
-        from pipelines import exporting, tables
+        from pipelines import export_students, tables
         from pipelines.request import requested, stand_for
         from pipelines.study import Study, find_study
         from pipelines.targets import changed_run, changed_study, existing, named
@@ -222,9 +222,9 @@ def export(
             return
         target = changed_run(found, asked)
         with target.locked():
-            summary = exporting.export(target, display(), resume=resume, seed=seed, sign=sign)
+            summary = export_students.export(target, display(), resume=resume, seed=seed, sign=sign)
         print_figures(summary, as_json, tables.summary)
-        exporting.require_selection(target)
+        export_students.require_selection(target)
 
 
 @commands.command()
