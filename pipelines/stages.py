@@ -11,7 +11,7 @@ import jax
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.graph import load_converters
-from export.profiles import require_profiles
+from export.targets import require_targets
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.config import Config, ControlConfig
@@ -57,7 +57,7 @@ def check(config: Config, *, trained: bool = False) -> None:
             raise unknown_name(f"{field} for task {task.spec.name!r}", name, allowed)
     if config.student.choose is not None and config.student.choose not in config.student.sizes:
         raise unknown_name("student.choose", config.student.choose, config.student.sizes)
-    require_profiles(config.export.profiles, task.spec)
+    require_targets(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     student = config.student
     for setting, episodes in (

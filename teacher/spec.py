@@ -255,6 +255,16 @@ class TaskSpec(_Part):
         return self.observation[-1].stop
 
     @property
+    def reading(self) -> tuple[ObservationTerm, ...]:
+        """Terms of one reading of the robot's sensors."""
+        return self.deployed.reading if self.deployed else self.observation
+
+    @property
+    def history(self) -> int:
+        """Readings in an observation on the robot."""
+        return self.deployed.history if self.deployed else 1
+
+    @property
     def sensed_observation(self) -> tuple[ObservationTerm, ...]:
         """The observation as a policy on the robot is given it: older readings as terms of their own."""
         if self.deployed is None:
@@ -279,6 +289,33 @@ class TaskSpec(_Part):
     def sensed_sizes(self) -> tuple[int, int, int]:
         """Sizes of observation, action and goal of a policy on the robot."""
         return self.sensed_observation[-1].stop, self.action_size, len(self.sensed_goal.entries)
+
+    def for_robot(self) -> dict[str, Any]:
+        """Returns the specification in JSON's types as a bundle holds it: with `inputs` resolved.
+
+        On the robot, in Python, C++ and C, what the policy is given is read there and derived by nobody."""
+        acted = next((term for term in self.reading if term.name == "last_action"), None)
+        fields = {"name", "start", "entries", "unit", "frame"}
+        inputs = {
+            "reading": [term.model_dump(mode="json", include=fields) for term in self.reading],
+            "history": self.history,
+            "observation": [term.model_dump(mode="json") for term in self.sensed_observation],
+            "last_action": acted and [acted.start, acted.stop],
+            "goal": self.sensed_goal.model_dump(
+                mode="json", include={"name", "entries", "unit", "frame", "low", "high"}
+            ),
+        }
+        return self.model_dump(mode="json") | {"inputs": inputs}
+
+    @classmethod
+    def from_robot(cls, record: Any) -> Self:
+        """Reads what `for_robot` wrote; ValueError if it is no specification, or its `inputs` are others."""
+        task = dict(record)
+        inputs = task.pop("inputs", None)
+        spec = cls.model_validate(task)
+        if spec.for_robot()["inputs"] != inputs:
+            raise ValueError("inputs are not those of the specification")
+        return spec
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -305,8 +342,7 @@ class TaskSpec(_Part):
     def _drivable(self) -> Self:
         """What a robot's guard needs to keep commands of joints within their limits."""
         action, joints = self.action, self.joints
-        terms = self.deployed.reading if self.deployed else self.observation
-        read = {joint for term in terms if term.name in POSITION_TERMS for joint in term.entries}
+        read = {joint for term in self.reading if term.name in POSITION_TERMS for joint in term.entries}
         for kind, joint, offset in zip(action.kinds, action.joints, action.offset, strict=True):
             if kind not in ("joint_velocity", "joint_position"):
                 continue

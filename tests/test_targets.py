@@ -11,7 +11,7 @@ import yaml
 
 from export.controller import open_session
 from export.graph import flat_policy_graph, policy_graph
-from export.profiles import MOTORS, PROFILES, profile_files, require_profiles
+from export.targets import MOTORS, TARGETS, require_targets, target_files
 from student.config import Size
 from student.networks import act, init_student
 from teacher.errors import UsageError
@@ -98,7 +98,7 @@ class Made:
         actions = np.asarray(policy(obs, goal))
         self.golden = {"obs": obs, "goal": goal, "actions": actions}
         graphs = {"policy": policy_graph(policy, spec), "policy_flat": flat_policy_graph(policy, spec)}
-        self.files = profile_files(names, spec, graphs, self.golden)
+        self.files = target_files(names, spec, graphs, self.golden)
 
     def targets(self, row):
         """Where our own controller sends each joint, rad."""
@@ -227,7 +227,7 @@ def test_holosoma_comes_to_our_targets_with_its_own_scale_and_pose(made):
         with pytest.raises(
             UsageError, match=r"profile holosoma: deployed\.history of quad_reach is 5, allowed: 1"
         ):
-            require_profiles(["holosoma"], made.spec)
+            require_targets(["holosoma"], made.spec)
         return
     content = made.files["deploy/holosoma/policy.onnx"]
     settings = json.loads(made.files["deploy/holosoma/settings.json"])
@@ -264,7 +264,7 @@ def test_holosoma_comes_to_our_targets_with_its_own_scale_and_pose(made):
 
 def test_ros2_parameters_name_a_current_controller_and_the_commands_joints():
     spec = make_task("fr3_reach").spec
-    files = profile_files(["ros2"], spec, {}, {})
+    files = target_files(["ros2"], spec, {}, {})
     parameters = yaml.safe_load(files["deploy/ros2/controllers.yaml"])
     mapping = json.loads(files["deploy/ros2/mapping.json"])
     ((name, kind),) = parameters["controller_manager"]["ros__parameters"].items()
@@ -281,7 +281,7 @@ def test_ros2_parameters_name_a_current_controller_and_the_commands_joints():
     assert messages["joint_velocity"] == "sensor_msgs/msg/JointState.velocity"
     assert messages["flange_position"] is None  # nobody publishes it: computed from the joints
     with pytest.raises(UsageError, match=r"profile ros2: action\.kind of reacher is joint_torque"):
-        require_profiles(["ros2"], make_task("reacher").spec)
+        require_targets(["ros2"], make_task("reacher").spec)
 
 
 def changed(part, **update):
@@ -310,7 +310,7 @@ def test_a_task_that_a_controller_would_read_wrongly_is_refused_by_field(profile
     if profile == "holosoma" and spec.deployed:
         spec = without_history(spec)
     with pytest.raises(UsageError, match=f"profile {profile}: .*({message})"):
-        require_profiles([profile], spec)
+        require_targets([profile], spec)
 
 
 def test_motors_of_an_unknown_robot_are_not_guessed():
@@ -327,13 +327,13 @@ def test_motors_of_an_unknown_robot_are_not_guessed():
             "deployed": spec.deployed.model_copy(update={"reading": reading}),
         }
     )
-    require_profiles(["mjlab"], spec)
+    require_targets(["mjlab"], spec)
     with pytest.raises(UsageError, match=r"profile unitree: action\.joints of quad_reach are m0, .*Go2"):
-        require_profiles(["unitree"], spec)
+        require_targets(["unitree"], spec)
     assert MOTORS["Go2"] == GO2
 
 
 def test_an_unknown_profile_suggests_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'holosoma'"):
-        require_profiles(["holosma"], QUAD)
-    assert set(PROFILES) == {"c99", "mjlab", "holosoma", "unitree", "ros2"}
+        require_targets(["holosma"], QUAD)
+    assert set(TARGETS) == {"c99", "mjlab", "holosoma", "unitree", "ros2"}

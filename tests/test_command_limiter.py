@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import pytest
 
-from export.controller import KINDS, ControllerError, Guard, readings
+from export.controller import KINDS, CommandLimiter, ControllerError
 from teacher.spec import ActionKind, ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import make_task
 
@@ -102,16 +102,15 @@ class Robot:
     def __init__(self, spec, chance):
         self.spec, self.chance = spec, chance
         action, joints = spec.action, spec.joints
-        record = spec.model_dump(mode="json")
-        self.size = sum(len(term["entries"]) for term in readings(record))
+        self.size = sum(len(term.entries) for term in spec.reading)
         home = dict(zip(joints.names, joints.default, strict=True))
         self.index, self.base = np.full(spec.action_size, -1), np.zeros(spec.action_size)
-        for term in readings(record):
-            for i, entry in enumerate(term["entries"]):
-                if term["name"].startswith("joint_position") and entry in action.joints:
+        for term in spec.reading:
+            for i, entry in enumerate(term.entries):
+                if term.name.startswith("joint_position") and entry in action.joints:
                     at = action.joints.index(entry)
-                    self.index[at] = term["start"] + i
-                    self.base[at] = home[entry] if term["name"].endswith("from_default") else 0
+                    self.index[at] = term.start + i
+                    self.base[at] = home[entry] if term.name.endswith("from_default") else 0
         self.moving = np.array([kind.startswith("joint_v") for kind in action.kinds])
         self.placed = np.array([kind.startswith("joint_p") for kind in action.kinds])
         self.seen = self.index >= 0
@@ -192,7 +191,7 @@ def actions_of(chance, size, count):
 def sequences(name, seed, count=250):
     spec = TASKS[name]
     chance = np.random.default_rng(seed)
-    guard, robot = Guard(spec.model_dump(mode="json"), ramp_s=0.1), Robot(spec, chance)
+    guard, robot = CommandLimiter(spec.for_robot(), ramp_s=0.1), Robot(spec, chance)
     size, found = spec.action_size, []
 
     def add(what, action, reading, honest):
@@ -308,7 +307,7 @@ ALIKE = ("velocity", "acceleration")
 
 def record(**joints):
     """Of a robot with one joint of each kind, whose limits may differ from bench's in these."""
-    whole = TASKS["bench_known"].model_dump(mode="json")
+    whole = TASKS["bench_known"].for_robot()
     action = {key: value[:2] for key, value in whole["action"].items() if isinstance(value, list)}
     joints = {key: [value] * 6 if key in ALIKE and value else value for key, value in joints.items()}
     return whole | {"action": whole["action"] | action, "joints": whole["joints"] | joints}
@@ -341,7 +340,7 @@ def test_every_limit_can_be_braked_for_in_whole_periods(late):
         velocity, acceleration, dt = 10 ** chance.uniform(-1, 1), 10 ** chance.uniform(-1, 2), 0.05
         limits = record(velocity=velocity, acceleration=acceleration, slowdown=0, margin=0)
         limits["action"] |= {"scale": [20, 20], "offset": [0, 0]}
-        guard, start = Guard(limits, ramp_s=0), chance.uniform(-1, 1)
+        guard, start = CommandLimiter(limits, ramp_s=0), chance.uniform(-1, 1)
         guard.start()
         needed = 2 / velocity + 2 * velocity / (SHARE * acceleration)
         places = moved(guard, start, FULL, int(needed / dt) + 100, late=late)
@@ -355,7 +354,7 @@ def test_every_limit_can_be_braked_for_in_whole_periods(late):
 @pytest.mark.parametrize("beyond", [0.01, 0.3, 5.0])
 @pytest.mark.parametrize("wish", [-1, 0, 1])
 def test_a_joint_outside_its_limits_comes_back_no_faster_than_it_may(beyond, wish):
-    guard = Guard(record(margin=0), ramp_s=0)
+    guard = CommandLimiter(record(margin=0), ramp_s=0)
     guard.start()
     places = moved(guard, 1 + beyond, FULL * wish, 300)
     speeds = np.diff(places, axis=0) / 0.05
@@ -367,7 +366,7 @@ def test_a_joint_outside_its_limits_comes_back_no_faster_than_it_may(beyond, wis
 
 def test_limits_hold_while_a_sensor_that_seems_alive_reads_the_same_for_ever():
     for start, wish in ((0.2, 1), (0.9, 1), (1.3, 0), (1.3, -1)):
-        guard = Guard(record(), ramp_s=0)
+        guard = CommandLimiter(record(), ramp_s=0)
         guard.start()
         q = start
         for _ in range(400):
@@ -379,7 +378,7 @@ def test_limits_hold_while_a_sensor_that_seems_alive_reads_the_same_for_ever():
 @pytest.mark.parametrize("start", [0.0, 0.995, 1.3])
 def test_a_hold_is_motion_that_ends_and_stays_ended(start):
     for action in (FULL, -FULL):
-        guard = Guard(record(), ramp_s=0)
+        guard = CommandLimiter(record(), ramp_s=0)
         guard.start()
         q = moved(guard, start, action, 8)[-1].copy()
         begun, last = q.copy(), guard(action, placed(q[0]))[:2] * [1, 0]
@@ -394,7 +393,7 @@ def test_a_hold_is_motion_that_ends_and_stays_ended(start):
 
 
 def test_after_a_hold_positions_go_on_from_where_the_joint_was_moved():
-    guard = Guard(record(velocity=1, acceleration=None), ramp_s=0)
+    guard = CommandLimiter(record(velocity=1, acceleration=None), ramp_s=0)
     guard.start()
     assert not guard.can_hold
     with pytest.raises(ControllerError, match="hold: no position is known yet"):
@@ -408,7 +407,7 @@ def test_after_a_hold_positions_go_on_from_where_the_joint_was_moved():
 
 
 def test_an_acceleration_that_is_given_holds_for_positions_too():
-    guard = Guard(record(), ramp_s=0, acceleration=[0.1, 0.1])
+    guard = CommandLimiter(record(), ramp_s=0, acceleration=[0.1, 0.1])
     guard.start()
     places = moved(guard, 0.0, FULL, 50)
     assert np.abs(np.diff(places, 2, axis=0)).max() <= 0.1 * 0.05**2 + 1e-9
@@ -416,10 +415,11 @@ def test_an_acceleration_that_is_given_holds_for_positions_too():
 
 @pytest.mark.parametrize("unlimited", [None, np.inf])
 def test_a_joint_without_position_limits_needs_no_position(unlimited):
-    blind = record(upper=[unlimited] * 6, lower=[unlimited and -unlimited] * 6) | {"observation": []}
+    blind = record(upper=[unlimited] * 6, lower=[unlimited and -unlimited] * 6)
+    blind["inputs"] = blind["inputs"] | {"reading": []}
     action = blind["action"].items()
     blind["action"] = {key: value[:1] if isinstance(value, list) else value for key, value in action}
-    guard = Guard(blind, ramp_s=0)
+    guard = CommandLimiter(blind, ramp_s=0)
     commands = [guard(FULL[:1], np.zeros(0, np.float32))[0] for _ in range(50)]
     np.testing.assert_allclose(commands[-1], 2)
     assert np.abs(np.diff(commands)).max() <= 0.3 + 1e-9
@@ -428,17 +428,19 @@ def test_a_joint_without_position_limits_needs_no_position(unlimited):
 def test_kinds_of_command_are_known_by_the_same_names_everywhere():
     assert set(KINDS) == set(get_args(ActionKind)) == set(TASKS["bench_known"].action.kinds)
     with pytest.raises(ControllerError, match="action: kind joint_velocty, allowed: joint_velocity, "):
-        Guard(record() | {"action": record()["action"] | {"kind": "joint_velocty"}})
+        CommandLimiter(record() | {"action": record()["action"] | {"kind": "joint_velocty"}})
 
 
 def test_a_gripper_among_joints_keeps_its_width_in_a_hold():
     spec = TASKS["fr3_pick_place"]
-    guard = Guard(spec.model_dump(mode="json"))
+    guard = CommandLimiter(spec.for_robot())
     reading = np.zeros(spec.observation_size, np.float32)
     reading[:7] = spec.joints.default
     guard.start()
     width = guard(np.array([0.1, 0, 0, 0, -1], np.float32), reading)[4]
     np.testing.assert_allclose(width, 0.02)
     for _ in range(50):
-        assert guard(None, reading)[4] == width
+        held = guard(None, reading)
+        assert held[4] == width
+        held *= 1000  # as of a robot that takes millimetres
     np.testing.assert_array_equal(guard(None, reading)[:4], 0)

@@ -11,7 +11,7 @@ from test_export import SPEC, A, G, N, policy
 
 from export.controller import open_session
 from export.graph import graph_sha256, policy_graph
-from export.safe import check_safe, hold_action, ranges, safe_policy_graph
+from export.safe_policy import check_safe, hold_action, ranges, safe_policy_graph
 from teacher.errors import FathomError
 from teacher.tasks import make_task
 
