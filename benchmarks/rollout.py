@@ -14,7 +14,7 @@ import time
 import jax
 from measuring import Row, device, middle, say, show
 
-from pipelines.throughput import call_rates
+from pipelines.catalogue import call_rates
 from teacher.compilation import jit_physics
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
 from teacher.devices import Devices

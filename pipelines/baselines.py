@@ -12,7 +12,7 @@ from pipelines.config import Config
 from pipelines.judging import Yardstick
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, new_folder, read_json, write_json
-from pipelines.teaching import teach
+from pipelines.train_teacher import teach
 from student import assess, baselines
 from student.config import TRAINING_FIELDS
 from student.networks import act, parameter_count

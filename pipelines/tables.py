@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipelines.grid import described
+from pipelines.sweep import described
 
 JSON = dict[str, Any]
 
@@ -88,7 +88,7 @@ def study_students(figures: JSON) -> Table:
 
 
 def side_by_side(figures: JSON) -> Group:
-    """As `pipelines.side_by_side.beside_each_other` gives them: one column a run, one row a figure."""
+    """As `pipelines.compare.compare_runs` gives them: one column a run, one row a figure."""
     runs = figures["runs"]
     table = Table("", *runs)
     for field, values in figures["settings"].items():
@@ -157,6 +157,28 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def settings(figures: JSON) -> Table:
+    """As `pipelines.config.as_json` gives them; values other than the default are bold, with it below."""
+    columns = Column("setting", no_wrap=True), Column("value", max_width=28), "what it is"
+    rows = Table(*columns, title=figures["title"], title_justify="left")
+
+    def written(value: Any) -> str:
+        if value is None:
+            return "none"
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    for group, fields in figures["settings"].items():
+        for field, entry in fields.items():
+            value = Text(written(entry["value"]))
+            if entry["value"] != entry["default"]:
+                value.stylize("bold")
+                value.append(f"\ndefault {written(entry['default'])}", "not bold dim")
+            rows.add_row(f"{group}.{field}", value, entry["description"])
+        rows.add_section()
+    rows.caption = "bold: not as by default"
+    return rows
 
 
 def tasks(figures: JSON) -> Table:

@@ -8,13 +8,12 @@ from pipelines import closed_loop, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
 from pipelines.report.page import watch_page
-from pipelines.request import stand_for
 from pipelines.rundir import Run, write_text
 from pipelines.scene.film import require_mp4, write_gif, write_mp4
 from pipelines.scene.footage import Footage, footage, recording
 from pipelines.scene.graphics import NoGraphics
 from pipelines.scene.pictures import stills
-from pipelines.targets import existing
+from pipelines.stages import existing, stand_for
 from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name

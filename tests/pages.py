@@ -6,9 +6,9 @@ from test_report import add_truth, full_run, recorded
 from test_study import fill, made
 from test_study_students import with_students
 
+from pipelines.compare import compare_runs
 from pipelines.report import write_comparison, write_report, write_study_report
 from pipelines.report.page import watch_page
-from pipelines.side_by_side import beside_each_other
 
 KINDS = ("run", "study", "comparison", "watch")
 
@@ -23,7 +23,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     with_students(study, lambda member: 0.4 + 0.1 * member.seed)
     watch = folder / "watch.html"
     watch.write_text(watch_page("reacher", "the teacher", recorded(), []), "utf-8")
-    figures = beside_each_other(runs)
+    figures = compare_runs(runs)
     return {
         "run": write_report(runs["first"]),
         "study": write_study_report(study),

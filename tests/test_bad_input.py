@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.config import GROUPS, Config, groups, with_values
-from pipelines.presets import PRESETS, preset
+from pipelines.config import GROUPS, Config, groups, preset, with_values
+from pipelines.presets import PRESETS
 from pipelines.rundir import create_run, open_run
 from pipelines.stages import new_run
 from teacher import checkpoint

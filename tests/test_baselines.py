@@ -15,7 +15,7 @@ from pipelines.progress import Display
 from pipelines.report.baselines import baselines as section
 from pipelines.report.findings import read_findings
 from pipelines.rundir import Run, create_run, write_json
-from pipelines.teaching import teach
+from pipelines.train_teacher import teach
 from student.baselines import (
     NAMES,
     TRAINED,

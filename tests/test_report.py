@@ -8,8 +8,7 @@ import pytest
 import rich
 
 from pipelines import tables
-from pipelines.config import with_values
-from pipelines.presets import preset
+from pipelines.config import preset, with_values
 from pipelines.report import write_report
 from pipelines.report.drawing import MAX_POINTS, thinned
 from pipelines.report.findings import read_findings

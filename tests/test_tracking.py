@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from events import read_events, told
 
-from pipelines.config import Config, TrackConfig, with_values
-from pipelines.presets import preset
+from pipelines.config import Config, TrackConfig, preset, with_values
 from pipelines.rundir import Run, create_run
 from pipelines.stages import check
 from pipelines.tracking import recorded, scalars

@@ -10,7 +10,7 @@ from pipelines.report.page import page
 from pipelines.report.study_findings import read_study
 from pipelines.report.study_page import study_page
 from pipelines.rundir import Run, understood, write_text
-from pipelines.study import Study
+from pipelines.sweep import Study
 
 __all__ = ["write_comparison", "write_report", "write_study_report"]
 
@@ -37,7 +37,7 @@ def write_study_report(study: Study) -> Path:
 
 
 def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path) -> Path:
-    """Writes a page of several runs, as `pipelines.side_by_side.beside_each_other` has compared them.
+    """Writes a page of several runs, as `pipelines.compare.compare_runs` has compared them.
 
     Raises: as `write_report`."""
     with understood(*(run.path for run in runs)):

@@ -13,7 +13,7 @@ from pipelines.report.verdict import verdict
 
 
 def compare_page(figures: JSON, runs: Sequence[Findings]) -> str:
-    """As `pipelines.side_by_side.beside_each_other` gives them, with all that each run has found.
+    """As `pipelines.compare.compare_runs` gives them, with all that each run has found.
 
     Returns: a HTML document that refers to nothing outside itself."""
     found = dict(zip(figures["runs"], runs, strict=True))

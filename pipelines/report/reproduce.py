@@ -3,8 +3,8 @@
 import json
 import shlex
 
-from pipelines.config import Config, differing, validated
-from pipelines.presets import DEFAULT, PRESETS, preset
+from pipelines.config import Config, differing, preset, validated
+from pipelines.presets import DEFAULT, PRESETS
 from pipelines.report.findings import Findings
 
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.comparison import compare
-from pipelines.grid import described
+from pipelines.compare import compare_study
 from pipelines.report.findings import JSON
 from pipelines.rundir import read_json
-from pipelines.study import Study
+from pipelines.sweep import Study, described
 from teacher.spec import GoalSpec
 from teacher.tasks import make_task
 
@@ -21,7 +20,7 @@ class StudyFindings:
     settings: JSON
     versions: JSON
     figures: JSON
-    """as `pipelines.comparison.compare` gives them"""
+    """as `pipelines.compare.compare_study` gives them"""
     metrics: dict[str, list[JSON]]
     """of each run, by its name within the study"""
     goal: GoalSpec | None
@@ -79,7 +78,7 @@ def read_study(study: Study) -> StudyFindings:
         name=study.path.resolve().name,
         settings=study.settings,
         versions=read_json(members[0].run.path / "versions.json"),
-        figures=compare(study, study.failures),
+        figures=compare_study(study, study.failures),
         metrics={member.name: member.run.metrics("teacher") for member in members},
         goal=goals[0] if all(goal == goals[0] for goal in goals) else None,
     )

@@ -3,10 +3,9 @@
 import json
 import shlex
 
-from pipelines.comparison import RANKS, figures_of
-from pipelines.config import validated
-from pipelines.grid import short, shown
-from pipelines.presets import DEFAULT, PRESETS, preset
+from pipelines.compare import RANKS, figures_of
+from pipelines.config import preset, validated
+from pipelines.presets import DEFAULT, PRESETS
 from pipelines.report import wording
 from pipelines.report.findings import JSON
 from pipelines.report.markup import Html, details, element, joined, table
@@ -17,6 +16,7 @@ from pipelines.report.study_findings import StudyFindings
 from pipelines.report.study_plots import against_value, learning_curves
 from pipelines.report.study_students import student_plots, student_table
 from pipelines.report.study_verdict import seeds_note, verdict
+from pipelines.sweep import short, shown
 from teacher.distance_map import FAR
 from teacher.errors import UsageError
 

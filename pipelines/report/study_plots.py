@@ -7,8 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pipelines.comparison import figures_of
-from pipelines.grid import described, short, shown
+from pipelines.compare import figures_of
 from pipelines.report.drawing import (
     INK,
     MUTED,
@@ -24,6 +23,7 @@ from pipelines.report.markup import Html
 from pipelines.report.plots import SCORES
 from pipelines.report.study_findings import StudyFindings
 from pipelines.report.wording import time_unit
+from pipelines.sweep import described, short, shown
 
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))  # after each the colours begin again
 SHIFT = 0.013  # of an axis's length, between what would lie on top of each other

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 
-from pipelines.grid import described, short
 from pipelines.report.drawing import INK, MUTED, SERIES, percent_axis, plot
 from pipelines.report.findings import JSON
 from pipelines.report.markup import Html, element, joined, table
@@ -12,6 +11,7 @@ from pipelines.report.sections import share
 from pipelines.report.study_findings import StudyFindings
 from pipelines.report.study_plots import DASHES, points, value_axis
 from pipelines.report.study_verdict import seeds_note
+from pipelines.sweep import described, short
 
 DEPTH = "network.depth"  # stands on the axis where it varies
 APART, TOGETHER = 0.022, 0.11  # of an axis's length: two lines at most, and all of them
