@@ -116,7 +116,8 @@ def distill(
 
     With --baselines, which may also follow when the students are done: what they
     are compared with, each a run in RUN/baselines."""
-    asked, how = later.request(), {"resume": later.resume, "seed": later.seed}
+    asked = later.request()
+    how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
     from pipelines import distilling, run_sweep, stages, tables
     from pipelines.baselines import distil_beside
     from pipelines.progress import Display
@@ -368,7 +369,8 @@ def list_presets(context: typer.Context) -> Answers:
     """List the presets; show one."""
     if context.invoked_subcommand is None:
         from pipelines import tables
-        from pipelines.config import PRESETS, preset
+        from pipelines.config import preset
+        from pipelines.presets import PRESETS
 
         yield (
             {
@@ -382,7 +384,8 @@ def list_presets(context: typer.Context) -> Answers:
 @command(presets.command("show", cls=Command))
 def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = JSON) -> Answers:
     """All settings of one preset, and what each of them is."""
-    from pipelines.config import PRESETS, preset
+    from pipelines.config import preset
+    from pipelines.presets import PRESETS
 
     config = preset(name)
     yield _settings(config, name, f"preset {name}: {PRESETS[name][0]}", as_toml, as_json)

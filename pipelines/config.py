@@ -303,6 +303,6 @@ def schema() -> JSON:
 
     kinds: JSON = {name: (type(group), group) for name, group in groups(Config()).items()}
     title = ConfigDict(extra="forbid", title="Settings of a Fathom run")
-    found = of_file(create_model("Settings", __config__=title, **kinds).model_json_schema())
+    found: JSON = of_file(create_model("Settings", __config__=title, **kinds).model_json_schema())
     found["properties"] = {BASE: {"enum": list(PRESETS)}} | found["properties"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found

@@ -129,8 +129,8 @@ def block(found: JSON) -> str:
     for part in found["parts"]:
         result = "works" if part["passed"] else "FAILS"
         lines.append(f"{part['part']}: {result}, {part['seconds']:.1f} s, {part['found']}")
-    indents = {"initial_indent": " " * 4, "subsequent_indent": " " * 8}
-    return "\n".join(textwrap.fill(line, 76, **indents) for line in "\n".join(lines).splitlines())
+    folder = textwrap.TextWrapper(76, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return "\n".join(folder.fill(line) for line in "\n".join(lines).splitlines())
 
 
 def _versions() -> dict[str, str]:

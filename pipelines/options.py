@@ -244,12 +244,9 @@ class Where(NamedTuple):
 
     def open(self, argument: str | None) -> "Run":
         """Opens the run; its task's file is executed if --task or --trust says so."""
-        from pipelines.rundir import open_run
-        from pipelines.stages import stand_for
+        from pipelines.stages import trusted_run
 
-        target = open_run(self.named(argument))
-        stand_for([target], self.task, self.trust)
-        return target
+        return trusted_run(self.named(argument), self.task, self.trust)
 
     def study(self, argument: str | None) -> "Study | None":
         """Opens the study of that name, if there is one."""
@@ -304,8 +301,10 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
 
         run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-            for name, (hint, default) in options.items()
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+                for name, (hint, default) in options.items()
+            ]
         )
         return register(run)
 

@@ -86,7 +86,9 @@ def _require_same(study: Study, asked: Request, varied: Sequence[str], seeds: Se
         )
     if told := asked.different(study.config):
         raise UsageError(f"{begun} other settings: {told}")
-    asked_for = [("seeds ", {"": seeds}, {"": settings["seeds"]})] if seeds is not None else []
+    asked_for: list[tuple[str, JSON, JSON]] = []
+    if seeds is not None:
+        asked_for.append(("seeds ", {"": list(seeds)}, {"": settings["seeds"]}))
     if varied:
         vary = varied_values(made.values for made in combinations(study.config, varied, asked.assigned))
         asked_for.append(("", vary, settings["vary"]))

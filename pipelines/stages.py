@@ -177,6 +177,13 @@ def stand_for(runs: Iterable[Run], task: str | None, trust: bool) -> None:
             raise UsageError(f"--task {task}: {run.path} is of the task {run.task}")
 
 
+def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:
+    """Opens the run of that name, or the only one; `task` and `trust` as for `stand_for`."""
+    run = open_run(name)
+    stand_for([run], task, trust)
+    return run
+
+
 def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
     """As `stand_for`; returns what else is asked of runs to resume, whose task file may lie elsewhere now."""
     task = next((str(each.value) for each in asked.assigned if each.name == "task.name"), None)

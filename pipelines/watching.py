@@ -13,7 +13,7 @@ from pipelines.scene.film import require_mp4, write_gif, write_mp4
 from pipelines.scene.footage import Footage, footage, recording
 from pipelines.scene.graphics import NoGraphics
 from pipelines.scene.pictures import stills
-from pipelines.stages import existing, stand_for
+from pipelines.stages import stand_for, trusted_run
 from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -86,7 +86,7 @@ def chosen(
         if trust:
             stand_for(stages.runs_of(Path(name)), task, trust)
         return of_bundle(Path(name), task)
-    return of_run(existing(name, None, task, trust), policy)
+    return of_run(trusted_run(name, task, trust), policy)
 
 
 def of_run(run: Run, policy: str | None) -> Subject:
