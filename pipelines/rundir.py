@@ -50,19 +50,8 @@ WHOLE, BY_NAME = ("teacher", "reference"), ("students", "export", "control", "ro
 TASK, HASHES = "task", "files.json"
 MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
-    "fathom-rl",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "mujoco",
-    "mujoco-mjx",
-    "brax",
-    "numpy",
-    "jax2onnx",
-    "onnx",
-    "onnxruntime",
+    *("fathom-rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "mujoco", "mujoco-mjx", "brax"),
+    *("numpy", "jax2onnx", "onnx", "onnxruntime"),
 )
 
 
@@ -101,9 +90,7 @@ class Run:
 
     @property
     def config(self) -> Config:
-        if self.changed is not None:
-            return self.changed
-        return stored_config(self.settings, self.path / "config.json")
+        return self.changed or stored_config(self.settings, self.path / "config.json")
 
     @property
     def seed(self) -> int:
