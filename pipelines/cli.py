@@ -53,11 +53,10 @@ def main() -> None:
 @command(app.command(cls=Command))
 def run(first: First, student: str | None = STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
-    asked = first.request(student__choose=student)
-    from pipelines import all_stages, distributed, exporting, tables, train_teacher
-    from pipelines.progress import Display
+    with first.held(student__choose=student) as target:
+        from pipelines import all_stages, distributed, exporting, tables, train_teacher
+        from pipelines.progress import Display
 
-    with first.held(asked) as target:
         if distributed.is_first():
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
             exporting.require_selection(target)
@@ -93,7 +92,7 @@ def teacher(
     if study is not None:
         yield from _of_study(study, run_sweep.train_study(study), "teacher")
         return
-    with first.held(asked) as target:
+    with first.held() as target:
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
         else:

@@ -61,7 +61,7 @@ def seed_interval(values: list[float], lowest: float = 0.0, highest: float = mat
 
 
 def figures_of(run: JSON) -> JSON:
-    """All that a finished run of the summary was measured by, in one object."""
+    """Collects all that a finished run of the summary was measured by."""
     rate = {key: run[key] for key in ("env_steps_per_s",) if key in run}
     in_maze = run["teacher"].get("maze_distance", {})
     return rate | {key: in_maze[key] for key in RANKS if key in in_maze} | run["teacher"]
@@ -214,7 +214,7 @@ def _cautions(found: dict[str, JSON]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
 
     def differing(value: Callable[[JSON], Any]) -> str | None:
-        """`arm: mjx, maze: brax`, of the runs that have a value; None if it is the same for all of them."""
+        """Returns `arm: mjx, maze: brax` of the runs that have a value; None if all have the same."""
         known = {name: value(each) for name, each in found.items() if value(each) is not None}
         differ = len(set(known.values())) > 1
         return ", ".join(f"{name}: {each}" for name, each in known.items()) if differ else None

@@ -99,11 +99,11 @@ class Request:
         return self.on(preset(self.base))
 
     def on(self, config: Config) -> Config:
-        """A copy with what was asked for; UsageError naming field, value, what is allowed, and the file."""
+        """Returns a copy with what was asked for; UsageError naming field, value, bounds, and the file."""
         return changed(config, [*self.of_file, *self.assigned])
 
     def different(self, config: Config, allowed: tuple[str, ...] = ()) -> str:
-        """What is asked for that `config` has otherwise, for messages; empty if nothing, or the allowed."""
+        """Says what is asked for that `config` has otherwise; empty if nothing, or only the allowed."""
         after = self.on(config)
         old, new = differing(after, config), differing(config, after)
         if set(new) <= set(allowed):
@@ -148,7 +148,7 @@ def with_values(config: Config, assignments: Iterable[str]) -> Config:
 
 
 def parsed(assignments: Iterable[str]) -> list[Change]:
-    """`group.field=value` as changes; UsageError for what is not so written, or is given twice."""
+    """Parses `group.field=value`; UsageError for what is not so written, or is given twice."""
     found: dict[str, Change] = {}
     for assignment in assignments:
         target, separator, text = (part.strip() for part in assignment.partition("="))
@@ -187,7 +187,7 @@ def changed(config: Config, changes: Iterable[Change]) -> Config:
 
 
 def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: bool = False) -> Config:
-    """Values as a Config; UsageError with one line for each bad field, begun by its place if there is one.
+    """Makes a Config of values; UsageError with a line for each bad field, begun by its place if it has one.
 
     Those that a run's file holds are `stored`."""
 
@@ -208,7 +208,7 @@ def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: 
 
 
 def differing(old: Config, new: Config) -> JSON:
-    """`group.field` of every value that differs, and the new one's, as JSON has it."""
+    """Returns `group.field` of every value that differs, and the new one's, as JSON has it."""
     before, after = groups(old), groups(new)
     return {
         f"{name}.{field}": value
@@ -219,7 +219,7 @@ def differing(old: Config, new: Config) -> JSON:
 
 
 def brief(value: object) -> str:
-    """How a message shows what was found: as Python writes it, its middle left out if it is long."""
+    """Returns what a message shows of a value: as Python writes it, its middle left out if it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 10]}...{text[-7:]}"
 
@@ -272,7 +272,7 @@ def as_toml(config: Config, base: str, title: str) -> str:
 
 
 def as_json(config: Config, base: str, title: str) -> JSON:
-    """`title`, `preset`, and under `settings` each group's fields: `value`, `default`, `description`."""
+    """Returns `title`, `preset`, and in `settings` each group's fields: `value`, `default`, `description`."""
     usual = {name: group.model_dump(mode="json") for name, group in groups(Config()).items()}
     settings = {
         name: {
@@ -292,7 +292,7 @@ def schema() -> JSON:
     """Returns the JSON schema of a settings file, by which editors complete and check it."""
 
     def of_file(part: Any) -> Any:
-        """With "none" in place of null, and without defaults: those are the preset's."""
+        """Puts "none" in place of null, and leaves out defaults: those are the preset's."""
         if isinstance(part, list):
             return [of_file(each) for each in part]
         if not isinstance(part, dict):

@@ -41,6 +41,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     alone |= known.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     import jax
 
+    if jax.distributed.is_initialized():
+        return
     try:
         jax.distributed.initialize(
             coordinator,
@@ -72,7 +74,7 @@ def require_alone(what: str) -> None:
 
 
 def agreed(*flags: bool) -> tuple[bool, ...]:
-    """For each flag whether any process raised it; every process must ask."""
+    """Says for each flag whether any process raised it; every process must ask."""
     import jax
 
     if jax.process_count() == 1:

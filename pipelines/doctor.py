@@ -100,13 +100,13 @@ def trials(path: Path) -> dict[str, Callable[[], str]]:
 
 
 def require_sound(found: JSON) -> None:
-    """FathomError naming the parts that failed."""
+    """Raises FathomError naming the parts that failed."""
     if failed := [part["part"] for part in found["parts"] if not part["passed"]]:
         raise FathomError(f"{', '.join(failed)}: failed, see above")
 
 
 def page(found: JSON) -> Group:
-    """Tables for a person, and the lines to paste."""
+    """Draws tables for a person, and the lines to paste."""
     parts = Table("part", "result", "seconds", "found", title="self-test", title_justify="left")
     for part in found["parts"]:
         result = Text("works", "green") if part["passed"] else Text("fails", "red")

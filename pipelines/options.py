@@ -33,14 +33,14 @@ TASKS = (
 
 
 def complete_preset(incomplete: str) -> list[tuple[str, str]]:
-    """Names and what they are."""
+    """Lists presets, and what they are."""
     from pipelines.presets import PRESETS
 
     return [(name, text) for name, (text, _) in PRESETS.items() if name.startswith(incomplete)]
 
 
 def complete_task(incomplete: str) -> list[str]:
-    """Of this program and of installed packages."""
+    """Lists tasks of this program and of installed packages."""
     from importlib.metadata import entry_points
 
     names = {*TASKS, *entry_points(group="fathom.tasks").names}
@@ -48,13 +48,13 @@ def complete_task(incomplete: str) -> list[str]:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Runs and studies under runs/."""
+    """Lists runs and studies under runs/."""
     files = [*Path("runs").glob("*/config.json"), *Path("runs").glob("*/study.json")]
     return sorted(file.parent.name for file in files if file.parent.name.startswith(incomplete))
 
 
 def complete_field(incomplete: str) -> list[tuple[str, str]]:
-    """`group.field=` and what it is."""
+    """Lists `group.field=`, and what it is."""
     from pipelines.config import Config, groups
 
     return [
@@ -169,8 +169,9 @@ class First(NamedTuple):
         return asked
 
     @contextmanager
-    def held(self, asked: "Request") -> Iterator["Run"]:
+    def held(self, **own: str | None) -> Iterator["Run"]:
         """Holds the run, made or opened by the first of its processes; the others find it there."""
+        asked = self.request(**own)
         from pipelines import distributed, stages
         from pipelines.rundir import create_run, open_run, run_path
         from teacher.errors import UsageError

@@ -259,13 +259,13 @@ def _fitting(values: Sequence[str], room: int) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The last values, each between 0 and 1, as a line of blocks."""
+    """Draws the last values, each between 0 and 1, as a line of blocks."""
     top = len(LEVELS) - 1
     return "".join(LEVELS[round(min(max(value, 0.0), 1.0) * top)] for value in values[-TREND:])
 
 
 def memory() -> list[str]:
-    """`1.2 GB`, the most that this process held, and the same of its first device where JAX knows it."""
+    """Returns the most that this process held, and its first device where JAX knows that."""
     unit = 1 if sys.platform == "darwin" else 1024
     found = [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB at most"]
     jax = sys.modules.get("jax")  # what has not been imported holds nothing
@@ -277,7 +277,7 @@ def memory() -> list[str]:
 
 
 def describe_duration(seconds: float) -> str:
-    """`90 s`, `12 min`, `3.2 h`."""
+    """Returns `90 s`, `12 min` or `3.2 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

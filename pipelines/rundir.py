@@ -111,7 +111,7 @@ class Run:
         set_aside_if_damaged(self.path / "summary.json", say, read_summary)
 
     def metrics(self, stage: str) -> list[JSON]:
-        """Lines of the stage's metrics.jsonl; one that a killed run left unfinished is not among them."""
+        """Reads the stage's metrics.jsonl; a line that a killed run left unfinished is not among them."""
         found = []
         for number, line in enumerate(self._metrics_lines(stage), 1):
             try:
@@ -165,7 +165,7 @@ class Run:
             write_json(file, read_json(file) | {"config": self.config.model_dump(mode="json")})
 
     def begun_with(self, stage: str) -> JSON | None:
-        """What `begin_stage` wrote, if the stage has begun."""
+        """Reads what `begin_stage` wrote, if the stage has begun."""
         file = self.path / stage / "config.json"
         return read_json(file, "to go on with the seed of the run, remove it") if file.exists() else None
 
@@ -192,7 +192,7 @@ class Run:
         return self.config.teacher.task.name
 
     def kept_task(self) -> str:
-        """The reference to the run's own copy of its task file.
+        """Returns the reference to the run's own copy of its task file.
 
         Raises: FathomError if it keeps none, or if that is not what was copied."""
         folder, (file, _, made) = self.path / TASK, self.task.rpartition(":")
@@ -206,7 +206,7 @@ class Run:
         return f"{folder / Path(file).name}:{made}"
 
     def keeps_other_task(self, reference: str) -> bool:
-        """Whether the run keeps a copy of its task file that is not the file of this reference."""
+        """Says whether the run keeps a copy of its task file that is not the file of this reference."""
         copy = self.path / TASK / Path(self.task.rpartition(":")[0]).name
         file = Path(reference.rpartition(":")[0])
         return copy.is_file() and file.is_file() and copy.read_bytes() != file.read_bytes()
@@ -218,7 +218,7 @@ class Run:
 
 @contextmanager
 def understood(*paths: Path) -> Iterator[None]:
-    """Within, values of a run that this program does not write are one message, and no traceback.
+    """Turns errors about values that this program does not write into one message.
 
     Raises: FathomError that names the run, and what to do."""
     try:
@@ -271,7 +271,7 @@ def _opened(file: Path) -> FileIO:
 
 
 def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
-    """A new run directory with its settings; UsageError if the path exists already."""
+    """Creates a run directory with its settings; UsageError if the path exists already."""
     with new_folder(path) as partial:
         settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
         write_json(partial / "config.json", settings)
@@ -299,12 +299,12 @@ def _sha256(file: Path) -> str:
 
 
 def following_no_link(name: str, flags: int) -> int:
-    """An opener for `open`; OSError where a link stands in place of a file to write."""
+    """Opens a file for `open`; OSError where a link stands in place of a file to write."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def require_own_files(path: Path) -> None:
-    """FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
+    """Raises FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
 
     Whoever packed it may have put that there, to have files read or written elsewhere."""
     root = path.resolve()
@@ -329,7 +329,7 @@ def _resolved(link: Path) -> Path:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which then appears at `path` in one step; UsageError if that exists already."""
+    """Gives a folder to fill, which then appears at `path` in one step; UsageError if that exists already."""
     if path.exists():
         raise UsageError(f"{path} exists and is never overwritten: add --resume, or name another --run")
     partial = path.with_name(f".{path.name}.partial")
@@ -343,7 +343,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def open_run(name: str | None) -> Run:
-    """The run of that path or name under runs/; without one, the only run there is.
+    """Opens the run of that path or name under runs/; without one, the only run there is.
 
     Raises: UsageError if there is no such run, or a choice between several."""
     known = sorted(file.parent for kind in ("config.json", STUDY) for file in RUNS.glob(f"*/{kind}"))
@@ -372,7 +372,7 @@ def is_study(path: Path) -> bool:
 
 
 def study_settings(path: Path) -> JSON:
-    """`preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError if its file holds others."""
+    """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError for anything else."""
     found = read_json(path / STUDY)
     if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
         raise FathomError(f"{path / STUDY} does not hold preset, config, vary, seeds and runs")
@@ -384,7 +384,7 @@ def study_settings(path: Path) -> JSON:
 
 
 def run_path(name: str) -> Path:
-    """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands.
+    """Returns runs/arm for `arm`; anything with a separator, or that exists, is a path as it stands.
 
     A run of a study may be named without runs/ too. Raises: UsageError for what can be no path."""
     if not name.strip():
@@ -404,7 +404,7 @@ def versions() -> dict[str, str]:
 
 
 def read_json(file: Path, remedy: str | None = None) -> Any:
-    """Raises: FathomError if it cannot be read; says what the remedy is."""
+    """Reads a JSON file; FathomError if it cannot be read, which says what the remedy is."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -413,7 +413,7 @@ def read_json(file: Path, remedy: str | None = None) -> Any:
 
 
 def stored_config(settings: JSON, file: Path) -> Config:
-    """The `config` of settings that this file holds; FathomError naming it for a bad value."""
+    """Makes a Config of the settings that this file holds; FathomError naming it for a bad value."""
     try:
         return validated(settings["config"], stored=True)
     except UsageError as error:
@@ -421,7 +421,7 @@ def stored_config(settings: JSON, file: Path) -> Config:
 
 
 def read_versions(file: Path) -> dict[str, str]:
-    """Versions by package; FathomError if the file holds none."""
+    """Reads versions by package; FathomError if the file holds none."""
     remedy = "it can be removed: the versions are then not known"
     found = read_json(file, remedy)
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
@@ -430,7 +430,7 @@ def read_versions(file: Path) -> dict[str, str]:
 
 
 def read_object(file: Path) -> JSON:
-    """A JSON object that is made of other files; empty if it is not there yet."""
+    """Reads a JSON object that is made of other files; empty if it is not there yet."""
     try:
         return _object(file.read_bytes()) if file.exists() else {}
     except (OSError, ValueError) as error:
@@ -438,7 +438,7 @@ def read_object(file: Path) -> JSON:
 
 
 def read_summary(file: Path) -> JSON:
-    """A run's summary.json; FathomError naming a part that is none, or a selected student that it lacks."""
+    """Reads a summary.json; FathomError naming a part that is none, or a selected student that it lacks."""
     found = read_object(file)
     wrong = [name for name in (*WHOLE, *BY_NAME) if not isinstance(found.get(name, {}), dict)]
     wrong += [
@@ -504,7 +504,7 @@ def write_columns(file: Path, **columns: np.ndarray) -> None:
 
 
 def read_columns(file: Path) -> dict[str, np.ndarray]:
-    """Empty if there is no such file, another process is writing it, or it was damaged."""
+    """Reads an .npz; empty if there is none, another process is writing it, or it was damaged."""
     try:
         with np.load(file) as columns:
             return dict(columns)

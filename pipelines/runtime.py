@@ -70,7 +70,7 @@ def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise KeyboardInterrupt too.
+    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt too.
 
     Where Python drops an exception, in a callback of its import system for one, either comes again."""
     unraisable = sys.unraisablehook
@@ -96,7 +96,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Interruption]:
-    """Within, the first of the signals only sets `requested`, and says so; a second one acts at once.
+    """Lets the first of the signals only set `requested`, and say so; a second one acts at once.
 
     Raises: KeyboardInterrupt at the end if one came that nobody asked for any more."""
     interruption = Interruption()
@@ -118,7 +118,7 @@ def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Int
 
 @contextmanager
 def quiet(everything: bool = False) -> Iterator[None]:
-    """Within, a dependency shows errors and no warnings, in Python as in XLA.
+    """Lets dependencies show errors and no warnings, in Python as in XLA.
 
     To be entered before JAX is imported, for XLA asks once how much it may say. What was asked for
     from outside (`python -W`, PYTHONWARNINGS, TF_CPP_MIN_LOG_LEVEL) is shown, and so is `everything`."""

@@ -185,7 +185,7 @@ def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:
 
 
 def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
-    """As `stand_for`; returns what else is asked of runs to resume, whose task file may lie elsewhere now."""
+    """Does as `stand_for`; returns what else is asked of runs to resume, whose task file may have moved."""
     task = next((str(each.value) for each in asked.assigned if each.name == "task.name"), None)
     runs = list(runs)
     if not trust and (task is None or not is_file(task) or not all(is_file(run.task) for run in runs)):
@@ -229,7 +229,7 @@ def control(
 
 
 def runs_of(bundle: Path) -> list[Run]:
-    """The run that a bundle lies in, if it does."""
+    """Returns the run that a bundle lies in, if it does."""
     run = Run(bundle.resolve().parent.parent)
     return [run] if bundle.resolve() == run.bundles / bundle.name and run.is_there else []
 
@@ -244,7 +244,7 @@ class Opened(NamedTuple):
 
 
 def opened(bundle: Path, task: str | None = None) -> Opened:
-    """The bundle, checked; FathomError if it, or its task, is not sound.
+    """Loads and checks a bundle; FathomError if it, or its task, is not sound.
 
     `task` is needed as for `control`."""
     bundle = bundle.resolve()
@@ -271,12 +271,12 @@ def opened(bundle: Path, task: str | None = None) -> Opened:
 
 
 def control_engine(task: Task, settings: ControlConfig) -> str:
-    """The simulator that stands in for the robot: as set, or the C engine where the task runs there."""
+    """Returns the simulator that stands in for the robot: as set, or the C engine if the task runs there."""
     return settings.engine or ("mujoco" if "mujoco" in task.engines else task.engines[-1])
 
 
 def selected_bundle(run: Run) -> Path:
-    """The bundle of the student that export marked; UsageError if nothing is exported yet."""
+    """Returns the bundle of the student that export marked; UsageError if nothing is exported yet."""
     selected: str | None = run.summary.get("selected")
     if selected is None:
         raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
@@ -286,5 +286,5 @@ def selected_bundle(run: Run) -> Path:
 def evaluate(
     run: Run, *, engine: str | None = None, episodes: int | None = None, seed: int | None = None
 ) -> JSON:
-    """The teacher's score on held-out starts and goals, without touching the run."""
+    """Scores the teacher on held-out starts and goals, without touching the run."""
     return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)

@@ -93,7 +93,7 @@ def varied_values(made: Iterable[Values]) -> dict[str, list[Any]]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` -> [0, 1, 2]; UsageError naming what is wrong."""
+    """Parses `0,1,2`; UsageError naming what is wrong."""
     seeds: list[int] = []
     for digits in map(str.strip, text.split(",")):
         if not (digits.isascii() and digits.isdigit() and int(digits) <= LARGEST_SEED):
@@ -108,14 +108,14 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def described(values: Values, joint: str = ", ", between: str = " ") -> str:
-    """`depth 4, width 64`; of a file that a value names (a task of the user's own) the name alone."""
+    """Returns `depth 4, width 64`; of a file that a value names (a task of the user's own) the name alone."""
     return joint.join(
         f"{short(field)}{between}{shown(value).rpartition('/')[2]}" for field, value in values.items()
     )
 
 
 def short(field: str) -> str:
-    """`network.depth` -> `depth`; no two of the teacher's groups share a field's name."""
+    """Returns `depth` of `network.depth`; no two of the teacher's groups share a field's name."""
     return field.partition(".")[2]
 
 
@@ -249,7 +249,7 @@ def create_study(
 
 
 def find_study(name: str | None) -> Study | None:
-    """The study of that path or name under runs/; without one, the only study where there is no run."""
+    """Opens the study of that path or name under runs/; without one, the only study where there is no run."""
     if name is not None:
         path = run_path(name)
         return Study(path) if is_study(path) else None

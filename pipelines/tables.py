@@ -12,7 +12,7 @@ JSON = dict[str, Any]
 
 
 def summary(figures: JSON) -> Group:
-    """summary.json, or a part of it: the way from teacher to robot, one row a policy."""
+    """Shows summary.json, or a part of it: the way from teacher to robot, one row a policy."""
     table = Table("policy", "size", "success", "at goal", "retention", "robot")
     if teacher := figures.get("teacher"):
         score = _share(teacher, "success_final"), _share(teacher, "time_at_goal")
@@ -41,7 +41,7 @@ def summary(figures: JSON) -> Group:
 
 
 def study(figures: JSON) -> Group:
-    """A study's summary, one row a combination of the varied values."""
+    """Shows a study's summary, one row a combination of the varied values."""
     scores = (Column(name, min_width=11) for name in ("success", "at goal"))
     table = Table("values", "parameters", *scores, "seconds", "steps/s", "runs")
     for row in figures["combinations"]:
@@ -63,7 +63,7 @@ def study(figures: JSON) -> Group:
 
 
 def study_students(figures: JSON) -> Table:
-    """A study's summary: one row a combination of the varied values and a size of student.
+    """Shows a study's students: one row a combination of the varied values and a size of student.
 
     As long as no student has been judged: one row a run, with the students that it has."""
     if not figures["students"]:
@@ -88,7 +88,7 @@ def study_students(figures: JSON) -> Table:
 
 
 def side_by_side(figures: JSON) -> Group:
-    """As `pipelines.compare.compare_runs` gives them: one column a run, one row a figure."""
+    """Shows what `pipelines.compare.compare_runs` gives: one column a run, one row a figure."""
     runs = figures["runs"]
     table = Table("", *runs)
     for field, values in figures["settings"].items():
@@ -120,7 +120,7 @@ def students(figures: JSON) -> Table:
 
 
 def beside_baselines(figures: JSON) -> Group:
-    """`students` and `baselines` of a summary."""
+    """Shows `students` and `baselines` of a summary."""
     scores = (Column(name, min_width=11) for name in ("success", "at goal", "retention"))
     table = Table("baseline", "parameters", "steps", *scores)
     for name, baseline in figures["baselines"].items():
@@ -136,7 +136,7 @@ def beside_baselines(figures: JSON) -> Group:
 
 
 def score(figures: JSON) -> Table:
-    """One policy's figures, a row each, with their intervals."""
+    """Shows one policy's figures, a row each, with their intervals."""
     table = Table("figure", "value", "95 % interval")
     parts = {key: value for key, value in figures.items() if isinstance(value, dict)}
     within = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
@@ -160,7 +160,7 @@ def _shown(value: Any) -> str:
 
 
 def settings(figures: JSON) -> Table:
-    """As `pipelines.config.as_json` gives them; values other than the default are bold, with it below."""
+    """Shows what `pipelines.config.as_json` gives; a value is bold if it is not the default below it."""
     columns = Column("setting", no_wrap=True), Column("value", max_width=28), "what it is"
     rows = Table(*columns, title=figures["title"], title_justify="left")
 
@@ -182,7 +182,7 @@ def settings(figures: JSON) -> Table:
 
 
 def tasks(figures: JSON) -> Table:
-    """As `pipelines.catalogue.describe` gives them."""
+    """Shows what `pipelines.catalogue.describe` gives."""
     table = Table(
         Column("task", no_wrap=True),
         "engines",
@@ -207,7 +207,7 @@ def tasks(figures: JSON) -> Table:
 
 
 def throughput(figures: JSON) -> Table:
-    """As `pipelines.catalogue.measure` gives it: one row a task, one column an engine."""
+    """Shows what `pipelines.catalogue.measure` gives: one row a task, one column an engine."""
     engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
     table = Table("task", *(Column(engine, justify="right") for engine in engines))
     for name, measured in figures["tasks"].items():

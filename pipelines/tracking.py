@@ -39,7 +39,7 @@ def require_trackers(track: TrackConfig) -> None:
 
 @contextmanager
 def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Callable[[JSON], None]]:
-    """A function that takes the stage's metrics, line by line.
+    """Gives a function that takes the stage's metrics, line by line.
 
     Trackers first get what metrics.jsonl holds already, of before the stage was taken up again. One that
     fails is named to the user and gets no more; the stage goes on."""
@@ -77,7 +77,7 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
 
 
 def scalars(line: Mapping[str, Any], group: str = "") -> dict[str, float]:
-    """The numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`.
+    """Returns the numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`.
 
     What is no number is left out."""
     found: dict[str, float] = {}

@@ -116,7 +116,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
 
 
 def follow(run: Run, *, resume: bool) -> None:
-    """The part in `teach` of a process that is not the first: computes with it, writes nothing."""
+    """Computes with the first process, which `teach`es, and writes nothing."""
     learner = Learner(run.config.teacher)
     restored = _restored(run, learner, resume)
     start, evaluation = restored or (learner.init(jax.random.key(run.seed)), None)
