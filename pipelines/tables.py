@@ -14,13 +14,11 @@ JSON = dict[str, Any]
 def summary(figures: JSON) -> Group:
     """Shows summary.json, or a part of it: the way from teacher to robot, one row a policy."""
     table = Table("policy", "size", "success", "at goal", "retention", "robot")
-    if teacher := figures.get("teacher"):
-        score = _share(teacher, "success_final"), _share(teacher, "time_at_goal")
-        table.add_row("teacher", f"depth {teacher['depth']}", *score)
-    if reference := figures.get("reference"):
-        scores = _share(reference, "success_final"), _share(reference, "time_at_goal")
-        table.add_row("reference", "knows the task", *scores)
     late = 0
+    for name in ("teacher", "reference"):
+        if found := figures.get(name):
+            size = f"depth {found['depth']}" if name == "teacher" else "knows the task"
+            table.add_row(name, size, *(_figure(found, key) for key in ("success_final", "time_at_goal")))
     for name, student in figures.get("students", {}).items():
         exported = figures.get("export", {}).get(name, {})
         robot = figures.get("control", {}).get(name, {})
@@ -28,10 +26,10 @@ def summary(figures: JSON) -> Group:
         table.add_row(
             f"{name} *" if name == figures.get("selected") else name,
             f"{student['parameters']:,}" + (f"\n{exported['latency_us_p50']:.1f} µs" if exported else ""),
-            _share(student, "success_final"),
-            _share(student, "time_at_goal"),
+            _figure(student, "success_final"),
+            _figure(student, "time_at_goal"),
             _retention(student),
-            _share(robot, "success_final"),
+            _figure(robot, "success_final"),
         )
     mark = "* selected" + ("" if figures.get("selected_passes", True) else ", though it may keep too little")
     notes = [mark, "95 % intervals below each figure"]
@@ -49,8 +47,8 @@ def study(figures: JSON) -> Group:
         table.add_row(
             described(row["values"]) or figures["preset"],
             f"{sum(row['parameters'].values()):,}",
-            _over_seeds(row, "success_final", ".3f"),
-            _over_seeds(row, "time_at_goal", ".3f"),
+            _figure(row, "success_final"),
+            _figure(row, "time_at_goal"),
             *(f"{row[key]:,.0f}" if key in row else "" for key in ("wall_s", "env_steps_per_s")),
             f"{len(row['seeds'])}/{planned}",
         )
@@ -80,7 +78,7 @@ def study_students(figures: JSON) -> Table:
         table.add_row(
             described(row["values"]) or figures["preset"],
             row["size"],
-            *(_over_seeds(row, key, ".3f") for key in keys),
+            *(_figure(row, key) for key in keys),
             str(len(row["seeds"])),
         )
     table.caption = "at goal, teacher: time at goal in the same episodes; means, 95 % intervals over seeds"
@@ -103,7 +101,7 @@ def side_by_side(figures: JSON) -> Group:
     )
     for who, found in (("teacher", teachers), ("student", students), ("controller", control)):
         for key, name in (("success_final", "success"), ("time_at_goal", "time at goal")):
-            table.add_row(f"{who}: {name}", *(_share(each, key) for each in found))
+            table.add_row(f"{who}: {name}", *(_figure(each, key) for each in found))
     table.add_row("student", *selected)
     table.add_row("student: retention", *(_retention(each) if each else "" for each in students))
     table.add_row("file: latency, µs", *(_rounded(each, "latency_us_p50") for each in files))
@@ -128,8 +126,8 @@ def beside_baselines(figures: JSON) -> Group:
             name,
             f"{baseline['parameters']:,}",
             f"{baseline['env_steps']:,}\n{baseline['wall_s']:,.0f} s",
-            _share(baseline, "success_final"),
-            _share(baseline, "time_at_goal"),
+            _figure(baseline, "success_final"),
+            _figure(baseline, "time_at_goal"),
             _retention(baseline),
         )
     return Group(students(figures["students"]), table)
@@ -237,30 +235,20 @@ def presets(figures: JSON) -> Table:
     return table
 
 
-def _over_seeds(figures: JSON, key: str, digits: str) -> Text:
-    """A mean, with its interval below where there is one."""
-    if key not in figures:
-        return Text()
-    interval = figures.get(f"{key}_interval")
-    return _with_interval(figures[key], *(interval or ()), digits=digits)
-
-
 def _rounded(figures: JSON, key: str) -> str:
     return f"{figures[key]:,.1f}" if key in figures else ""
-
-
-def _share(figures: JSON, key: str) -> Text:
-    return _with_interval(figures[key], *figures[f"{key}_interval"]) if key in figures else Text()
 
 
 def _retention(student: JSON) -> Text:
     if "retention" not in student:
         return Text("undefined")
-    return _with_interval(student["retention"], student["retention_low"], student["retention_high"])
+    interval = [student["retention_low"], student["retention_high"]]
+    return _figure({"retention_interval": interval} | student, "retention")
 
 
-def _with_interval(value: float, *interval: float, digits: str = ".3f") -> Text:
-    found = Text(f"{value:{digits}}")
-    return (
-        found.append("\n" + "-".join(f"{edge:{digits}}" for edge in interval), "dim") if interval else found
-    )
+def _figure(figures: JSON, key: str) -> Text:
+    """A figure with its interval below, as far as there are such."""
+    if key not in figures:
+        return Text()
+    found, interval = Text(f"{figures[key]:.3f}"), figures.get(f"{key}_interval")
+    return found.append("\n" + "-".join(f"{edge:.3f}" for edge in interval), "dim") if interval else found
