@@ -46,10 +46,10 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         run.go_on("teacher")
         display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
         warn_of_versions(run, "teacher", display)
-    judge, layout = simulation_of(config.task), evaluation_layout(config)
-    held_out = evaluation_starts(judge, config.evaluate.episodes, layout)
+    simulation, layout = simulation_of(config.task), evaluation_layout(config)
+    held_out = evaluation_starts(simulation, config.evaluate.episodes, layout)
     # Compiled beside the learner's own functions, which leave other cores idle.
-    ready = _BACKGROUND.submit(judge.prepare, held_out)
+    ready = _BACKGROUND.submit(simulation.prepare, held_out)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
     run.rewind_metrics("teacher", done, display.warn)
@@ -57,7 +57,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     timer = SaveTimer(config.checkpoint.interval_s)
     env_steps = int(start.replay.written) * config.collect.envs
     reached = config.evaluate.reached(evaluation)
-    state, judged = start, None
+    state, evaluated = start, None
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.warn) as record,
@@ -75,8 +75,8 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             if done % config.evaluate.every == 0 or done == total:
                 bar.note = "evaluating"
                 ready.result()
-                judged = run_episodes(judge, learner.policy(state.params), held_out)
-                evaluation = summarise(judged[0], layout)
+                evaluated = run_episodes(simulation, learner.policy(state.params), held_out)
+                evaluation = summarise(evaluated[0], layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
@@ -106,9 +106,9 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         "ended_by": "evaluate.until" if reached else "collect.total_steps",
     }
     figures = {"task": learner.spec.name, "engine": learner.simulation.engine_name, "seed": run.seed}
-    if is_known(judge.task):
-        judged = judged or run_episodes(judge, learner.policy(state.params), held_out)
-        compared = HeldOut(judge, layout, held_out, *judged)
+    if is_known(simulation.task):
+        evaluated = evaluated or run_episodes(simulation, learner.policy(state.params), held_out)
+        compared = HeldOut(simulation, layout, held_out, *evaluated)
         beside, of_teacher = compare_with_truth(run, learner, state.params, compared, display)
         figures, summary = figures | beside, summary | of_teacher
     run.update_summary({**figures, "teacher": summary})
