@@ -18,10 +18,9 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
-from measuring import Results, Row, say, show
+from measuring import Results, Row, parser_of, say, show
 
 from pipelines.config import preset, with_values
 from teacher.config import TeacherConfig
@@ -87,9 +86,7 @@ def parse_pair(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, out=True)
     parser.add_argument(
         "--pairs",
         type=parse_pair,
@@ -106,10 +103,6 @@ def main() -> None:
         metavar="GROUP.FIELD=VALUE",
         help="a setting of both teachers, on top of the preset wheel-maze",
     )
-    parser.add_argument(
-        "--out", type=Path, help="JSON file that keeps the rows; those it holds are not made again"
-    )
-    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     arguments = parser.parse_args()
     settings = sorted(arguments.set)
     learners = {

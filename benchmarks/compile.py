@@ -7,7 +7,6 @@
 rows, its state's buffers reused; `device_peak_mb`, where there is a GPU, the most memory on it.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
-from measuring import Row, init_learned, learner_of, random_batch, say, show
+from measuring import Row, init_learned, learner_of, parser_of, random_batch, say, show
 
 from teacher.compilation import jit_once
 from teacher.config import NetworkConfig
@@ -55,13 +54,10 @@ def measure(depth: int, width: int, batch: int) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--depths", type=int, nargs="+", default=[16, 1024])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     parser.add_argument("--one", type=int, metavar="DEPTH", help="measure this depth in this process")
     arguments = parser.parse_args()
     if arguments.one:

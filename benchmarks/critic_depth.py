@@ -21,19 +21,17 @@ many of each; `independent`, every state-action's walk drawn by itself among as 
 state-actions, so that it has about one companion of its own walk (as published, arXiv:2503.14858).
 """
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from measuring import Results, Row, say, show
+from measuring import Results, Row, parser_of, say, show
 
 from teacher import replay
 from teacher.devices import Devices
@@ -217,9 +215,7 @@ def _ranks(distances: Callable, maze: Maze, held_out: Replay, params: Any) -> Ro
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, out=True)
     parser.add_argument("--task", choices=["wheel_maze", "wheel_labyrinth"], default="wheel_maze")
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
@@ -229,10 +225,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--updates", type=int, default=4000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--out", type=Path, help="JSON file that keeps the rows; those it holds are not made again"
-    )
-    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     arguments = parser.parse_args()
     results = Results(arguments.out)
     for seed in arguments.seeds:

@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from measuring import Results, Row, say, show
+from measuring import Results, Row, parser_of, say, show
 
+from student.checkpoint import TrainedStudent, load_student
 from student.config import parse_size
 from student.networks import (
     Normaliser,
@@ -41,7 +42,6 @@ from student.networks import (
     fold,
     init_student,
 )
-from student.saved import TrainedStudent, load_student
 from teacher import checkpoint, losses, replay
 from teacher.config import UpdateConfig
 from teacher.devices import Devices
@@ -75,18 +75,20 @@ class World(NamedTuple):
 class Arm(NamedTuple):
     """How fine-tuning begins."""
 
-    distilled: bool  # the critic; otherwise a fresh one
+    distilled: bool = True  # the critic; otherwise a fresh one
     wait: int = 0  # updates before the policy moves
+    updates: int = CURVE[-1]
 
 
 CHANGES = {"same": World(), "late": World(delay=2), "worn": World(gain=0.6, offset=0.2)}
+NO_ARM = "none"
 ARMS = {
-    "distilled": Arm(distilled=True),
+    NO_ARM: Arm(updates=0),
+    "distilled": Arm(),
     "fresh": Arm(distilled=False),
-    "distilled-waits": Arm(distilled=True, wait=1000),
+    "distilled-waits": Arm(wait=1000),
     "fresh-waits": Arm(distilled=False, wait=1000),
 }
-NO_ARM = "none"
 
 
 class Tuning(NamedTuple):
@@ -237,18 +239,17 @@ def joint_loss(student: Student, batch: Batch, settings: UpdateConfig) -> tuple[
     return critic + policy, {"critic_loss": critic, "critic_accuracy": accuracy, "policy_loss": policy}
 
 
-def tuned(tuner: Tuner, before: Tuner, name: str, options: argparse.Namespace, seed: int) -> Row:
-    """One fine-tuning of arm `name`: its curve, and what its last policy does where it came from."""
-    arm, begun = ARMS[name], time.perf_counter()
-    key = jax.random.key(seed)
+def tuned(tuner: Tuner, before: Tuner, arm: Arm, seed: int) -> Row:
+    """One fine-tuning: its curve, and what its last policy does where it came from."""
+    begun, key, metrics = time.perf_counter(), jax.random.key(seed), {}
     state = tuner.begin(arm, jax.random.fold_in(key, 0))
-    curve: list[Row] = [{"updates": 0, **tuner.time_at_goal(state.student)}]
-    metrics: Row = {}
-    for iteration in range(1, CURVE[-1] // UPDATES + 1):
-        collect_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
-        state, made = tuner.update(tuner.collect(state, collect_key), arm.wait, update_key)
-        metrics = {key: float(value) for key, value in made.items()}
-        require_finite(metrics, f"update {iteration * UPDATES}")
+    curve: list[Row] = []
+    for iteration in range(arm.updates // UPDATES + 1):
+        if iteration:
+            collect_key, update_key = jax.random.split(jax.random.fold_in(key, iteration))
+            state, made = tuner.update(tuner.collect(state, collect_key), arm.wait, update_key)
+            metrics = {name: float(value) for name, value in made.items()}
+            require_finite(metrics, f"update {iteration * UPDATES}")
         if iteration * UPDATES in CURVE:
             curve.append({"updates": iteration * UPDATES, **tuner.time_at_goal(state.student), **metrics})
             say(f"  {iteration * UPDATES} updates: {curve[-1]['time_at_goal']:.3f}")
@@ -260,13 +261,6 @@ def tuned(tuner: Tuner, before: Tuner, name: str, options: argparse.Namespace, s
     }
 
 
-def untuned(tuner: Tuner, before: Tuner) -> Row:
-    """The distilled policy as it is."""
-    here = tuner.time_at_goal(tuner.student.params)
-    there = before.time_at_goal(before.student.params)["time_at_goal"]
-    return {"after_0": here["time_at_goal"], "time_at_goal_before": there, "curve": [{"updates": 0, **here}]}
-
-
 def world_of(change: str, teacher: Teacher) -> World:
     """Raises: UsageError if neither a change nor a layout of the teacher's task has that name."""
     layouts = simulation(teacher.config.task.name, teacher.config.task.engine).task.layouts
@@ -276,7 +270,7 @@ def world_of(change: str, teacher: Teacher) -> World:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    """One row for each change, arm and seed."""
+    """Returns one row for each change, arm and seed."""
     teacher = load_teacher(options.run / "teacher" / "checkpoints")
     student = load_student(options.run / "students" / options.size)
     if teacher.spec.deployed is not None:
@@ -286,7 +280,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     results = Results(options.out)
     for change, world in worlds.items():
         tuner = Tuner(teacher, student, world, options)
-        for arm in (NO_ARM, *options.arms):
+        for arm in dict.fromkeys((NO_ARM, *options.arms)):
             for seed in options.seeds if arm != NO_ARM else options.seeds[:1]:
                 basis = {
                     "task": teacher.spec.name,
@@ -301,17 +295,12 @@ def measure(options: argparse.Namespace) -> list[Row]:
                     "episodes": options.episodes,
                 }
                 say(f"{change}, {arm}, seed {seed}")
-                if arm == NO_ARM:
-                    results.add(basis, partial(untuned, tuner, before))
-                else:
-                    results.add(basis, partial(tuned, tuner, before, arm, options, seed))
+                results.add(basis, partial(tuned, tuner, before, ARMS[arm], seed))
     return results.rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, out=True)
     parser.add_argument("run", type=Path, help="a run with students")
     parser.add_argument("--size", default="2x32", help="the student (default %(default)s)")
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), metavar="CHANGE")
@@ -322,10 +311,6 @@ def main() -> None:
     parser.add_argument("--actor-rate", type=float, default=3e-4)
     parser.add_argument("--critic-rate", type=float, default=3e-4)
     parser.add_argument("--episodes", type=int, default=256, help="held out (default %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, help="JSON file that keeps the rows; those it holds are not made again"
-    )
-    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     options = parser.parse_args()
     try:
         rows = measure(options)

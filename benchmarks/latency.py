@@ -63,7 +63,7 @@ def teacher_graph(spec: TaskSpec, networks: Networks, params: Params) -> onnx.Mo
     first, norm, last = tree["input"], tree["input_norm"], tree["output"]
     x = writer.node("Concat", "obs", "goal", axis=1)
     x = writer.layer(x, first["kernel"], first["bias"], norm["scale"], norm["bias"])
-    fraction = writer.weight(np.float32(1 / len(kernel)))
+    fraction = writer.weight(np.float32(networks.actor.settings.branch_scale))
     for block in range(len(kernel)):
         branch = x
         for i in range(BLOCK_DEPTH):
@@ -84,7 +84,8 @@ def policies(spec: TaskSpec, students: list[str], depths: list[int], width: int)
     sizes = spec.sizes
     made = {}
     for name in students:
-        student = init_student(jax.random.key(0), parse_size(name), sizes, representation=64)
+        size = parse_size(name)
+        student = init_student(jax.random.key(0), size, size, sizes, representation=64)
         function = jax.tree_util.Partial(act, student)
         made[name] = policy_graph(function, spec), function
     for depth in depths:

@@ -1,5 +1,6 @@
-"""What the benchmarks share: a learner and its batch, medians with their spread, how rows are shown."""
+"""What the benchmarks share: options, a learner and its batch, medians with their spread, tables of rows."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -22,19 +23,29 @@ from teacher.tasks import make_task
 Row = dict[str, Any]
 
 
+def parser_of(doc: str | None, *, out: bool = False) -> argparse.ArgumentParser:
+    """Returns a parser whose help is the module's docstring, with `--json` and, if asked, `--out`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
+    if out:
+        what = "JSON file that keeps the rows; those it holds are not made again"
+        parser.add_argument("--out", type=Path, help=what)
+    return parser
+
+
 def say(text: str) -> None:
-    """Progress goes to stderr, so that stdout holds nothing but the result."""
+    """Prints progress to stderr, so that stdout holds nothing but the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def device() -> str:
-    """Platform and kind of the device that JAX computes on."""
+    """Returns platform and kind of the device that JAX computes on."""
     first = jax.devices()[0]
     return f"{first.platform} {first.device_kind}"
 
 
 def random_batch(batch: int) -> Batch:
-    """Of the sizes of fr3_reach."""
+    """Draws a batch of the sizes of fr3_reach."""
     spec = make_task("fr3_reach").spec
     sizes = spec.sizes
     keys = jax.random.split(jax.random.key(2), len(sizes))
@@ -43,7 +54,7 @@ def random_batch(batch: int) -> Batch:
 
 
 def sizes_of(batch: Batch) -> tuple[int, int, int]:
-    """Of observation, action and goal."""
+    """Returns the sizes of observation, action and goal."""
     return batch.observation.shape[-1], batch.action.shape[-1], batch.goal.shape[-1]
 
 
@@ -55,7 +66,7 @@ def learner_of(network: NetworkConfig, batch: Batch) -> Learner:
 
 
 def init_learned(learner: Learner, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
-    """What `Learner.update` moves on; compile it, so that nothing is held twice."""
+    """Initialises what `Learner.update` moves; compile it, so that nothing is held twice."""
     params = init_params(learner.networks, key, sizes_of(batch))
     return params, learner.optimiser.init(params)
 
@@ -70,7 +81,7 @@ class Results:
         self.rows: list[Row] = json.loads(path.read_text()) if path and path.exists() else []
 
     def add(self, basis: Row, measure: Callable[[], Row]) -> Row:
-        """The row that has all of `basis`: measured now, if it is not there."""
+        """Returns the row that has all of `basis`, measured now if it is not there."""
         for row in self.rows:
             if basis.items() <= row.items():
                 return row
@@ -84,13 +95,13 @@ class Results:
 
 
 def middle(values: Sequence[float]) -> tuple[float, list[float]]:
-    """The median, and as the spread the quartiles below and above it."""
+    """Returns the median, and as the spread the quartiles below and above it."""
     low, median, high = np.percentile(values, (25, 50, 75)).tolist()
     return median, [low, high]
 
 
 def show(rows: list[Row], as_json: bool, settings: Iterable[str] = ()) -> None:
-    """Rows as JSON or as a table.
+    """Prints rows as JSON or as a table.
 
     A key that ends in `spread` is shown below the figure that precedes it in its row; `settings`
     are keys that are the same in all rows, named once above the table."""

@@ -8,11 +8,10 @@ step the simulator, start finished episodes anew, write the rows to the replay. 
 step of one environment. Spreads are quartiles over calls.
 """
 
-import argparse
 import time
 
 import jax
-from measuring import Row, device, middle, say, show
+from measuring import Row, device, middle, parser_of, say, show
 
 from pipelines.catalogue import call_rates
 from teacher.compilation import jit_physics
@@ -68,14 +67,11 @@ def engines(task: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", default=["fr3_reach", "reacher"])
     parser.add_argument("--envs", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 64, 256])
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     arguments = parser.parse_args()
     rows = [
         measure(task, engine, envs, depth, arguments.width)

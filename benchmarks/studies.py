@@ -8,12 +8,11 @@ evaluation to the next, a policy's score wavers by more than its interval over e
 seeds (Student's t, 95 %), or the least and the most where there is one seed.
 """
 
-import argparse
 import json
 from pathlib import Path
 from statistics import fmean
 
-from measuring import Row, show
+from measuring import Row, parser_of, show
 
 from pipelines.compare import seed_interval
 from pipelines.sweep import Member, Study
@@ -61,12 +60,9 @@ def over_seeds(rows: list[Row]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("studies", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, help="JSON file for the rows of all runs")
-    parser.add_argument("--json", action="store_true", help="print means over seeds for machines")
     arguments = parser.parse_args()
     studies = [Study(path) for path in arguments.studies]
     rows = [row for study in studies for member in study.members if (row := of_run(study, member))]

@@ -15,7 +15,6 @@ The published update is compiled layer by layer, half a minute at depth 64 on tw
 after 25 minutes at depth 1024: rows deeper than `--published-up-to` are ours alone.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,18 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
-from measuring import Row, device, init_learned, learner_of, middle, random_batch, say, show, sizes_of
+from measuring import (
+    Row,
+    device,
+    init_learned,
+    learner_of,
+    middle,
+    parser_of,
+    random_batch,
+    say,
+    show,
+    sizes_of,
+)
 from published import make
 
 from teacher.compilation import jit_once
@@ -108,9 +118,7 @@ def row(network: NetworkConfig, batch: Batch, published: bool, repeats: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
@@ -123,7 +131,6 @@ def main() -> None:
         "--published-up-to", type=int, metavar="DEPTH", default=64, help="deeper rows are ours alone"
     )
     parser.add_argument("--repeats", type=int, default=100, help="pairs at one depth, at most")
-    parser.add_argument("--json", action="store_true", help="print a list of rows for machines")
     arguments = parser.parse_args()
     if arguments.fused and "bfloat16" not in arguments.precision:
         parser.error("--fused needs --precision bfloat16")

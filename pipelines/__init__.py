@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from pipelines.config import Config as Config
     from pipelines.config import preset as preset
     from pipelines.config import with_values as with_values
-    from pipelines.distilling import distil as distil
-    from pipelines.exporting import export as export
+    from pipelines.export_students import export as export
     from pipelines.progress import Display as Display
     from pipelines.report import write_report as write_report
     from pipelines.rundir import Run as Run
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.stages import evaluate as evaluate
     from pipelines.stages import new_run as new_run
     from pipelines.stages import selected_bundle as selected_bundle
+    from pipelines.train_students import distill as distill
     from pipelines.train_teacher import teach as teach
 else:
     __getattr__, __dir__ = lazily(
@@ -28,9 +28,9 @@ else:
             "Display": "pipelines.progress",
             "Run": "pipelines.rundir",
             "control": "pipelines.stages",
-            "distil": "pipelines.distilling",
+            "distill": "pipelines.train_students",
             "evaluate": "pipelines.stages",
-            "export": "pipelines.exporting",
+            "export": "pipelines.export_students",
             "new_run": "pipelines.stages",
             "open_run": "pipelines.rundir",
             "preset": "pipelines.config",

@@ -6,13 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 from export.graph import load_converters
-from pipelines.distilling import distil
-from pipelines.exporting import export
+from pipelines.export_students import export
 from pipelines.progress import QUIET, Display
 from pipelines.report import write_report
 from pipelines.rundir import Run
 from pipelines.scene.keeping import is_kept
 from pipelines.stages import control, control_engine
+from pipelines.train_students import distill
 from pipelines.train_teacher import teach
 from teacher.errors import FathomError
 from teacher.tasks import MujocoTask, make_task
@@ -27,7 +27,7 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict
     _BACKGROUND.submit(load_converters)
     try:
         teach(run, display, resume=resume)
-        distil(run, display, resume=resume)
+        distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [name for name in run.config.student.sizes if not (resume and _is_controlled(run, name))]
         with display.bar("control", len(left), piece="students", groups=SHOWN) as bar:

@@ -1,55 +1,51 @@
-"""Baselines beside a run's students: each an ordinary run in baselines/NAME, judged on the same episodes."""
+"""Baselines of a run's students: each an ordinary run in baselines/NAME, scored on the same episodes."""
 
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from pipelines import distilling, stages
+from pipelines import stages
 from pipelines.config import Config
-from pipelines.judging import Yardstick
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, new_folder, read_json, write_json
+from pipelines.train_students import distill
 from pipelines.train_teacher import teach
-from student import assess, baselines
+from student import baselines
+from student.checkpoint import TrainedStudent, load_student
 from student.config import TRAINING_FIELDS
+from student.evaluate import ReferenceEpisodes, retention
 from student.networks import act, parameter_count
-from student.saved import TrainedStudent, load_student
 from teacher.errors import FathomError, UsageError
-from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes, summarise
-from teacher.simulation import SensingPolicy, on_robot
+from teacher.evaluate import Outcomes, mean_interval, summarise
+from teacher.simulation import SensingPolicy, all_seeing, on_robot
 from teacher.tasks import make_task
 from teacher.trained import load_teacher
 
 JSON = dict[str, Any]
 
 
-class Trained(NamedTuple):
-    """A finished baseline: its policy, and what it took."""
-
-    policy: SensingPolicy
-    effort: JSON
-
-
-def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed: int | None = None) -> JSON:
-    """Fits the students unless that is done, then trains and judges the baselines of these names.
+def distill_with_baselines(
+    run: Run, display: Display, names: str, *, resume: bool, seed: int | None = None
+) -> JSON:
+    """Fits the students unless that is done, then trains and scores the baselines of these names.
 
     Baselines that `resume` finds finished are kept, others are gone on with.
     Returns: `students` and `baselines` of the summary. Raises: UsageError, before anything is computed, for
     an unknown name, baselines that are there already and more than the budget allows."""
-    asked, size = baselines.named(names), _size(run)
+    asked, size = baselines.parse_names(names), _size(run)
     folders = {name: run.path / "baselines" / name for name in asked}
     for folder in folders.values():
         if folder.exists() and not resume:
             raise UsageError(f"{folder} holds a baseline already: add --resume, or remove it")
-    _require_budget(run, [name for name in asked if not _is_judged(run, folders[name])])
+    _require_budget(run, [name for name in asked if not _is_scored(run, folders[name])])
     configs = {name: _config(folder, run.config, size) for name, folder in folders.items()}
     for name, folder in folders.items():
         if folder.exists():
             _require_same(Run(folder), configs[name])
-    distilling.distil(run, display, resume=resume or "students" in run.summary, seed=seed)
+    distill(run, display, resume=resume or "students" in run.summary, seed=seed)
     student = load_student(run.students / size)
     basis = {
         "size": size,
@@ -58,68 +54,63 @@ def distil_beside(run: Run, display: Display, names: str, *, resume: bool, seed:
         "student_sha256": student.source,
     }
     sizes = {"student_parameters": parameter_count(student.params.policy)}
-    waiting = [name for name in asked if not _is_judged(run, folders[name], basis)]
-    for name in asked:
-        if name not in waiting:
-            display.say(f"kept {folders[name]}")
+    waiting = [name for name in asked if not _is_scored(run, folders[name], basis)]
+    for name in (name for name in asked if name not in waiting):
+        display.say(f"kept {folders[name]}")
     if waiting:
-        measure = Yardstick.of(load_teacher(run.checkpoints), run.config.student.episodes)
-        of_student = _outcomes(measure, _policy(student))
+        reference = ReferenceEpisodes.of(load_teacher(run.checkpoints), run.config.student.episodes)
+        of_student, _ = reference.run(_policy(student))
         for name in waiting:
-            trained = _train(run, folders[name], configs[name], size)
-            figures = basis | sizes | trained.effort | _judge(measure, trained.policy, of_student)
+            policy, effort = _train(run, folders[name], configs[name], size)
+            figures = basis | sizes | effort | _score(reference, policy, of_student)
             run.update_summary({"baselines": {name: figures}})
             display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
-    found = run.summary
-    if sentence := baselines.conclusion(found["baselines"]):
+    summary = run.summary
+    if sentence := baselines.conclusion(summary["baselines"]):
         display.say(sentence)
-    return {key: found[key] for key in ("students", "baselines")}
+    return {key: summary[key] for key in ("students", "baselines")}
 
 
 def _size(run: Run) -> str:
-    """That of the baselines already there, so that all are alike; else of the selected, or first, student."""
+    """Returns the size of the baselines already there, so that all are alike; else of the selected, or first,
+    student."""
     summary = run.summary
-    begun = [
-        figures["size"]
-        for name, figures in summary.get("baselines", {}).items()
-        if (run.path / "baselines" / name).exists()
-    ]
-    return begun[0] if begun else summary.get("selected") or run.config.student.sizes[0]
+    for name, figures in summary.get("baselines", {}).items():
+        if (run.path / "baselines" / name).exists():
+            return figures["size"]
+    return summary.get("selected") or run.config.student.sizes[0]
 
 
-def _is_judged(run: Run, folder: Path, basis: JSON | None = None) -> bool:
-    """Whether a baseline is finished; with a basis, also whether it was judged on that."""
+def _is_scored(run: Run, folder: Path, basis: JSON | None = None) -> bool:
+    """Tells whether a baseline is finished; with a basis, also whether it was scored on that."""
     figures = run.summary.get("baselines", {}).get(folder.name)
     return folder.exists() and figures is not None and figures.items() >= (basis or {}).items()
 
 
 def _require_budget(run: Run, names: list[str]) -> None:
-    teacher = run.summary.get("teacher")
+    teacher, config = run.summary.get("teacher"), run.config
     if teacher is None:
         raise FathomError(
             f"{run.path} holds no finished teacher: first comes pipeline teacher --run {run.path} --resume"
         )
-    config, length = run.config, make_task(run.config.teacher.task.name).spec.episode_length
-    expected = {name: baselines.expected_s(name, teacher, config.student, length) for name in names}
-    if "direct_long" in expected:
-        expected.pop("direct", None)  # whose time is part of it
-    baselines.require_budget(expected, config.student.baseline_budget_s)
+    length = make_task(config.teacher.task.name).spec.episode_length
+    baselines.require_budget(names, teacher, config.student, length)
 
 
 def _config(folder: Path, config: Config, size: str) -> Config:
-    """A baseline's settings, refused where they do not run on the devices here.
+    """Returns a baseline's settings, refused where they do not run on the devices here.
 
     Those of `direct_long` have the teacher's number of steps until it is begun."""
     name = folder.name
     if name in baselines.TRAINED:
-        teacher = baselines.trained_directly(name, config.teacher, size)
+        teacher = baselines.teacher_config(name, config.teacher, size)
         if name == "direct_long" and folder.exists():
             begun = Run(folder).config.teacher.collect.iterations
             teacher = baselines.with_iterations(teacher, begun)
         made = config.model_copy(update={"teacher": teacher})
         stages.check(made)
         return made
-    return config.model_copy(update={"student": baselines.distilled(name, config.student, size)})
+    return config.model_copy(update={"student": baselines.student_config(name, config.student, size)})
 
 
 def _require_same(begun: Run, config: Config) -> None:
@@ -130,8 +121,8 @@ def _require_same(begun: Run, config: Config) -> None:
         raise UsageError(f"{begun.path} was begun with other settings: remove it to begin anew")
 
 
-def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
-    """Trains a baseline in its own run, or goes on with it."""
+def _train(run: Run, folder: Path, config: Config, size: str) -> tuple[SensingPolicy, JSON]:
+    """Trains a baseline in its own run, or goes on with it; returns its policy, and what it cost."""
     name = folder.name
     if folder.exists():
         made = Run(folder)
@@ -144,21 +135,21 @@ def _train(run: Run, folder: Path, config: Config, size: str) -> Trained:
         if name in baselines.TRAINED:
             found = teach(made, display, resume=True)
             agent = load_teacher(made.checkpoints)
-            act_alone, parameters = agent.policy(), parameter_count(agent.params.actor)
-            effort = {key: found[key] for key in ("env_steps", "wall_s")} | {"parameters": parameters}
-            return Trained(lambda observation, goal, _: act_alone(observation, goal), effort)
+            effort = {key: found[key] for key in ("env_steps", "wall_s")}
+            effort |= {"parameters": parameter_count(agent.params.actor)}
+            return all_seeing(agent.policy()), effort
         link = folder / "teacher"
         if not link.is_symlink():
             link.symlink_to(Path("..", "..", "teacher"))  # relative, so that a run can be moved
-        effort = distilling.distil(made, display, resume=True)[size]
-        return Trained(_policy(load_student(made.students / size)), effort)
+        effort = distill(made, display, resume=True)[size]
+        return _policy(load_student(made.students / size)), effort
 
 
 def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:
-    """A copy of a finished teacher's run, to be gone on with until it has taken about `wall_s` seconds.
+    """Copies a finished teacher's run, to be trained further until it has taken about `wall_s` seconds.
 
-    How many iterations that is, its own pace so far decides here once; from then on they are a setting,
-    so that the copy can be resumed like any run."""
+    How many iterations that is follows from its own pace so far; from then on it is a setting, so that the
+    copy can be resumed like any run."""
     iterations = baselines.iterations_within(wall_s, direct.metrics("teacher"))
     config = direct.config
     teacher = baselines.with_iterations(config.teacher, iterations)
@@ -172,20 +163,15 @@ def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:
     return Run(folder)
 
 
-def _judge(measure: Yardstick, policy: SensingPolicy, of_student: Outcomes) -> JSON:
-    """Score and retention on the teacher's episodes, and how much longer the student is at goals there."""
-    found = _outcomes(measure, policy)
-    gain = of_student.time_at_goal - found.time_at_goal
+def _score(reference: ReferenceEpisodes, policy: SensingPolicy, of_student: Outcomes) -> JSON:
+    """Returns score and retention, and how much longer the student is at goals in the same episodes."""
+    outcomes, _ = reference.run(policy)
+    gain = of_student.time_at_goal - outcomes.time_at_goal
     return (
-        summarise(found, measure.layout)
-        | assess.retention(found, measure.outcomes)
+        summarise(outcomes, reference.layout)
+        | retention(outcomes, reference.outcomes)
         | {"student_gain": float(gain.mean()), "student_gain_interval": list(mean_interval(gain))}
     )
-
-
-def _outcomes(measure: Yardstick, policy: SensingPolicy) -> Outcomes:
-    """Of the teacher's held-out episodes, sensed with the same noise as a student's."""
-    return run_episodes(measure.simulation, policy, measure.starts, evaluation_noise_key())[0]
 
 
 def _policy(student: TrainedStudent) -> SensingPolicy:

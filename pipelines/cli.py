@@ -54,12 +54,12 @@ def main() -> None:
 def run(first: First, student: str | None = STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
     with first.held(student__choose=student) as target:
-        from pipelines import all_stages, distributed, exporting, tables, train_teacher
+        from pipelines import all_stages, distributed, export_students, tables, train_teacher
         from pipelines.progress import Display
 
         if distributed.is_first():
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
-            exporting.require_selection(target)
+            export_students.require_selection(target)
         else:
             train_teacher.follow(target, resume=first.resume)
 
@@ -117,20 +117,20 @@ def distill(
     are compared with, each a run in RUN/baselines."""
     asked = later.request()
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
-    from pipelines import distilling, run_sweep, stages, tables
-    from pipelines.baselines import distil_beside
+    from pipelines import run_sweep, stages, tables, train_students
+    from pipelines.baselines import distill_with_baselines
     from pipelines.progress import Display
 
     if (study := where.study(run)) is not None:
         study = stages.changed_study(study, asked)
-        yield from _of_study(study, run_sweep.distil_study(study, baselines=baselines, **how), "distill")
+        yield from _of_study(study, run_sweep.distill_study(study, baselines=baselines, **how), "distill")
         return
     target = stages.changed_run(where.open(run), asked)
     with target.locked():
         if baselines is None:
-            yield distilling.distil(target, Display(), **how), tables.students
+            yield train_students.distill(target, Display(), **how), tables.students
         else:
-            yield distil_beside(target, Display(), baselines, **how), tables.beside_baselines
+            yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
 
 
 @command(app.command(cls=Command))
@@ -156,7 +156,7 @@ def export(
     """Write a bundle for each student (ONNX, specification, controller), prove it and judge it.
 
     Of a study: for the students of every run, and a page that compares them over their teachers."""
-    from pipelines import exporting, run_sweep, stages, tables
+    from pipelines import export_students, run_sweep, stages, tables
     from pipelines.progress import Display
 
     study = where.study(run)
@@ -172,9 +172,9 @@ def export(
     elif target is not None:
         target = stages.changed_run(target, asked)
         with target.locked():
-            summary = exporting.export(target, Display(), **how)
+            summary = export_students.export(target, Display(), **how)
         yield summary, tables.summary
-        exporting.require_selection(target)
+        export_students.require_selection(target)
 
 
 def _of_study(study: "Study", summary: dict[str, Any], stage: str) -> Answers:
@@ -346,7 +346,7 @@ def tasks(
     table: bool = typer.Option(
         False, "--table", help="measure how fast each runs on its engines, here; minutes for all"
     ),
-    envs: int = typer.Option(256, min=1, help="with --table: environments simulated at once"),
+    envs: int = typer.Option(256, min=1, max=1_000_000, help="with --table: environments simulated at once"),
 ) -> Answers:
     """List the tasks and what they ask for; checks your own."""
     from pipelines import catalogue, tables

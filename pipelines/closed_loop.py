@@ -18,7 +18,7 @@ RECORDED_EPISODES = 4
 
 
 def batched(controller: Controller) -> Policy:
-    """A policy over a batch that asks the controller row by row, as a robot does."""
+    """Returns a policy over a batch that steps the controller row by row, as a robot does."""
 
     def policy(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
         observation, goal = observation.astype(np.float32), goal.astype(np.float32)
@@ -29,7 +29,7 @@ def batched(controller: Controller) -> Policy:
 
 @contextmanager
 def controller_errors() -> Iterator[None]:
-    """A controller's errors as this program's own."""
+    """Turns a controller's errors into this program's own."""
     try:
         yield
     except ControllerError as error:
@@ -39,7 +39,7 @@ def controller_errors() -> Iterator[None]:
 def control(
     controller: Controller, robot: Simulation, layout: str, episodes: int, seed: int | None = None
 ) -> tuple[dict[str, Any], Footage | None]:
-    """Held-out episodes of the controller, one robot at a time, every step timed.
+    """Runs held-out episodes of the controller, one robot at a time, every step timed.
 
     The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is
     missed when an answer takes longer than the control period.

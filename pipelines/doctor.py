@@ -84,7 +84,7 @@ def trials(path: Path) -> dict[str, Callable[[], str]]:
         return f"{found['env_steps']:,} environment steps in {found['wall_s']:.1f} s, depth {found['depth']}"
 
     def distill() -> str:
-        return f"a student of {pipelines.distil(pipelines.Run(path))[SIZE]['parameters']:,} parameters"
+        return f"a student of {pipelines.distill(pipelines.Run(path))[SIZE]['parameters']:,} parameters"
 
     def export() -> str:
         found = pipelines.export(pipelines.Run(path))["export"][SIZE]

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, Run, write_columns
-from student.assess import retention
+from student.evaluate import retention
 from teacher.distance_map import agreement, drawable, queries
 from teacher.errors import FathomError
 from teacher.evaluate import Outcomes, run_episodes, summarise

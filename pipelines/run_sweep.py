@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from pipelines import distilling, distributed, exporting, stages, train_teacher
-from pipelines.baselines import distil_beside
+from pipelines import distributed, export_students, stages, train_students, train_teacher
+from pipelines.baselines import distill_with_baselines
 from pipelines.compare import compare_study
 from pipelines.config import Request
 from pipelines.progress import Display, describe_duration
@@ -135,12 +135,12 @@ def train_study(study: Study) -> JSON:
         return _write_summary(study, failures)
 
 
-def distil_study(
+def distill_study(
     study: Study, *, baselines: str | None = None, resume: bool = False, seed: int | None = None
 ) -> JSON:
     """Fits students to the teacher of every run that has finished; returns the study's summary.
 
-    With `resume`, runs whose students are done are kept. `baselines` as `distil_beside` takes them.
+    With `resume`, runs whose students are done are kept. `baselines` as `distill_with_baselines` takes them.
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
     begun = [member.name for member in study.members if (member.run.students / "checkpoints").exists()]
     if begun and baselines is None and not resume:
@@ -148,9 +148,9 @@ def distil_study(
             f"{study.path} holds students already ({begun[0]}): add --resume, or begin a new study"
         )
     if baselines is None:
-        work = partial(distilling.distil, resume=resume, seed=seed)
+        work = partial(train_students.distill, resume=resume, seed=seed)
         return _carry_out(study, "distill", work, resume=resume, is_done=_is_distilled)
-    beside = partial(distil_beside, names=baselines, resume=resume, seed=seed)
+    beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
     return _carry_out(study, "distill", beside, resume=resume)
 
 
@@ -162,7 +162,7 @@ def export_study(
     Raises: FathomError if no run has."""
     if not any(map(_is_distilled, study.members)):
         raise FathomError(f"no run of {study.path} holds students: first comes pipeline distill {study.path}")
-    work = partial(exporting.export, resume=resume, seed=seed, sign=sign)
+    work = partial(export_students.export, resume=resume, seed=seed, sign=sign)
     return _carry_out(study, "export", work, resume=resume)
 
 

@@ -192,18 +192,26 @@ class Run:
         return self.config.teacher.task.name
 
     def kept_task(self) -> str:
-        """Returns the reference to the run's own copy of its task file.
+        """Makes the task of the run's own copy of its file; returns the reference to it.
 
-        Raises: FathomError if it keeps none, or if that is not what was copied."""
+        Raises: FathomError if it keeps none, if that is not what was copied, or if it needs other files."""
+        from teacher.tasks import make_task  # heavy, and seldom needed
+
         folder, (file, _, made) = self.path / TASK, self.task.rpartition(":")
         remedy = f"name the file with --task path/to/{Path(file).name}:{made}"
         hashes = read_json(folder / HASHES, remedy)
         for name, expected in hashes.items():
             if not (folder / name).is_file() or _sha256(folder / name) != expected:
                 raise FathomError(f"{folder / name} is missing or was altered since it was copied; {remedy}")
-        if hashes.keys() != {str(each.relative_to(folder)) for each in folder.rglob("*.py")}:
+        code = {name for name in hashes if name.endswith(".py")}
+        if code != {str(each.relative_to(folder)) for each in folder.rglob("*.py")}:
             raise FathomError(f"{folder} holds other files than {HASHES} lists; {remedy}")
-        return f"{folder / Path(file).name}:{made}"
+        kept = f"{folder / Path(file).name}:{made}"
+        try:
+            make_task(kept)
+        except FathomError as error:
+            raise FathomError(f"{error}; if the copy lacks a file that was not kept: {remedy}") from error
+        return kept
 
     def keeps_other_task(self, reference: str) -> bool:
         """Says whether the run keeps a copy of its task file that is not the file of this reference."""

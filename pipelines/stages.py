@@ -212,6 +212,8 @@ def control(
     with controller_errors():
         controller, run, config, settings = opened(bundle, task)
         made = make_task(config.task.name)
+        if episodes is not None:
+            require_episodes_fit("--episodes", episodes, made.spec)
         usual = (control_engine(made, settings), settings.episodes, None)
         asked = (engine or usual[0], episodes or usual[1], seed)
         if asked[0] not in engines_of(made):
@@ -287,4 +289,6 @@ def evaluate(
     run: Run, *, engine: str | None = None, episodes: int | None = None, seed: int | None = None
 ) -> JSON:
     """Scores the teacher on held-out starts and goals, without touching the run."""
+    if episodes is not None:
+        require_episodes_fit("--episodes", episodes, make_task(run.task).spec)
     return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)

@@ -18,6 +18,7 @@ from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout, evaluation_noise_key, evaluation_starts
+from teacher.memory import require_episodes_fit
 from teacher.simulation import SensingPolicy, all_seeing, on_robot, simulation
 from teacher.tasks import MujocoTask, make_task
 from teacher.trained import load_teacher
@@ -53,6 +54,7 @@ def watch(
     task = make_task(subject.config.task.name)
     if not isinstance(task, MujocoTask):
         raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")
+    require_episodes_fit("--episodes", episodes, task.spec)
     robot = simulation(subject.config.task.name, engine or stages.control_engine(task, subject.settings))
     display.say(f"{episodes} episode{'s' if episodes > 1 else ''} of {subject.label} in {robot.engine_name}")
     starts = evaluation_starts(robot, episodes, evaluation_layout(subject.config), seed)

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from teacher.lazy import lazily
 
 if TYPE_CHECKING:
+    from student.checkpoint import TrainedStudent as TrainedStudent
+    from student.checkpoint import load_student as load_student
+    from student.checkpoint import save_students as save_students
     from student.config import StudentConfig as StudentConfig
     from student.distill import Distiller as Distiller
     from student.distill import DistillState as DistillState
     from student.networks import act as act
     from student.networks import critic_distance as critic_distance
-    from student.saved import TrainedStudent as TrainedStudent
-    from student.saved import load_student as load_student
-    from student.saved import save_students as save_students
 else:
     __getattr__, __dir__ = lazily(
         __name__,
@@ -20,10 +20,10 @@ else:
             "DistillState": "student.distill",
             "Distiller": "student.distill",
             "StudentConfig": "student.config",
-            "TrainedStudent": "student.saved",
+            "TrainedStudent": "student.checkpoint",
             "act": "student.networks",
             "critic_distance": "student.networks",
-            "load_student": "student.saved",
-            "save_students": "student.saved",
+            "load_student": "student.checkpoint",
+            "save_students": "student.checkpoint",
         },
     )

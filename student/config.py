@@ -4,12 +4,7 @@ import math
 import re
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from teacher.config import MOST_EPISODES, Batch, Episodes, Factor, Group, Rate, Seconds, Updates
 
@@ -26,7 +21,7 @@ class Size(NamedTuple):
 
 
 def parse_size(name: str) -> Size:
-    """`2x64` -> two hidden layers of 64 units with swish; `2x64-relu` -> the same with ReLU."""
+    """Reads `2x64` as two hidden layers of 64 units with swish; `2x64-relu` has ReLU in its place."""
     size, dash, activation = name.partition("-")
     if dash and activation not in ACTIVATIONS[1:]:
         raise ValueError(f"{name!r} has no known activation; write {size} or {size}-{ACTIVATIONS[1]}")
@@ -36,11 +31,8 @@ def parse_size(name: str) -> Size:
     return Size(int(match[1]), int(match[2]), activation or ACTIVATIONS[0])
 
 
-Rounds = Annotated[int, Field(ge=1, le=100_000)]
-
-
 class GoalShares(NamedTuple):
-    """How often labels are for goals of each kind."""
+    """Shares of the labels that are for goals of each kind."""
 
     commanded: float
     hindsight: float
@@ -49,7 +41,7 @@ class GoalShares(NamedTuple):
 
 
 def listed(value: object) -> object:
-    """`2x32,2x64`, as it is written on a command line."""
+    """Splits `2x32,2x64`, as it is written on a command line."""
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
@@ -93,9 +85,9 @@ class StudentConfig(Group):
     """size of the critic's two encoders, which all students share"""
     envs: Annotated[int, Field(ge=1, le=MOST_EPISODES)] = 256
     """environments per round"""
-    rounds: Rounds = 10
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
     """rounds of one episode per environment, followed by updates"""
-    teacher_rounds: Rounds = 2
+    teacher_rounds: Annotated[int, Field(ge=1, le=100_000)] = 2
     """first rounds, in which the teacher acts with noise"""
     mixed_rounds: Annotated[int, Field(ge=0, le=100_000)] = 3
     """next rounds, over which the teacher's share of acting falls from a half to what it stays at"""
@@ -121,7 +113,7 @@ class StudentConfig(Group):
     """seconds that baselines may take together, as far as can be foreseen; without it, any number"""
 
     @model_validator(mode="after")
-    def _students_act(self) -> Self:
+    def _teacher_rounds_are_rounds(self) -> Self:
         if self.teacher_rounds > self.rounds:
             raise ValueError(
                 f"student.teacher_rounds is {self.teacher_rounds}, more than student.rounds ({self.rounds})"
@@ -129,18 +121,11 @@ class StudentConfig(Group):
         return self
 
 
-# What decides the students; the other fields only judge them, and may change between two runs.
-TRAINING_FIELDS = {
-    "sizes",
-    "seeds",
-    "critic",
-    "envs",
-    "rounds",
-    "teacher_rounds",
-    "mixed_rounds",
-    "noise",
-    "goals",
-    "updates",
-    "batch",
-    "rate",
+# The others only judge the students, and may change between two runs.
+TRAINING_FIELDS = StudentConfig.model_fields.keys() - {
+    "episodes",
+    "retention",
+    "choose",
+    "robustness",
+    "baseline_budget_s",
 }

@@ -1,13 +1,12 @@
-"""Distillation: the students act, the teacher labels (DAgger, arXiv:1011.0686); all pure.
+"""Distillation: the students act, the teacher labels (DAgger, arXiv:1011.0686).
 
-The first rounds are the teacher's own, with noise as large as the students' present error, so that labels
-cover recoveries (DART, arXiv:1703.09327). Then teacher and students take turns within an episode, and at
-last the students drive most environments. Labels are computed once, when a state is visited, and every
+In the first rounds the teacher acts, with noise as large as the students' present error, so that labels
+cover recoveries (DART, arXiv:1703.09327). Then teacher and students take turns within an episode, and
+finally the students act in most environments. Labels are computed once, when a state is visited, and every
 student learns from all of them.
 """
 
 import itertools
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import optax
 
 from student import losses
 from student.config import StudentConfig, parse_size
-from student.labels import Labels, Visited, answered, empty
+from student.labels import Labels, VisitedStates, compute_labels, empty_labels
 from student.networks import (
     Normaliser,
     Student,
@@ -50,38 +49,39 @@ WEIGHTS = {
 }
 
 
-class Family(NamedTuple):
-    """All that is trained at once; leaves of states have a leading axis over seeds."""
+class StudentEnsemble(NamedTuple):
+    """Parameters of all students, trained at once; in a state, leaves have a leading axis over seeds."""
 
     policies: tuple[Any, ...]  # one of each size
     state_action: Any
     goal: Any
 
     def student(self, number: int) -> Student:
+        """Returns the student of one size, by its position in the settings."""
         return Student(self.policies[number], self.state_action, self.goal)
 
 
 class DistillState(NamedTuple):
-    """All that a distillation needs to go on exactly as it would have."""
+    """Everything that a distillation resumes from."""
 
-    family: Family
+    ensemble: StudentEnsemble
     optimiser: Any
     normaliser: Normaliser
-    error: Array  # scalar: of the students' actions, root mean square
+    error: Array  # scalar: root mean square of the students' action errors
     labels: Labels  # T = rounds * episode length
     key: Array
     round: Array  # scalar int32
 
 
 class Distiller:
-    """The functions of one configuration and one teacher."""
+    """Pure functions of one configuration and one teacher; only the rollout runs from the host."""
 
-    def __init__(self, config: StudentConfig, teacher: Teacher, weights: Mapping[str, float] = WEIGHTS):
-        self.config, self.teacher, self.weights = config, teacher, weights
+    def __init__(self, config: StudentConfig, teacher: Teacher):
+        self.config, self.teacher = config, teacher
         self.simulation = training_simulation_of(teacher.config)
         self.spec = teacher.spec
-        # Where the robot's goal is told from where it stands, one goal has many descriptions, and none of
-        # the embeddings that the teacher gives it can be matched: only distances can.
+        # A goal relative to the robot has as many descriptions as there are states, so that the teacher's one
+        # embedding of it cannot be matched: only distances can.
         self.same_goals = self.spec.sensed_goal.frame == self.spec.goal.frame
         decay = optax.cosine_decay_schedule(config.rate, config.rounds * config.updates, alpha=0.01)
         self.optimiser = optax.adam(decay)
@@ -94,96 +94,101 @@ class Distiller:
     def _init(self, key: Array) -> DistillState:
         spec, config = self.spec, self.config
         representation = self.teacher.config.network.representation
-        family_key, run_key = jax.random.split(key)
-        sizes = spec.sensed_sizes
-        critic = parse_size(config.critic)
+        ensemble_key, run_key = jax.random.split(key)
+        sizes, critic = spec.sensed_sizes, parse_size(config.critic)
 
-        def family(key: Array) -> Family:
+        def of_seed(key: Array) -> StudentEnsemble:
             students = [
                 init_student(jax.random.fold_in(key, i), parse_size(name), critic, sizes, representation)
                 for i, name in enumerate(config.sizes)
             ]
-            return Family(tuple(s.policy for s in students), students[0].state_action, students[0].goal)
+            policies = tuple(student.policy for student in students)
+            return StudentEnsemble(policies, students[0].state_action, students[0].goal)
 
-        families = jax.vmap(family)(jax.random.split(family_key, config.seeds))
+        ensemble = jax.vmap(of_seed)(jax.random.split(ensemble_key, config.seeds))
         observation, action, goal = ((jnp.zeros(n), jnp.ones(n)) for n in sizes)
         return DistillState(
-            family=families,
-            optimiser=self.optimiser.init(families),
+            ensemble=ensemble,
+            optimiser=self.optimiser.init(ensemble),
             normaliser=Normaliser(observation, action, goal),
             error=jnp.asarray(config.noise, jnp.float32),  # not weak: `label` would compile twice
-            labels=empty(spec, representation, config.rounds * spec.episode_length, config.envs),
+            labels=empty_labels(spec, representation, config.rounds * spec.episode_length, config.envs),
             key=run_key,
             round=jnp.zeros((), jnp.int32),
         )
 
     def iterate(self, state: DistillState) -> tuple[DistillState, dict[str, Array]]:
-        """One round: visit, label, update. The given state's buffers are reused."""
+        """Runs one round, visit, label and update; returns the state, and metrics by name.
+
+        The given state's buffers are reused."""
         labelled = self._label(state, self.teacher.params, self._visit(state))
         updated: tuple[DistillState, dict[str, Array]] = self._update(labelled)
         return updated
 
-    def _visit(self, state: DistillState) -> Visited:
-        """One episode in every environment, of the teacher or the students as the round has it."""
+    def _visit(self, state: DistillState) -> VisitedStates:
+        """Runs one episode in every environment, in which teacher and students act as the round has it."""
         start_key, noise_key, sensor_key = jax.random.split(self._round_key(state, 0), 3)
         start = self.simulation.starts(start_key, self.config.envs, self.teacher.config.task.layout)
         share, segment = self.teacher_share(int(state.round)), max(self.spec.episode_length // SEGMENTS, 1)
-        calls = itertools.count()
+        steps = itertools.count()
 
         def policy(observation: np.ndarray, goal: np.ndarray, sensed: Any) -> np.ndarray:
-            call = next(calls)
-            led = led_by_teacher(share, call // segment, len(goal))
-            key = jax.random.fold_in(noise_key, call)
-            action = np.array(self._act_as_students(state.family, state.normaliser, *sensed))
+            step = next(steps)
+            led = led_by_teacher(share, step // segment, len(goal))
+            action = np.array(self._act_as_students(state.ensemble, state.normaliser, *sensed))
             if len(led):
                 spread = state.error if self.config.noise else 0.0
-                shown = (observation[led], goal[led], spread, key)
-                action[led] = self._act_as_teacher(self.teacher.params, *shown)
+                key = jax.random.fold_in(noise_key, step)
+                action[led] = self._act_as_teacher(
+                    self.teacher.params, observation[led], goal[led], spread, key
+                )
             return action
 
-        lived = self.simulation.rollout(policy, start, noise_key=sensor_key)
-        before, action, after = lived.steps()
-        qpos, sensed = lived.before_steps(lived.qpos), lived.sensed_steps().observation
-        return Visited(before, action, after, qpos, sensed, lived.going.sum(0), start.goal)
+        trajectories = self.simulation.rollout(policy, start, noise_key=sensor_key)
+        before, action, after = trajectories.steps()
+        qpos, sensed = trajectories.before_steps(trajectories.qpos), trajectories.sensed_steps().observation
+        return VisitedStates(before, action, after, qpos, sensed, trajectories.going.sum(0), start.goal)
 
     def teacher_share(self, round_: int) -> float:
-        """Share of the environments that the teacher leads in a round."""
+        """Returns the share of the environments in which the teacher acts in a round."""
         since = round_ - self.config.teacher_rounds
         return 1.0 if since < 0 else float(np.interp(since, (0, self.config.mixed_rounds), TEACHER_SHARE))
 
     def teacher_action(
         self, params: Params, observation: Array, goal: Array, spread: Array, key: Array
     ) -> Array:
-        """The teacher's action [E, A] with noise, so that labels show the way back."""
+        """Computes the teacher's action [E, A] with noise, so that labels cover recoveries."""
         action = self.teacher.act(params, observation, goal)
         return jnp.clip(action + spread * jax.random.normal(key, action.shape), -1, 1)
 
     def students_action(
-        self, family: Family, normaliser: Normaliser, observation: Array, goal: Array
+        self, ensemble: StudentEnsemble, normaliser: Normaliser, observation: Array, goal: Array
     ) -> Array:
-        """Environment e driven by student e mod S, [E, A]; every student learns from the others' paths."""
-        actions = self._actions(family, normaliser, observation, goal)
+        """Computes actions [E, A], those of student e mod S in environment e: each learns from all paths."""
+        actions = self._actions(ensemble, normaliser, observation, goal)
         environment = jnp.arange(len(goal))
         return actions[environment % len(actions), environment]
 
-    def _actions(self, family: Family, normaliser: Normaliser, observation: Array, goal: Array) -> Array:
-        """[sizes * seeds, E, A]: of every size and, within it, every seed."""
+    def _actions(
+        self, ensemble: StudentEnsemble, normaliser: Normaliser, observation: Array, goal: Array
+    ) -> Array:
+        """Computes the actions of every size and, within it, every seed: [sizes * seeds, E, A]."""
         observation = normalise(observation, normaliser.observation)
         goal = normalise(goal, normaliser.goal)
         each = [
-            jax.vmap(act, in_axes=(0, None, None))(family.student(i), observation, goal)
+            jax.vmap(act, in_axes=(0, None, None))(ensemble.student(i), observation, goal)
             for i in range(len(self.config.sizes))
         ]
         return jnp.concatenate(each)
 
-    def label(self, state: DistillState, params: Params, visited: Visited) -> DistillState:
-        """Adds the teacher's answers on a round's steps."""
+    def label(self, state: DistillState, params: Params, visited: VisitedStates) -> DistillState:
+        """Adds the teacher's labels of a round's steps."""
         key = self._round_key(state, 1)
-        new = answered(self.teacher, params, self.simulation.task, visited, self.config.goals, key)
+        new = compute_labels(self.teacher, params, self.simulation.task, visited, self.config.goals, key)
         first = state.round * self.spec.episode_length
         write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
         # Measured in the first round, in which the untrained students do not act yet.
-        measured = Normaliser(*map(_statistics, (new.observation, new.tried, new.goal)))
+        measured = Normaliser(*map(_statistics, (new.observation, new.candidate_actions, new.goal)))
         return state._replace(
             labels=jax.tree.map(write, state.labels, new),
             normaliser=jax.tree.map(partial(jnp.where, state.round == 0), measured, state.normaliser),
@@ -193,46 +198,46 @@ class Distiller:
         return jax.random.fold_in(jax.random.fold_in(state.key, state.round), purpose)
 
     def update_many(self, state: DistillState) -> tuple[DistillState, dict[str, Array]]:
-        """`updates` updates on batches from all rounds so far; metrics are their means."""
+        """Makes `updates` updates on batches from all rounds so far; metrics are their means."""
         key = self._round_key(state, 2)
         held = (state.round + 1) * self.spec.episode_length
         normaliser = state.normaliser
 
         def body(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            families, optimiser = carry
+            ensemble, optimiser = carry
             step_key, environment_key = jax.random.split(key)
             step = jax.random.randint(step_key, (self.config.batch,), 0, held)
             environment = jax.random.randint(environment_key, (self.config.batch,), 0, self.config.envs)
             batch = _normalised(jax.tree.map(lambda leaf: leaf[step, environment], state.labels), normaliser)
             gradient = jax.vmap(jax.grad(self._loss, has_aux=True), in_axes=(0, None))
-            slope, metrics = gradient(families, batch)
-            change, optimiser = self.optimiser.update(slope, optimiser, families)
-            return (optax.apply_updates(families, change), optimiser), jax.tree.map(jnp.mean, metrics)
+            gradients, metrics = gradient(ensemble, batch)
+            change, optimiser = self.optimiser.update(gradients, optimiser, ensemble)
+            return (optax.apply_updates(ensemble, change), optimiser), jax.tree.map(jnp.mean, metrics)
 
         keys = jax.random.split(key, self.config.updates)
-        (family, optimiser), metrics = jax.lax.scan(body, (state.family, state.optimiser), keys)
+        (ensemble, optimiser), metrics = jax.lax.scan(body, (state.ensemble, state.optimiser), keys)
         metrics = jax.tree.map(jnp.mean, metrics)
         error = jnp.stack([metrics[f"{name}/action_error"] for name in self.config.sizes]).mean()
-        state = state._replace(family=family, optimiser=optimiser, error=error, round=state.round + 1)
+        state = state._replace(ensemble=ensemble, optimiser=optimiser, error=error, round=state.round + 1)
         return state, metrics
 
-    def _loss(self, family: Family, batch: Labels) -> tuple[Array, dict[str, Array]]:
-        """All losses of one seed added up: policies share nothing, so each has its own gradient.
+    def _loss(self, ensemble: StudentEnsemble, batch: Labels) -> tuple[Array, dict[str, Array]]:
+        """Computes the sum of one seed's losses: policies share nothing, so each has its own gradient.
 
         batch: [B, ...] of each label, normalised."""
-        critic = critic_terms(family.student(0), jax.tree.map(_half, batch), self.same_goals)
-        total = sum((self.weights[name] * term for name, term in critic.items()), jnp.zeros(()))
+        critic = critic_losses(ensemble.student(0), jax.tree.map(_half, batch), self.same_goals)
+        total = sum((WEIGHTS[name] * term for name, term in critic.items()), jnp.zeros(()))
         metrics = {f"critic/{name}_loss": term for name, term in critic.items()}
         for i, name in enumerate(self.config.sizes):
-            action = act(family.student(i), batch.observation, batch.goal)
+            action = act(ensemble.student(i), batch.observation, batch.goal)
             policy = losses.policy_loss(action, batch.action)
-            total = total + self.weights["policy"] * policy
+            total = total + WEIGHTS["policy"] * policy
             metrics[f"{name}/policy_loss"] = policy
             metrics[f"{name}/action_error"] = jnp.sqrt(((action - batch.action) ** 2).mean())
         return total, metrics
 
     def best_seeds(self, state: DistillState) -> dict[str, tuple[int, list[float]]]:
-        """For each size, the seed longest at its goals on fresh training starts, and that time of each."""
+        """Returns for each size the seed longest at goals on fresh training starts, and all seeds' times."""
         count = len(self.config.sizes) * self.config.seeds
         start_key, sensor_key = jax.random.split(self._round_key(state, 3))
         start: Start = self.simulation.starts(start_key, COMPARED_EPISODES, self.teacher.config.task.layout)
@@ -241,40 +246,39 @@ class Distiller:
         for member in range(count):
 
             def policy(observation: Any, goal: Any, member: int = member) -> Array:
-                each: Array = actions(state.family, state.normaliser, observation, goal)
+                each: Array = actions(state.ensemble, state.normaliser, observation, goal)
                 return each[member]
 
-            lived = self.simulation.rollout(on_robot(policy), start, noise_key=sensor_key)
-            scores.append(float(outcomes(self.spec, lived, start.goal).time_at_goal.mean()))
+            trajectories = self.simulation.rollout(on_robot(policy), start, noise_key=sensor_key)
+            scores.append(float(outcomes(self.spec, trajectories, start.goal).time_at_goal.mean()))
         of_sizes = np.reshape(scores, (len(self.config.sizes), self.config.seeds))
-        return {
-            name: (int(of_size.argmax()), of_size.tolist())
-            for name, of_size in zip(self.config.sizes, of_sizes, strict=True)
-        }
+        best = ((int(times.argmax()), times.tolist()) for times in of_sizes)
+        return dict(zip(self.config.sizes, best, strict=True))
 
 
 def led_by_teacher(share: float, segment: int, environments: int) -> np.ndarray:
-    """Numbers of the environments that the teacher leads in this segment; the next segment has others."""
+    """Returns the environments in which the teacher acts in this segment; the next segment has others."""
     count = round(share * environments)
     return (np.arange(count) + segment * count) % environments
 
 
-def critic_terms(student: Student, batch: Labels, same_goals: bool) -> dict[str, Array]:
-    """What the student's critic is asked to match; `batch` holds [B, ...] of each label, normalised."""
-    both = jnp.broadcast_to(batch.observation[:, None], (*batch.tried.shape[:2], batch.observation.shape[-1]))
-    features = embed_state_action(student, both, batch.tried)
+def critic_losses(student: Student, batch: Labels, same_goals: bool) -> dict[str, Array]:
+    """Computes the losses of the students' critic by name; `batch` is [B, ...] of each label, normalised."""
+    actions = batch.candidate_actions
+    repeated = jnp.broadcast_to(batch.observation[:, None], (*actions.shape[:2], batch.observation.shape[-1]))
+    features = embed_state_action(student, repeated, actions)
     goal_features = embed_goal(student, batch.goal)
-    own = distance(features, goal_features[:, None])
+    distances = distance(features, goal_features[:, None])
 
     def to_goal(action: Array) -> Array:
         return distance(embed_state_action(student, batch.observation, action), goal_features).sum()
 
     of_actions = {
-        "preference": losses.preference_loss(own, batch.distance),
-        "gradient": losses.gradient_loss(jax.grad(to_goal)(batch.tried[:, 0]), batch.gradient),
+        "preference": losses.preference_loss(distances, batch.distance),
+        "gradient": losses.gradient_loss(jax.grad(to_goal)(actions[:, 0]), batch.gradient),
     }
     if not same_goals:
-        return of_actions | {"distance": losses.distance_loss(own, batch.distance)}
+        return of_actions | {"distance": losses.distance_loss(distances, batch.distance)}
     return of_actions | {
         "features": losses.feature_loss(features, batch.features),
         "goal_features": losses.feature_loss(goal_features, batch.goal_features),
@@ -284,7 +288,7 @@ def critic_terms(student: Student, batch: Labels, same_goals: bool) -> dict[str,
 def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
     return batch._replace(
         observation=normalise(batch.observation, normaliser.observation),
-        tried=normalise(batch.tried, normaliser.action),
+        candidate_actions=normalise(batch.candidate_actions, normaliser.action),
         goal=normalise(batch.goal, normaliser.goal),
         features=batch.features.astype(jnp.float32),
         gradient=batch.gradient * normaliser.action[1],
@@ -292,12 +296,12 @@ def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
 
 
 def _half(values: Array) -> Array:
-    """What the critic learns from: its batch is large enough, and its forward passes dominate the cost."""
+    """Halves the critic's batch, which is large enough: its forward passes dominate the cost."""
     return values[: max(len(values) // 2, 1)]
 
 
 def _statistics(values: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of the last axis's entries; constant entries keep unit scale."""
+    """Computes mean and standard deviation over all axes but the last; constant entries keep unit scale."""
     axes = tuple(range(values.ndim - 1))
     std = values.std(axes)
     return values.mean(axes), jnp.where(std > 1e-6, std, 1.0)

@@ -1,4 +1,4 @@
-"""What the students learn from: visited states, goals for them, and the teacher's answers; all pure."""
+"""Training data of the students: visited states, goals for them, and the teacher's labels; all pure."""
 
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ from teacher.tasks import Task, achieved_goal
 from teacher.trained import Teacher
 
 Array = jax.Array
-ACTIONS = 8  # that the teacher's critic is asked about in each state
-NEARBY = 0.3  # standard deviation of those that are drawn around the teacher's own
-LABELLED_AT_ONCE = 4096  # rows of the critic's walk: a deep teacher is slow unless its batches are large
+ACTIONS = 8  # candidates that the teacher's critic labels in each state
+NEARBY = 0.3  # standard deviation of the candidates around the teacher's action
+LABELLED_AT_ONCE = 4096  # rows of the critic's forward pass: a deep teacher is slow on small batches
 BEYOND = 0.25  # how far goals leave the training range, as a share of its width
 
 
-class Visited(NamedTuple):
+class VisitedStates(NamedTuple):
     """A round's L steps in E environments; an episode that ended early has its own steps repeated.
 
     NumPy arrays until labels are computed."""
@@ -39,27 +39,28 @@ class Labels(NamedTuple):
     observation: Array  # [T, E, S']
     goal: Array  # [T, E, G']
     action: Array  # [T, E, A]: the teacher's
-    tried: Array  # [T, E, K, A]: the teacher's, the one carried out, some near the teacher's, arbitrary ones
-    distance: Array  # [T, E, K]: the teacher's critic's, after each of `tried`, to the goal
-    features: Array  # [T, E, K, R], half precision: of the state with each of `tried`
+    candidate_actions: Array  # [T, E, K, A]: the teacher's, the one carried out, some nearby, uniform ones
+    distance: Array  # [T, E, K]: from the teacher's critic, of each candidate action to the goal
+    features: Array  # [T, E, K, R], half precision: of the state with each candidate action
     goal_features: Array  # [T, E, R]
     gradient: Array  # [T, E, A]: of the distance to the goal, with respect to the teacher's own action
 
 
 def label_bytes(spec: TaskSpec, representation: int) -> int:
-    """Of one labelled state."""
-    one = jax.eval_shape(lambda: empty(spec, representation, 1, 1))
+    """Returns the bytes of one labelled state."""
+    one = jax.eval_shape(lambda: empty_labels(spec, representation, 1, 1))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
 
 
-def empty(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
+def empty_labels(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
+    """Returns labels [steps, envs, ...] of zeros."""
     observation, action, goal = spec.sensed_sizes
     shape = (steps, envs)
     return Labels(
         observation=jnp.zeros((*shape, observation)),
         goal=jnp.zeros((*shape, goal)),
         action=jnp.zeros((*shape, action)),
-        tried=jnp.zeros((*shape, ACTIONS, action)),
+        candidate_actions=jnp.zeros((*shape, ACTIONS, action)),
         distance=jnp.zeros((*shape, ACTIONS)),
         features=jnp.zeros((*shape, ACTIONS, representation), jnp.float16),
         goal_features=jnp.zeros((*shape, representation)),
@@ -67,36 +68,32 @@ def empty(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
     )
 
 
-def answered(
-    teacher: Teacher, params: Params, task: Task, visited: Visited, shares: GoalShares, key: Array
+def compute_labels(
+    teacher: Teacher, params: Params, task: Task, visited: VisitedStates, shares: GoalShares, key: Array
 ) -> Labels:
-    """The teacher's answers at every visited state, each for one goal drawn in the stated proportions."""
-    goal_key, tries_key = jax.random.split(key)
-    goals = drawn_goals(goal_key, teacher.spec, visited, shares, teacher.config.update.discount)
+    """Computes the teacher's labels of every visited state, each for one goal drawn by `shares`."""
+    goal_key, action_key = jax.random.split(key)
+    goals = draw_goals(goal_key, teacher.spec, visited, shares, teacher.config.update.discount)
 
     def at_step(step: tuple[Array, ...]) -> Labels:
         before, carried_out, qpos, sensed, goal, number = step
         action = teacher.act(params, before, goal)
-        tried = tries(jax.random.fold_in(tries_key, number), action, carried_out)
-
-        def embed(tried: Array) -> Array:
-            return teacher.embed_state_action(params, before, tried)
-
-        features = jax.vmap(embed, in_axes=1, out_axes=1)(tried)
+        candidates = draw_candidate_actions(jax.random.fold_in(action_key, number), action, carried_out)
         goal_features = teacher.embed_goal(params, goal)
 
-        def to_goal(action: Array) -> Array:
-            return distance(teacher.embed_state_action(params, before, action), goal_features).sum()
+        def embed(action: Array) -> Array:
+            return teacher.embed_state_action(params, before, action)
 
+        features = jax.vmap(embed, in_axes=1, out_axes=1)(candidates)
         return Labels(
             observation=sensed,
             goal=task.deployed_goal(qpos, goal) if teacher.spec.deployed else goal,
             action=action,
-            tried=tried,
+            candidate_actions=candidates,
             distance=distance(features, goal_features[:, None]),
             features=features.astype(jnp.float16),
             goal_features=goal_features,
-            gradient=jax.grad(to_goal)(action),
+            gradient=jax.grad(lambda action: distance(embed(action), goal_features).sum())(action),
         )
 
     numbers = jnp.arange(len(goals))
@@ -106,26 +103,28 @@ def answered(
     return labels
 
 
-def tries(key: Array, action: Array, carried_out: Array) -> Array:
-    """Actions [E, K, A] to ask the critic about, around the teacher's [E, A] and everywhere."""
-    near_key, arbitrary_key = jax.random.split(key)
+def draw_candidate_actions(key: Array, action: Array, carried_out: Array) -> Array:
+    """Draws the actions [E, K, A] that the critic labels: the teacher's `action` [E, A], the one carried
+    out [E, A], some around the teacher's, and uniform ones."""
+    near_key, uniform_key = jax.random.split(key)
     envs, size = action.shape
     near = (ACTIONS - 2) // 3
     around = action[:, None] + NEARBY * jax.random.normal(near_key, (envs, near, size))
-    arbitrary = jax.random.uniform(arbitrary_key, (envs, ACTIONS - 2 - near, size), minval=-1, maxval=1)
+    uniform = jax.random.uniform(uniform_key, (envs, ACTIONS - 2 - near, size), minval=-1, maxval=1)
     known = jnp.stack([action, carried_out], axis=1)
-    return jnp.concatenate([known, jnp.clip(around, -1, 1), arbitrary], axis=1)
+    return jnp.concatenate([known, jnp.clip(around, -1, 1), uniform], axis=1)
 
 
-def drawn_goals(key: Array, spec: TaskSpec, visited: Visited, shares: GoalShares, discount: float) -> Array:
-    """A goal for each step, [L, E, G]: each kind as often as `shares` has it.
+def draw_goals(
+    key: Array, spec: TaskSpec, visited: VisitedStates, shares: GoalShares, discount: float
+) -> Array:
+    """Draws a goal for each step, [L, E, G]: each kind as often as `shares` says.
 
-    Hindsight goals are what the same episode came to later, as far ahead as the teacher's own were drawn
-    (geometric in `discount`); cross-trajectory goals what another environment came to at any time."""
+    Hindsight goals are achieved later in the same episode, as far ahead as the teacher's own were drawn
+    (geometric in `discount`); cross-trajectory goals in another environment, at any time."""
     kind_key, future_key, cross_key, beyond_key = jax.random.split(key, 4)
-    outcome = achieved_goal(spec, visited.after)
-    shape = outcome.shape[:2]
-    length, envs = shape
+    achieved = achieved_goal(spec, visited.after)
+    shape = length, envs = achieved.shape[:2]
     step = jnp.arange(length)[:, None] % visited.steps
     environment = jnp.broadcast_to(jnp.arange(envs), shape)
 
@@ -135,10 +134,10 @@ def drawn_goals(key: Array, spec: TaskSpec, visited: Visited, shares: GoalShares
     other = (environment + jax.random.randint(elsewhere_key, shape, 1, max(envs, 2))) % envs
     kinds = jnp.stack(
         [
-            jnp.broadcast_to(visited.goal, outcome.shape),
-            outcome[later, environment],
-            outcome[jax.random.randint(time_key, shape, 0, length), other],
-            goals_beyond(beyond_key, spec, shape),
+            jnp.broadcast_to(visited.goal, achieved.shape),
+            achieved[later, environment],
+            achieved[jax.random.randint(time_key, shape, 0, length), other],
+            draw_goals_beyond(beyond_key, spec, shape),
         ]
     )
     kind = jax.random.choice(kind_key, len(kinds), shape, p=jnp.array(shares))
@@ -146,8 +145,8 @@ def drawn_goals(key: Array, spec: TaskSpec, visited: Visited, shares: GoalShares
     return chosen
 
 
-def goals_beyond(key: Array, spec: TaskSpec, shape: tuple[int, int]) -> Array:
-    """Goals [L, E, G] of which one entry lies just outside of the range of training."""
+def draw_goals_beyond(key: Array, spec: TaskSpec, shape: tuple[int, int]) -> Array:
+    """Draws goals [L, E, G] of which one entry lies just outside of the training range."""
     inside_key, entry_key, out_key = jax.random.split(key, 3)
     low, high = jnp.array(spec.goal.low), jnp.array(spec.goal.high)
     inside = jax.random.uniform(inside_key, (*shape, len(low)), minval=low, maxval=high)

@@ -1,6 +1,6 @@
-"""Students: plain networks without LayerNorm, so that the exported graph has none.
+"""The students' networks: plain MLPs without LayerNorm, so that the exported graph has none.
 
-A policy of its own size each; the critic is one for all, for it answers no question of theirs alone."""
+Each student has a policy of its own size. The critic is shared, since its answers depend on no policy."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -31,11 +31,11 @@ class Student(NamedTuple):
     goal: Any
 
 
-_FUNCTIONS: dict[str, Callable[[Array], Array]] = {"swish": nn.swish, "relu": nn.relu}
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"swish": nn.swish, "relu": nn.relu}
 _LAST = "output"
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """[B, inputs] -> [B, outputs] through `size.layers` hidden layers, named after their activation."""
 
     size: Size
@@ -43,7 +43,7 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        activation = _FUNCTIONS[self.size.activation]
+        activation = _ACTIVATIONS[self.size.activation]
         for i in range(self.size.layers):
             x = activation(nn.Dense(self.size.width, name=f"{self.size.activation}_{i}")(x))
         return nn.Dense(self.outputs, name=_LAST)(x)
@@ -52,33 +52,33 @@ class Perceptron(nn.Module):
 def init_student(
     key: Array, size: Size, critic: Size, sizes: tuple[int, int, int], representation: int
 ) -> Student:
-    """Fresh parameters; `sizes` are those of observation, action and goal."""
+    """Initialises a student; `sizes` are those of observation, action and goal."""
     observation, action, goal = sizes
     keys = jax.random.split(key, 3)
     return Student(
-        policy=Perceptron(size, action).init(keys[0], jnp.zeros((1, observation + goal))),
-        state_action=Perceptron(critic, representation).init(keys[1], jnp.zeros((1, observation + action))),
-        goal=Perceptron(critic, representation).init(keys[2], jnp.zeros((1, goal))),
+        policy=MLP(size, action).init(keys[0], jnp.zeros((1, observation + goal))),
+        state_action=MLP(critic, representation).init(keys[1], jnp.zeros((1, observation + action))),
+        goal=MLP(critic, representation).init(keys[2], jnp.zeros((1, goal))),
     )
 
 
 def act(student: Student, observation: Array, goal: Array) -> Array:
-    """[B, S], [B, G] -> action [B, A] in (-1, 1)."""
+    """Computes the action [B, A] in (-1, 1) for observations [B, S] and goals [B, G]."""
     return jnp.tanh(_apply(student.policy, jnp.concatenate([observation, goal], axis=-1)))
 
 
 def embed_state_action(student: Student, observation: Array, action: Array) -> Array:
-    """[B, S], [B, A] -> [B, R], in the space of the teacher's encoder."""
+    """Embeds observations [B, S] with actions [B, A]: [B, R], in the space of the teacher's encoder."""
     return _apply(student.state_action, jnp.concatenate([observation, action], axis=-1))
 
 
 def embed_goal(student: Student, goal: Array) -> Array:
-    """[B, G] -> [B, R]."""
+    """Embeds goals [B, G]: [B, R]."""
     return _apply(student.goal, goal)
 
 
 def critic_distance(student: Student, observation: Array, action: Array, goal: Array) -> Array:
-    """[B, S], [B, A], [B, G] -> distance [B] to the goal; smaller is sooner."""
+    """Computes the distance [B] of states [B, S] and actions [B, A] to goals [B, G]; smaller is sooner."""
     return distance(embed_state_action(student, observation, action), embed_goal(student, goal))
 
 
@@ -88,13 +88,11 @@ def normalise(value: Array, statistics: tuple[Array, Array]) -> Array:
 
 
 def fold(student: Student, normaliser: Normaliser) -> Student:
-    """The same student for raw inputs: W (x - mean) / std + b as one layer, exactly.
-
-    Training works on the unfolded parameters, whose inputs have unit scale."""
+    """Folds the normalisation into the first layers, W (x - mean) / std + b as one layer, for raw inputs."""
     observation, action, goal = normaliser
     return Student(
-        policy=_fold_first(student.policy, _join(observation, goal)),
-        state_action=_fold_first(student.state_action, _join(observation, action)),
+        policy=_fold_first(student.policy, observation, goal),
+        state_action=_fold_first(student.state_action, observation, action),
         goal=_fold_first(student.goal, goal),
     )
 
@@ -104,25 +102,20 @@ def parameter_count(tree: Any) -> int:
 
 
 def _apply(params: Any, x: Array) -> Array:
-    """The layers that the parameters themselves describe."""
+    """Applies the MLP whose size and activation the parameters themselves tell."""
     layers = params["params"]
     first = _first(layers)
     size = Size(len(layers) - 1, layers[first]["kernel"].shape[1], first.removesuffix("_0"))
-    return cast(Array, Perceptron(size, layers[_LAST]["bias"].shape[0]).apply(params, x))
+    return cast(Array, MLP(size, layers[_LAST]["bias"].shape[0]).apply(params, x))
 
 
 def _first(layers: dict[str, Any]) -> str:
-    """The name of the layer that reads the inputs."""
+    """Returns the name of the layer that reads the inputs."""
     return next(name for name in layers if name.endswith("_0"))
 
 
-def _join(*parts: tuple[Array, Array]) -> tuple[Array, Array]:
-    mean, std = (jnp.concatenate(values) for values in zip(*parts, strict=True))
-    return mean, std
-
-
-def _fold_first(params: Any, normaliser: tuple[Array, Array]) -> Any:
-    mean, std = normaliser
+def _fold_first(params: Any, *inputs: tuple[Array, Array]) -> Any:
+    mean, std = (jnp.concatenate(values) for values in zip(*inputs, strict=True))
     layers = dict(params["params"])
     name = _first(layers)
     kernel = layers[name]["kernel"] / std[:, None]

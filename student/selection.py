@@ -1,6 +1,7 @@
-"""Which student is the one to take, and what keeps the students from being good enough."""
+"""Which student to take, and what keeps the students from being good enough."""
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, NamedTuple
 
 from student.config import StudentConfig
@@ -10,18 +11,54 @@ MUCH = 1.5  # times as large an error tells two kinds of states apart
 LESS = 0.8  # times the error of the smallest student shows that size matters
 
 
+class Limit(Enum):
+    """What limits the students, in the order of checking; the value says so, and the next step."""
+
+    TEACHER = (
+        "What limits them is the teacher, which was itself at its goals too rarely to compare with. "
+        "Next: train the teacher for longer (collect.total_steps)."
+    )
+    EPISODES = (
+        "What limits it is the number of held-out episodes: its mean is high enough, its interval too wide. "
+        "Next: export again with more of them (student.episodes={next})."
+    )
+    NOT_MEASURED = "What limits it was not measured. Next: export again."
+    COVERAGE = (
+        "What limits it are states that the labels do not cover: its actions miss the teacher's by {own:.3f} "
+        "in its own episodes, by {held_out:.3f} in the teacher's. "
+        "Next: more rounds in which students act (student.rounds={next})."
+    )
+    LABELS = (
+        "What limits it are labels: its actions miss the teacher's by {held_out:.3f} on held-out states, by "
+        "{learned:.3f} on those it learned from. Next: more of them in every round (student.envs={next})."
+    )
+    CAPACITY = (
+        "What limits it is capacity: the error of actions falls with size, from {of_smallest:.3f} of "
+        "{smallest} to {held_out:.3f} of {size}. Next: a larger student than {size} (student.sizes)."
+    )
+    ONE_SIZE = (
+        "Whether capacity limits it or training, one size does not tell. "
+        "Next: a larger student beside {size} (student.sizes)."
+    )
+    TRAINING = (
+        "What limits it is training, as far as the errors of its actions tell. "
+        "Next: more updates (student.updates={next})."
+    )
+
+
 class Selection(NamedTuple):
     """The student to take, whether it surely keeps enough of its teacher, and why it was taken."""
 
     size: str
     passes: bool
     because: str
+    limit: Limit | None = None  # where no student keeps enough
 
 
 def select(
     assessments: Assessments, config: StudentConfig, learned: Mapping[str, float] | None = None
 ) -> Selection:
-    """The smallest student whose retention's lower bound reaches `config.retention`.
+    """Selects the smallest student whose retention's lower bound reaches `config.retention`.
 
     If `config.choose` names one, it is that; if none reaches the bound, the one longest at its goals, and
     the reason says what limits it.
@@ -39,62 +76,36 @@ def select(
         return Selection(size, True, f"{size} is the smallest{surely}")
     size = max(assessments, key=lambda s: assessments[s]["time_at_goal"])
     what = f"no student surely keeps {_percent(required)} of its teacher's time at goal"
-    if "retention" in assessments[size]:
-        low, high = (_percent(assessments[size][f"retention_{end}"]) for end in ("low", "high"))
-        what += f"; {size} comes nearest with {_percent(assessments[size]['retention'])} ({low} to {high})"
-    return Selection(size, False, f"{what}. {limit(assessments, size, config, learned or {})}")
+    nearest = assessments[size]
+    if "retention" in nearest:
+        kept, low, high = (_percent(nearest[f"retention{end}"]) for end in ("", "_low", "_high"))
+        what += f"; {size} comes nearest with {kept} ({low} to {high})"
+    limit, figures = _limit(assessments, size, config, learned or {})
+    return Selection(size, False, f"{what}. {limit.value.format(**figures)}", limit)
 
 
-def limit(assessments: Assessments, size: str, config: StudentConfig, learned: Mapping[str, float]) -> str:
-    """What limits the students, of which `size` is nearest to enough, and the next step; two sentences.
-
-    The first of these that the figures show: a teacher that is itself never at its goals; too few episodes
-    to be sure; states that no label covers (errors grow on the student's own states); too few labels
-    (errors grow on held-out states); capacity (errors fall with size, and the largest is nearest); and else
-    too few updates."""
+def _limit(
+    assessments: Assessments, size: str, config: StudentConfig, learned: Mapping[str, float]
+) -> tuple[Limit, dict[str, Any]]:
+    """Returns what limits the students, of which `size` is nearest to enough, and figures for the words."""
     nearest = assessments[size]
     if "retention" not in nearest:
-        return (
-            "What limits them is the teacher, which was itself at its goals too rarely to compare with. "
-            "Next: train the teacher for longer (collect.total_steps)."
-        )
+        return Limit.TEACHER, {}
     if nearest["retention"] >= config.retention:
-        return (
-            "What limits it is the number of held-out episodes: its mean is high enough, its interval too "
-            f"wide. Next: export again with more of them (student.episodes={4 * config.episodes})."
-        )
+        return Limit.EPISODES, {"next": 4 * config.episodes}
     errors = {s: a["policy_error"]["teacher_states"] for s, a in assessments.items() if "policy_error" in a}
     if size not in errors:
-        return "What limits it was not measured. Next: export again."
+        return Limit.NOT_MEASURED, {}
     held_out, own = errors[size], nearest["policy_error"]["own_states"]
     if own >= MUCH * held_out:
-        return (
-            f"What limits it are states that the labels do not cover: its actions miss the teacher's by "
-            f"{own:.3f} in its own episodes, by {held_out:.3f} in the teacher's. "
-            f"Next: more rounds in which students act (student.rounds={2 * config.rounds})."
-        )
+        return Limit.COVERAGE, {"own": own, "held_out": held_out, "next": 2 * config.rounds}
     if size in learned and held_out >= MUCH * learned[size]:
-        return (
-            f"What limits it are labels: its actions miss the teacher's by {held_out:.3f} on held-out "
-            f"states, by {learned[size]:.3f} on those it learned from. "
-            f"Next: more of them in every round (student.envs={2 * config.envs})."
-        )
+        return Limit.LABELS, {"held_out": held_out, "learned": learned[size], "next": 2 * config.envs}
     smallest, largest = (f(errors, key=lambda s: assessments[s]["parameters"]) for f in (min, max))
-    if size == largest and errors[largest] <= LESS * errors[smallest]:
-        return (
-            f"What limits it is capacity: the error of actions falls with size, from {errors[smallest]:.3f} "
-            f"of {smallest} to {errors[largest]:.3f} of {largest}. "
-            f"Next: a larger student than {largest} (student.sizes)."
-        )
-    if len(errors) == 1:
-        return (
-            "Whether capacity limits it or training, one size does not tell. "
-            f"Next: a larger student beside {size} (student.sizes)."
-        )
-    return (
-        "What limits it is training, as far as the errors of its actions tell. "
-        f"Next: more updates (student.updates={2 * config.updates})."
-    )
+    figures = {"size": size, "held_out": held_out, "smallest": smallest, "of_smallest": errors[smallest]}
+    if size == largest and held_out <= LESS * errors[smallest]:
+        return Limit.CAPACITY, figures
+    return (Limit.ONE_SIZE, figures) if len(errors) == 1 else (Limit.TRAINING, {"next": 2 * config.updates})
 
 
 def _percent(share: float) -> str:

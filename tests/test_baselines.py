@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.baselines import _prolonged, distil_beside
+from pipelines.baselines import _prolonged, distill_with_baselines
 from pipelines.config import with_values
 from pipelines.progress import Display
 from pipelines.report.baselines import baselines as section
@@ -20,12 +20,11 @@ from student.baselines import (
     NAMES,
     TRAINED,
     conclusion,
-    distilled,
-    expected_s,
     iterations_within,
-    named,
+    parse_names,
     require_budget,
-    trained_directly,
+    student_config,
+    teacher_config,
 )
 from student.config import StudentConfig
 from teacher.compilation import jit_once
@@ -67,7 +66,7 @@ class Plain(nn.Module):
 
 
 def test_a_rival_is_residual_with_layernorm_four_layers_deep_and_as_wide_as_the_student():
-    network = trained_directly(
+    network = teacher_config(
         "direct", TeacherConfig(network=NetworkConfig(depth=16, width=32)), "2x8"
     ).network
     networks = make_networks(network, ACTION)
@@ -120,44 +119,45 @@ def require_same_as_apart(networks, params):
 
 
 def test_baselines_are_named_by_a_list_or_all_together():
-    assert named("all") == NAMES
-    assert named("dagger, direct") == ("direct", "dagger")
-    assert named("direct_long") == ("direct", "direct_long")
+    assert parse_names("all") == NAMES
+    assert parse_names("dagger, direct") == ("direct", "dagger")
+    assert parse_names("direct_long") == ("direct", "direct_long")
     with pytest.raises(UsageError, match=r"direkt.*did you mean 'direct'"):
-        named("direct,direkt")
+        parse_names("direct,direkt")
 
 
 def test_a_baseline_leaves_out_what_its_name_says_and_nothing_else():
     teacher = TeacherConfig(network=NetworkConfig(depth=16, width=32, actor_depth=8, actor_width=16))
-    direct, shallow = (trained_directly(name, teacher, "2x8") for name in ("direct", "shallow_actor"))
-    assert trained_directly("direct_long", teacher, "2x8") == direct
+    direct, shallow = (teacher_config(name, teacher, "2x8") for name in ("direct", "shallow_actor"))
+    assert teacher_config("direct_long", teacher, "2x8") == direct
     assert (direct.network.depths, direct.network.widths) == ((4, 4), (8, 8))
     assert (shallow.network.depths, shallow.network.widths) == ((4, 16), (8, 32))
     for made in (direct, shallow):
         assert made.model_copy(update={"network": teacher.network}) == teacher
 
     students = StudentConfig(sizes=("2x8", "3x8"), goals=(0.5, 0.25, 0.15, 0.1))
-    cloning, dagger = (distilled(name, students, "2x8") for name in ("cloning", "dagger"))
+    cloning, dagger = (student_config(name, students, "2x8") for name in ("cloning", "dagger"))
     assert dagger == students.model_copy(update={"sizes": ("2x8",), "goals": (1.0, 0.0, 0.0, 0.0)})
     assert cloning == dagger.model_copy(update={"teacher_rounds": students.rounds, "noise": 0.0})
 
 
 def test_a_budget_names_the_baselines_that_fit():
-    students = StudentConfig(rounds=10, envs=100)
-    teacher = {"wall_s": 300.0, "env_steps": 1_000_000}
-    expected = {name: expected_s(name, teacher, students, episode_length=100) for name in NAMES}
-    assert [expected.pop(name) for name in ("direct", "direct_long")] == [300, 300]
-    assert expected == {"shallow_actor": 300, "cloning": 30, "dagger": 30}
-    expected["direct_long"] = 300
-    require_budget(expected, 660)
-    require_budget(expected, None)
+    def asked(names, budget):
+        students = StudentConfig(rounds=10, envs=100, baseline_budget_s=budget)
+        require_budget(names, {"wall_s": 300.0, "env_steps": 1_000_000}, students, episode_length=100)
+
+    asked(NAMES, 660)  # twice 300 s and twice 30 s: `direct` is part of `direct_long`
+    asked(NAMES, None)
     with pytest.raises(
         UsageError,
         match=r"found 400, but these take about 660 s.*--baselines cloning,dagger,shallow_actor fits",
     ):
-        require_budget(expected, 400)
+        asked(NAMES, 400)
     with pytest.raises(UsageError, match="none of them fits"):
-        require_budget(expected, 29)
+        asked(NAMES, 29)
+    asked(["direct"], 300)
+    with pytest.raises(UsageError, match="300 s"):
+        asked(["direct"], 299)
 
 
 def test_a_training_is_prolonged_at_the_pace_of_its_iterations_without_its_compilation():
@@ -208,9 +208,9 @@ def compared(debug_run, tmp_path_factory):
     run = Run(tmp_path_factory.mktemp("baselines") / "run")
     shutil.copytree(debug_run.path, run.path)
     lines = Lines()
-    distil_beside(run, lines, "direct", resume=False)
+    distill_with_baselines(run, lines, "direct", resume=False)
     run.update_summary({"teacher": {"wall_s": time_of_more(Run(run.path / "baselines" / "direct"), 3)}})
-    return run, distil_beside(run, lines, "all", resume=True), lines.said
+    return run, distill_with_baselines(run, lines, "all", resume=True), lines.said
 
 
 def time_of_more(run, iterations):
@@ -279,20 +279,22 @@ def test_finished_baselines_are_kept_and_others_not_confused_with_them(compared,
     before, figures, _ = compared
     run = Run(shutil.copytree(before.path, tmp_path / "run", symlinks=True))
     with pytest.raises(UsageError, match=r"direct holds a baseline already: add --resume"):
-        distil_beside(run, Lines(), "direct", resume=False)
+        distill_with_baselines(run, Lines(), "direct", resume=False)
     again = Lines()
-    assert distil_beside(run, again, "cloning,direct", resume=True)["baselines"] == figures["baselines"]
+    assert (
+        distill_with_baselines(run, again, "cloning,direct", resume=True)["baselines"] == figures["baselines"]
+    )
     assert sum(line.startswith("kept") for line in again.said) == 2
     settings = json.loads((run.path / "baselines" / "direct" / "config.json").read_text())
     settings["config"]["teacher"]["update"]["batch"] = 16
     write_json(run.path / "baselines" / "direct" / "config.json", settings)
     with pytest.raises(UsageError, match="begun with other settings"):
-        distil_beside(run, Lines(), "direct", resume=True)
+        distill_with_baselines(run, Lines(), "direct", resume=True)
 
 
 def test_a_budget_is_asked_about_before_anything_begins(debug_run, tmp_path):
     run = Run(shutil.copytree(debug_run.path, tmp_path / "run"))
     poor = Run(run.path, with_values(run.config, ["student.baseline_budget_s=0.001"]))
     with pytest.raises(UsageError, match="baseline_budget_s"):
-        distil_beside(poor, Lines(), "all", resume=False)
+        distill_with_baselines(poor, Lines(), "all", resume=False)
     assert not (run.path / "baselines").exists()

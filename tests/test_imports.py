@@ -17,7 +17,7 @@ MODULES = {
     for package in ORDER
     for file in (ROOT / package).rglob("*.py")
 }
-STAGES = {"all_stages", "distilling", "exporting", "run_sweep", "stages", "train_teacher"}
+STAGES = {"all_stages", "export_students", "run_sweep", "stages", "train_students", "train_teacher"}
 
 
 def names(file: Path) -> set[str]:

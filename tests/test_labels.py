@@ -7,10 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from student.checkpoint import restore_state, save_state
 from student.config import GoalShares, StudentConfig
 from student.distill import Distiller, led_by_teacher
-from student.labels import ACTIONS, BEYOND, Visited, drawn_goals, goals_beyond, tries
-from student.saved import restore_state, save_state
+from student.labels import (
+    ACTIONS,
+    BEYOND,
+    VisitedStates,
+    draw_candidate_actions,
+    draw_goals,
+    draw_goals_beyond,
+)
+from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.tasks import make_task
 from teacher.trained import load_teacher
@@ -20,13 +28,13 @@ LENGTH, ENVS = 40, 30
 KINDS = GoalShares._fields
 
 
-def visited(steps=LENGTH) -> Visited:
+def visited(steps=LENGTH) -> VisitedStates:
     """Episodes of so many steps, repeated: after step t of environment e, the goal's entries are t, e, 0."""
     own = np.arange(LENGTH)[:, None] % np.full(ENVS, steps)
     after = np.zeros((LENGTH, ENVS, SPEC.observation_size), np.float32)
     after[..., SPEC.goal.observation_indices[0]] = own
     after[..., SPEC.goal.observation_indices[1]] = np.arange(ENVS)
-    return Visited(
+    return VisitedStates(
         before=after,
         action=np.zeros((LENGTH, ENVS, SPEC.action_size), np.float32),
         after=after,
@@ -37,9 +45,9 @@ def visited(steps=LENGTH) -> Visited:
     )
 
 
-def goals(kind, lived, discount=0.9):
+def goals(kind, trajectories, discount=0.9):
     shares = GoalShares(*(float(name == kind) for name in KINDS))
-    return np.asarray(drawn_goals(jax.random.key(0), SPEC, lived, shares, discount))
+    return np.asarray(draw_goals(jax.random.key(0), SPEC, trajectories, shares, discount))
 
 
 def test_commanded_goals_are_the_ones_asked_for():
@@ -48,8 +56,8 @@ def test_commanded_goals_are_the_ones_asked_for():
 
 @pytest.mark.parametrize("steps", [LENGTH, 7])
 def test_hindsight_goals_lie_ahead_in_the_same_episode(steps):
-    lived = visited(steps)
-    found = goals("hindsight", lived)
+    trajectories = visited(steps)
+    found = goals("hindsight", trajectories)
     step = np.arange(LENGTH)[:, None] % steps
     assert (found[..., 1] == np.arange(ENVS)).all()
     ahead = found[..., 0] - step
@@ -68,7 +76,7 @@ def test_cross_trajectory_goals_are_from_other_environments_at_any_time():
 
 def test_goals_beyond_leave_the_range_by_a_little_in_one_entry():
     low, high = np.array(SPEC.goal.low), np.array(SPEC.goal.high)
-    found = np.asarray(goals_beyond(jax.random.key(1), SPEC, (LENGTH, ENVS)))
+    found = np.asarray(draw_goals_beyond(jax.random.key(1), SPEC, (LENGTH, ENVS)))
     out = np.maximum(low - found, found - high) / (high - low)
     assert ((out > 0).sum(-1) <= 1).all()
     assert (out > 0).any(-1).mean() > 0.99
@@ -78,7 +86,7 @@ def test_goals_beyond_leave_the_range_by_a_little_in_one_entry():
 
 def test_each_kind_of_goal_has_its_share():
     shares = GoalShares(0.4, 0.3, 0.2, 0.1)
-    found = np.asarray(drawn_goals(jax.random.key(2), SPEC, visited(), shares, 0.9))
+    found = np.asarray(draw_goals(jax.random.key(2), SPEC, visited(), shares, 0.9))
     own = found[..., 1] == np.arange(ENVS)
     elsewhere = np.isin(found[..., 1], np.arange(ENVS)) & ~own
     commanded = (found == -1).all(-1)
@@ -90,7 +98,7 @@ def test_the_critic_is_asked_about_the_teachers_action_the_one_carried_out_and_o
     action, carried_out = (
         jax.random.uniform(key, (5, 3), minval=-1, maxval=1) for key in jax.random.split(jax.random.key(3))
     )
-    asked = np.asarray(tries(jax.random.key(4), action, carried_out))
+    asked = np.asarray(draw_candidate_actions(jax.random.key(4), action, carried_out))
     assert asked.shape == (5, ACTIONS, 3)
     np.testing.assert_array_equal(asked[:, 0], action)
     np.testing.assert_array_equal(asked[:, 1], carried_out)
@@ -141,7 +149,7 @@ def test_noise_is_the_students_present_error(distiller):
 
 def test_seeds_of_a_size_differ_and_the_one_longest_at_its_goals_is_kept(distiller):
     state, _ = distiller.iterate(distiller.init(jax.random.key(1)))
-    first = jax.tree.leaves(state.family.policies[0])[0]
+    first = jax.tree.leaves(state.ensemble.policies[0])[0]
     assert first.shape[0] == 2
     assert not np.allclose(first[0], first[1])
     for name, (kept, times) in distiller.best_seeds(state).items():
@@ -155,12 +163,14 @@ def test_students_learn_alike_whoever_else_is_trained(distiller):
     state = distiller.init(jax.random.key(2))
     state = distiller._label(state, distiller.teacher.params, distiller._visit(state))
     alone = Distiller(distiller.config.model_copy(update={"sizes": ("1x8",)}), distiller.teacher)
-    family = state.family._replace(policies=state.family.policies[:1])
-    fewer = state._replace(family=family, optimiser=alone.optimiser.init(family))
+    ensemble = state.ensemble._replace(policies=state.ensemble.policies[:1])
+    fewer = state._replace(ensemble=ensemble, optimiser=alone.optimiser.init(ensemble))
     of_one, _ = jax.jit(alone.update_many)(fewer)
     of_two, _ = jax.jit(distiller.update_many)(state)
     for one, two in zip(
-        jax.tree.leaves(of_one.family.policies[0]), jax.tree.leaves(of_two.family.policies[0]), strict=True
+        jax.tree.leaves(of_one.ensemble.policies[0]),
+        jax.tree.leaves(of_two.ensemble.policies[0]),
+        strict=True,
     ):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
@@ -176,7 +186,7 @@ def test_a_distillation_goes_on_from_its_save_with_the_same_labels(distiller, tm
     uninterrupted, _ = distiller.iterate(first)
     resumed, _ = distiller.iterate(restored)
     for straight, interrupted in zip(
-        jax.tree.leaves(uninterrupted.family), jax.tree.leaves(resumed.family), strict=True
+        jax.tree.leaves(uninterrupted.ensemble), jax.tree.leaves(resumed.ensemble), strict=True
     ):
         np.testing.assert_array_equal(straight, interrupted)
 
@@ -186,3 +196,30 @@ def test_a_save_of_other_settings_is_refused_naming_them(distiller, tmp_path):
     other = Distiller(distiller.config.model_copy(update={"critic": "2x8"}), distiller.teacher)
     with pytest.raises(FathomError, match="begun with another student"):
         restore_state(tmp_path, other)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_save_with_the_names_of_earlier_versions_is_read_if_finished(
+    distiller, tmp_path, monkeypatch, finished
+):
+    state, _ = distiller.iterate(distiller.init(jax.random.key(5)))
+    save_state(tmp_path, distiller, state)
+
+    def renamed(leaves):
+        names = {".ensemble": ".family", ".candidate_actions": ".tried"}
+        for now, before in names.items():
+            leaves = {path.replace(now, before): leaf for path, leaf in leaves.items()}
+        return leaves
+
+    saved = checkpoint.load(tmp_path)
+    step = distiller.config.rounds if finished else saved.step
+    old = saved._replace(step=step, leaves=renamed(saved.leaves), rows=renamed(saved.rows))
+    assert old.leaves.keys() != saved.leaves.keys() and old.rows.keys() != saved.rows.keys()
+    monkeypatch.setattr(checkpoint, "load", lambda directory: old)
+    if finished:
+        restored = restore_state(tmp_path, distiller)
+        np.testing.assert_array_equal(restored.labels.candidate_actions, state.labels.candidate_actions)
+        jax.tree.map(np.testing.assert_array_equal, restored.ensemble, state.ensemble)
+    else:
+        with pytest.raises(FathomError, match="unfinished and of an older version"):
+            restore_state(tmp_path, distiller)

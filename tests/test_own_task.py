@@ -12,6 +12,7 @@ import pytest
 from pipelines import catalogue, stages
 from pipelines.config import Config, preset, with_values
 from pipelines.progress import Display
+from pipelines.rundir import Run
 from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.config import task_reference
@@ -83,6 +84,46 @@ def test_a_task_that_changed_since_is_refused_naming_the_field(own_run, tmp_path
     checkpoint.write_manifest(manifest.parent, saved)
     with pytest.raises(FathomError, match=r"goal\.success_radius is 0\.1 there and 0\.15 here"):
         load_teacher(folder)
+
+
+WHOLE = re.search(r'MJCF = """\n(.*?)"""', WHEELS, re.DOTALL)
+OUTSIDE = '<mujoco><custom><numeric name="one" data="1"/></custom></mujoco>'
+TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+@pytest.mark.parametrize("lost", [None, "../outside.xml"])
+def test_a_run_keeps_the_model_files_of_its_task_and_names_what_it_could_not_keep(tmp_path, lost):
+    home, away = tmp_path / "home", tmp_path / "away"
+    files = {
+        "assets/robot.xml": WHOLE[1].replace(
+            "<worldbody>", '<include file="parts/hull.xml"/>\n  <worldbody>', 1
+        ),
+        "assets/parts/hull.xml": f"""<mujoco><compiler meshdir="meshes"/>
+            <asset><mesh name="hull" file="hull.obj"/></asset>
+            {f'<include file="../{lost}"/>' if lost else ""}</mujoco>""",
+        "assets/meshes/hull.obj": TETRAHEDRON,
+    }
+    for name, text in (files | {"assets/other.xml": "", "../outside.xml": OUTSIDE}).items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    load = 'from_xml_path(str(Path(__file__).parent / "assets" / "robot.xml"))'
+    text = WHEELS.replace(WHOLE[0], "from pathlib import Path").replace("from_xml_string(MJCF)", load)
+    task = written(home, text, "TwoWheels")
+    run = stages.new_run(home / "run", with_values(preset("debug"), [f"task.name={task}"]), "debug")
+    home.rename(away)
+    run = Run(away / "run")
+    kept = {str(file.relative_to(run.path / "task")) for file in (run.path / "task").rglob("*.*")}
+    assert kept == {"robot.py", "files.json", *files}
+    if lost:
+        with pytest.raises(
+            FathomError, match=r"task/outside\.xml(.|\n)*with --task path/to/robot\.py:TwoWheels"
+        ):
+            run.kept_task()
+        return
+    assert make_task(run.kept_task()).model("mjx").nmesh == 1
+    (run.path / "task" / "assets" / "meshes" / "hull.obj").write_text(TETRAHEDRON.replace("1", "2"))
+    with pytest.raises(FathomError, match=r"hull\.obj is missing or was altered"):
+        run.kept_task()
 
 
 def test_the_first_field_that_differs_is_named():

@@ -264,7 +264,7 @@ def student_score(distiller, seed=0):
     state = distiller.init(jax.random.key(seed))
     for _ in range(distiller.config.rounds):
         state, _ = distiller.iterate(state)
-    student = jax.tree.map(lambda leaf: leaf[0], state.family.student(0))
+    student = jax.tree.map(lambda leaf: leaf[0], state.ensemble.student(0))
     folded = fold(student, state.normaliser)
     farthest = np.abs(state.labels.observation[..., :2]).max()
     return final_success(distiller.teacher.config, jax.jit(partial(act, folded))), farthest
@@ -294,7 +294,7 @@ def test_a_student_whose_statistics_move_shows(distiller, monkeypatch):
         first = int(state.round) * length
         state = label(state, *visited)
         newest = jax.tree.map(lambda leaf: leaf[first : first + length], state.labels)
-        statistics = map(distill._statistics, (newest.observation, newest.tried, newest.goal))
+        statistics = map(distill._statistics, (newest.observation, newest.candidate_actions, newest.goal))
         return state._replace(normaliser=Normaliser(*statistics))
 
     monkeypatch.setattr(distiller, "_label", measured_again)

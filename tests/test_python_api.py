@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import Run, distil, new_run, preset, teach
+from pipelines import Run, distill, new_run, preset, teach
 from teacher import UsageError
 from teacher.lazy import lazily
 
@@ -97,5 +97,5 @@ def test_a_stage_that_is_done_is_not_done_again_by_accident(debug_run):
     with pytest.raises(UsageError, match="holds a teacher already"):
         teach(run)
     with pytest.raises(UsageError, match="holds students already"):
-        distil(run)
+        distill(run)
     assert before == {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.is_file()}

@@ -9,8 +9,8 @@ import pytest
 from probes import Aim
 from sled import Sled
 
-from pipelines.judging import Seen, Yardstick
-from pipelines.robustness import NOMINAL, PUSH, beyond, robustness, trials
+from student.evaluate import ReferenceEpisodes, SampledStates
+from student.robustness import NOMINAL, PUSH, goals_beyond, robustness, trials
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
 from teacher.randomise import UNPUSHED, Randomisation
 from teacher.simulation import Simulation
@@ -37,8 +37,8 @@ def policy(gain):
 
 
 @pytest.fixture(scope="module")
-def measure():
-    """The yardstick of a policy that steers sleds in the C engine, where nothing has to be compiled."""
+def reference():
+    """The episodes of a policy that steers sleds in the C engine, where nothing has to be compiled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "sled", LongSled)
         simulation = Simulation(LongSled(), "mujoco")
@@ -48,42 +48,39 @@ def measure():
             params=SimpleNamespace(actor=np.zeros(7)),
             config=SimpleNamespace(task=SimpleNamespace(name="sled")),
         )
-        outcomes, lived = run_episodes(
+        outcomes, trajectories = run_episodes(
             simulation, lambda *seen: policy(20.0)(*seen[:2]), starts, evaluation_noise_key()
         )
-        seen = Seen.of(lived, starts.goal, 100)
-        yield Yardstick(teacher, simulation, "all", starts, outcomes, seen, None, None)
+        states = SampledStates.of(trajectories, starts.goal, 100)
+        yield ReferenceEpisodes(teacher, simulation, "all", starts, outcomes, states, None, None)
 
 
-def controller(act):
-    return SimpleNamespace(
-        step=lambda observation, goal: act(observation[None], goal[None])[0],
-        distance=lambda observation, action, goal: float(abs(observation[0] - goal[0])),
-    )
+def distance(observation, action, goal):
+    return float(abs(observation[0] - goal[0]))
 
 
-def test_a_copy_of_its_teacher_keeps_everything(measure):
-    found = measure.closed_loop(controller(policy(20.0)))
+def test_a_copy_of_its_teacher_keeps_everything(reference):
+    found = reference.evaluate(policy(20.0), distance)
     assert found["retention"] == found["success_retention"] == 1
     assert max(found["policy_error"].values()) < 1e-4
     assert found["teacher_parameters"] == 7
 
 
-def test_errors_on_states_that_the_teacher_never_sees_are_told_apart(measure):
+def test_errors_on_states_that_the_teacher_never_sees_are_told_apart(reference):
     """Right wherever the teacher goes, but whoever is as fast as the teacher ever was never brakes again."""
 
     def hasty(observation, goal):
         return np.where(abs(observation[:, 1:]) < fastest, policy(20.0)(observation, goal), 1.0)
 
-    fastest = 0.999 * abs(measure.seen.observation[:, 1]).max()
-    found = measure.closed_loop(controller(hasty))
+    fastest = 0.999 * abs(reference.states.observation[:, 1]).max()
+    found = reference.evaluate(hasty, distance)
     assert found["policy_error"]["own_states"] > 2 * found["policy_error"]["teacher_states"]
     assert found["final_distance_change"] > 0
 
 
 @pytest.fixture(scope="module")
-def of_a_copy(measure):
-    return robustness(measure, policy(20.0), EPISODES)
+def of_a_copy(reference):
+    return robustness(reference, policy(20.0), EPISODES)
 
 
 def test_a_copy_of_its_teacher_bears_everything_as_its_teacher_does(of_a_copy):
@@ -92,16 +89,16 @@ def test_a_copy_of_its_teacher_bears_everything_as_its_teacher_does(of_a_copy):
         assert found["excess_drop_interval"] == [0.0, 0.0], name
 
 
-def test_conditions_are_felt(measure, of_a_copy):
+def test_conditions_are_felt(reference, of_a_copy):
     usual = of_a_copy[NOMINAL]["teacher"]
-    assert usual == pytest.approx(measure.outcomes.time_at_goal.mean(), abs=1e-6)
+    assert usual == pytest.approx(reference.outcomes.time_at_goal.mean(), abs=1e-6)
     for name in of_a_copy.keys() - {NOMINAL}:
         assert of_a_copy[name]["teacher"] != usual, name
 
 
-def test_what_a_student_loses_beyond_its_teacher_is_told(measure):
+def test_what_a_student_loses_beyond_its_teacher_is_told(reference):
     """A policy that does not look where it is at goals that it has not been trained for."""
-    clumsy = robustness(measure, lambda o, g: policy(20.0)(o, g) * (np.abs(g) <= 1), EPISODES)
+    clumsy = robustness(reference, lambda o, g: policy(20.0)(o, g) * (np.abs(g) <= 1), EPISODES)
     assert clumsy[NOMINAL]["excess_drop"] == 0
     assert clumsy["goals_beyond"]["excess_drop"] > 0
     assert clumsy["mass_more"]["excess_drop"] == 0
@@ -135,7 +132,7 @@ def test_an_engine_without_a_model_is_asked_for_what_it_can_do():
 def test_goals_beyond_the_range_lie_just_outside_of_it_in_their_old_direction():
     goal = np.random.default_rng(0).uniform(-1, 1, (50, 3))
     spec = SimpleNamespace(goal=SimpleNamespace(low=(-2.0, -1.0, 0.0), high=(2.0, 1.0, 0.0)))
-    moved = beyond(spec, goal)
+    moved = goals_beyond(spec, goal)
     reach = np.abs(moved[:, :2] / [2.0, 1.0]).max(1)
     assert (reach > 1).all() and (reach <= 1.2501).all()
     np.testing.assert_allclose(moved[:, 1] / moved[:, 0], goal[:, 1] / goal[:, 0])

@@ -21,6 +21,7 @@ from pipelines.stages import changed_run, resumed_run
 from teacher import memory
 from teacher.errors import UsageError
 from teacher.replay import future_offset
+from teacher.simulation import Simulation
 from teacher.tasks import TASKS
 
 EDITED = ["network.actor_width=32", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]
@@ -220,6 +221,17 @@ def test_what_no_machine_can_do_is_refused_before_anything_is_created(value, tol
     assert done.exit_code == 2, done.output
     assert re.search(told, " ".join(done.stderr.split())), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["control", "evaluate", "watch"])
+@pytest.mark.parametrize("episodes", [900_000, 10**15])
+def test_episodes_beyond_memory_are_refused_before_one_is_drawn(debug_run, command, episodes, monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda *root: 16 * 2**30)
+    monkeypatch.setattr(Simulation, "starts", lambda *_: pytest.fail("episodes were drawn"))
+    done = ask(command, debug_run.path, "--episodes", episodes)
+    assert done.exit_code == 2, done.output
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert re.search(r"--episodes.*(needs .* GB of memory|allowed are at most 1,000,000)", told), told
 
 
 def test_the_largest_discount_looks_as_far_ahead_as_it_says():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.distilling import warn_of_larger_students
+from pipelines.train_students import warn_of_larger_students
 from student import losses
 from student.config import Size, StudentConfig, parse_size
 from student.distill import WEIGHTS, Distiller
@@ -121,17 +121,16 @@ def test_labels_hold_the_gradient_of_the_teachers_distance(debug_run):
         np.testing.assert_allclose(gradient[:, entry], (ahead - behind) / 2e-2, atol=2e-3, rtol=0.02)
 
 
-def test_policies_learn_the_same_whatever_their_critic_is_asked(debug_run):
+def test_policies_learn_the_same_whatever_their_critic_is_asked(debug_run, monkeypatch):
     teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
-    states = [
-        Distiller(SMALL, teacher, WEIGHTS | changed).iterate(
-            Distiller(SMALL, teacher).init(jax.random.key(0))
-        )[0]
-        for changed in ({}, {"gradient": 0.0})
-    ]
+    states = []
+    for weight in (WEIGHTS["gradient"], 0.0):
+        monkeypatch.setitem(WEIGHTS, "gradient", weight)
+        distiller = Distiller(SMALL, teacher)
+        states.append(distiller.iterate(distiller.init(jax.random.key(0)))[0])
     policies, critics = (
-        [jax.tree.leaves(of(state.family)) for state in states]
-        for of in (lambda family: family.policies, lambda family: family.state_action)
+        [jax.tree.leaves(getattr(state.ensemble, part)) for state in states]
+        for part in ("policies", "state_action")
     )
     for ours, others in zip(*policies, strict=True):
         np.testing.assert_allclose(ours, others, rtol=1e-4, atol=1e-5)

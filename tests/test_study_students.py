@@ -9,7 +9,7 @@ import pytest
 from test_study import Page, fill, made, page_of
 from typer.testing import CliRunner
 
-from pipelines import distilling, exporting
+from pipelines import export_students, train_students
 from pipelines.cli import app
 from pipelines.compare import compare_study
 from pipelines.rundir import read_json
@@ -51,7 +51,7 @@ def stages(monkeypatch) -> SimpleNamespace:
         if found.tried[-1] in found.endings:
             raise found.endings[found.tried[-1]]
 
-    def distil(run, display, *, resume, seed):
+    def distill(run, display, *, resume, seed):
         begin("distill", run)
         for size in run.config.student.sizes:
             (run.students / size / "3").mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,8 @@ def stages(monkeypatch) -> SimpleNamespace:
             }
         )
 
-    monkeypatch.setattr(distilling, "distil", distil)
-    monkeypatch.setattr(exporting, "export", export)
+    monkeypatch.setattr(train_students, "distill", distill)
+    monkeypatch.setattr(export_students, "export", export)
     return found
 
 

@@ -8,7 +8,7 @@ from pipelines.cli import app
 from pipelines.config import preset, with_values
 from pipelines.rundir import Run
 from pipelines.stages import new_run
-from student.baselines import TRAINED, trained_directly
+from student.baselines import TRAINED, teacher_config
 from teacher.config import SHARES, EvaluateConfig, TeacherConfig
 from teacher.evaluate import Outcomes
 from teacher.trained import confirm, load_teacher
@@ -68,4 +68,4 @@ def test_every_share_of_a_score_can_be_waited_for():
 def test_a_baseline_does_not_end_where_its_teacher_did():
     teacher = TeacherConfig(evaluate=EvaluateConfig(until="success_any=0.5", every=3))
     for name in TRAINED:
-        assert trained_directly(name, teacher, "2x16").evaluate == EvaluateConfig(every=3)
+        assert teacher_config(name, teacher, "2x16").evaluate == EvaluateConfig(every=3)

@@ -4,7 +4,7 @@ from pipelines.report import wording
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, details, element, joined, table
 from pipelines.report.sections import figure, share
-from pipelines.robustness import BEYOND, NOISE, NOMINAL, SHARE
+from student.robustness import BEYOND, NOISE, NOMINAL, SHARE
 
 MINUS = "\N{MINUS SIGN}"
 _AGREEMENT = {

@@ -445,6 +445,9 @@ def unsupported(engine: "EngineClass", model: mujoco.MjModel, seen: Seen) -> lis
             value = getattr(value, part, 0)
         if np.any(value):
             found.append(feature)
+    implicit = model.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    if engine is MjxEngine and implicit and (model.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE).any():
+        found.append("muscles in the integrator implicitfast: Euler has them")
     if engine is BraxEngine:
         found += [feature for field, feature in BRAX_LACKS.items() if getattr(model, field)]
         found += ["sites, bodies or sensors to observe"] * any(seen)

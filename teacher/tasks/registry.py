@@ -1,6 +1,8 @@
 """Where tasks come from: this program, installed packages, a file of the user's own."""
 
 import importlib.util
+import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,6 +16,8 @@ from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.tasks.base import Task
 from teacher.tasks.requirements import own_code, require_sound
 
+LARGEST = 2**26  # bytes of a model's file that is kept with a run
+LONGEST = 256  # bytes of a file's name
 GROUP = "fathom.tasks"  # of entry points: a task's name = a class, or a function that makes the task
 Maker = Callable[[], Any]
 _EXECUTABLE: dict[str, str] = {}  # reference to a task in a file -> the one that is executed for it
@@ -82,9 +86,30 @@ def is_file(name: str) -> bool:
 
 
 def task_files(name: str) -> dict[str, Path]:
-    """The file of a task that was made, and the modules beside it that it imported, by relative path."""
+    """The file of a task that was made and what it is made of, by relative path: modules beside it that it
+    imported, and files in its folder or below that one of all these names (MJCF, its parts, meshes)."""
     file = Path(executable(name).rpartition(":")[0])
-    return {str(each.relative_to(file.parent)): each for each in (file, *_BESIDE.get(file, ()))}
+    found, folders, names = {file, *_BESIDE.get(file, ())}, {file.parent}, set[str]()
+    unread, known = set(found), 0
+    while unread or known != len(folders):
+        known = len(folders)
+        names.update(*map(_quoted, unread))
+        paths = {Path(os.path.normpath(folder / each)) for folder in folders for each in names}
+        below = {path for path in paths if path.is_relative_to(file.parent)}
+        folders |= {path for path in below if path.is_dir()}
+        unread = {path for path in below - found if path.is_file() and path.stat().st_size <= LARGEST}
+        found |= unread
+    return {str(each.relative_to(file.parent)): each for each in sorted(found)}
+
+
+def _quoted(file: Path) -> set[str]:
+    """What may be a path in a program or a model: all between quotes, and its last part."""
+    content = file.read_bytes()
+    if b"\0" in content:  # a mesh or a picture
+        return set()
+    pieces = re.findall(r"""["'}]([^"'{}\n]{1,255})(?=["'{])""", content.decode(errors="replace"))
+    paths = {path for piece in pieces if (path := piece.strip("/")) and len(path.encode()) < LONGEST}
+    return paths | {Path(path).name for path in paths}
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -9,19 +9,19 @@ from pipelines.rundir import Run
 from pipelines.runtime import Clock, Interrupted, SaveTimer, deferred_interrupt
 from pipelines.tracking import recorded
 from pipelines.train_teacher import warn_of_versions
+from student.checkpoint import load_student, restore_state, save_state, save_students
 from student.distill import Distiller, DistillState
 from student.networks import parameter_count
-from student.saved import load_student, restore_state, save_state, save_students
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
 from teacher.train import require_finite
 from teacher.trained import Teacher, confirm, load_teacher
 
 JSON = dict[str, Any]
-STREAM = 1  # of the run's seed: the teacher's is the seed's own, other stages have others
+STREAM = 1  # folded into the key of the run's seed, which is the teacher's own
 
 
-def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
+def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
     """Fits the students to the run's teacher; returns their part of the summary."""
     config = run.config.student
     folder, begun = run.students / "checkpoints", run.begun_with("students")
@@ -37,7 +37,10 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     distiller = Distiller(config, teacher)
     warn_of_larger_students(distiller, display)
     if resume and checkpoint.saves(folder):
-        state = _restored(run, distiller)
+        try:
+            state = restore_state(folder, distiller)
+        except checkpoint.Damaged as error:
+            raise FathomError(f"{error}; to distill from the start, remove {folder}") from error
         display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
         warn_of_versions(run, "students", display)
     else:
@@ -48,12 +51,10 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
     run.rewind_metrics("students", int(state.round), display.warn)
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
+    terms = ("preference", "gradient", "features", "goal_features", "distance")
     shown = {
         "action_error": [f"{size}/action_error" for size in config.sizes],
-        "critic": [
-            f"critic/{term}_loss"
-            for term in ("preference", "gradient", "features", "goal_features", "distance")
-        ],
+        "critic": [f"critic/{term}_loss" for term in terms],
     }
     with (
         deferred_interrupt(display.say) as interruption,
@@ -74,24 +75,23 @@ def distil(run: Run, display: Display = QUIET, *, resume: bool = False, seed: in
             done = int(state.round)
             metrics = {key: float(value) for key, value in device_metrics.items()}
             require_finite(metrics, f"round {done}")
-            taken = {"labels": done * per_round, "env_steps": done * per_round}
-            line = {"round": done, **taken, "wall_s": clock.read(), **metrics}
-            record(line)
+            labels = done * per_round
+            record({"round": done, "labels": labels, "env_steps": labels, "wall_s": clock.read(), **metrics})
             bar.update(done, metrics)
             if done == config.rounds or timer.due() or interruption.requested:
                 with timer.saving():
                     save_state(folder, distiller, state)
             if interruption.requested:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
-    return _keep(run, distiller, state, clock.last)
+    return _finish(run, distiller, state, clock.last)
 
 
-def _keep(run: Run, distiller: Distiller, state: DistillState, wall_s: float) -> JSON:
+def _finish(run: Run, distiller: Distiller, state: DistillState, wall_s: float) -> JSON:
     """Saves the finished students, of each size its best seed; returns their part of the summary."""
     config = distiller.config
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
-    labels = config.rounds * config.envs * distiller.teacher.spec.episode_length
+    labels = config.rounds * config.envs * distiller.spec.episode_length
     effort = {"wall_s": wall_s, "labels": labels, "env_steps": labels}
     students: JSON = {}
     for name, (seed_kept, times) in kept.items():
@@ -103,18 +103,10 @@ def _keep(run: Run, distiller: Distiller, state: DistillState, wall_s: float) ->
     return students
 
 
-def _restored(run: Run, distiller: Distiller) -> DistillState:
-    folder = run.students / "checkpoints"
-    try:
-        return restore_state(folder, distiller)
-    except checkpoint.Damaged as error:
-        raise FathomError(f"{error}; to distil from the start, remove {folder}") from error
-
-
 def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
-    """A student that is no smaller than its teacher is no reason to stop, but seldom what was meant."""
+    """Warns of students no smaller than their teacher: no reason to stop, but seldom what was meant."""
     of_teacher = parameter_count(distiller.teacher.params.actor)
-    shapes = jax.eval_shape(distiller.init, jax.random.key(0)).family
+    shapes = jax.eval_shape(distiller.init, jax.random.key(0)).ensemble
     for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):
         count = parameter_count(policy) // distiller.config.seeds
         if count >= of_teacher:
@@ -125,6 +117,7 @@ def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
 
 
 def teacher_of(run: Run) -> Teacher:
+    """Loads the run's teacher; FathomError if there is none."""
     if not checkpoint.saves(run.checkpoints):
         raise FathomError(
             f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"

@@ -1,4 +1,4 @@
-"""What of a distillation is saved: its state while it runs, each student when it is done."""
+"""Checkpoints of a distillation: its state while it runs, each student when it is done."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,8 @@ from student.networks import Student, fold, init_student
 from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
+
+_NOTHING: Any = None  # in place of the labels, which are saved as rows
 
 
 class TrainedStudent(NamedTuple):
@@ -37,15 +39,23 @@ def save_state(directory: Path, distiller: Distiller, state: DistillState) -> No
 
 
 def restore_state(directory: Path, distiller: Distiller) -> DistillState:
-    """The newest saved state; FathomError if it belongs to another teacher or configuration."""
+    """Reads the newest saved state; FathomError if it belongs to another teacher or configuration."""
     saved = checkpoint.load(directory)
     what = f"checkpoint {directory / str(saved.step)}"
-    begun = {"weights": dict(WEIGHTS)} | saved.record  # which older saves do not hold
+    begun = {"weights": WEIGHTS} | saved.record  # which older saves do not hold
     if changed := [key for key, value in _record(distiller).items() if begun.get(key) != value]:
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
+    # Earlier versions had other names. New rows cannot follow rows of an old name; a finished distillation
+    # adds none.
+    if ".tried" in saved.rows and saved.step < distiller.config.rounds:
+        raise FathomError(
+            f"{what} is unfinished and of an older version; distil with that, or start a new run"
+        )
+    rows = {path.replace(".tried", ".candidate_actions"): leaf for path, leaf in saved.rows.items()}
+    leaves = {path.replace(".family", ".ensemble", 1): leaf for path, leaf in saved.leaves.items()}
     template = jax.eval_shape(distiller.init, jax.random.key(0))
-    state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
-    labels = checkpoint.fill(template.labels, saved.rows, f"{what}, labels")
+    state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), leaves, what)
+    labels = checkpoint.fill(template.labels, rows, f"{what}, labels")
     checkpoint.rewind(directory, saved.step)
     return state._replace(labels=labels)
 
@@ -54,11 +64,8 @@ def _record(distiller: Distiller) -> dict[str, Any]:
     return {
         "student": distiller.config.model_dump(mode="json", include=TRAINING_FIELDS),
         "teacher": distiller.teacher.source,
-        "weights": dict(distiller.weights),
+        "weights": WEIGHTS,
     }
-
-
-_NOTHING: Any = None  # in place of what is saved as rows
 
 
 def save_students(
@@ -66,7 +73,7 @@ def save_students(
 ) -> None:
     """Writes each student to `directory`/SIZE, of the seed in `seeds`, normalisation folded in."""
     for number, name in enumerate(distiller.config.sizes):
-        student = jax.tree.map(lambda leaf, seed=seeds[name]: leaf[seed], state.family.student(number))
+        student = jax.tree.map(lambda leaf, seed=seeds[name]: leaf[seed], state.ensemble.student(number))
         checkpoint.save(
             directory / name,
             int(state.round),

@@ -1,5 +1,6 @@
-"""The stage of export: students in, bundles out, judged beside their teacher; one is selected."""
+"""The stage of export: students in, bundles out, evaluated beside their teacher; one is selected."""
 
+import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -13,23 +14,24 @@ from export.bundle import signing_key, write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.profiles import require_profiles
-from pipelines import closed_loop
-from pipelines.closed_loop import controller_errors
-from pipelines.distilling import teacher_of
-from pipelines.judging import Yardstick, own_experience, teacher_latency
+from pipelines.closed_loop import batched, controller_errors
 from pipelines.progress import QUIET, Display
-from pipelines.robustness import robustness
 from pipelines.rundir import Run, write_columns
-from student.networks import act, critic_distance
-from student.saved import TrainedStudent, load_student
+from pipelines.train_students import teacher_of
+from student.checkpoint import TrainedStudent, load_student
+from student.evaluate import ReferenceEpisodes, SampledStates
+from student.networks import Student, act, critic_distance
+from student.robustness import robustness
 from student.selection import Selection, select
 from teacher import checkpoint
 from teacher.errors import FathomError
+from teacher.simulation import Simulation, on_robot
 from teacher.spec import TaskSpec
 from teacher.trained import Teacher
 
 JSON = dict[str, Any]
-STREAM = 2  # of the run's seed
+STREAM = 2  # folded into the key of the run's seed
+TIMED = 50  # answers of a teacher
 SHOWN = {
     "student": ("retention", "time_at_goal", "success_final", "final_distance"),
     "file": ("parity_max_error", "latency_us_p50", "latency_us_p99"),
@@ -45,7 +47,7 @@ def export(
     seed: int | None = None,
     sign: Path | None = None,
 ) -> JSON:
-    """Exports every student, judges the files in closed loop beside the teacher, selects one.
+    """Exports every student, evaluates the files in closed loop beside the teacher, selects one.
 
     Args: sign: a private key, by which every bundle is signed."""
     config, begun = run.config, run.begun_with("export") if resume else None
@@ -59,7 +61,7 @@ def export(
     kept = [student for student in students if resume and _is_exported(run, student, display, chosen)]
     for student in kept:
         display.say(f"kept {run.bundles / student.name}")
-    measure = cache(partial(Yardstick.of, teacher, config.student.episodes))
+    reference = cache(partial(ReferenceEpisodes.of, teacher, config.student.episodes))
     if len(kept) < len(students) or run.changed is not None:
         run.begin_stage("export", teacher.source, chosen)
     if len(kept) < len(students):
@@ -67,12 +69,11 @@ def export(
     with display.bar("export", len(students), len(kept), piece="students", groups=SHOWN) as bar:
         for number, student in enumerate((s for s in students if s not in kept), len(kept) + 1):
             bar.note = student.name
-            figures = _export_student(run, measure(), student, chosen)
-            run.update_summary(figures)
-            exported, judged = (figures[part][student.name] for part in ("export", "students"))
+            scores, exported = _export_student(run, reference(), student, chosen)
+            run.update_summary({"students": {student.name: scores}, "export": {student.name: exported}})
             parity = exported["parity_max_error"]
             display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-            bar.update(number, judged | exported, judged)
+            bar.update(number, scores | exported, scores)
         if key is not None:
             for student in students:
                 sign_bundle(run.bundles / student.name, key)
@@ -80,17 +81,17 @@ def export(
         display.say(f"selected: {selection.because}")
         selected = next(student for student in students if student.name == selection.size)
         bar.note = f"{selected.name} under harder conditions"
-        _measure_robustness(run, measure, selected, resume=resume)
+        _measure_robustness(run, reference, selected, resume=resume)
     return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
 
 
 def _select(run: Run) -> Selection:
-    """Marks a student in the summary."""
+    """Selects a student and marks it in the summary."""
     config, summary = run.config.student, run.summary
     last = lines[-1] if (lines := run.metrics("students")) else {}
     learned = {size: last[key] for size in config.sizes if (key := f"{size}/action_error") in last}
     selection = select({size: summary["students"][size] for size in config.sizes}, config, learned)
-    run.update_summary(dict(zip(SELECTED, selection, strict=True)))
+    run.update_summary(dict(zip(SELECTED, selection[:3], strict=True)))
     return selection
 
 
@@ -101,9 +102,9 @@ def require_selection(run: Run) -> None:
 
 
 def _measure_robustness(
-    run: Run, measure: Callable[[], Yardstick], student: TrainedStudent, *, resume: bool
+    run: Run, reference: Callable[[], ReferenceEpisodes], student: TrainedStudent, *, resume: bool
 ) -> None:
-    """Adds how the student's bundle bears harder conditions to the summary, unless that is known."""
+    """Adds the robustness of the student's bundle to the summary, unless that is known."""
     config = run.config.student
     episodes = min(config.robustness, config.episodes)
     basis = {"episodes": episodes, "student_sha256": student.source}
@@ -111,30 +112,39 @@ def _measure_robustness(
     if not episodes or (resume and known.items() >= basis.items()):
         return
     with controller_errors():
-        policy = closed_loop.batched(load_controller(run.bundles / student.name))
-        found = robustness(measure(), policy, episodes)
+        policy = batched(load_controller(run.bundles / student.name))
+        found = robustness(reference(), policy, episodes)
     run.update_summary({"students": {student.name: {"robustness": basis | {"conditions": found}}}})
 
 
-def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed: int) -> JSON:
-    """Writes one bundle; returns what it adds to the summary."""
-    params, config = student.params, run.config
-    judged = {"critic": measure.critic(params)}
+def _export_student(
+    run: Run, reference: ReferenceEpisodes, student: TrainedStudent, seed: int
+) -> tuple[JSON, JSON]:
+    """Writes one bundle; returns its figures in the summary's `students` and `export`."""
+    params, config, network = student.params, run.config, reference.teacher.config.network
+    scores: JSON = {"critic": reference.critic_agreement(params)}
     key = jax.random.fold_in(jax.random.key(seed), STREAM)
 
-    def judge(controller: Controller) -> JSON:
+    def evaluate(controller: Controller) -> JSON:
         with controller_errors():
-            judged.update(measure.closed_loop(controller))
-        return _card_facts(student.spec, judged)
+            scores.update(reference.evaluate(batched(controller), controller.distance))
+        return _card_facts(student.spec, scores)
 
     verification = write_bundle(
         run.bundles / student.name,
         student.spec,
         lambda observation, goal: act(params, observation, goal),
         lambda observation, action, goal: critic_distance(params, observation, action, goal),
-        *own_experience(measure.simulation, params, key, config.student.envs, config.export.observations),
-        provenance=_provenance(student, measure.teacher, seed),
-        judge=judge,
+        *own_states(reference.simulation, params, key, config.student.envs, config.export.observations),
+        provenance={
+            "student": student.name,
+            "checkpoint_sha256": student.source,
+            "teacher_depth": network.depths[0],
+            "teacher_width": network.widths[0],
+            "teacher_sha256": reference.teacher.source,
+            "observation_seed": seed,
+        },
+        judge=evaluate,
         profiles=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
@@ -144,7 +154,7 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         distance_error=distance.errors.astype(np.float32),
         latency_us=policy.latencies_us.astype(np.float32),
     )
-    exported = {
+    return scores, {
         "bundle": str((run.bundles / student.name).relative_to(run.path)),
         "student_sha256": student.source,
         "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
@@ -154,7 +164,35 @@ def _export_student(run: Run, measure: Yardstick, student: TrainedStudent, seed:
         "latency_us_p50": policy.latency_p50_us,
         "latency_us_p99": policy.latency_p99_us,
     }
-    return {"students": {student.name: judged}, "export": {student.name: exported}}
+
+
+def own_states(
+    simulation: Simulation, student: Student, key: jax.Array, episodes: int, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples K = count states of the student's own episodes, of which there are as many as that takes.
+
+    Returns: what it sees, observations [K, N] and goals [K, G], and its actions [K, A]."""
+    episodes = max(episodes, -(-count // simulation.task.spec.episode_length))
+    start_key, noise_key = jax.random.split(key)
+    starts = simulation.starts(start_key, episodes)
+    policy = on_robot(partial(jax.jit(act), student))
+    trajectories = simulation.rollout(policy, starts, noise_key=noise_key)
+    states = SampledStates.of(trajectories, starts.goal, count)
+    observation, goal, action = (v.astype(np.float32) for v in (*states.sensed, states.action))
+    return observation, goal, action
+
+
+def teacher_latency(teacher: Teacher) -> float:
+    """Measures one answer of the teacher in JAX, on the devices here: the median of TIMED, microseconds."""
+    observation, goal = (np.zeros((1, size), np.float32) for size in teacher.spec.sizes[::2])
+    policy = teacher.policy()
+    np.asarray(policy(observation, goal))  # compiles
+    seconds = []
+    for _ in range(TIMED):
+        begun = time.perf_counter()
+        np.asarray(policy(observation, goal))
+        seconds.append(time.perf_counter() - begun)
+    return 1e6 * float(np.median(seconds))
 
 
 def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
@@ -175,47 +213,28 @@ def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
 
 
 def _is_exported(run: Run, student: TrainedStudent, display: Display, seed: int) -> bool:
-    """Whether the bundle is there and whole, of this very student, and made by today's settings and seed."""
-    figures, config = run.summary, run.config
-    exported = figures.get("export", {}).get(student.name, {})
-    judged = figures.get("students", {}).get(student.name, {})
-    return (
-        _is_whole(run.bundles / student.name, display, seed)
-        and exported.get("student_sha256") == student.source
-        and exported.get("observations") == config.export.observations
-        and exported.get("profiles") == list(config.export.profiles)
-        and judged.get("episodes") == config.student.episodes
-    )
-
-
-def _is_whole(bundle: Path, display: Display, seed: int) -> bool:
-    """Whether the bundle is there, whole, and made with this seed."""
+    """Tells whether the bundle is whole, of this very student, and made by today's settings and seed."""
+    bundle, config, summary = run.bundles / student.name, run.config, run.summary
     if not bundle.exists():
         return False
     try:
-        return load_controller(bundle).provenance.get("observation_seed") == seed
+        exported_with = load_controller(bundle).provenance.get("observation_seed")
     except ControllerError as error:
         display.warn(f"{bundle} is damaged, {error}: exported again")
         return False
+    exported = summary.get("export", {}).get(student.name, {})
+    scores = summary.get("students", {}).get(student.name, {})
+    found = (exported_with, *map(exported.get, ("student_sha256", "observations", "profiles")))
+    now = (seed, student.source, config.export.observations, list(config.export.profiles))
+    return found == now and scores.get("episodes") == config.student.episodes
 
 
-def _provenance(student: TrainedStudent, teacher: Teacher, seed: int) -> JSON:
-    network = teacher.config.network
-    return {
-        "student": student.name,
-        "checkpoint_sha256": student.source,
-        "teacher_depth": network.depths[0],
-        "teacher_width": network.widths[0],
-        "teacher_sha256": teacher.source,
-        "observation_seed": seed,
-    }
-
-
-def _card_facts(spec: TaskSpec, judged: JSON) -> JSON:
+def _card_facts(spec: TaskSpec, scores: JSON) -> JSON:
+    """Returns what the model card says of the student's score."""
     goal = spec.goal
     success = f"within {goal.success_radius:g} {goal.unit} at the end"
-    facts = {"held-out episodes": judged["episodes"], success: judged["success_final"]}
-    facts[f"mean distance at the end ({goal.unit})"] = judged["final_distance"]
-    if "retention" in judged:
-        facts["time at goal, relative to its teacher"] = judged["retention"]
+    facts = {"held-out episodes": scores["episodes"], success: scores["success_final"]}
+    facts[f"mean distance at the end ({goal.unit})"] = scores["final_distance"]
+    if "retention" in scores:
+        facts["time at goal, relative to its teacher"] = scores["retention"]
     return facts

@@ -1,0 +1,228 @@
+"""How much of its teacher a student keeps, on the same held-out episodes."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import scipy.stats
+
+from student.critic import (
+    CriticOutputs,
+    CriticQueries,
+    calibration,
+    critic_agreement,
+    critic_outputs,
+    critic_queries,
+    times_to_goal,
+)
+from student.networks import Student, embed_goal, embed_state_action, parameter_count
+from teacher.compilation import jit_once
+from teacher.evaluate import (
+    CONFIDENCE,
+    Outcomes,
+    evaluation_layout,
+    evaluation_noise_key,
+    evaluation_starts,
+    run_episodes,
+    summarise,
+)
+from teacher.sensing import Sensed
+from teacher.simulation import (
+    Policy,
+    SensingPolicy,
+    Simulation,
+    Trajectories,
+    all_seeing,
+    on_robot,
+    simulation_of,
+)
+from teacher.tasks import Start
+from teacher.trained import Teacher
+
+JSON = dict[str, Any]
+STATES = 2048  # in which actions are compared, and times to the goal
+
+# Compiles once for critics of one size.
+_student_outputs = jit_once(partial(critic_outputs, embed_state_action, embed_goal))
+
+
+class SampledStates(NamedTuple):
+    """N states of a policy's episodes, evenly over steps and episodes; NumPy arrays."""
+
+    observation: np.ndarray  # [N, S]
+    goal: np.ndarray  # [N, G]
+    sensed: Sensed  # [N, ...]
+    action: np.ndarray  # [N, A]: the policy's
+
+    @classmethod
+    def of(cls, trajectories: Trajectories, goal: np.ndarray, count: int) -> Self:
+        """Samples L steps of E episodes with goals [E, G]."""
+        before, action, _ = trajectories.steps()
+        length, episodes = action.shape[:2]
+        rows = np.linspace(0, length * episodes - 1, count).round().astype(int)
+        goal = np.broadcast_to(goal, (length, *goal.shape))
+        values = (before, goal, *trajectories.sensed_steps(), action)
+        observation, goal, *sensed, action = (v.reshape(-1, v.shape[-1])[rows] for v in values)
+        return cls(observation, goal, Sensed(*sensed), action)
+
+
+class ReferenceEpisodes(NamedTuple):
+    """A teacher's held-out episodes, on which its students are evaluated."""
+
+    teacher: Teacher
+    simulation: Simulation
+    layout: str
+    starts: Start
+    outcomes: Outcomes
+    states: SampledStates
+    queries: CriticQueries  # as students observe them
+    outputs: CriticOutputs  # of the teacher's critic
+
+    @classmethod
+    def of(cls, teacher: Teacher, episodes: int) -> Self:
+        """Runs the teacher."""
+        simulation, layout = simulation_of(teacher.config.task), evaluation_layout(teacher.config)
+        starts = evaluation_starts(simulation, episodes, layout)
+        policy = all_seeing(teacher.policy())
+        outcomes, trajectories = run_episodes(simulation, policy, starts, evaluation_noise_key())
+        states = SampledStates.of(trajectories, starts.goal, STATES)
+        of_teacher, of_students = critic_queries(simulation, trajectories, starts.goal)
+        evaluate_critic = jit_once(partial(critic_outputs, teacher.embed_state_action, teacher.embed_goal))
+        outputs = evaluate_critic(teacher.params, of_teacher)
+        return cls(teacher, simulation, layout, starts, outcomes, states, of_students, outputs)
+
+    def run(self, policy: SensingPolicy) -> tuple[Outcomes, Trajectories]:
+        """Runs another policy in the same episodes, with the same noise of the sensors."""
+        return run_episodes(self.simulation, policy, self.starts, evaluation_noise_key())
+
+    def evaluate(self, policy: Policy, distance: Callable[..., float]) -> JSON:
+        """Scores a student in the same episodes, and compares it with its teacher.
+
+        Args:
+          policy: the student's, which acts on what is sensed.
+          distance: its critic's, of one observation, action and goal.
+        Returns: figures of the summary. `policy_error` is the root mean square difference of an action's
+          entries from the teacher's, on states of the teacher's episodes and of the student's own."""
+        outcomes, trajectories = self.run(on_robot(policy))
+        goal, teachers = self.starts.goal, self.states
+        own = SampledStates.of(trajectories, goal, STATES)
+        label = np.asarray(self.teacher.policy()(own.observation, own.goal))
+        times = times_to_goal(self.simulation.task.spec, trajectories, goal, STATES)
+        assert trajectories.sensed is not None
+        observation, seen_goal, action = (
+            values[times.step, times.episode].astype(np.float32)
+            for values in (*trajectories.sensed, trajectories.action)
+        )
+        rows = zip(observation, action, seen_goal, strict=True)
+        calibrated = calibration(times, np.array([distance(*row) for row in rows]))
+        return (
+            summarise(outcomes, self.layout)
+            | {
+                "teacher_time_at_goal": float(self.outcomes.time_at_goal.mean()),
+                "teacher_parameters": parameter_count(self.teacher.params.actor),
+                "policy_error": {
+                    "teacher_states": _rms(policy(*teachers.sensed) - teachers.action),
+                    "own_states": _rms(own.action - label),
+                },
+            }
+            | retention(outcomes, self.outcomes)
+            | compare_with_teacher(outcomes, self.outcomes)
+            | ({"calibration": calibrated} if calibrated else {})
+        )
+
+    def critic_agreement(self, student: Student) -> dict[str, float]:
+        """Compares the student's critic with the teacher's."""
+        return critic_agreement(_student_outputs(student, self.queries), self.outputs)
+
+
+def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) -> list[float] | None:
+    """Computes a percentile bootstrap over episodes, which are drawn together from all samples [E].
+
+    Args: statistic: of samples [..., E] and `axis`, NaN where it is undefined.
+    Returns: low and high; None if the statistic is undefined for so many draws that there is no interval."""
+    with warnings.catch_warnings():  # an interval that does not exist comes as NaN, which is checked below
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        interval = scipy.stats.bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=True,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            n_resamples=2000,
+            rng=0,
+        ).confidence_interval
+    found = [float(interval.low), float(interval.high)]
+    return found if np.isfinite(found).all() else None
+
+
+def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
+    """Computes the student's time at goal over the teacher's, on the same starts and goals.
+
+    Returns: `retention` with its bootstrap interval over pairs of episodes, `retention_low` and
+    `retention_high`; nothing if the teacher was at a goal so rarely that the ratio has no interval."""
+    ratio, interval = _ratio(student.time_at_goal, teacher.time_at_goal)
+    if interval is None:
+        return {}
+    return {"retention": ratio, "retention_low": interval[0], "retention_high": interval[1]}
+
+
+def compare_with_teacher(student: Outcomes, teacher: Outcomes) -> JSON:
+    """Computes what retention does not tell, on the same starts and goals.
+
+    Returns: `success_retention`, `final_distance_change`, `hardest_decile` and `worst_decile` of the summary.
+    The hardest tenth of episodes is about goals that are hard for the teacher, each policy's own worst tenth
+    also about goals that only the student has lost."""
+    figures: JSON = {}
+    ratio, interval = _ratio(student.success_final, teacher.success_final)
+    if interval is not None:
+        figures |= {"success_retention": ratio, "success_retention_interval": interval}
+    change = np.asarray(student.final_distance) - np.asarray(teacher.final_distance)
+    figures["final_distance_change"] = float(change.mean())
+    figures["final_distance_change_interval"] = paired_interval(np.mean, change)
+    ours, theirs = (np.asarray(each.time_at_goal, float) for each in (student, teacher))
+    hardest = np.argsort(theirs, kind="stable")[: _tenth(len(theirs))]
+    figures["hardest_decile"] = _difference(np.mean, ours[hardest], theirs[hardest])
+    figures["worst_decile"] = _difference(_worst_tenth, ours, theirs)
+    return figures
+
+
+def _ratio(student: np.ndarray, teacher: np.ndarray) -> tuple[float, list[float] | None]:
+    """Computes the ratio of two sums over paired episodes, and its interval if it has one."""
+
+    def ratio(ours: np.ndarray, theirs: np.ndarray, axis: int) -> np.ndarray:
+        total = theirs.sum(axis)
+        return np.where(total > 0, ours.sum(axis) / np.where(total > 0, total, 1), np.nan)
+
+    ours, theirs = np.asarray(student, float), np.asarray(teacher, float)
+    if theirs.sum() == 0:
+        return 0.0, None
+    return float(ours.sum() / theirs.sum()), paired_interval(ratio, ours, theirs)
+
+
+def _difference(mean: Callable[..., Any], ours: np.ndarray, theirs: np.ndarray) -> JSON:
+    def difference(ours: np.ndarray, theirs: np.ndarray, axis: int) -> Any:
+        return mean(ours, axis=axis) - mean(theirs, axis=axis)
+
+    if len(ours) < 2:  # a single pair has no other draw
+        interval = [float(difference(ours, theirs, -1))] * 2
+    else:
+        interval = paired_interval(difference, ours, theirs)
+    student, teacher = (float(mean(each, axis=-1)) for each in (ours, theirs))
+    return {"student": student, "teacher": teacher, "difference_interval": interval}
+
+
+def _worst_tenth(values: np.ndarray, axis: int) -> np.ndarray:
+    """Computes the mean of the lowest tenth along the last axis."""
+    assert axis == -1 or axis == values.ndim - 1
+    return np.asarray(np.sort(values)[..., : _tenth(values.shape[-1])].mean(-1))
+
+
+def _tenth(count: int) -> int:
+    return -(-count // 10)
+
+
+def _rms(difference: np.ndarray) -> float:
+    return float(np.sqrt((difference**2).mean()))

@@ -1,0 +1,136 @@
+"""How robust a student and its teacher are to what they were not trained for, in the same episodes."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from student.evaluate import ReferenceEpisodes, retention
+from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes
+from teacher.randomise import ALTER_MODEL, UNPUSHED, Conditions, Randomisation
+from teacher.simulation import Policy, SensingPolicy, Simulation, all_seeing, on_robot
+from teacher.simulation import simulation as simulation_named
+from teacher.spec import TaskSpec
+from teacher.tasks import Start
+from teacher.tasks.engines import ENGINES
+
+JSON = dict[str, Any]
+SHARE = 0.2  # by which masses and friction are less, or more
+DELAYS = (1, 2, 3)  # control steps
+PUSH = 0.5  # m/s or rad/s, where the task's own training has none
+PUSHES = 5  # in an episode, on average
+NOISE = 0.1  # in standard deviations of what is seen
+BEYOND = 0.25  # how far goals leave the training range at most, as a share of half its width
+NOMINAL = "nominal"
+
+
+class Trial(NamedTuple):
+    """Starts and goals under some condition, and how noisy observations are there, in their spread."""
+
+    start: Start
+    noise: float = 0.0
+
+
+def robustness(reference: ReferenceEpisodes, policy: Policy, episodes: int) -> dict[str, JSON]:
+    """Runs a student and its teacher under every condition that the task's engine can produce.
+
+    Args:
+      policy: the student's, which acts on what is sensed.
+      episodes: of each condition; the first of the held-out ones.
+    Returns: by condition, the mean time at goal of `student` and `teacher` with intervals, the student's
+      retention there, and `excess_drop`: by how much more its time at goal fell, from `nominal` to this
+      condition, than the teacher's did. Its interval is over episodes."""
+    simulation, states = _simulation(reference), reference.states
+    start: Start = Start(*(part[:episodes] for part in reference.starts[:3]))
+    spreads = states.sensed.observation.std(0), states.observation.std(0)
+    of_teacher = reference.teacher.policy()
+    found: dict[str, JSON] = {}
+    nominal = None
+    for name, trial in trials(simulation, start).items():
+        both = (
+            _run(simulation, trial, on_robot(_noisy(policy, trial.noise * spreads[0]))),
+            _run(simulation, trial, all_seeing(_noisy(of_teacher, trial.noise * spreads[1]))),
+        )
+        nominal = nominal or both
+        found[name] = _compare(*both, *nominal)
+    return found
+
+
+def trials(simulation: Simulation, start: Start) -> dict[str, Trial]:
+    """Returns every condition by name, `nominal` first; `start` is without conditions, [E, ...] in NumPy."""
+    episodes = len(start.goal)
+    one = np.ones(episodes, np.float32)
+    usual = Conditions(
+        friction=one,
+        mass=one,
+        strength=one,
+        delay=np.zeros(episodes, np.int32),
+        seed=np.full(episodes, UNPUSHED, np.uint32),
+    )
+
+    def under(**changes: np.ndarray) -> Trial:
+        return Trial(start._replace(conditions=usual._replace(**changes)))
+
+    found = {NOMINAL: under(), "noise": under()._replace(noise=NOISE)}
+    if simulation.randomise.push:
+        found["push"] = under(seed=np.arange(episodes, dtype=np.uint32))
+    for name in ALTER_MODEL:
+        if share := getattr(simulation.randomise, name):
+            found[f"{name}_less"] = under(**{name: one - np.float32(share)})
+            found[f"{name}_more"] = under(**{name: one + np.float32(share)})
+    for delay in DELAYS:
+        found[f"delay_{delay}"] = under(delay=np.full(episodes, delay, np.int32))
+    outside = goals_beyond(simulation.task.spec, start.goal)
+    found["goals_beyond"] = Trial(simulation.task.with_goal(start, outside)._replace(conditions=usual))
+    return found
+
+
+def goals_beyond(spec: TaskSpec, goal: np.ndarray) -> np.ndarray:
+    """Moves each goal [E, G] away from the middle of the training range to just outside of it.
+
+    Entries that do not differ within the range stay."""
+    low, high = np.asarray(spec.goal.low), np.asarray(spec.goal.high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    offset = np.where(half > 0, goal - middle, 0)
+    reach = np.abs(offset / np.where(half > 0, half, 1)).max(axis=1, keepdims=True)
+    wanted = 1 + BEYOND * np.arange(1, len(goal) + 1)[:, None] / len(goal)
+    return (goal + offset * (wanted / np.maximum(reach, 1e-3) - 1)).astype(goal.dtype)
+
+
+def _simulation(reference: ReferenceEpisodes) -> Simulation:
+    """Returns the reference's task and engine with everything switched on, so that it compiles once for all
+    trials."""
+    task, engine = reference.simulation.task, reference.simulation.engine_name
+    able, spec = ENGINES[engine], task.spec
+    switched: dict[str, float] = {"friction": SHARE, "mass": SHARE} if able.alters_model else {}
+    if able.takes_pushes and task.pushed:
+        interval = max(spec.episode_length / PUSHES, 1) * spec.control_dt
+        switched |= {"push": task.randomise.push or PUSH, "push_interval_s": interval}
+    randomise = Randomisation(latency=max(DELAYS), **switched)
+    return simulation_named(reference.teacher.config.task.name, engine, randomise)
+
+
+def _noisy(policy: Policy, scale: np.ndarray) -> Policy:
+    """Adds Gaussian noise of this scale [S] to what the policy observes, the same at the same step."""
+    steps = itertools.count()
+
+    def noisy(observation: np.ndarray, goal: np.ndarray) -> Any:
+        noise = np.random.default_rng(next(steps)).standard_normal(observation.shape)
+        return policy((observation + scale * noise).astype(observation.dtype), goal)
+
+    return noisy
+
+
+def _run(simulation: Simulation, trial: Trial, policy: SensingPolicy) -> Outcomes:
+    return run_episodes(simulation, policy, trial.start, evaluation_noise_key())[0]
+
+
+def _compare(
+    student: Outcomes, teacher: Outcomes, nominal_student: Outcomes, nominal_teacher: Outcomes
+) -> JSON:
+    ours, theirs = student.time_at_goal, teacher.time_at_goal
+    drop = (nominal_student.time_at_goal - ours) - (nominal_teacher.time_at_goal - theirs)
+    figures: JSON = {}
+    for key, values in (("student", ours), ("teacher", theirs), ("excess_drop", drop)):
+        figures |= {key: float(values.mean()), f"{key}_interval": list(mean_interval(values))}
+    return figures | retention(student, teacher)
