@@ -1,7 +1,7 @@
 """The published update of contrastive RL with deep networks, to measure against.
 
 Written from the description in arXiv:2503.14858 (section 4, appendix and table 7), in the form that
-its programs have: layers unrolled in Python, actor, entropy weight and critic updated one after the
+its programs have: layers unrolled in Python, actor, temperature and critic updated one after the
 other, each with a gradient and an Adam of its own, and the pairwise energies taken from the [B, B, R]
 tensor of differences. There is no epsilon under its root, and the Jacobian of tanh is the logarithm
 of 1 - a^2 + 1e-6.
@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.training.train_state import TrainState
 
 from teacher.config import BLOCK_DEPTH
 from teacher.replay import Batch
@@ -25,24 +26,23 @@ Tree = Any  # nested arrays
 REPRESENTATION = 64
 RATE = 3e-4
 PENALTY = 0.1
-TARGET_ENTROPY = -0.5  # per action
+TARGET_ENTROPY = -0.5  # per action dimension
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
-_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _layer(x: Array, width: int) -> Array:
-    x = nn.Dense(width, kernel_init=_kernel_init)(x)
-    return nn.swish(nn.LayerNorm()(x))
+_dense = partial(nn.Dense, kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
 
 
 def _trunk(x: Array, depth: int, width: int) -> Array:
     """[B, inputs] -> [B, W]: one input layer, then residual blocks of four; called within a module."""
-    x = _layer(x, width)
+
+    def layer(x: Array) -> Array:
+        return nn.swish(nn.LayerNorm()(_dense(width)(x)))
+
+    x = layer(x)
     for _ in range(depth // BLOCK_DEPTH):
         skip = x
         for _ in range(BLOCK_DEPTH):
-            x = _layer(x, width)
+            x = layer(x)
         x = x + skip
     return x
 
@@ -55,8 +55,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = _trunk(x, self.depth, self.width)
-        return nn.Dense(REPRESENTATION, kernel_init=_kernel_init)(x)
+        return _dense(REPRESENTATION)(_trunk(x, self.depth, self.width))
 
 
 class Actor(nn.Module):
@@ -69,37 +68,25 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         x = _trunk(x, self.depth, self.width)
-        mean = nn.Dense(self.actions, kernel_init=_kernel_init, name="mean")(x)
-        spread = jnp.tanh(nn.Dense(self.actions, kernel_init=_kernel_init, name="log_std")(x))
+        mean, spread = _dense(self.actions, name="mean")(x), jnp.tanh(_dense(self.actions, name="log_std")(x))
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (spread + 1)
 
 
-class Learned(NamedTuple):
-    """Parameters and the Adam that moves them."""
-
-    params: Tree
-    optimiser: Any
-
-
 class State(NamedTuple):
-    """`critic` holds both encoders' parameters by name; `entropy` the logarithm of the weight."""
+    """Parameters and Adam of each; `critic` has both encoders by name, `temperature` its logarithm."""
 
-    actor: Learned
-    critic: Learned
-    entropy: Learned
+    actor: TrainState
+    critic: TrainState
+    temperature: TrainState
 
 
 Update = Callable[[State, Batch, Array], tuple[State, dict[str, Array]]]
 
 
 def make(sizes: tuple[int, int, int], depth: int, width: int) -> tuple[Callable[[Array], State], Update]:
-    """`init(key)` and `update(state, batch, key)`, both pure, for `sizes` of observation, action, goal."""
+    """Returns `init(key)` and `update(state, batch, key)`, pure, for `sizes` of observation, action, goal."""
     observation, action, goal = sizes
     actor, encoder = Actor(depth, width, action), Encoder(depth, width)
-    adam = optax.adam(RATE)
-
-    def fresh(params: Tree) -> Learned:
-        return Learned(params, adam.init(params))
 
     def init(key: Array) -> State:
         actor_key, state_action_key, goal_key = jax.random.split(key, 3)
@@ -108,69 +95,65 @@ def make(sizes: tuple[int, int, int], depth: int, width: int) -> tuple[Callable[
             "goal": encoder.init(goal_key, jnp.zeros((1, goal))),
         }
         policy = actor.init(actor_key, jnp.zeros((1, observation + goal)))
-        return State(fresh(policy), fresh(critic), fresh(jnp.zeros(())))
-
-    def descend(learned: Learned, gradient: Tree) -> Learned:
-        change, optimiser = adam.update(gradient, learned.optimiser, learned.params)
-        return Learned(optax.apply_updates(learned.params, change), optimiser)
+        trees = policy, critic, {"log": jnp.zeros(())}
+        adam = optax.adam(RATE)
+        return State(*(TrainState.create(apply_fn=None, params=p, tx=adam) for p in trees))
 
     def update(state: State, batch: Batch, key: Array) -> tuple[State, dict[str, Array]]:
-        actor_gradient = jax.value_and_grad(partial(actor_loss, actor, encoder), has_aux=True)
-        (actor_value, log_probability), gradient = actor_gradient(
-            state.actor.params, state.critic.params, state.entropy.params, batch, key
+        (actor_value, log_probability), of_actor = jax.value_and_grad(
+            partial(actor_loss, actor, encoder), has_aux=True
+        )(state.actor.params, state.critic.params, state.temperature.params["log"], batch, key)
+        temperature_value, of_temperature = jax.value_and_grad(temperature_loss)(
+            state.temperature.params, log_probability, action
         )
-        new_actor = descend(state.actor, gradient)
-
-        entropy_gradient = jax.value_and_grad(entropy_weight_loss)
-        entropy_value, gradient = entropy_gradient(state.entropy.params, log_probability, action)
-        new_entropy = descend(state.entropy, gradient)
-
-        critic_gradient = jax.value_and_grad(partial(critic_loss, encoder), has_aux=True)
-        (critic_value, accuracy), gradient = critic_gradient(state.critic.params, batch)
-        new_critic = descend(state.critic, gradient)
-
+        (critic_value, accuracy), of_critic = jax.value_and_grad(partial(critic_loss, encoder), has_aux=True)(
+            state.critic.params, batch
+        )
+        gradients = State(of_actor, of_critic, of_temperature)
         metrics = {
             "actor_loss": actor_value,
             "entropy": -log_probability.mean(),
-            "entropy_weight": jnp.exp(state.entropy.params),
-            "entropy_weight_loss": entropy_value,
+            "temperature": jnp.exp(state.temperature.params["log"]),
+            "temperature_loss": temperature_value,
             "critic_loss": critic_value,
             "critic_accuracy": accuracy,
         }
-        return State(new_actor, new_critic, new_entropy), metrics
+        return State(*(s.apply_gradients(grads=g) for s, g in zip(state, gradients, strict=True))), metrics
 
     return init, update
 
 
 def actor_loss(
-    actor: Actor, encoder: Encoder, params: Tree, critic: Tree, log_weight: Array, batch: Batch, key: Array
+    actor: Actor,
+    encoder: Encoder,
+    params: Tree,
+    critic: Tree,
+    log_temperature: Array,
+    batch: Batch,
+    key: Array,
 ) -> tuple[Array, Array]:
-    """Mean distance to the goal with an entropy bonus, and the log-probabilities [B]."""
+    """Computes the mean distance to the goal with an entropy bonus, and the log-probabilities [B]."""
     mean, log_std = actor.apply(params, jnp.concatenate([batch.observation, batch.goal], axis=-1))
     std = jnp.exp(log_std)
     before = mean + std * jax.random.normal(key, mean.shape)
     action = jnp.tanh(before)
     log_probability = jax.scipy.stats.norm.logpdf(before, mean, std) - jnp.log(1 - action**2 + 1e-6)
     log_probability = log_probability.sum(-1)
-    state_action = jnp.concatenate([batch.observation, action], axis=-1)
-    state_action_features = encoder.apply(critic["state_action"], state_action)
-    goal_features = encoder.apply(critic["goal"], batch.goal)
-    distance = jnp.sqrt(((state_action_features - goal_features) ** 2).sum(-1))
-    return (distance + jnp.exp(log_weight) * log_probability).mean(), log_probability
+    pair = encoder.apply(critic["state_action"], jnp.concatenate([batch.observation, action], axis=-1))
+    distance = jnp.sqrt(((pair - encoder.apply(critic["goal"], batch.goal)) ** 2).sum(-1))
+    return (distance + jnp.exp(log_temperature) * log_probability).mean(), log_probability
 
 
-def entropy_weight_loss(log_weight: Array, log_probability: Array, actions: int) -> Array:
-    """Moves the weight until the entropy meets its target; log-probabilities are [B]."""
+def temperature_loss(temperature: Tree, log_probability: Array, actions: int) -> Array:
+    """Computes the loss that moves the temperature until the entropy meets its target; [B] -> scalar."""
     excess = jax.lax.stop_gradient(-log_probability - TARGET_ENTROPY * actions)
-    return (jnp.exp(log_weight) * excess).mean()
+    return (jnp.exp(temperature["log"]) * excess).mean()
 
 
 def critic_loss(encoder: Encoder, critic: Tree, batch: Batch) -> tuple[Array, Array]:
-    """Mean InfoNCE with the log-partition penalty, and the share of goals retrieved."""
-    state_action = jnp.concatenate([batch.observation, batch.action], axis=-1)
-    state_action_features = encoder.apply(critic["state_action"], state_action)
-    goal_features = encoder.apply(critic["goal"], batch.goal)
-    difference = state_action_features[:, None, :] - goal_features[None, :, :]
+    """Computes mean InfoNCE with the log-partition penalty, and the share of goals retrieved."""
+    pair = encoder.apply(critic["state_action"], jnp.concatenate([batch.observation, batch.action], axis=-1))
+    difference = pair[:, None, :] - encoder.apply(critic["goal"], batch.goal)[None, :, :]
     logits = -jnp.sqrt((difference**2).sum(-1))
     log_partition = jax.nn.logsumexp(logits, axis=1)
     loss = (log_partition - jnp.diagonal(logits)).mean() + PENALTY * (log_partition**2).mean()

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, Run, write_columns
-from student.evaluate import retention
+from student.evaluate import paired_ratio
 from teacher.distance_map import agreement, drawable, queries
 from teacher.errors import FathomError
 from teacher.evaluate import Outcomes, run_episodes, summarise
@@ -28,11 +28,11 @@ class HeldOut(NamedTuple):
     layout: str
     starts: Start
     outcomes: Outcomes
-    lived: Trajectories
+    trajectories: Trajectories
 
 
 def is_known(task: Task) -> bool:
-    """Whether the task states anything to compare a teacher with."""
+    """Tells whether the task states anything to compare a teacher with."""
     return task.reference_policy is not None or task.maze is not None
 
 
@@ -41,14 +41,14 @@ def compare_with_truth(
 ) -> tuple[JSON, JSON]:
     """Scores the task's reference policy in the same episodes, and the critic's distances in its maze.
 
-    The critic is asked in the reference policy's episodes where there is one: they are the same for every
+    The critic is evaluated in the reference policy's episodes where there is one: they are the same for every
     teacher and go everywhere, where a teacher's own show only what it reaches.
-    Keeps in the run what the report's pictures of these distances need. Where the reference policy cannot
-    run, says why: the teacher is none the worse for it.
+    Writes what the report's pictures of these distances need. A reference policy that cannot run is warned
+    about: the teacher is none the worse for it.
     Returns: figures of the summary, and of its `teacher`."""
     figures: JSON = {}
     of_teacher: JSON = {}
-    trajectories, reference = held_out.lived, None
+    trajectories, reference = held_out.trajectories, None
     try:
         reference = reference_episodes(held_out.simulation, held_out.starts)
     except FathomError as error:
@@ -68,7 +68,7 @@ def compare_with_truth(
 
 
 def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes, Trajectories] | None:
-    """How the task's reference policy does from these starts, and where it goes; None where it states none.
+    """Runs the task's reference policy from these starts; None where it states none.
 
     Raises: FathomError if the policy fails, or answers with what are no numbers."""
     task, policy = simulation.task, simulation.task.reference_policy
@@ -87,11 +87,10 @@ def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes,
 
 
 def share_of_reference(teacher: Outcomes, reference: Outcomes) -> JSON:
-    """The teacher's time at goal over the reference policy's, with its interval over pairs of episodes.
+    """Computes the teacher's time at goal over the reference policy's, with its interval as of retention.
 
-    Nothing if the reference policy was at a goal so rarely that the ratio has no interval."""
-    found = retention(teacher, reference)
-    if not found:
+    Returns: nothing if the reference policy was at a goal so rarely that the ratio has no interval."""
+    ratio, interval = paired_ratio(teacher.time_at_goal, reference.time_at_goal)
+    if interval is None:
         return {}
-    interval = [found["retention_low"], found["retention_high"]]
-    return {"share_of_reference": found["retention"], "share_of_reference_interval": interval}
+    return {"share_of_reference": ratio, "share_of_reference_interval": interval}

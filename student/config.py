@@ -10,6 +10,11 @@ from teacher.config import MOST_EPISODES, Batch, Episodes, Factor, Group, Rate, 
 
 ACTIVATIONS = ("swish", "relu")
 SIZE = re.compile(r"([1-9]\d?)x([1-9]\d{0,3})", re.ASCII)  # layers, width
+# Conditions under which `robustness` episodes run, beside the `NOMINAL` one.
+NOMINAL = "nominal"
+SHARE = 0.2  # by which masses and friction are less, or more
+NOISE = 0.1  # in standard deviations of what is seen
+OUTSIDE = 0.25  # how far goals leave the training range at most, as a share of half its width
 
 
 class Size(NamedTuple):

@@ -163,7 +163,7 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
 
     Returns: `retention` with its bootstrap interval over pairs of episodes, `retention_low` and
     `retention_high`; nothing if the teacher was at a goal so rarely that the ratio has no interval."""
-    ratio, interval = _ratio(student.time_at_goal, teacher.time_at_goal)
+    ratio, interval = paired_ratio(student.time_at_goal, teacher.time_at_goal)
     if interval is None:
         return {}
     return {"retention": ratio, "retention_low": interval[0], "retention_high": interval[1]}
@@ -176,7 +176,7 @@ def compare_with_teacher(student: Outcomes, teacher: Outcomes) -> JSON:
     The hardest tenth of episodes is about goals that are hard for the teacher, each policy's own worst tenth
     also about goals that only the student has lost."""
     figures: JSON = {}
-    ratio, interval = _ratio(student.success_final, teacher.success_final)
+    ratio, interval = paired_ratio(student.success_final, teacher.success_final)
     if interval is not None:
         figures |= {"success_retention": ratio, "success_retention_interval": interval}
     change = np.asarray(student.final_distance) - np.asarray(teacher.final_distance)
@@ -189,8 +189,8 @@ def compare_with_teacher(student: Outcomes, teacher: Outcomes) -> JSON:
     return figures
 
 
-def _ratio(student: np.ndarray, teacher: np.ndarray) -> tuple[float, list[float] | None]:
-    """Computes the ratio of two sums over paired episodes, and its interval if it has one."""
+def paired_ratio(student: np.ndarray, teacher: np.ndarray) -> tuple[float, list[float] | None]:
+    """Computes the ratio of two sums over paired episodes [E], and its bootstrap interval if it has one."""
 
     def ratio(ours: np.ndarray, theirs: np.ndarray, axis: int) -> np.ndarray:
         total = theirs.sum(axis)
@@ -206,10 +206,9 @@ def _difference(mean: Callable[..., Any], ours: np.ndarray, theirs: np.ndarray) 
     def difference(ours: np.ndarray, theirs: np.ndarray, axis: int) -> Any:
         return mean(ours, axis=axis) - mean(theirs, axis=axis)
 
-    if len(ours) < 2:  # a single pair has no other draw
-        interval = [float(difference(ours, theirs, -1))] * 2
-    else:
-        interval = paired_interval(difference, ours, theirs)
+    # A single pair has no other draw.
+    alone = [float(difference(ours, theirs, -1))] * 2 if len(ours) < 2 else None
+    interval = alone or paired_interval(difference, ours, theirs)
     student, teacher = (float(mean(each, axis=-1)) for each in (ours, theirs))
     return {"student": student, "teacher": teacher, "difference_interval": interval}
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from student.evaluate import ReferenceEpisodes, retention
 from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes
 from teacher.randomise import ALTER_MODEL, UNPUSHED, Conditions, Randomisation
@@ -15,13 +16,9 @@ from teacher.tasks import Start
 from teacher.tasks.engines import ENGINES
 
 JSON = dict[str, Any]
-SHARE = 0.2  # by which masses and friction are less, or more
 DELAYS = (1, 2, 3)  # control steps
 PUSH = 0.5  # m/s or rad/s, where the task's own training has none
 PUSHES = 5  # in an episode, on average
-NOISE = 0.1  # in standard deviations of what is seen
-BEYOND = 0.25  # how far goals leave the training range at most, as a share of half its width
-NOMINAL = "nominal"
 
 
 class Trial(NamedTuple):
@@ -93,7 +90,7 @@ def goals_beyond(spec: TaskSpec, goal: np.ndarray) -> np.ndarray:
     middle, half = (low + high) / 2, (high - low) / 2
     offset = np.where(half > 0, goal - middle, 0)
     reach = np.abs(offset / np.where(half > 0, half, 1)).max(axis=1, keepdims=True)
-    wanted = 1 + BEYOND * np.arange(1, len(goal) + 1)[:, None] / len(goal)
+    wanted = 1 + OUTSIDE * np.arange(1, len(goal) + 1)[:, None] / len(goal)
     return (goal + offset * (wanted / np.maximum(reach, 1e-3) - 1)).astype(goal.dtype)
 
 

@@ -150,7 +150,7 @@ def test_a_budget_names_the_baselines_that_fit():
     asked(NAMES, None)
     with pytest.raises(
         UsageError,
-        match=r"found 400, but these take about 660 s.*--baselines cloning,dagger,shallow_actor fits",
+        match=r"found 400, but these take about 660 s.*--baselines cloning,dagger,direct_long fits",
     ):
         asked(NAMES, 400)
     with pytest.raises(UsageError, match="none of them fits"):

@@ -33,7 +33,7 @@ PARTS = {
     "geom": "",
     "actuator": '<position joint="slide" kp="40" kv="8" ctrlrange="-.5 .5"/>',
 }
-CLOTH = 'name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" radius=".01" dim="2" mass="1"'
+CLOTH = 'name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" radius=".01" dim="2" rigid="true"'
 SERVO = '<position joint="slide" kp="40" kv="8" ctrlrange="-.5 .5" {}/>'
 
 
@@ -159,7 +159,7 @@ def test_actuators_with_a_state_of_their_own_move_as_in_the_c_engine(parts):
             "actearly of actuators",
         ),
         ({"actuator": '<adhesion body="cart" ctrlrange="0 1" gain="1"/>'}, "mjTRN_BODY"),
-        ({"geom": f"/></body><body><flexcomp {CLOTH}"}, "flexible bodies"),
+        ({"geom": f'/></body><body name="hung"><flexcomp {CLOTH}'}, "flexible bodies"),
         (
             {"actuator": '<muscle joint="slide" ctrlrange="0 1" force="20" lengthrange="-1 1"/>'},
             "muscles in the integrator implicitfast",

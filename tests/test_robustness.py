@@ -9,8 +9,9 @@ import pytest
 from probes import Aim
 from sled import Sled
 
+from student.config import NOMINAL
 from student.evaluate import ReferenceEpisodes, SampledStates
-from student.robustness import NOMINAL, PUSH, goals_beyond, robustness, trials
+from student.robustness import PUSH, goals_beyond, robustness, trials
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
 from teacher.randomise import UNPUSHED, Randomisation
 from teacher.simulation import Simulation

@@ -4,7 +4,7 @@ from pipelines.report import wording
 from pipelines.report.findings import JSON, Findings
 from pipelines.report.markup import Html, details, element, joined, table
 from pipelines.report.sections import figure, share
-from student.robustness import BEYOND, NOISE, NOMINAL, SHARE
+from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 
 MINUS = "\N{MINUS SIGN}"
 _AGREEMENT = {
@@ -132,7 +132,7 @@ def condition_name(name: str) -> str:
         NOMINAL: "as in the evaluation",
         "noise": f"noise, {100 * NOISE:g}{wording.NARROW}% of the spread",
         "push": "pushes",
-        "goals_beyond": f"goals up to {100 * BEYOND:g}{wording.NARROW}% outside",
+        "goals_beyond": f"goals up to {100 * OUTSIDE:g}{wording.NARROW}% outside",
     }
     return named.get(name, name)
 
