@@ -113,7 +113,7 @@ def train_study(study: Study) -> JSON:
     Taken up again, a run that diverged is left alone, for its seed would end there again; one that did
     not fit is tried again, for the device may be another."""
     members, display = study.members, Display()
-    failures = {name: found for name, found in study.failures.items() if found["state"] != OUT_OF_MEMORY}
+    failures = {name: found for name, found in study.failures.items() if found.get("state") != OUT_OF_MEMORY}
     with locked(study.path):
         for number, member in enumerate(members, 1):
             if member.finished or member.name in failures:

@@ -121,6 +121,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(study, stages):
     assert f"distill failed in 1 of 4 runs:\n  {ALL[1]}: training diverged" in done.stderr
     entry = read_json(study.path / "summary.json")["runs"][1]
     assert entry["state"] == "finished" and entry["stage_errors"].keys() == {"distill"}
+    assert typed("teacher", "--run", "study", "--resume").exit_code == 0  # its teachers are as they were
     stages.endings["export", ALL[1]] = FathomError("no student in it")
     done = typed("export", "study")
     assert done.exit_code == 1
