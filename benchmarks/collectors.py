@@ -27,7 +27,7 @@ from teacher.config import TeacherConfig
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
-from teacher.simulation import simulation_of
+from teacher.rollout import simulation_of
 from teacher.train import require_finite
 
 SCORES = ("time_at_goal", "time_at_goal_interval", "success_final", "final_distance")
@@ -87,22 +87,11 @@ def parse_pair(text: str) -> tuple[int, int]:
 
 def main() -> None:
     parser = parser_of(__doc__, out=True)
-    parser.add_argument(
-        "--pairs",
-        type=parse_pair,
-        nargs="+",
-        default=[(4, 4), (4, 32), (32, 4), (32, 32)],
-        metavar="COLLECTOR,LEARNER",
-        help="depths",
-    )
+    pairs = [(4, 4), (4, 32), (32, 4), (32, 32)]
+    parser.add_argument("--pairs", type=parse_pair, nargs="+", default=pairs, metavar="COLLECTOR,LEARNER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.FIELD=VALUE",
-        help="a setting of both teachers, on top of the preset wheel-maze",
-    )
+    both = "a setting of both teachers, on top of the preset wheel-maze"
+    parser.add_argument("--set", action="append", default=[], metavar="GROUP.FIELD=VALUE", help=both)
     arguments = parser.parse_args()
     settings = sorted(arguments.set)
     learners = {

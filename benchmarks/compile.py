@@ -40,15 +40,10 @@ def measure(depth: int, width: int, batch: int) -> Row:
     started = time.perf_counter()
     state, _ = compiled(state, rows, key)
     jax.block_until_ready(state)
-    figures = {
-        "depth": depth,
-        "width": width,
-        "batch": batch,
-        "trace_s": traced - begun,
-        "compile_s": ready - traced,
-        "update_s": time.perf_counter() - started,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    figures: Row = {"depth": depth, "width": width, "batch": batch}
+    figures |= {"trace_s": traced - begun, "compile_s": ready - traced}
+    figures |= {"update_s": time.perf_counter() - started}
+    figures |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     memory = jax.devices()[0].memory_stats()
     return figures | ({"device_peak_mb": memory["peak_bytes_in_use"] / 2**20} if memory else {})
 

@@ -34,12 +34,12 @@ import optax
 from measuring import Results, Row, parser_of, say, show
 
 from teacher import replay
-from teacher.devices import Devices
+from teacher.blocks import Settings
 from teacher.distance_map import Queries, agreement
 from teacher.losses import infonce, pairwise_distance, retrieval_accuracy
 from teacher.networks import ResidualNetwork
 from teacher.replay import Replay, Rows
-from teacher.residual import Settings
+from teacher.sharding import Devices
 from teacher.tasks import State, achieved_goal, make_task
 from teacher.tasks.mazes import Maze
 
@@ -69,7 +69,7 @@ class Stack(ResidualNetwork):
 
     @property
     def settings(self) -> Settings:
-        return super().settings._replace(branch_scale=self.branch_scale)
+        return super().settings._replace(residual_scale=self.branch_scale)
 
 
 def walks(name: str, count: int, rng: np.random.Generator) -> Rows:
@@ -234,15 +234,10 @@ def main() -> None:
                     basis: Row = {"task": arguments.task, "candidate": name, "sampling": sampling}
                     basis |= {"depth": depth, "width": arguments.width, "rate": rate}
                     basis |= {"batch": arguments.batch, "updates": arguments.updates, "seed": seed}
-                    row = results.add(basis, partial(_measure, basis))
+                    row = results.add(basis, partial(trained, **basis))
                     say(str({key: value for key, value in row.items() if key != "curve"}))
-    show(
-        [{key: value for key, value in row.items() if key != "curve"} for row in results.rows], arguments.json
-    )
-
-
-def _measure(basis: Row) -> Row:
-    return trained(**basis)
+    rows = [{key: value for key, value in row.items() if key != "curve"} for row in results.rows]
+    show(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -30,30 +30,21 @@ import numpy as np
 import optax
 from measuring import Results, Row, parser_of, say, show
 
+from student import networks
 from student.checkpoint import TrainedStudent, load_student
 from student.config import parse_size
-from student.networks import (
-    Normaliser,
-    Student,
-    act,
-    critic_distance,
-    embed_goal,
-    embed_state_action,
-    fold,
-    init_student,
-)
+from student.networks import Normaliser, Student, act
 from teacher import checkpoint, losses, replay
 from teacher.config import UpdateConfig
-from teacher.devices import Devices
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Environments
-from teacher.randomise import Randomisation
+from teacher.randomization import DomainRandomization
 from teacher.replay import Batch, Replay, Rows
-from teacher.simulation import NOTHING_RANDOM, choose, simulation
+from teacher.rollout import NOTHING_RANDOM, choose, simulation
+from teacher.sharding import Devices
 from teacher.tasks import Start, achieved_goal
-from teacher.train import require_finite
-from teacher.trained import Teacher, load_teacher
+from teacher.train import Teacher, load_teacher, require_finite
 
 Array = jax.Array
 
@@ -111,7 +102,7 @@ class Tuner:
         record = checkpoint.load(options.run / "students" / options.size).record
         self.sizes = parse_size(options.size), parse_size(record["critic"])
         self.devices = Devices(jax.devices()[:1])
-        task, late = teacher.config.task, Randomisation(latency=world.delay)
+        task, late = teacher.config.task, DomainRandomization(latency=world.delay)
         self.simulation = simulation(task.name, task.engine, late if world.delay else NOTHING_RANDOM)
         self.layouts = (
             world.layout or task.layout or self.simulation.task.layouts[0],
@@ -157,26 +148,24 @@ class Tuner:
         environments = Environments(self.simulation.reset(start), start.goal, step, jnp.zeros_like(step))
         # Copies, for the first update reuses the buffers.
         student = jax.tree.map(jnp.array, self.student.params)
-        state = Tuning(
-            student,
-            self.optimiser.init(student),
-            environments,
-            replay.empty(HELD, self.envs, *self.spec.sizes),
-            jnp.zeros((), jnp.int32),
-        )
+        empty = replay.empty(HELD, self.envs, *self.spec.sizes)
+        state = Tuning(student, self.optimiser.init(student), environments, empty, jnp.zeros((), jnp.int32))
         while int(state.replay.written) < self.spec.episode_length:
             state = self.collect(state, jax.random.fold_in(collect_key, state.replay.written))
         if arm.distilled:
             return state
-        fresh = init_student(critic_key, *self.sizes, self.spec.sizes, self.representation)
-        fresh = fold(fresh, self._measured(state.replay))
+        fresh = networks.init_student(critic_key, *self.sizes, self.spec.sizes, self.representation)
+        fresh = networks.fold(fresh, self._measured(state.replay))
         return state._replace(student=fresh._replace(policy=state.student.policy))
 
     def _measured(self, held: Replay) -> Normaliser:
         """Mean and standard deviation of what was collected, by which fresh critics are normalised."""
         rows = jax.tree.map(lambda leaf: leaf[: int(held.written)], held.rows)
         return Normaliser(
-            *((x.mean((0, 1)), x.std((0, 1)) + 1e-6) for x in (rows.observation, rows.action, rows.outcome))
+            *(
+                (x.mean((0, 1)), x.std((0, 1)) + 1e-6)
+                for x in (rows.observation, rows.action, rows.achieved_goal)
+            )
         )
 
     def _starts(self, key: Array) -> Start:
@@ -229,12 +218,12 @@ def joint_loss(student: Student, batch: Batch, settings: UpdateConfig) -> tuple[
     """The critic's InfoNCE loss and the critic's distance after the policy's action, added up.
 
     The critic is a constant to the policy's part, so that each has the gradient of its own loss alone."""
-    pairs = embed_state_action(student, batch.observation, batch.action)
-    logits = -losses.pairwise_distance(pairs, embed_goal(student, batch.goal))
+    pairs = networks.embed_state_action(student, batch.observation, batch.action)
+    logits = -losses.pairwise_distance(pairs, networks.embed_goal(student, batch.goal))
     critic = losses.infonce(logits, settings.penalty).mean()
     judge = jax.lax.stop_gradient(student)
     action = act(student, batch.observation, batch.goal)
-    policy = critic_distance(judge, batch.observation, action, batch.goal).mean()
+    policy = networks.critic_distance(judge, batch.observation, action, batch.goal).mean()
     accuracy = losses.retrieval_accuracy(logits)
     return critic + policy, {"critic_loss": critic, "critic_accuracy": accuracy, "policy_loss": policy}
 
@@ -282,18 +271,10 @@ def measure(options: argparse.Namespace) -> list[Row]:
         tuner = Tuner(teacher, student, world, options)
         for arm in dict.fromkeys((NO_ARM, *options.arms)):
             for seed in options.seeds if arm != NO_ARM else options.seeds[:1]:
-                basis = {
-                    "task": teacher.spec.name,
-                    "student": student.source,
-                    "size": options.size,
-                    "change": change,
-                    "arm": arm,
-                    "seed": seed,
-                    "envs": options.envs,
-                    "noise": options.noise,
-                    "rates": [options.actor_rate, options.critic_rate],
-                    "episodes": options.episodes,
-                }
+                basis = {"task": teacher.spec.name, "student": student.source, "size": options.size}
+                basis |= {"change": change, "arm": arm, "seed": seed, "envs": options.envs}
+                basis |= {"noise": options.noise, "rates": [options.actor_rate, options.critic_rate]}
+                basis |= {"episodes": options.episodes}
                 say(f"{change}, {arm}, seed {seed}")
                 results.add(basis, partial(tuned, tuner, before, ARMS[arm], seed))
     return results.rows

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from teacher.config import CollectConfig, NetworkConfig, TeacherConfig, UpdateConfig
-from teacher.devices import Devices
 from teacher.learner import Learner
 from teacher.networks import init_params
 from teacher.replay import Batch
+from teacher.sharding import Devices
 from teacher.tasks import make_task
 
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ from measuring import Row, device, middle, parser_of, say, show
 from pipelines.catalogue import call_rates
 from teacher.compilation import jit_physics
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
-from teacher.devices import Devices
 from teacher.learner import Learner
+from teacher.sharding import Devices
 from teacher.tasks import make_task
 from teacher.tasks.engines import ENGINES
 
@@ -45,25 +45,10 @@ def measure(task: str, engine: str, envs: int, depth: int, width: int) -> Row:
         state = jax.block_until_ready(collect(state))
 
     rates = [envs * STEPS * rate for rate in call_rates(call, SECONDS, FEWEST_CALLS)]
-    figures: Row = {
-        "task": task,
-        "engine": engine,
-        "envs": envs,
-        "depth": depth,
-        "width": width,
-        "device": device(),
-    }
+    figures: Row = {"task": task, "engine": engine, "envs": envs, "depth": depth}
+    figures |= {"width": width, "device": device()}
     figures["steps_per_s"], figures["spread"] = middle(rates)
     return figures
-
-
-def engines(task: str) -> list[str]:
-    """Those that a teacher can be trained in."""
-    compiled = [name for name in make_task(task).engines if ENGINES[name].compiled]
-    for name in make_task(task).engines:
-        if name not in compiled:
-            say(f"{task}, {name}: left out, no teacher is trained in it")
-    return compiled
 
 
 def main() -> None:
@@ -76,7 +61,8 @@ def main() -> None:
     rows = [
         measure(task, engine, envs, depth, arguments.width)
         for task in arguments.tasks
-        for engine in engines(task)
+        for engine in make_task(task).engines
+        if ENGINES[engine].compiled  # no teacher is trained in others
         for envs in arguments.envs
         for depth in arguments.depths
     ]

@@ -6,22 +6,11 @@ from teacher.lazy import lazily
 
 if TYPE_CHECKING:
     from export.bundle import write_bundle as write_bundle
+    from export.controller import CommandLimiter as CommandLimiter
     from export.controller import Controller as Controller
     from export.controller import ControllerError as ControllerError
-    from export.controller import Guard as Guard
     from export.controller import Log as Log
     from export.controller import load as load
     from export.controller import run as run
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "Controller": "export.controller",
-            "ControllerError": "export.controller",
-            "Guard": "export.controller",
-            "Log": "export.controller",
-            "load": "export.controller",
-            "run": "export.controller",
-            "write_bundle": "export.bundle",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

@@ -9,23 +9,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import onnx
 
 from export import controller
-from export.card import model_card
 from export.graph import (
-    SEAL,
     Critic,
     Policy,
+    content_hash,
     critic_graph,
     flat_policy_graph,
     graph_sha256,
     policy_graph,
-    seal,
 )
-from export.profiles import profile_files, require_profiles
-from export.safe import check_safe, excess, ranges, safe_policy_graph
+from export.safe_policy import check_safe, excess, hold_action, ranges, safe_policy_graph
+from export.targets import require_targets, target_files
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
 from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
@@ -48,7 +47,7 @@ def write_bundle(
     *,
     provenance: Mapping[str, Any],
     judge: Callable[[controller.Controller], Mapping[str, Any]],
-    profiles: Sequence[str] = (),
+    targets: Sequence[str] = (),
 ) -> dict[str, Verification]:
     """Verifies policy and critic in ONNX Runtime, then writes the bundle; a second export is identical.
 
@@ -62,39 +61,55 @@ def write_bundle(
         certificates.
       judge: is given the controller with the verified graphs, before anything is written, and answers
         how good it is: facts for the model card, by the name to print.
-      profiles: names of PROFILES whose files are added under `deploy/`.
+      targets: names of TARGETS whose files are added under `deploy/`.
     Returns: by graph (`policy`, `policy_flat`, `policy_safe`, `critic`), its error and latency here.
     Raises FathomError, and writes nothing, if the arrays do not fit, if ONNX Runtime and JAX disagree, or if
     `directory` holds something else than a bundle."""
     _check_replaceable(directory)
-    require_profiles(profiles, spec)
+    require_targets(targets, spec)
     inputs = {"obs": observations, "goal": goals, "action": actions}
     _check_inputs(spec, inputs)
     expected = reference(policy, (observations, goals))
     graphs, verifications = _verified_graphs(spec, policy, critic, inputs, expected)
-    golden = _recorded(spec, critic, observations, goals, expected)
-    record = {
-        "format_version": controller.FORMAT_VERSION,
-        "task": spec.model_dump(mode="json"),
-        "provenance": dict(provenance),
-    }
+    golden = _golden_vectors(spec, critic, observations, goals, expected)
+    task = spec.for_robot()
+    record = {"format_version": controller.FORMAT_VERSION, "task": task, "provenance": dict(provenance)}
     # Nothing below is measured on a clock: the bytes depend on what is exported alone.
-    unjudged = _annotated(graphs, spec, provenance, verifications, {})
+    unjudged = _annotated(graphs, task, provenance, verifications, {})
     facts = judge(controller.Controller(record, unjudged["policy.onnx"], unjudged["critic.onnx"]))
-    files = _annotated(graphs, spec, provenance, verifications, facts)
-    files |= _golden(golden)
-    files |= profile_files(profiles, spec, {graph.graph.name: graph for graph in graphs}, golden)
+    files = _annotated(graphs, task, provenance, verifications, facts) | _golden_files(golden)
+    files |= target_files(targets, spec, {graph.graph.name: graph for graph in graphs}, golden)
     files["controller.py"] = Path(controller.__file__).read_bytes()
     files["README.md"] = model_card(spec, provenance, facts).encode()
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     files[".gitattributes"] = GITATTRIBUTES  # not listed: a copy of a bundle may lack hidden files
-    files["spec.json"] = controller.sealed(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    files["spec.json"] = controller.with_content_hash(json.dumps(record, indent=2, allow_nan=False) + "\n")
     _write(directory, files)
     return verifications
 
 
+def model_card(spec: TaskSpec, provenance: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Returns what a robotics engineer has to know before the policy moves anything, as Markdown.
+
+    Args:
+      provenance: where the policy is from; nested values stay in spec.json, the others are listed.
+      facts: how good it is, by the name to print, e.g. {"success": 0.99}."""
+    loader = jinja2.PackageLoader("export", "")
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters["number"] = lambda value: (
+        value if isinstance(value, str) else json.dumps(value, default=str)
+    )
+    flat = {key: value for key, value in provenance.items() if not isinstance(value, (Mapping, list, tuple))}
+    trained = {"task": f"{spec.name}, episodes of {spec.episode_length} steps", **flat}
+    hold = [float(each) for each in hold_action(spec)]
+    template = environment.get_template("model_card.md.j2")
+    return template.render(spec=spec, trained=trained, facts=facts, hold=hold)
+
+
 def signing_key(path: Path) -> Any:
-    """A private key of ed25519 (PEM, without a password); UsageError that says what was found instead."""
+    """Reads a private key of ed25519 (PEM, without a password); UsageError for anything else."""
     try:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -120,11 +135,12 @@ def sign(directory: Path, key: Any) -> None:
 def _verified_graphs(
     spec: TaskSpec, policy: Policy, critic: Critic, inputs: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> tuple[list[onnx.ModelProto], dict[str, Verification]]:
-    """The graphs, each compared with JAX on every observation, and what was found."""
+    """Returns the graphs, each compared with JAX on every observation, and what was found."""
     obs, goal, action = inputs["obs"], inputs["goal"], inputs["action"]
     two_inputs, flat = policy_graph(policy, spec), flat_policy_graph(policy, spec)
     distance = critic_graph(critic, spec)
-    answers, of_policy = verify(two_inputs, {"obs": obs, "goal": goal}, expected, ACTION_TOLERANCE)
+    questions = {"obs": obs, "goal": goal}
+    answers, of_policy = verify(two_inputs, questions, expected, ACTION_TOLERANCE)
     both = {"obs": np.concatenate([obs, goal], axis=1)}
     flat_answers, of_flat = verify(flat, both, expected, ACTION_TOLERANCE)
     difference = np.abs(answers - flat_answers).max(axis=1)
@@ -135,13 +151,10 @@ def _verified_graphs(
             f"allowed {FLAT_TOLERANCE:g}"
         )
     distances = reference(critic, (obs, action, goal))
-    _, of_critic = verify(
-        distance, {"obs": obs, "action": action, "goal": goal}, distances, DISTANCE_TOLERANCE
-    )
+    _, of_critic = verify(distance, inputs, distances, DISTANCE_TOLERANCE)
     safe = safe_policy_graph(two_inputs, spec, ranges(spec, obs, goal))
     check_safe(safe, obs, goal, answers)
-    clipped = np.clip(expected, -1, 1)
-    _, of_safe = verify(safe, {"obs": obs, "goal": goal}, clipped, ACTION_TOLERANCE)
+    _, of_safe = verify(safe, questions, np.clip(expected, -1, 1), ACTION_TOLERANCE)
     verifications = (of_policy, of_flat, of_safe, of_critic)
     return [two_inputs, flat, safe, distance], {each.graph: each for each in verifications}
 
@@ -164,12 +177,12 @@ def _check_inputs(spec: TaskSpec, inputs: Mapping[str, np.ndarray]) -> None:
 
 def _annotated(
     graphs: Sequence[onnx.ModelProto],
-    spec: TaskSpec,
+    task: Mapping[str, Any],
     provenance: Mapping[str, Any],
     verifications: Mapping[str, Verification],
     judged: Mapping[str, Any],
 ) -> dict[str, bytes]:
-    """The graphs' files, each saying what it is, how it was proved and how good it is.
+    """Returns the graphs' files, each saying what it is, its parity with JAX and how good it is.
 
     All values are JSON, as some readers assume."""
     named = ("observation_seed", "checkpoint_sha256")
@@ -185,23 +198,25 @@ def _annotated(
             "versions": {package: version(package) for package in RUNTIMES},
             **{key: provenance[key] for key in named if key in provenance},
         }
-        properties = {
-            "fathom.format_version": json.dumps(controller.FORMAT_VERSION),
-            "fathom.spec": spec.model_dump_json(),
-            "fathom.certificate": json.dumps(certificate, allow_nan=False),
-            "fathom.judged": json.dumps(dict(judged), allow_nan=False),
+        own = {
+            "fathom.format_version": controller.FORMAT_VERSION,
+            "fathom.spec": task,
+            "fathom.certificate": certificate,
+            "fathom.judged": dict(judged),
         }
+        properties = {key: json.dumps(value, allow_nan=False) for key, value in own.items()}
         onnx.helper.set_model_props(graph, properties)
-        onnx.helper.set_model_props(graph, properties | {SEAL: json.dumps(seal(graph))})
+        properties[controller.CONTENT_HASH] = json.dumps(content_hash(graph))
+        onnx.helper.set_model_props(graph, properties)
         files[f"{name}.onnx"] = graph.SerializeToString(deterministic=True)
     return files
 
 
-def _recorded(
+def _golden_vectors(
     spec: TaskSpec, critic: Critic, observations: np.ndarray, goals: np.ndarray, actions: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Rows of what was verified; `distance` [K], from acting so to the goal; and the same questions stretched
-    to three times their distance from the middle of their ranges, with `outside` [K, 2] of them."""
+    """Returns rows of what was verified; `distance` [K], from acting so to the goal; and the same questions
+    stretched to three times their distance from the middle of their ranges, with `outside` [K, 2] of them."""
     rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
     obs, goal, action = observations[rows], goals[rows], actions[rows]
     trained = ranges(spec, observations, goals)
@@ -218,8 +233,8 @@ def _recorded(
     }
 
 
-def _golden(values: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Recorded answers: for the controller, and the first of them as ONNX's own tools expect it."""
+def _golden_files(values: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Returns the golden vectors for the controller, and the first of them as ONNX's own tools expect it."""
     target = io.BytesIO()
     np.savez(target, **values)  # type: ignore[arg-type]
     files = {"golden.npz": target.getvalue()}

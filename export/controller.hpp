@@ -1,8 +1,8 @@
 /* Runs a policy on a robot: what controller.py does, over policy.c. C++17, no heap, no dependency.
  *
- *     fathom::Controller controller;  // proves the policy on recorded answers, or throws fathom::Error
- *     fathom::Guard guard;
- *     fathom::Outcome outcome = fathom::run(controller, guard, robot, goal, 10.0);
+ *     fathom::Controller controller;  // replays recorded answers; throws fathom::Error if one differs
+ *     fathom::CommandLimiter limiter;
+ *     fathom::LoopStats stats = fathom::run(controller, limiter, robot, goal, 10.0);
  *
  * specification.hpp, beside this file, holds sizes, limits and recorded answers of the task. Observations,
  * goals, units and joints are as spec.json lists them. One thread.
@@ -117,7 +117,7 @@ inline double clipped(double value, double low, double high) {
     return value < low ? low : value > high ? high : value;
 }
 
-/* One entry of the command, as _Joint and _Setting in controller.py; what each step is for is said there. */
+/* One entry of the command; what each step is for is said at _Joint in controller.py. */
 class Entry {
 public:
     explicit Entry(std::size_t j = 0) : j_(j) { start(); }
@@ -199,9 +199,9 @@ private:
 /* Commands that a robot can follow, from a policy's actions: limits of velocity, acceleration and position hold
  * whatever a policy answers and wherever the robot stands. A hold brings joints to rest, and keeps them there;
  * what comes after it begins from the measured position. */
-class Guard {
+class CommandLimiter {
 public:
-    explicit Guard(double ramp_s = 0.5)
+    explicit CommandLimiter(double ramp_s = 0.5)
         : ramp_steps_(std::max(1.0, std::nearbyint(ramp_s / spec::control_dt))) {
         for (std::size_t j = 0; j < entries_.size(); j++) entries_[j] = Entry(j);
     }
@@ -256,6 +256,8 @@ private:
     Command command_{};
 };
 
+using Guard = CommandLimiter; /* as programs for earlier bundles call it */
+
 /* A histogram of seconds: eight bins to an octave, from 0.1 us on. */
 class Latencies {
 public:
@@ -284,29 +286,31 @@ private:
     std::uint32_t total_ = 0;
 };
 
-struct Outcome {
+struct LoopStats {
     std::int64_t steps = 0;
     std::int64_t held = 0;             /* for want of a fresh reading */
     std::int64_t missed_deadlines = 0; /* periods that were over before their command was written */
     Latencies latencies;               /* from reading to writing */
 };
 
+using Outcome = LoopStats; /* as programs for earlier bundles call it */
+
 /* Controls a robot at the specification's rate; whatever happens, it is told to stop at the end.
  *
  * `robot` has `Clock::time_point read(Reading &)`, `void write(const Command &)` and `void stop()`; a reading
  * older than `stale_s` when it arrives holds it until a newer one does, with which an episode begins anew.
- * Positions are first commanded once a fresh one arrived. Throws what robot, controller and guard throw, and
+ * Positions are first commanded once a fresh one arrived. Throws what robot, controller and limiter throw, and
  * Error for a reading from the future. */
 template <class Robot>
-Outcome run(Controller &controller, Guard &guard, Robot &robot, const Goal &goal, double seconds,
-            double stale_s = 2.0 * spec::control_dt) {
+LoopStats run(Controller &controller, CommandLimiter &limiter, Robot &robot, const Goal &goal, double seconds,
+              double stale_s = 2.0 * spec::control_dt) {
     using Seconds = std::chrono::duration<double>;
-    Outcome outcome;
+    LoopStats stats;
     Reading reading{};
     Action action{};
     try {
         controller.reset();
-        guard.start();
+        limiter.start();
         const Clock::time_point start = Clock::now();
         const auto periods = static_cast<std::int64_t>(std::llround(seconds / spec::control_dt));
         for (std::int64_t period = 0; period < periods;) {
@@ -327,18 +331,18 @@ Outcome run(Controller &controller, Guard &guard, Robot &robot, const Goal &goal
             require_finite("reading", reading);
             if (stale) {
                 controller.reset();
-                if (guard.can_hold()) robot.write(guard(nullptr, reading));
+                if (limiter.can_hold()) robot.write(limiter(nullptr, reading));
             } else {
                 controller.step(controller.observe(reading), goal, action);
-                robot.write(guard(&action, reading));
+                robot.write(limiter(&action, reading));
             }
             const Clock::time_point ended = Clock::now();
-            outcome.latencies.add(Seconds(ended - begun).count());
-            outcome.held += stale;
-            outcome.steps++;
+            stats.latencies.add(Seconds(ended - begun).count());
+            stats.held += stale;
+            stats.steps++;
             const auto passed = static_cast<std::int64_t>(Seconds(ended - start).count() / spec::control_dt);
             const std::int64_t over = std::max<std::int64_t>(0, passed - period);
-            outcome.missed_deadlines += over;
+            stats.missed_deadlines += over;
             period += std::max<std::int64_t>(over, 1);
         }
     } catch (...) {
@@ -346,7 +350,7 @@ Outcome run(Controller &controller, Guard &guard, Robot &robot, const Goal &goal
         throw;
     }
     robot.stop();
-    return outcome;
+    return stats;
 }
 
 }  // namespace fathom

@@ -1,4 +1,4 @@
-"""Policies and critics written in JAX become ONNX graphs that old runtimes load as well.
+"""Policies and critics written in JAX as ONNX graphs that old runtimes load as well.
 
 Opset 13 with IR 7 is read by every ONNX Runtime since 1.6, hence by every robot's computer seen so far.
 """
@@ -6,7 +6,7 @@ Opset 13 with IR 7 is read by every ONNX Runtime since 1.6, hence by every robot
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -14,14 +14,13 @@ import onnx
 from jax2onnx import to_onnx
 from jax2onnx.plugins.plugin_system import import_all_plugins
 
+from export.controller import CONTENT_HASH, OWN_METADATA
 from teacher.errors import FathomError
 from teacher.spec import TaskSpec
 
 _LOADING = threading.Lock()
 OPSET = 13
 IR_VERSION = 7
-OWN_METADATA = "fathom."
-SEAL = "fathom.seal"
 RANDOM_OPERATORS = ("Random", "Bernoulli", "Multinomial")
 
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,7 +31,7 @@ Critic = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
-    """Inputs `obs` [1, N] and `goal` [1, G], as the robot knows them, output `actions` [1, A]; float32.
+    """Returns a graph of inputs `obs` [1, N] and `goal` [1, G], output `actions` [1, A]; float32.
 
     Raises FathomError if the policy's answer has another shape or type, or no ONNX form."""
     observation, action, goal = spec.sensed_sizes
@@ -40,7 +39,7 @@ def policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
 
 
 def flat_policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
-    """The same policy for controllers that can feed one tensor only.
+    """Returns the same policy for controllers that can feed one tensor only.
 
     Input `obs` [1, N + G], the observation followed by the goal; output `actions` [1, A]; float32.
     Raises FathomError as `policy_graph` does."""
@@ -53,7 +52,7 @@ def flat_policy_graph(policy: Policy, spec: TaskSpec) -> onnx.ModelProto:
 
 
 def critic_graph(critic: Critic, spec: TaskSpec) -> onnx.ModelProto:
-    """Inputs `obs` [1, N], `action` [1, A] and `goal` [1, G], output `distance` [1]; float32.
+    """Returns a graph of inputs `obs` [1, N], `action` [1, A] and `goal` [1, G], output `distance` [1].
 
     Raises FathomError as `policy_graph` does."""
     inputs = dict(zip(("obs", "action", "goal"), spec.sensed_sizes, strict=True))
@@ -64,7 +63,12 @@ def _convert(
     function: Callable[..., jax.Array], name: str, inputs: dict[str, int], output: str, shape: tuple[int, ...]
 ) -> onnx.ModelProto:
     arguments = [np.zeros((1, size), np.float32) for size in inputs.values()]
-    _check_answer(function, name, arguments, output, shape)
+    answer = jax.eval_shape(function, *arguments)
+    if answer.shape != shape or answer.dtype != np.float32:
+        raise FathomError(
+            f"{name}: {output} would be {answer.dtype}{list(answer.shape)}, "
+            f"the task needs float32{list(shape)}"
+        )
     load_converters()
     # Without jit nothing is nested: jax2onnx 0.17 cannot convert a nested jit under JAX 0.12, and a scan
     # over stacked layers becomes its layers instead of a Loop node.
@@ -78,8 +82,16 @@ def _convert(
     return model
 
 
+def load_converters() -> None:
+    """Lets jax2onnx import its converters, once, which takes seconds; may run beside other work.
+
+    Left to itself it does so inside `disable_jit`, which takes twice as long."""
+    with _LOADING:
+        import_all_plugins()
+
+
 def graph_sha256(model: onnx.ModelProto) -> str:
-    """Of operators, weights and versions alone: annotating a file leaves it as it was."""
+    """Returns the SHA-256 of operators, weights and versions alone: annotating a file leaves it as it was."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     _scrub(bare)
@@ -88,37 +100,14 @@ def graph_sha256(model: onnx.ModelProto) -> str:
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
-def seal(model: onnx.ModelProto) -> str:
-    """SHA-256 of the graph and of all that it says of itself in our own metadata, in whatever order."""
+def content_hash(model: onnx.ModelProto) -> str:
+    """Returns the SHA-256 of the graph and of our own metadata, in whatever order it stands."""
     own = sorted(
         (each.key, each.value)
         for each in model.metadata_props
-        if each.key.startswith(OWN_METADATA) and each.key != SEAL
+        if each.key.startswith(OWN_METADATA) and each.key != CONTENT_HASH
     )
     return hashlib.sha256(json.dumps([graph_sha256(model), own]).encode()).hexdigest()
-
-
-def load_converters() -> None:
-    """Lets jax2onnx import its converters, once, which takes seconds; may run beside other work.
-
-    Left to itself it does so inside `disable_jit` below, which takes twice as long."""
-    with _LOADING:
-        import_all_plugins()
-
-
-def _check_answer(
-    function: Callable[..., jax.Array],
-    name: str,
-    arguments: Sequence[np.ndarray],
-    output: str,
-    shape: tuple[int, ...],
-) -> None:
-    answer = jax.eval_shape(function, *arguments)
-    if answer.shape != shape or answer.dtype != np.float32:
-        raise FathomError(
-            f"{name}: {output} would be {answer.dtype}{list(answer.shape)}, "
-            f"the task needs float32{list(shape)}"
-        )
 
 
 def _scrub(model: onnx.ModelProto) -> None:
@@ -141,10 +130,33 @@ def _check_graph(model: onnx.ModelProto, name: str) -> None:
         raise FathomError(
             f"{name}: draws random numbers ({', '.join(sorted(drawn))}); export its mode instead"
         )
-    external = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
-    if external:
+    if external := [tensor.name for tensor in model.graph.initializer if tensor.external_data]:
         raise FathomError(f"{name}: weights {external} would lie outside the file")
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise FathomError(f"{name}: not a valid graph at opset {OPSET}: {error}") from error
+
+
+def wrapped(
+    model: onnx.ModelProto,
+    renamed: dict[str, str],
+    before: list[onnx.NodeProto],
+    after: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+) -> onnx.ModelProto:
+    """Returns a copy of a graph with nodes before and after its own, and without metadata.
+
+    Args: renamed: values of its own nodes by another name; constants: by name, the weights of the others."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ClearField("metadata_props")
+    for node in copy.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    nodes = [*before, *copy.graph.node, *after]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    weights = (onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    copy.graph.initializer.extend(weights)
+    return copy

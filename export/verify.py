@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 import onnx
 
 from export.controller import open_session
 from teacher.errors import FathomError
+
+if TYPE_CHECKING:
+    import jax
 
 ACTION_TOLERANCE = (1e-5, 0.0)
 """Absolute, relative."""
@@ -45,12 +48,13 @@ class Verification:
         return float(np.percentile(self.latencies_us, 99))
 
 
-def reference(function: Callable[..., jax.Array], inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """What JAX answers, [K, ...], for inputs of [K, size] each; `function` is asked with batches of one.
+def reference(function: "Callable[..., jax.Array]", inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns JAX's answers [K, ...] to inputs of [K, size] each; `function` is asked with batches of one.
 
     Matrix products run at `highest` precision, otherwise an accelerator would round them."""
+    import jax  # tolerances are read where nothing computes
 
-    def single(row: tuple[jax.Array, ...]) -> jax.Array:
+    def single(row: "tuple[jax.Array, ...]") -> "jax.Array":
         return function(*(value[None] for value in row))[0]
 
     with jax.default_matmul_precision("highest"):
@@ -71,30 +75,9 @@ def verify(
       tolerance: absolute and relative; |found - expected| <= absolute + relative * |expected|.
     Returns: what ONNX Runtime answered, shaped as `expected`; the verification.
     Raises FathomError with the graph, the worst observation, its values, expected and found."""
-    found, seconds = _run(model, inputs)
-    found = found.reshape(expected.shape)
-    errors = np.abs(found.astype(np.float64) - expected)
-    absolute, relative = tolerance
-    # The largest entry that is left over; NaN compares with nothing and so counts as infinitely wrong.
-    excess = np.nan_to_num(errors - relative * np.abs(expected), nan=np.inf)
-    excess = excess.reshape(len(expected), -1).max(axis=1)
-    worst = int(np.argmax(excess))
-    if not excess[worst] <= absolute:
-        values = ", ".join(f"{name} {_short(value[worst])}" for name, value in inputs.items())
-        raise FathomError(
-            f"{model.graph.name}: ONNX Runtime and JAX disagree, worst at observation {worst} of "
-            f"{len(expected)}: expected {_short(expected[worst])}, found {_short(found[worst])}, "
-            f"allowed difference {absolute:g} + {relative:g} * |expected|; {values}"
-        )
-    largest = errors.reshape(len(expected), -1).max(axis=1)
-    return found, Verification(model.graph.name, largest, seconds * 1e6)
-
-
-def _run(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Answers [K, ...] and the seconds that each took [K]."""
     session = open_session(model.SerializeToString(deterministic=True))
     names = [output.name for output in session.get_outputs()]
-    count = len(next(iter(inputs.values())))
+    count = len(expected)
     feeds = [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(count)]
     for i in range(WARM_UP):
         session.run(names, feeds[i % count])
@@ -104,7 +87,20 @@ def _run(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> tuple[np.n
         answer = session.run(names, feed)[0]
         seconds[i] = time.perf_counter() - start
         answers.append(answer)
-    return np.concatenate(answers), seconds
+    found = np.concatenate(answers).reshape(expected.shape)
+    errors = np.abs(found.astype(np.float64) - expected)
+    absolute, relative = tolerance
+    # The largest entry that is left over; NaN compares with nothing and so counts as infinitely wrong.
+    excess = np.nan_to_num(errors - relative * np.abs(expected), nan=np.inf).reshape(count, -1).max(axis=1)
+    worst = int(np.argmax(excess))
+    if not excess[worst] <= absolute:
+        values = ", ".join(f"{name} {_short(value[worst])}" for name, value in inputs.items())
+        raise FathomError(
+            f"{model.graph.name}: ONNX Runtime and JAX disagree, worst at observation {worst} of {count}: "
+            f"expected {_short(expected[worst])}, found {_short(found[worst])}, "
+            f"allowed difference {absolute:g} + {relative:g} * |expected|; {values}"
+        )
+    return found, Verification(model.graph.name, errors.reshape(count, -1).max(axis=1), seconds * 1e6)
 
 
 def _short(values: np.ndarray) -> str:

@@ -21,23 +21,4 @@ if TYPE_CHECKING:
     from pipelines.train_students import distill as distill
     from pipelines.train_teacher import teach as teach
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "Config": "pipelines.config",
-            "Display": "pipelines.progress",
-            "Run": "pipelines.rundir",
-            "control": "pipelines.stages",
-            "distill": "pipelines.train_students",
-            "evaluate": "pipelines.stages",
-            "export": "pipelines.export_students",
-            "new_run": "pipelines.stages",
-            "open_run": "pipelines.rundir",
-            "preset": "pipelines.config",
-            "run_all": "pipelines.all_stages",
-            "selected_bundle": "pipelines.stages",
-            "teach": "pipelines.train_teacher",
-            "with_values": "pipelines.config",
-            "write_report": "pipelines.report",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

@@ -8,9 +8,9 @@ from typing import Any
 from export.graph import load_converters
 from pipelines.export_students import export
 from pipelines.progress import QUIET, Display
+from pipelines.render import is_kept
 from pipelines.report import write_report
 from pipelines.rundir import Run
-from pipelines.scene.keeping import is_kept
 from pipelines.stages import control, control_engine
 from pipelines.train_students import distill
 from pipelines.train_teacher import teach

@@ -19,10 +19,10 @@ from student.config import TRAINING_FIELDS
 from student.evaluate import ReferenceEpisodes, retention
 from student.networks import act, parameter_count
 from teacher.errors import FathomError, UsageError
-from teacher.evaluate import Outcomes, mean_interval, summarise
-from teacher.simulation import SensingPolicy, all_seeing, on_robot
+from teacher.evaluate import EpisodeMetrics, mean_interval, summarise
+from teacher.rollout import SensingPolicy, all_seeing, on_robot
 from teacher.tasks import make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 JSON = dict[str, Any]
 
@@ -163,7 +163,7 @@ def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:
     return Run(folder)
 
 
-def _score(reference: ReferenceEpisodes, policy: SensingPolicy, of_student: Outcomes) -> JSON:
+def _score(reference: ReferenceEpisodes, policy: SensingPolicy, of_student: EpisodeMetrics) -> JSON:
     """Returns score and retention, and how much longer the student is at goals in the same episodes."""
     outcomes, _ = reference.run(policy)
     gain = of_student.time_at_goal - outcomes.time_at_goal

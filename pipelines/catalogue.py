@@ -11,10 +11,9 @@ from rich.text import Text
 from pipelines.progress import Display
 from teacher.compilation import jit_physics
 from teacher.errors import FathomError
-from teacher.simulation import simulation
-from teacher.tasks import TASKS, Start, Task, make_task, task_names
+from teacher.rollout import simulation
+from teacher.tasks import Start, Task, hidden_tasks, make_task, task_names
 from teacher.tasks.engines import engines_of
-from teacher.tasks.registry import hidden_tasks
 
 JSON = dict[str, Any]
 STEPS = 20  # control steps of every environment in one compiled call
@@ -30,7 +29,7 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
     if names:
         return {name: make_task(name) for name in names}
     found = {}
-    complaints = hidden_tasks(TASKS)
+    complaints = hidden_tasks()
     for name in task_names():
         try:
             found[name] = make_task(name)

@@ -280,14 +280,17 @@ def watch(
     out: Path | None = typer.Option(
         None, metavar="FILE", help="a .gif, .mp4 or .html; default: GIF and page"
     ),
+    live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
 ) -> Answers:
-    """Look at a policy's episodes: a film, and a page in which to turn the scene. Needs no display."""
-    from pipelines import watching
+    """Look at a policy's episodes: a film and a page, without a display, or a window."""
+    from pipelines import watch as watching
     from pipelines.progress import Display
 
-    watching.require_suffix(out)
+    watching.require_possible(out, live)
     subject = watching.chosen(where.named(target), policy, where.task, where.trust)
-    files = watching.watch(subject, Display(), engine=engine, episodes=episodes, seed=seed, out=out)
+    files = watching.watch(
+        subject, Display(), engine=engine, episodes=episodes, seed=seed, out=out, live=live
+    )
     yield {"written": [str(file) for file in files]}, lambda found: "\n".join(found["written"])
 
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from export.controller import Controller, ControllerError
-from pipelines.scene.footage import Footage, footage
+from pipelines.render import Recording, record
 from teacher.errors import FathomError
-from teacher.evaluate import evaluation_noise_key, evaluation_starts, outcomes, summarise
-from teacher.simulation import Policy, Simulation, on_robot
+from teacher.evaluate import episode_metrics, evaluation_noise_key, evaluation_starts, summarise
+from teacher.rollout import Policy, Simulation, on_robot
 
 RECORDED_EPISODES = 4
 
@@ -38,7 +38,7 @@ def controller_errors() -> Iterator[None]:
 
 def control(
     controller: Controller, robot: Simulation, layout: str, episodes: int, seed: int | None = None
-) -> tuple[dict[str, Any], Footage | None]:
+) -> tuple[dict[str, Any], Recording | None]:
     """Runs held-out episodes of the controller, one robot at a time, every step timed.
 
     The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is
@@ -65,11 +65,11 @@ def control(
     latency = np.array(seconds) * 1e6
     figures = {
         "engine": robot.engine_name,
-        **summarise(outcomes(robot.task.spec, trajectories, starts.goal), layout),
+        **summarise(episode_metrics(robot.task.spec, trajectories, starts.goal), layout),
         "latency_us_p50": float(np.percentile(latency, 50)),
         "latency_us_p99": float(np.percentile(latency, 99)),
         "latency_us_max": float(latency.max()),
         "steps": len(seconds),
         "missed_deadlines": int((np.array(seconds) > robot.task.spec.control_dt).sum()),
     }
-    return figures, footage(robot.task, trajectories, starts.goal, RECORDED_EPISODES)
+    return figures, record(robot.task, trajectories, starts.goal, RECORDED_EPISODES)

@@ -175,7 +175,7 @@ def _package(module: str, install: str) -> JSON:
 
 
 def _graphics() -> JSON:
-    from pipelines.scene import graphics
+    from pipelines import graphics
 
     try:
         return {"found": graphics.library()}

@@ -13,7 +13,7 @@ from export.bundle import sign as sign_bundle
 from export.bundle import signing_key, write_bundle
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
-from export.profiles import require_profiles
+from export.targets import require_targets
 from pipelines.closed_loop import batched, controller_errors
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, write_columns
@@ -25,9 +25,9 @@ from student.robustness import robustness
 from student.selection import Selection, select
 from teacher import checkpoint
 from teacher.errors import FathomError
-from teacher.simulation import Simulation, on_robot
+from teacher.rollout import Simulation, on_robot
 from teacher.spec import TaskSpec
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 JSON = dict[str, Any]
 STREAM = 2  # folded into the key of the run's seed
@@ -56,7 +56,7 @@ def export(
     if resume:
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
-    require_profiles(config.export.profiles, teacher.spec)
+    require_targets(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]
     kept = [student for student in students if resume and _is_exported(run, student, display, chosen)]
     for student in kept:
@@ -145,7 +145,7 @@ def _export_student(
             "observation_seed": seed,
         },
         judge=evaluate,
-        profiles=config.export.profiles,
+        targets=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     write_columns(
@@ -220,7 +220,7 @@ def _is_exported(run: Run, student: TrainedStudent, display: Display, seed: int)
     try:
         exported_with = load_controller(bundle).provenance.get("observation_seed")
     except ControllerError as error:
-        display.warn(f"{bundle} is damaged, {error}: exported again")
+        display.warn(f"{bundle}: {error}: exported again")
         return False
     exported = summary.get("export", {}).get(student.name, {})
     scores = summary.get("students", {}).get(student.name, {})

@@ -11,12 +11,12 @@ from pipelines.rundir import DISTANCE_MAP, Run, write_columns
 from student.evaluate import paired_ratio
 from teacher.distance_map import agreement, drawable, queries
 from teacher.errors import FathomError
-from teacher.evaluate import Outcomes, run_episodes, summarise
+from teacher.evaluate import EpisodeMetrics, run_episodes, summarise
 from teacher.learner import Learner
 from teacher.networks import Params
-from teacher.simulation import Simulation, Trajectories
+from teacher.rollout import Simulation, Trajectories
 from teacher.tasks import Start, Task
-from teacher.tasks.requirements import own_code
+from teacher.tasks.validation import own_code
 
 JSON = dict[str, Any]
 
@@ -27,7 +27,7 @@ class HeldOut(NamedTuple):
     simulation: Simulation
     layout: str
     starts: Start
-    outcomes: Outcomes
+    outcomes: EpisodeMetrics
     trajectories: Trajectories
 
 
@@ -67,7 +67,7 @@ def compare_with_truth(
     return figures, of_teacher
 
 
-def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes, Trajectories] | None:
+def reference_episodes(simulation: Simulation, starts: Start) -> tuple[EpisodeMetrics, Trajectories] | None:
     """Runs the task's reference policy from these starts; None where it states none.
 
     Raises: FathomError if the policy fails, or answers with what are no numbers."""
@@ -86,7 +86,7 @@ def reference_episodes(simulation: Simulation, starts: Start) -> tuple[Outcomes,
     return run_episodes(simulation, checked, starts)
 
 
-def share_of_reference(teacher: Outcomes, reference: Outcomes) -> JSON:
+def share_of_reference(teacher: EpisodeMetrics, reference: EpisodeMetrics) -> JSON:
     """Computes the teacher's time at goal over the reference policy's, with its interval as of retention.
 
     Returns: nothing if the reference policy was at a goal so rarely that the ratio has no interval."""

@@ -12,9 +12,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from export.card import model_card
-from export.controller import load, open_session, printable, read_graph
-from export.graph import OWN_METADATA, SEAL, graph_sha256, seal
+from export.bundle import model_card
+from export.controller import CONTENT_HASH, OWN_METADATA, load, open_session, printable, read_graph
+from export.graph import content_hash, graph_sha256
 from pipelines.closed_loop import controller_errors
 from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
@@ -71,7 +71,7 @@ def _graph(path: Path) -> JSON:
         return found
     try:
         own = {key: json.loads(properties[OWN_METADATA + key]) for key in ("spec", "certificate", "judged")}
-        TaskSpec.model_validate(own["spec"])
+        TaskSpec.from_robot(own["spec"])
         proved = own["certificate"]["graph_sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise FathomError(
@@ -81,7 +81,7 @@ def _graph(path: Path) -> JSON:
         raise FathomError(
             f"{path}: SHA-256 of the graph is {found['graph_sha256']}, {proved} was proved: it was altered"
         )
-    if json.dumps(seal(model)) != properties.get(SEAL):
+    if json.dumps(content_hash(model)) != properties.get(CONTENT_HASH):
         raise FathomError(f"{path}: what it says of itself is not what was written with it: it was altered")
     with controller_errors():  # what is only described is never run
         shapes = {name: tuple(each["shape"]) for name, each in signature.items()}
@@ -170,7 +170,7 @@ def description(found: JSON) -> Group:
     )
     if "golden_error" in found:
         lines.append(f"recorded answers reproduced here to {found['golden_error']:.1e}")
-    spec = TaskSpec.model_validate(found["spec"])
+    spec = TaskSpec.from_robot(found["spec"])
     card = model_card(spec, found.get("provenance", {}), found["judged"])
     return Group(*map(Text, lines), table, Markdown(card, hyperlinks=False))
 

@@ -42,7 +42,7 @@ JSON = dict[str, Any]
 
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
-RECORDING, STILLS = "recording.json", ("first.png", "last.png")  # in control/SIZE
+RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
 # Parts of a summary: objects, or objects of such by a student's or baseline's name.
@@ -290,7 +290,7 @@ def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
 
 def _keep_task(folder: Path, name: str) -> None:
     """Copies the file of a task, and the modules beside it that it imported."""
-    from teacher.tasks.registry import is_file, task_files  # heavy, and seldom needed
+    from teacher.tasks import is_file, task_files  # heavy, and seldom needed
 
     hashes = {}
     for relative, file in task_files(name).items() if is_file(name) else ():

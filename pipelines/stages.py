@@ -11,7 +11,7 @@ import jax
 
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
-from export.profiles import require_profiles
+from export.targets import require_targets
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
 from pipelines.config import (
@@ -24,8 +24,8 @@ from pipelines.config import (
 )
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
+from pipelines.render import keep
 from pipelines.rundir import Run, create_run, open_run, require_own_files
-from pipelines.scene.keeping import keep
 from pipelines.sweep import Study
 from pipelines.tracking import require_trackers
 from student.config import TRAINING_FIELDS
@@ -35,12 +35,11 @@ from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
 from teacher.memory import require_episodes_fit, require_fit, require_host_memory
-from teacher.simulation import randomised, require_randomisable, simulation
-from teacher.tasks import Task, make_task, task_names
+from teacher.rollout import randomised, require_randomisable, simulation
+from teacher.tasks import Task, execute, is_file, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
-from teacher.tasks.registry import execute, is_file
-from teacher.tasks.requirements import require_same
-from teacher.trained import load_teacher, reevaluate
+from teacher.tasks.validation import require_same
+from teacher.train import load_teacher, reevaluate
 
 JSON = dict[str, Any]
 
@@ -62,7 +61,7 @@ def check(config: Config, *, trained: bool = False) -> None:
             raise unknown_name(f"{field} for task {task.spec.name!r}", name, allowed)
     if config.student.choose is not None and config.student.choose not in config.student.sizes:
         raise unknown_name("student.choose", config.student.choose, config.student.sizes)
-    require_profiles(config.export.profiles, task.spec)
+    require_targets(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     student = config.student
     for setting, episodes in (
@@ -220,12 +219,13 @@ def control(
             raise unknown_name(f"engine for task {made.spec.name!r}", asked[0], engines_of(made))
         display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
         robot, layout = simulation(config.task.name, asked[0]), evaluation_layout(config)
-        figures, shown = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)
+        figures, recording = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)
     figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
     if run and asked == usual:
         folder = run.path / "control" / bundle.name
         folder.mkdir(parents=True, exist_ok=True)
-        keep(folder, shown, display.say)
+        shown = run.summary.get("selected") in (None, bundle.name)  # in the report
+        keep(folder, recording, display.say, drawn=shown)
         run.update_summary({"control": {bundle.name: figures}})
     return figures
 

@@ -14,8 +14,7 @@ from student.distill import Distiller, DistillState
 from student.networks import parameter_count
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
-from teacher.train import require_finite
-from teacher.trained import Teacher, confirm, load_teacher
+from teacher.train import Teacher, confirm, load_teacher, require_finite
 
 JSON = dict[str, Any]
 STREAM = 1  # folded into the key of the run's seed, which is the teacher's own

@@ -16,7 +16,7 @@ from teacher import checkpoint
 from teacher.errors import Diverged, FathomError, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
-from teacher.simulation import simulation_of
+from teacher.rollout import simulation_of
 from teacher.train import restore_state, save_state, train
 
 SHOWN = {

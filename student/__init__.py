@@ -14,16 +14,4 @@ if TYPE_CHECKING:
     from student.networks import act as act
     from student.networks import critic_distance as critic_distance
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "DistillState": "student.distill",
-            "Distiller": "student.distill",
-            "StudentConfig": "student.config",
-            "TrainedStudent": "student.checkpoint",
-            "act": "student.networks",
-            "critic_distance": "student.networks",
-            "load_student": "student.checkpoint",
-            "save_students": "student.checkpoint",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

@@ -49,7 +49,7 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
     # adds none.
     if ".tried" in saved.rows and saved.step < distiller.config.rounds:
         raise FathomError(
-            f"{what} is unfinished and of an older version; distil with that, or start a new run"
+            f"{what} is unfinished and of an older version; distill with that, or start a new run"
         )
     rows = {path.replace(".tried", ".candidate_actions"): leaf for path, leaf in saved.rows.items()}
     leaves = {path.replace(".family", ".ensemble", 1): leaf for path, leaf in saved.leaves.items()}

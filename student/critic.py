@@ -9,8 +9,7 @@ import numpy as np
 import scipy.stats
 
 from teacher.losses import distance
-from teacher.sensing import Sensed
-from teacher.simulation import Simulation, Trajectories
+from teacher.rollout import Simulation, Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import goal_distance
 
@@ -63,18 +62,19 @@ def critic_queries(
     step, episode = np.arange(count) * length // count, np.arange(count)
     actions = jax.random.uniform(jax.random.key(0), (ACTIONS, count, size), minval=-1, maxval=1)
     action, own = jnp.asarray(trajectories.action[step, episode]), jnp.asarray(goal[episode])
-    of_teacher = CriticQueries(
-        jnp.asarray(trajectories.observation[step, episode]), action, own, own, actions
+    observation, sensed, seen_goal = (
+        jnp.asarray(values[step, episode]) for values in (trajectories.observation, *trajectories.sensed)
     )
-    sensed = Sensed(*(jnp.asarray(values[step, episode]) for values in trajectories.sensed))
-    goals = own
+    of_teacher = CriticQueries(observation, action, own, own, actions)
+    of_students = of_teacher._replace(observation=sensed, goal=seen_goal)
     if simulation.task.spec.deployed:
         qpos = jnp.asarray(trajectories.qpos[step, episode])
         pairs = (count, count, -1)
         goals = simulation.task.deployed_goal(
             jnp.repeat(qpos, count, axis=0).reshape(pairs), jnp.tile(own, (count, 1)).reshape(pairs)
         )
-    return of_teacher, CriticQueries(sensed.observation, action, sensed.goal, goals, actions)
+        of_students = of_students._replace(goals=goals)
+    return of_teacher, of_students
 
 
 def critic_outputs(
@@ -124,7 +124,7 @@ def _rank_correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def times_to_goal(spec: TaskSpec, trajectories: Trajectories, goal: np.ndarray, count: int) -> TimeToGoal:
     """Measures at most `count` moments of E episodes with goals [E, G], evenly spread over them."""
-    going = trajectories.going
+    going = trajectories.active
     length = len(going)
     horizon = max(length // 2, 1)
     straight = goal_distance(spec, trajectories.observation, goal)  # [L + 1, E]

@@ -28,12 +28,12 @@ from student.networks import (
     normalise,
 )
 from teacher.compilation import jit_once
-from teacher.evaluate import outcomes
+from teacher.evaluate import episode_metrics
 from teacher.losses import distance
 from teacher.networks import Params
-from teacher.simulation import on_robot, training_simulation_of
+from teacher.rollout import on_robot, training_simulation_of
 from teacher.tasks import Start
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 Array = jax.Array
 SEGMENTS = 4  # of an episode, each led by the teacher or by a student
@@ -147,7 +147,7 @@ class Distiller:
         trajectories = self.simulation.rollout(policy, start, noise_key=sensor_key)
         before, action, after = trajectories.steps()
         qpos, sensed = trajectories.before_steps(trajectories.qpos), trajectories.sensed_steps().observation
-        return VisitedStates(before, action, after, qpos, sensed, trajectories.going.sum(0), start.goal)
+        return VisitedStates(before, action, after, qpos, sensed, trajectories.active.sum(0), start.goal)
 
     def teacher_share(self, round_: int) -> float:
         """Returns the share of the environments in which the teacher acts in a round."""
@@ -250,7 +250,7 @@ class Distiller:
                 return each[member]
 
             trajectories = self.simulation.rollout(on_robot(policy), start, noise_key=sensor_key)
-            scores.append(float(outcomes(self.spec, trajectories, start.goal).time_at_goal.mean()))
+            scores.append(float(episode_metrics(self.spec, trajectories, start.goal).time_at_goal.mean()))
         of_sizes = np.reshape(scores, (len(self.config.sizes), self.config.seeds))
         best = ((int(times.argmax()), times.tolist()) for times in of_sizes)
         return dict(zip(self.config.sizes, best, strict=True))

@@ -21,15 +21,14 @@ from student.networks import Student, embed_goal, embed_state_action, parameter_
 from teacher.compilation import jit_once
 from teacher.evaluate import (
     CONFIDENCE,
-    Outcomes,
+    EpisodeMetrics,
     evaluation_layout,
     evaluation_noise_key,
     evaluation_starts,
     run_episodes,
     summarise,
 )
-from teacher.sensing import Sensed
-from teacher.simulation import (
+from teacher.rollout import (
     Policy,
     SensingPolicy,
     Simulation,
@@ -38,8 +37,9 @@ from teacher.simulation import (
     on_robot,
     simulation_of,
 )
+from teacher.sensing import Sensed
 from teacher.tasks import Start
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 JSON = dict[str, Any]
 STATES = 2048  # in which actions are compared, and times to the goal
@@ -75,7 +75,7 @@ class ReferenceEpisodes(NamedTuple):
     simulation: Simulation
     layout: str
     starts: Start
-    outcomes: Outcomes
+    outcomes: EpisodeMetrics
     states: SampledStates
     queries: CriticQueries  # as students observe them
     outputs: CriticOutputs  # of the teacher's critic
@@ -93,7 +93,7 @@ class ReferenceEpisodes(NamedTuple):
         outputs = evaluate_critic(teacher.params, of_teacher)
         return cls(teacher, simulation, layout, starts, outcomes, states, of_students, outputs)
 
-    def run(self, policy: SensingPolicy) -> tuple[Outcomes, Trajectories]:
+    def run(self, policy: SensingPolicy) -> tuple[EpisodeMetrics, Trajectories]:
         """Runs another policy in the same episodes, with the same noise of the sensors."""
         return run_episodes(self.simulation, policy, self.starts, evaluation_noise_key())
 
@@ -158,7 +158,7 @@ def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) 
     return found if np.isfinite(found).all() else None
 
 
-def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
+def retention(student: EpisodeMetrics, teacher: EpisodeMetrics) -> dict[str, float]:
     """Computes the student's time at goal over the teacher's, on the same starts and goals.
 
     Returns: `retention` with its bootstrap interval over pairs of episodes, `retention_low` and
@@ -169,7 +169,7 @@ def retention(student: Outcomes, teacher: Outcomes) -> dict[str, float]:
     return {"retention": ratio, "retention_low": interval[0], "retention_high": interval[1]}
 
 
-def compare_with_teacher(student: Outcomes, teacher: Outcomes) -> JSON:
+def compare_with_teacher(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JSON:
     """Computes what retention does not tell, on the same starts and goals.
 
     Returns: `success_retention`, `final_distance_change`, `hardest_decile` and `worst_decile` of the summary.

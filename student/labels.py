@@ -10,7 +10,7 @@ from teacher.losses import distance
 from teacher.networks import Params
 from teacher.spec import TaskSpec
 from teacher.tasks import Task, achieved_goal
-from teacher.trained import Teacher
+from teacher.train import Teacher
 
 Array = jax.Array
 ACTIONS = 8  # candidates that the teacher's critic labels in each state

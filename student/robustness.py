@@ -1,16 +1,16 @@
 """How robust a student and its teacher are to what they were not trained for, in the same episodes."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from student.evaluate import ReferenceEpisodes, retention
-from teacher.evaluate import Outcomes, evaluation_noise_key, mean_interval, run_episodes
-from teacher.randomise import ALTER_MODEL, UNPUSHED, Conditions, Randomisation
-from teacher.simulation import Policy, SensingPolicy, Simulation, all_seeing, on_robot
-from teacher.simulation import simulation as simulation_named
+from teacher.evaluate import EpisodeMetrics, evaluation_noise_key, mean_interval, run_episodes
+from teacher.randomization import ALTER_MODEL, UNPUSHED, DomainRandomization, PhysicsParams
+from teacher.rollout import Policy, Simulation, all_seeing, on_robot
+from teacher.rollout import simulation as simulation_named
 from teacher.spec import TaskSpec
 from teacher.tasks import Start
 from teacher.tasks.engines import ENGINES
@@ -19,13 +19,6 @@ JSON = dict[str, Any]
 DELAYS = (1, 2, 3)  # control steps
 PUSH = 0.5  # m/s or rad/s, where the task's own training has none
 PUSHES = 5  # in an episode, on average
-
-
-class Trial(NamedTuple):
-    """Starts and goals under some condition, and how noisy observations are there, in their spread."""
-
-    start: Start
-    noise: float = 0.0
 
 
 def robustness(reference: ReferenceEpisodes, policy: Policy, episodes: int) -> dict[str, JSON]:
@@ -43,21 +36,25 @@ def robustness(reference: ReferenceEpisodes, policy: Policy, episodes: int) -> d
     of_teacher = reference.teacher.policy()
     found: dict[str, JSON] = {}
     nominal = None
-    for name, trial in trials(simulation, start).items():
-        both = (
-            _run(simulation, trial, on_robot(_noisy(policy, trial.noise * spreads[0]))),
-            _run(simulation, trial, all_seeing(_noisy(of_teacher, trial.noise * spreads[1]))),
+    for name, changed in conditions(simulation, start).items():
+        noise = NOISE if name == "noise" else 0.0
+        policies = (
+            on_robot(_noisy(policy, noise * spreads[0])),
+            all_seeing(_noisy(of_teacher, noise * spreads[1])),
         )
+        both = [run_episodes(simulation, each, changed, evaluation_noise_key())[0] for each in policies]
         nominal = nominal or both
         found[name] = _compare(*both, *nominal)
     return found
 
 
-def trials(simulation: Simulation, start: Start) -> dict[str, Trial]:
-    """Returns every condition by name, `nominal` first; `start` is without conditions, [E, ...] in NumPy."""
+def conditions(simulation: Simulation, start: Start) -> dict[str, Start]:
+    """Returns starts under every condition by name, `nominal` first, from `start` [E, ...] in NumPy.
+
+    Those of `noise` are nominal: it is what policies observe that differs."""
     episodes = len(start.goal)
     one = np.ones(episodes, np.float32)
-    usual = Conditions(
+    usual = PhysicsParams(
         friction=one,
         mass=one,
         strength=one,
@@ -65,10 +62,11 @@ def trials(simulation: Simulation, start: Start) -> dict[str, Trial]:
         seed=np.full(episodes, UNPUSHED, np.uint32),
     )
 
-    def under(**changes: np.ndarray) -> Trial:
-        return Trial(start._replace(conditions=usual._replace(**changes)))
+    def under(**changes: np.ndarray) -> Start:
+        changed: Start = start._replace(conditions=usual._replace(**changes))
+        return changed
 
-    found = {NOMINAL: under(), "noise": under()._replace(noise=NOISE)}
+    found = {NOMINAL: under(), "noise": under()}
     if simulation.randomise.push:
         found["push"] = under(seed=np.arange(episodes, dtype=np.uint32))
     for name in ALTER_MODEL:
@@ -78,7 +76,7 @@ def trials(simulation: Simulation, start: Start) -> dict[str, Trial]:
     for delay in DELAYS:
         found[f"delay_{delay}"] = under(delay=np.full(episodes, delay, np.int32))
     outside = goals_beyond(simulation.task.spec, start.goal)
-    found["goals_beyond"] = Trial(simulation.task.with_goal(start, outside)._replace(conditions=usual))
+    found["goals_beyond"] = simulation.task.with_goal(start, outside)._replace(conditions=usual)
     return found
 
 
@@ -103,7 +101,7 @@ def _simulation(reference: ReferenceEpisodes) -> Simulation:
     if able.takes_pushes and task.pushed:
         interval = max(spec.episode_length / PUSHES, 1) * spec.control_dt
         switched |= {"push": task.randomise.push or PUSH, "push_interval_s": interval}
-    randomise = Randomisation(latency=max(DELAYS), **switched)
+    randomise = DomainRandomization(latency=max(DELAYS), **switched)
     return simulation_named(reference.teacher.config.task.name, engine, randomise)
 
 
@@ -118,12 +116,11 @@ def _noisy(policy: Policy, scale: np.ndarray) -> Policy:
     return noisy
 
 
-def _run(simulation: Simulation, trial: Trial, policy: SensingPolicy) -> Outcomes:
-    return run_episodes(simulation, policy, trial.start, evaluation_noise_key())[0]
-
-
 def _compare(
-    student: Outcomes, teacher: Outcomes, nominal_student: Outcomes, nominal_teacher: Outcomes
+    student: EpisodeMetrics,
+    teacher: EpisodeMetrics,
+    nominal_student: EpisodeMetrics,
+    nominal_teacher: EpisodeMetrics,
 ) -> JSON:
     ours, theirs = student.time_at_goal, teacher.time_at_goal
     drop = (nominal_student.time_at_goal - ours) - (nominal_teacher.time_at_goal - theirs)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from teacher.errors import Diverged as Diverged
     from teacher.errors import FathomError as FathomError
     from teacher.errors import UsageError as UsageError
-    from teacher.evaluate import Outcomes as Outcomes
+    from teacher.evaluate import EpisodeMetrics as EpisodeMetrics
     from teacher.evaluate import evaluation_starts as evaluation_starts
     from teacher.evaluate import run_episodes as run_episodes
     from teacher.evaluate import summarise as summarise
@@ -21,35 +21,10 @@ if TYPE_CHECKING:
     from teacher.tasks import Task as Task
     from teacher.tasks import make_task as make_task
     from teacher.tasks import task_names as task_names
+    from teacher.train import Teacher as Teacher
+    from teacher.train import load_teacher as load_teacher
+    from teacher.train import reevaluate as reevaluate
     from teacher.train import restore_state as restore_state
     from teacher.train import save_state as save_state
-    from teacher.trained import Teacher as Teacher
-    from teacher.trained import load_teacher as load_teacher
-    from teacher.trained import reevaluate as reevaluate
 else:
-    __getattr__, __dir__ = lazily(
-        __name__,
-        {
-            "AnalyticTask": "teacher.tasks",
-            "Diverged": "teacher.errors",
-            "FathomError": "teacher.errors",
-            "Learner": "teacher.learner",
-            "MujocoTask": "teacher.tasks",
-            "Outcomes": "teacher.evaluate",
-            "Task": "teacher.tasks",
-            "TaskSpec": "teacher.spec",
-            "Teacher": "teacher.trained",
-            "TeacherConfig": "teacher.config",
-            "TeacherState": "teacher.learner",
-            "UsageError": "teacher.errors",
-            "evaluation_starts": "teacher.evaluate",
-            "load_teacher": "teacher.trained",
-            "make_task": "teacher.tasks",
-            "reevaluate": "teacher.trained",
-            "restore_state": "teacher.train",
-            "run_episodes": "teacher.evaluate",
-            "save_state": "teacher.train",
-            "summarise": "teacher.evaluate",
-            "task_names": "teacher.tasks",
-        },
-    )
+    __getattr__, __dir__ = lazily(__name__, __file__)

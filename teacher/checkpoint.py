@@ -34,6 +34,7 @@ from teacher.segments import (
     remove,
     removed_on_failure,
     sha256,
+    stored,
     write_segment,
 )
 
@@ -119,7 +120,7 @@ def _save(
                 path: [list(leaf.shape), str(leaf.dtype), hashlib.sha256(_bytes(leaf)).hexdigest()]
                 for path, leaf in leaves.items()
             },
-            "files": {str(file.relative_to(partial)): sha256(file) for file in _files(partial)},
+            "files": {str(f.relative_to(partial)): sha256(f) for f in partial.rglob("*") if f.is_file()},
             "rows": {
                 "written": ring.written,
                 "segments": segments,
@@ -132,7 +133,7 @@ def _save(
 
 
 def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Saved:
-    """The newest save that is whole, or the one numbered `step`; a damaged one is passed over with a
+    """Reads the newest save that is whole, or the one numbered `step`; passes over a damaged one with a
     warning in the log.
 
     Args: rows: whether to read the rows too, which may be gigabytes.
@@ -187,13 +188,13 @@ def _load(directory: Path, step: int, rows: bool) -> Saved:
 
 
 def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
-    """Puts saved leaves into the structure of `template`.
+    """Puts saved leaves into the structure of `template`, those of renamed fields too.
 
     Raises: FathomError naming the first leaf that is missing or of another shape or type."""
     filled = []
     for path, expected in leaf_paths(template).items():
         plain = jax.eval_shape(_plain, expected)
-        found = leaves.get(path)
+        found = stored(leaves, path)
         if found is None:
             raise FathomError(f"{what} holds no {path}, which this configuration needs")
         if (found.shape, found.dtype) != (plain.shape, plain.dtype):
@@ -273,10 +274,6 @@ def _content_sha256(manifest: dict[str, Any]) -> str:
 def _bytes(leaf: np.ndarray) -> memoryview:
     """Of any type, bfloat16 too; not copied."""
     return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
 
 
 def _checkpointer() -> ocp.Checkpointer:

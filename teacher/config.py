@@ -20,6 +20,7 @@ from pydantic import (
 
 BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
 SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")  # of a score
+FAR_CELLS = 8  # of a maze, to walk: from there on a pair of cells counts as far
 
 
 def _whole_blocks(depth: int) -> int:
@@ -182,7 +183,7 @@ class UpdateConfig(Group):
     critic_rate: Rate = 3e-4
     """learning rate of both encoders (Adam)"""
     entropy_rate: Rate = 3e-4
-    """learning rate of the entropy weight (Adam)"""
+    """learning rate of the temperature (Adam)"""
     batch: Batch = 256
     """state-actions per update, each the others' negative"""
     discount: Discount = 0.99

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from teacher.simulation import Trajectories
+from teacher.config import FAR_CELLS
+from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import achieved_goal
 from teacher.tasks.mazes import Maze
 
 STATES = 400  # from which a critic is asked
-FAR = 8  # cells to walk from which on a pair counts as far
 
 
 class Queries(NamedTuple):
@@ -23,14 +23,14 @@ class Queries(NamedTuple):
     goals: np.ndarray  # [K, G]: the centres of the cells, as `Maze.routes` numbers them
 
 
-def queries(maze: Maze, spec: TaskSpec, lived: Trajectories, goal: np.ndarray) -> Queries:
+def queries(maze: Maze, spec: TaskSpec, trajectories: Trajectories, goal: np.ndarray) -> Queries:
     """Takes at most STATES states of E episodes with goals [E, G], evenly over steps; the first is a start.
 
     Entries of a goal after x and y are those of the first episode. States inside a wall are left out."""
-    rows = np.argwhere(lived.going)
+    rows = np.argwhere(trajectories.active)
     rows = rows[np.linspace(0, len(rows) - 1, min(STATES, len(rows))).round().astype(int)]
     step, episode = rows.T
-    observation, action = lived.observation[step, episode], lived.action[step, episode]
+    observation, action = trajectories.observation[step, episode], trajectories.action[step, episode]
     position = achieved_goal(spec, observation)[..., :2]
     centres = maze.routes.centres
     goals = np.concatenate([centres, np.tile(goal[0, 2:], (len(centres), 1))], axis=-1).astype(np.float32)
@@ -44,14 +44,14 @@ def agreement(maze: Maze, asked: Queries, distance: np.ndarray) -> dict[str, flo
     Returns:
       states, cells: Q and K.
       rank_correlation: Spearman's, over all pairs of a state and a cell.
-      rank_correlation_far: the same over pairs that are at least FAR cells apart.
+      rank_correlation_far: the same over pairs that are at least FAR_CELLS cells apart.
       rank_correlation_straight, rank_correlation_far_straight: the same of the straight line in their place.
     A correlation is absent where one of its two sides does not vary."""
     true = maze.routes.steps[maze.cell_number(asked.position)]
     straight = np.linalg.norm(asked.position[:, None] - maze.routes.centres, axis=-1)
     figures: dict[str, float] = {"states": len(true), "cells": true.shape[1]}
     for kind, found in (("", distance), ("_straight", straight)):
-        for which, pairs in (("", true >= 0), ("_far", true >= FAR)):
+        for which, pairs in (("", true >= 0), ("_far", true >= FAR_CELLS)):
             ranks = [scipy.stats.rankdata(values[pairs]) for values in (found, true)]
             if pairs.any() and all(np.ptp(each) > 0 for each in ranks):
                 figures[f"rank_correlation{which}{kind}"] = float(scipy.stats.spearmanr(*ranks).statistic)

@@ -1,4 +1,4 @@
-"""How good a policy is: per-episode outcomes and their intervals."""
+"""How good a policy is: per-episode metrics and their intervals."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats
 
 from teacher.config import TeacherConfig
-from teacher.simulation import Simulation, Trajectories
+from teacher.rollout import Simulation, Trajectories
 from teacher.spec import TaskSpec
 from teacher.tasks import Start, goal_distance, make_task
 
@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 EVALUATION_SEED = 2_100_000_001
 
 
-class Outcomes(NamedTuple):
+class EpisodeMetrics(NamedTuple):
     """One value per episode, [E]; NumPy arrays."""
 
     time_at_goal: Any  # share of the episode's steps within the success radius
@@ -28,16 +28,16 @@ class Outcomes(NamedTuple):
     final_distance: Any  # in the goal's unit
 
 
-def outcomes(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Outcomes:
+def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> EpisodeMetrics:
     """Trajectories of L steps and E episodes, goal [E, G]; no step after an episode's end is at the goal."""
     distance = goal_distance(spec, trajectories.observation[1:], goal)
-    near = (distance <= spec.goal.success_radius) & trajectories.going
-    return Outcomes(
+    near = (distance <= spec.goal.success_radius) & trajectories.active
+    return EpisodeMetrics(
         time_at_goal=near.mean(0),
         success_final=near[-1],
         success_any=near.any(0),
-        strict_final=(distance[-1] <= spec.goal.strict_radius) & trajectories.going[-1],
-        time_near_goal=((distance <= spec.goal.easy_radius) & trajectories.going).mean(0),
+        strict_final=(distance[-1] <= spec.goal.strict_radius) & trajectories.active[-1],
+        time_near_goal=((distance <= spec.goal.easy_radius) & trajectories.active).mean(0),
         final_distance=distance[-1],
     )
 
@@ -60,10 +60,10 @@ def evaluation_noise_key(seed: int | None = None) -> jax.Array:
 
 def run_episodes(
     simulation: Simulation, policy: Callable[..., Any], start: Start, noise_key: jax.Array | None = None
-) -> tuple[Outcomes, Trajectories]:
+) -> tuple[EpisodeMetrics, Trajectories]:
     """Episodes of any policy on any engine, and how they went; arguments as of `Simulation.rollout`."""
     trajectories = simulation.rollout(policy, start, noise_key=noise_key)
-    return outcomes(simulation.task.spec, trajectories, start.goal), trajectories
+    return episode_metrics(simulation.task.spec, trajectories, start.goal), trajectories
 
 
 def share_interval(successes: int, episodes: int) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def summarise(result: Outcomes, layout: str) -> dict[str, Any]:
+def summarise(result: EpisodeMetrics, layout: str) -> dict[str, Any]:
     """Means over episodes, each `key` with its interval as `key_interval`, and how goals were laid out."""
     episodes = len(result.final_distance)
     summary: dict[str, Any] = {"episodes": episodes, "layout": layout}

@@ -3,17 +3,23 @@
 So importing a package is fast and starts no device, and the command line answers --help at once.
 """
 
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose public names live in these modules (PEP 562)."""
+def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns `__getattr__` and `__dir__` (PEP 562) of the package whose `__init__.py` is `file`.
+
+    Its names are those that the file imports as themselves, for type checkers: `from a.b import C as C`."""
+    lines = [node for node in ast.walk(ast.parse(Path(file).read_text())) if isinstance(node, ast.ImportFrom)]
+    homes = {name.asname: line.module for line in lines for name in line.names if name.asname}
 
     def get(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        if home := homes.get(name):
+            return getattr(import_module(home), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: sorted(homes)

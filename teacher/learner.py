@@ -1,7 +1,7 @@
 """Contrastive goal-conditioned reinforcement learning: init, collect, update; all pure.
 
 Sources: arXiv:2206.07568 (contrastive RL), arXiv:2408.11052 (InfoNCE with energy -distance, the
-log-partition penalty, the learned entropy weight), arXiv:2503.14858 (depth).
+log-partition penalty, the learned temperature), arXiv:2503.14858 (depth).
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,6 @@ from jax.sharding import PartitionSpec as P
 from teacher import losses, replay
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
-from teacher.devices import AXIS, Devices, require_even, run_fused_kernels
-from teacher.errors import UsageError
 from teacher.networks import (
     Networks,
     Params,
@@ -29,9 +27,11 @@ from teacher.networks import (
     embed_state_action,
     init_params,
     make_networks,
+    require_fused,
 )
 from teacher.replay import Batch, Replay, Rows
-from teacher.simulation import Policy, choose, is_stable, training_simulation_of
+from teacher.rollout import Policy, choose, is_stable, training_simulation_of
+from teacher.sharding import AXIS, Devices, require_even
 from teacher.tasks import Start, achieved_goal
 
 Array = jax.Array
@@ -95,11 +95,6 @@ class Learner:
             iteration=whole,
         )
 
-    def place(self, state: TeacherState) -> TeacherState:
-        """A whole state of this process, divided over the devices."""
-        placed: TeacherState = self.devices.place(state, self.division)
-        return placed
-
     def _init_params(self, key: Array) -> Params:
         return init_params(self.networks, key, self.spec.sizes)
 
@@ -107,12 +102,12 @@ class Learner:
         """A fresh run, nothing collected yet."""
         init_key, environment_key, run_key = jax.random.split(key, 3)
         params = self._init_params(init_key)
-        collect = self.config.collect
+        collect, devices = self.config.collect, self.devices
         return TeacherState(
             params=params,
-            optimiser=self.optimiser.init(self.devices.own_parts(params)),
+            optimiser=self.optimiser.init(devices.own_parts(params)),
             environments=self._new_environments(environment_key, run_key),
-            replay=replay.empty(collect.replay, self.devices.share(collect.envs), *self.spec.sizes),
+            replay=replay.empty(collect.replay, collect.envs // devices.count, *self.spec.sizes),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
         )
@@ -140,7 +135,7 @@ class Learner:
         return losses.pairwise_distance(pairs, embed_goal(self.networks, params.goal, goals))
 
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
-        """Collect, then update; compiled. The given state's buffers are reused."""
+        """Collects, then updates; compiled. The given state's buffers are reused."""
         collect = self.config.collect
         while int(state.replay.written) + collect.steps < collect.prefill:
             state = self._collect(state)
@@ -158,14 +153,14 @@ class Learner:
     def collect(self, state: TeacherState) -> TeacherState:
         """`collect.steps` control steps of this device's environments, written to their replay.
 
-        Rows in which physics became unstable get no outcome: neither they nor goals from them are sampled."""
+        Rows in which physics became unstable have no known goal, and are not sampled."""
         steps = self.config.collect.steps
         # Keyed by the rows written: before the first update several pieces are collected.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.replay.written), 0)
         step = partial(self._environment_step, state.params.actor, state.key)
         environments, rows = jax.lax.scan(step, state.environments, jax.random.split(key, steps))
-        known = is_stable(rows.observation) & is_stable(rows.outcome)
-        rows = rows._replace(outcome=jnp.where(known[..., None], rows.outcome, jnp.nan))
+        known = (is_stable(rows.observation) & is_stable(rows.achieved_goal))[..., None]
+        rows = rows._replace(achieved_goal=jnp.where(known, rows.achieved_goal, jnp.nan))
         return state._replace(environments=environments, replay=replay.insert(state.replay, rows))
 
     def _environment_step(
@@ -178,8 +173,8 @@ class Learner:
         mean, log_std = action_distribution(self.networks, actor, observation, goal)
         action, _ = losses.sample_squashed(mean, log_std, _noise(noise_key, numbers, self.spec.action_size))
         physics = self.simulation.step(physics, action)
-        outcome = achieved_goal(self.spec, self.simulation.observe(physics))
-        rows = Rows(observation, action, outcome, episode)
+        achieved = achieved_goal(self.spec, self.simulation.observe(physics))
+        rows = Rows(observation, action, achieved, episode)
 
         done = (step + 1 >= self.spec.episode_length) | self.simulation.ended(physics)
         start = self._draw_starts(start_key, run_key, numbers)
@@ -210,9 +205,9 @@ class Learner:
         return self.simulation.draw(key, numbers, self.config.task.layout)
 
     def update_many(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
-        """`collect.updates` updates; metrics are their means.
+        """Makes `collect.updates` updates; metrics are their means.
 
-        `unstable_steps` counts the newest `collect.steps` of all environments that have no outcome."""
+        `unstable_steps` counts the newest `collect.steps` of all environments without a known goal."""
         settings, devices = self.config.update, self.devices
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 1)
 
@@ -224,7 +219,7 @@ class Learner:
         keys = jax.random.split(key, self.config.collect.updates)
         (params, optimiser), metrics = jax.lax.scan(body, (state.params, state.optimiser), keys)
         metrics = jax.tree.map(jnp.mean, metrics)
-        unknown = replay.unknown_outcomes(state.replay, self.config.collect.steps).sum()
+        unknown = replay.unknown_goals(state.replay, self.config.collect.steps).sum()
         metrics["unstable_steps"] = devices.count * devices.mean(unknown.astype(jnp.float32))
         state = state._replace(params=params, optimiser=optimiser, iteration=state.iteration + 1)
         return state, metrics
@@ -232,7 +227,7 @@ class Learner:
     def update(
         self, learned: tuple[Params, Any], batch: Batch, key: Array
     ) -> tuple[tuple[Params, Any], dict[str, Array]]:
-        """One joint update of actor, encoders and entropy weight, all from the same old parameters.
+        """Updates actor, encoders and temperature together, all from the same old parameters.
 
         Args: whole parameters, this device's part of the optimiser and of the batch."""
         params, optimiser = learned
@@ -254,19 +249,7 @@ class Learner:
 def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> None:
     """Raises UsageError if a run of this configuration cannot be divided over the devices or needs others."""
     require_even(len(devices), collect__envs=config.collect.envs, update__batch=config.update.batch)
-    if not config.network.fused:
-        return
-    from teacher import fused  # slow to import, and most runs do without
-
-    if not run_fused_kernels(devices):
-        kinds = ", ".join(sorted({device.device_kind for device in devices}))
-        raise UsageError(f"network.fused: found {kinds}; the kernels are for H100 and H200")
-    batch = config.update.batch // len(devices)
-    for width in config.network.widths:
-        if not fused.supports(width, batch):
-            raise UsageError(
-                f"network.fused: found width {width} and a batch of {batch} on each device; {fused.TAKES}"
-            )
+    require_fused(config.network, config.update.batch // len(devices), devices)
 
 
 def _keys(key: Array, numbers: Array) -> Array:
@@ -280,7 +263,7 @@ def _noise(key: Array, numbers: Array, size: int) -> Array:
 
 
 def make_optimiser(config: TeacherConfig) -> optax.GradientTransformation:
-    """Adam with one rate each for actor, encoders and entropy weight."""
+    """Makes Adam with one rate each for actor, encoders and temperature."""
     rates = config.update
     adam = {
         "actor": optax.adam(rates.actor_rate),
@@ -299,7 +282,7 @@ def joint_loss(
     noise: Array,
     devices: Devices,
 ) -> tuple[Array, dict[str, Array]]:
-    """Sum of the critic's, the actor's and the entropy weight's loss, over this device's rows.
+    """Computes the sum of the critic's, the actor's and the temperature's loss, over this device's rows.
 
     Goals are embedded once for both, and are the negatives of all devices' state-actions. The
     actor's loss sees the critic's parameters and goal embeddings as constants, so that each
@@ -311,20 +294,19 @@ def joint_loss(
         networks, params.state_action, batch.observation, batch.action, action
     )
     logits = -losses.pairwise_distance(data_features, devices.gather(goal_features))
-    first = devices.index() * len(logits)
-    critic = losses.infonce(logits, update.penalty, first).mean()
+    critic = losses.infonce(logits, update.penalty).mean()
     distance = losses.distance(policy_features, jax.lax.stop_gradient(goal_features))
-    weight = jnp.exp(jax.lax.stop_gradient(params.log_entropy_weight))
-    actor = losses.actor_loss(distance, log_probability, weight).mean()
+    temperature = jnp.exp(jax.lax.stop_gradient(params.log_temperature))
+    actor = losses.actor_loss(distance, log_probability, temperature).mean()
     target = update.target_entropy * action.shape[-1]
-    entropy = losses.entropy_weight_loss(params.log_entropy_weight, log_probability, target)
+    entropy = losses.temperature_loss(params.log_temperature, log_probability, target)
 
     metrics = {
         "critic_loss": critic,
-        "critic_accuracy": losses.retrieval_accuracy(logits, first),
+        "critic_accuracy": losses.retrieval_accuracy(logits),
         "actor_loss": actor,
         "entropy": -log_probability.mean(),
-        "entropy_weight": weight,
+        "entropy_weight": temperature,
         "saturation": (jnp.abs(action) > SATURATED).mean(),
     }
     return critic + actor + entropy, metrics

@@ -23,31 +23,25 @@ def distance(a: Array, b: Array) -> Array:
     return jnp.sqrt(((a - b) ** 2).sum(-1) + DISTANCE_EPSILON)
 
 
-def infonce(logits: Array, penalty: float, first: Array | int = 0) -> Array:
-    """Contrastive critic loss, one value per state-action.
+def infonce(logits: Array, penalty: float) -> Array:
+    """Computes the contrastive critic loss of each state-action.
 
     Args:
-      logits: [B, C]; row i scores state-action i against every goal, its own in column first + i.
+      logits: [B, C], C a multiple of B; row i scores state-action i against every goal, its own in column i.
       penalty: weight of the squared log-partition, which keeps the logits from drifting.
-      first: column of the first row's own goal, where the rows are part of a larger batch.
     Returns: [B]. Sources: InfoNCE, arXiv:1807.03748 eq. 4; as a goal critic, arXiv:2206.07568."""
     chex.assert_is_divisible(logits.shape[1], len(logits))  # one column a row, of one or more devices
     log_partition = jax.nn.logsumexp(logits, axis=1)
-    return log_partition - _own(logits, first) + penalty * log_partition**2
+    return log_partition - jnp.diagonal(logits) + penalty * log_partition**2
 
 
-def retrieval_accuracy(logits: Array, first: Array | int = 0) -> Array:
-    """Share of the rows of [B, C] whose own goal, in column first + row, scores highest."""
-    return (logits.argmax(axis=1) == first + jnp.arange(len(logits))).mean()
-
-
-def _own(logits: Array, first: Array | int) -> Array:
-    """The diagonal that begins in column `first`."""
-    return jnp.diagonal(jax.lax.dynamic_slice_in_dim(logits, first, len(logits), axis=1))
+def retrieval_accuracy(logits: Array) -> Array:
+    """Computes the share of the rows of [B, C] whose own goal scores highest."""
+    return (logits.argmax(axis=1) == jnp.arange(len(logits))).mean()
 
 
 def sample_squashed(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Array]:
-    """A tanh-Gaussian sample and its log-probability.
+    """Draws from a tanh-Gaussian, with the log-probability of what is drawn.
 
     Args: [B, A] each; `noise` is standard normal.
     Returns: action [B, A] in [-1, 1] and log-probability [B]. The Jacobian of tanh is taken in
@@ -58,11 +52,13 @@ def sample_squashed(mean: Array, log_std: Array, noise: Array) -> tuple[Array, A
     return jnp.tanh(before), (normal - jacobian).sum(-1)
 
 
-def actor_loss(goal_distance: Array, log_probability: Array, entropy_weight: Array) -> Array:
-    """Nearness of the goal with an entropy bonus, one value per state, [B] each."""
-    return goal_distance + entropy_weight * log_probability
+def actor_loss(goal_distance: Array, log_probability: Array, temperature: Array) -> Array:
+    """Computes the distance to the goal less an entropy bonus, one value per state, [B] each."""
+    return goal_distance + temperature * log_probability
 
 
-def entropy_weight_loss(log_weight: Array, log_probability: Array, target_entropy: float) -> Array:
-    """Moves the weight until the policy's entropy meets its target (arXiv:1812.05905, eq. 18)."""
-    return jnp.exp(log_weight) * jax.lax.stop_gradient(-log_probability - target_entropy).mean()
+def temperature_loss(log_temperature: Array, log_probability: Array, target_entropy: float) -> Array:
+    """Computes what moves the temperature until the policy's entropy meets its target.
+
+    Source: arXiv:1812.05905, eq. 18."""
+    return jnp.exp(log_temperature) * jax.lax.stop_gradient(-log_probability - target_entropy).mean()

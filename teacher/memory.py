@@ -1,7 +1,7 @@
-"""What a teacher's run takes of its device's memory, foreseen from shapes before anything is compiled.
+"""What a teacher's run takes of its device's memory, estimated from shapes before anything is compiled.
 
-The model follows `teacher.residual`: an update holds the most when it walks back, with all that the
-walks forward kept. Its factors were fitted to XLA's own account of compiled updates, depth 4 to 1024.
+An update holds the most in its backward pass (`teacher.blocks`), with all that the forward passes kept.
+The factors were fitted to XLA's own account of compiled updates, depth 4 to 1024.
 """
 
 import math
@@ -14,40 +14,30 @@ from typing import Any, NamedTuple
 import jax
 
 from teacher import replay
-from teacher.config import BLOCK_DEPTH, NetworkConfig, TeacherConfig
+from teacher.config import BLOCK_DEPTH, TeacherConfig
 from teacher.errors import UsageError
 from teacher.learner import make_optimiser
-from teacher.networks import init_params, make_networks
-from teacher.residual import merges
+from teacher.networks import init_params, is_batched, make_networks
 from teacher.spec import TaskSpec
 
 FLOAT = 4  # bytes
-
 # Arrays that an update holds at its peak beside those with a name: of logits; of rows of a layer's width,
-# of rows of the representation's; and, where gradients are deferred, of every taught layer's rows: its
-# output and the cotangents of what its swish and its normalisation were given.
+# of rows of the representation's; and, where gradients are deferred, of every layer's rows that weights
+# learn from: its output and the cotangents of what its swish and its normalisation were given.
 LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3.5
-# Two networks' gradients of one block, layer by layer and stacked.
-BLOCK_GRADIENTS = 4
-# Of one environment while it is stepped: a policy's rows, and numbers in the simulator for each entry
-# of the observation.
-POLICY_ROWS, SIMULATOR = 8, 64
-# Of parameters and optimiser in the host's memory while a checkpoint is written.
-SAVED_COPIES = 2
-# Of trajectories: step by step, stacked, and joined.
-TRAJECTORY_COPIES = 3
-# What the program itself grows by, nearly all of it the compiler.
-PROGRAM = 700 * 2**20
-
+BLOCK_GRADIENTS = 4  # two networks' gradients of one block, layer by layer and stacked
+POLICY_ROWS, SIMULATOR = (
+    8,
+    64,
+)  # of a stepped environment: rows of a policy, numbers an entry of the observation
+SAVED_COPIES = 2  # of parameters and optimiser in the host's memory while a checkpoint is written
+TRAJECTORY_COPIES = 3  # step by step, stacked, and joined
+PROGRAM = 700 * 2**20  # what the program itself grows by, nearly all of it the compiler
 # What makes each part large, beside depth.
 _LOWER = {
-    "parameters": "network.width",
-    "gradients": "network.width",
-    "optimiser": "network.width",
     "activations": "update.batch or network.width",
     "replay": "collect.replay or collect.envs",
     "environments": "collect.envs",
-    "saving": "network.width",
 }
 
 
@@ -70,19 +60,18 @@ class Needs(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The most that is ever held."""
+        """The most that is ever held: copies take the place of gradients and activations."""
         return max(self.update, sum(self) - self.gradients - self.activations)
 
 
-def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, devices: int = 1) -> Needs:
-    """What one device must hold; nothing is computed or allocated.
+def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None, devices: int = 1) -> Needs:
+    """Estimates what one device must hold; nothing is computed or allocated.
 
     Batch, environments, replay and optimiser are divided over `devices`; parameters and gradients are
     not. Physics' own state is small and counted with the environments."""
-    merged = merges() if merged is None else merged
-    collect = config.collect
+    batched = is_batched() if batched is None else batched
+    collect, sizes = config.collect, spec.sizes
     networks = make_networks(config.network, spec.action_size)
-    sizes = spec.sizes
     params = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
     moments = -(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices)
     batch, environments = -(-config.update.batch // devices), -(-collect.envs // devices)
@@ -96,38 +85,72 @@ def estimate(config: TeacherConfig, spec: TaskSpec, merged: bool | None = None, 
         parameters=_bytes(params),
         gradients=_bytes(params),
         optimiser=moments,
-        activations=_activations(config, merged, batch),
+        activations=_activations(config, batched, batch),
         replay=_bytes(kept),
         environments=_bytes(collected.rows) + environments * stepped * FLOAT,
         saving=SAVED_COPIES * (_bytes(params) + moments) if on_host else 0,
     )
 
 
-def available(root: Path = Path("/")) -> int | None:
-    """Bytes that a run can have on each device; None where that is unknown.
+def _activations(config: TeacherConfig, batched: bool, batch: int) -> int:
+    """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
+    network = config.network
+    width = max(network.widths)
+    actor, encoder = network.depths
+    # A batch's rows pass the state-action encoder twice and teach it once.
+    passed, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
+    # XLA widens what was kept in bfloat16, as a whole, where it sums over it: that is not counted as less.
+    held = passed * width * FLOAT * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
+    held += passed * FLOAT  # inv_std
+    if network.precision == "bfloat16":
+        held += (actor + 2 * encoder) * width**2 * FLOAT
+    if batched:
+        held += passed * width * FLOAT + int(DEFERRED * taught * width * FLOAT)
+    held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
+    rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation
+    return held + batch * rows * FLOAT
 
-    A GPU's are those that JAX may take of it. A CPU's are the machine's free memory, or what the limit of
-    a control group (a container, a batch job) leaves if that is less, without what the program itself
-    takes, and shared by as many devices as JAX sees in it.
 
-    Args: root: where the file system with /proc and /sys begins."""
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    free = host_memory(root)
-    return None if free is None else free // jax.local_device_count()
+def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None:
+    """Refuses a run that does not fit on one of its devices, where their memory is known; see `estimate`.
+
+    Raises: UsageError that names the parts and the largest depth that fits, or what else to lower."""
+    free, needs = available(), estimate(config, spec, devices=devices)
+    if free is None or needs.total <= free:
+        return
+
+    def deeper_than(depth: int) -> dict[str, int]:
+        names = ("depth", "actor_depth", "critic_depth")
+        return {name: depth for name in names if (getattr(config.network, name) or 0) > depth}
+
+    def at_most(depth: int) -> Needs:
+        network = config.network.model_copy(update=deeper_than(depth))
+        return estimate(config.model_copy(update={"network": network}), spec, devices=devices)
+
+    # Nothing shrinks with depth and some needs do not grow: a layer's share only falls, and what fits is
+    # no deeper than in proportion.
+    depths = range(BLOCK_DEPTH, max(config.network.depths) * free // needs.total + 1, BLOCK_DEPTH)
+    fitting = bisect_right(depths, free, key=lambda depth: at_most(depth).total)
+    if fitting:
+        lower = " ".join(f"network.{name}={at}" for name, at in deeper_than(depths[fitting - 1]).items())
+        advice = f"the deepest that fits with all else as it is: {lower}"
+    else:
+        shallowest = at_most(BLOCK_DEPTH)
+        part = max(zip(shallowest, Needs._fields, strict=True))[1]
+        advice = f"depth {BLOCK_DEPTH} needs {_size(shallowest.total)} still: "
+        advice += f"lower {_LOWER.get(part, 'network.width')}"
+    parts = ", ".join(f"{part} {_size(size)}" for part, size in needs._asdict().items() if size)
+    raise UsageError(
+        f"this teacher needs {_size(needs.total)} of memory, and {jax.local_devices()[0].device_kind} has "
+        f"{_size(free)} for it ({parts}); {advice}"
+    )
 
 
-def host_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of the machine's memory that a run can have, as in `available`; None where that is unknown."""
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    if not machine:
-        return None
-    return max(0, min([*machine, *_left_by_groups(root)]) - PROGRAM)
+def require_episodes_fit(setting: str, episodes: int, spec: TaskSpec) -> None:
+    """Refuses episodes whose trajectories (`Simulation.rollout`) do not fit in the machine's memory."""
+    entries = 2 * sum(spec.sizes) + sum(spec.sensed_sizes)  # positions are about as many as observations
+    steps = (spec.episode_length + 1) * episodes
+    require_host_memory(setting, episodes, TRAJECTORY_COPIES * steps * entries * FLOAT)
 
 
 def require_host_memory(setting: str, value: int, needed: int) -> None:
@@ -139,112 +162,58 @@ def require_host_memory(setting: str, value: int, needed: int) -> None:
         )
 
 
-def require_episodes_fit(setting: str, episodes: int, spec: TaskSpec) -> None:
-    """Refuses episodes whose trajectories (`Simulation.rollout`) do not fit in the machine's memory."""
-    entries = 2 * sum(spec.sizes) + sum(spec.sensed_sizes)  # positions are about as many as observations
-    steps = (spec.episode_length + 1) * episodes
-    require_host_memory(setting, episodes, TRAJECTORY_COPIES * steps * entries * FLOAT)
+def available(root: Path = Path("/")) -> int | None:
+    """Returns the bytes that a run can have on each device; None where that is unknown.
+
+    A GPU's are those that JAX may take of it; a CPU's are the host's, shared by the devices that JAX sees.
+
+    Args: root: where the file system with /proc and /sys begins."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    free = host_memory(root)
+    return None if free is None else free // jax.local_device_count()
 
 
-def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None:
-    """Refuses a run that does not fit on one of its devices, where their memory is known; see `estimate`.
-
-    Raises: UsageError that names the parts and the largest depth that fits, or what else to lower."""
-    free = available()
-    if free is None:
-        return
-    needs = estimate(config, spec, devices=devices)
-    if needs.total <= free:
-        return
-    network = config.network
-    deepest = max(network.depths)
-    # Nothing shrinks with depth and some needs do not grow: a layer's share only falls, and what fits is
-    # no deeper than in proportion.
-    depths = range(BLOCK_DEPTH, deepest * free // needs.total + 1, BLOCK_DEPTH)
-    fitting = bisect_right(
-        depths, free, key=lambda depth: estimate(_no_deeper(config, depth), spec, devices=devices).total
-    )
-    if fitting:
-        largest = depths[fitting - 1]
-        lower = " ".join(f"network.{field}={largest}" for field in _deeper(network, largest))
-        advice = f"the deepest that fits with all else as it is: {lower}"
-    else:
-        shallowest = estimate(_no_deeper(config, BLOCK_DEPTH), spec, devices=devices)
-        largest_part = max(zip(shallowest, Needs._fields, strict=True))[1]
-        advice = f"depth {BLOCK_DEPTH} needs {_size(shallowest.total)} still: lower {_LOWER[largest_part]}"
-    raise UsageError(
-        f"this teacher needs {_size(needs.total)} of memory, and {jax.local_devices()[0].device_kind} has "
-        f"{_size(free)} for it ({_parts(needs)}); {advice}"
-    )
-
-
-def _parts(needs: Needs) -> str:
-    sizes = {part: _size(size) for part, size in needs._asdict().items()}
-    saving = sizes.pop("saving")
-    parts = ", ".join(f"{part} {size}" for part, size in sizes.items())
-    if needs.total == needs.update:
-        return parts
-    return f"{parts}; while saving, copies of {saving} in place of gradients and activations"
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:,.2f} GB"
-
-
-def _deeper(network: NetworkConfig, depth: int) -> list[str]:
-    """The fields that set more than this depth."""
-    return [f for f in ("depth", "actor_depth", "critic_depth") if (getattr(network, f) or 0) > depth]
-
-
-def _no_deeper(config: TeacherConfig, depth: int) -> TeacherConfig:
-    network = config.network.model_copy(update=dict.fromkeys(_deeper(config.network, depth), depth))
-    return config.model_copy(update={"network": network})
+def host_memory(root: Path = Path("/")) -> int | None:
+    """Returns the bytes that a run can have: the machine's free memory, or what the limit of a control group
+    (a container, a batch job) leaves if that is less, without the program itself; None where unknown."""
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return max(0, min([*machine, *_left_by_groups(root)]) - PROGRAM) if machine else None
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
     """What each control group above this process leaves below its limit, in bytes."""
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+            top, limit, used = root / "sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            top, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            top = root / "sys/fs/cgroup/memory"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
         group = top / path.lstrip("/")
         for folder in (group, *group.parents):
             # Inside a container its path is the host's, and only the top is there; "max" is no limit.
             with suppress(OSError, ValueError):
-                limit, used = (int((folder / name).read_text()) for name in names)
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
                 pairs = (entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
                 stat = {name: int(value) for name, value in pairs}
-                cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
-                yield limit - used + cached
+                yield left + stat.get("total_inactive_file", stat.get("inactive_file", 0))
             if folder == top:
                 break
 
 
-def _activations(config: TeacherConfig, merged: bool, batch: int) -> int:
-    """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
-    network = config.network
-    width = max(network.widths)
-    actor, encoder = network.depths
-    # A batch's rows pass the state-action encoder twice and teach it once.
-    walked, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
-    # XLA widens what was kept in bfloat16, as a whole, where it sums over it: that is not counted as less.
-    held = walked * width * FLOAT * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
-    held += walked * FLOAT  # rate
-    if network.precision == "bfloat16":
-        held += (actor + 2 * encoder) * width**2 * FLOAT
-    if merged:
-        held += walked * width * FLOAT + int(DEFERRED * taught * width * FLOAT)
-    held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
-    rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation
-    return held + batch * rows * FLOAT
+def _size(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"
 
 
 def _bytes(tree: Any) -> int:

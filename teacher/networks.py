@@ -4,14 +4,17 @@ Depth counts the hidden Dense layers in residual blocks of four (Dense, LayerNor
 between one input and one output layer (arXiv:2503.14858, section 4 and appendix).
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from teacher.blocks import NORM_EPSILON, Blocks, Settings, residual_stack
 from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision
-from teacher.residual import NORM_EPSILON, Blocks, Settings, residual_stacks
+from teacher.errors import UsageError
 
 Array = jax.Array
 Tree = Any  # nested arrays
@@ -28,12 +31,38 @@ _stacked_kernel_init = nn.initializers.variance_scaling(
 )
 
 
-def branch_scale(architecture: str, depth: int) -> float:
+def residual_scale(architecture: str, depth: int) -> float:
     """What each block's branch is multiplied with before it is added to the stream.
 
     `scaled` is the base-depth rule of arXiv:2505.01618 (alpha = 1), under which Adam's learning rate does not
     change with depth; with BASE_BLOCKS = 4, networks of up to 16 layers are the published ones."""
     return min(1.0, BASE_BLOCKS * BLOCK_DEPTH / depth) if architecture == "scaled" else 1.0
+
+
+def is_batched() -> bool:
+    """Returns whether the default device wants `Settings.batched`: all but a CPU do."""
+    return jax.default_backend() != "cpu"
+
+
+def has_fused_kernels(devices: Sequence[jax.Device]) -> bool:
+    """Returns whether the fused kernels are for all of these devices."""
+    return all("H100" in device.device_kind or "H200" in device.device_kind for device in devices)
+
+
+def require_fused(config: NetworkConfig, batch: int, devices: Sequence[jax.Device]) -> None:
+    """Raises UsageError if the fused kernels are asked for and cannot take `batch` rows on each device."""
+    if not config.fused:
+        return
+    from teacher.kernels import fused  # slow to import, and most runs do without
+
+    if not has_fused_kernels(devices):
+        kinds = ", ".join(sorted({device.device_kind for device in devices}))
+        raise UsageError(f"network.fused: found {kinds}; the kernels are for H100 and H200")
+    for width in config.widths:
+        if not fused.supports(width, batch):
+            raise UsageError(
+                f"network.fused: found width {width} and a batch of {batch} on each device; {fused.TAKES}"
+            )
 
 
 class ResidualNetwork(nn.Module):
@@ -64,11 +93,10 @@ class ResidualNetwork(nn.Module):
 
     @property
     def settings(self) -> Settings:
-        scale = branch_scale(self.architecture, self.depth)
-        return Settings(scale, self.precision, self.fused)
+        return Settings(residual_scale(self.architecture, self.depth), self.precision, is_batched())
 
     def __call__(self, x: Array) -> Array:
-        return self.leave(residual_stacks((self.enter(x),), (self.blocks,), self.settings)[0])
+        return self.leave(run_blocks((self.enter(x),), (self.blocks,), self.settings, self.fused)[0])
 
     def enter(self, x: Array) -> Array:
         """[B, inputs] -> [B, W]: what the first block is given."""
@@ -90,12 +118,12 @@ class Networks(NamedTuple):
 
 
 class Params(NamedTuple):
-    """Everything that is learned; `log_entropy_weight` is a scalar."""
+    """Everything that is learned; `log_temperature` is a scalar."""
 
     actor: Tree
     state_action: Tree
     goal: Tree
-    log_entropy_weight: Array
+    log_temperature: Array
 
 
 def make_networks(config: NetworkConfig, action_size: int) -> Networks:
@@ -118,7 +146,7 @@ def init_params(networks: Networks, key: Array, sizes: tuple[int, int, int]) -> 
         actor=networks.actor.init(actor_key, jnp.zeros((1, observation + goal))),
         state_action=networks.state_action.init(state_action_key, jnp.zeros((1, observation + action))),
         goal=networks.goal.init(goal_key, jnp.zeros((1, goal))),
-        log_entropy_weight=jnp.zeros(()),
+        log_temperature=jnp.zeros(()),
     )
 
 
@@ -163,9 +191,9 @@ def act_and_embed_goal(
         _apply(network, tree, x, "enter")
         for (network, tree), x in zip(members, (_pair(observation, goal), goal), strict=True)
     )
-    walked = residual_stacks(entered, tuple(_blocks(tree) for _, tree in members), actor.settings)
+    left = run_blocks(entered, tuple(_blocks(tree) for _, tree in members), actor.settings, actor.fused)
     outputs, embedding = (
-        _apply(network, tree, x, "leave") for (network, tree), x in zip(members, walked, strict=True)
+        _apply(network, tree, x, "leave") for (network, tree), x in zip(members, left, strict=True)
     )
     return *_mean_and_log_std(outputs), embedding
 
@@ -173,7 +201,7 @@ def act_and_embed_goal(
 def embed_both_actions(
     networks: Networks, params: Tree, observation: Array, data: Array, policy: Array
 ) -> tuple[Array, Array]:
-    """`embed_state_action` of two actions of each state, in one walk over the weights of a deep network.
+    """`embed_state_action` of two actions of each state, in one pass over the weights of a deep network.
 
     Args: [B, S], [B, A], [B, A]; the parameters learn from `data` alone and are constants for
     `policy`, whose derivative is that of the action.
@@ -188,12 +216,28 @@ def embed_both_actions(
         _apply(network, params, _pair(observation, data), "enter"),
         _apply(network, fixed, _pair(observation, policy), "enter"),
     )
-    settings = network.settings._replace(taught_rows=count)
-    (walked,) = residual_stacks((jnp.concatenate(entered),), (_blocks(params),), settings)
-    return (
-        _apply(network, params, walked[:count], "leave"),
-        _apply(network, fixed, walked[count:], "leave"),
-    )
+    settings = network.settings._replace(weight_grad_rows=count)
+    (left,) = run_blocks((jnp.concatenate(entered),), (_blocks(params),), settings, network.fused)
+    return _apply(network, params, left[:count], "leave"), _apply(network, fixed, left[count:], "leave")
+
+
+def run_blocks(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings, fused: bool = False
+) -> tuple[Array, ...]:
+    """Applies the blocks of several networks of equal shape, [B, W] each: here alone a backend is chosen."""
+
+    def stacked(trees: tuple, axis: int) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
+
+    if fused:
+        from teacher.kernels.fused import fused_stacks, supports
+
+        if supports(width=inputs[0].shape[1], batch=len(inputs[0])):
+            return tuple(fused_stacks(jnp.stack(inputs), stacked(blocks, 0), settings))
+    run = partial(residual_stack, settings=settings)
+    if settings.batched and len(inputs) > 1:
+        return tuple(jax.vmap(run, in_axes=(0, 1))(jnp.stack(inputs), stacked(blocks, 1)))
+    return tuple(map(run, inputs, blocks))
 
 
 def _mean_and_log_std(outputs: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from teacher.devices import Devices
+from teacher.sharding import Devices
 
 Array = jax.Array
 
@@ -16,7 +16,7 @@ class Rows(NamedTuple):
 
     observation: Array  # [T, N, S]
     action: Array  # [T, N, A]
-    outcome: Array  # [T, N, G]: what the goal's entries were after the action; NaN: not known, never sampled
+    achieved_goal: Array  # [T, N, G]: the goal's entries after the action; NaN: not known, never sampled
     episode: Array  # [T, N] int32: counts each environment's episodes
 
 
@@ -24,7 +24,7 @@ class Replay(NamedTuple):
     """A ring that keeps the newest C rows."""
 
     rows: Rows  # T = C
-    # [C, N] int32: entry (e mod C, n) is the number of the newest row with an outcome of environment n's
+    # [C, N] int32: entry (e mod C, n) is the number of the newest row with a known goal of environment n's
     # episode e.
     # A ring of C rows never holds two episodes that share an entry.
     newest: Array
@@ -49,12 +49,12 @@ def empty(capacity: int, environments: int, observation: int, action: int, goal:
 
 
 def insert(replay: Replay, rows: Rows) -> Replay:
-    """Writes T <= C new rows over the oldest. Those without an outcome are the last ones of an episode."""
+    """Writes T <= C new rows over the oldest. Those without a known goal are the last ones of an episode."""
     capacity, environments = replay.newest.shape
     number = replay.written + jnp.arange(len(rows.episode), dtype=jnp.int32)
     stored = jax.tree.map(lambda ring, new: ring.at[number % capacity].set(new), replay.rows, rows)
     # Row numbers only grow, so the maximum is the newest, in whatever order the writes happen.
-    reached = jnp.where(_known(rows.outcome), number[:, None], 0)
+    reached = jnp.where(_known(rows.achieved_goal), number[:, None], 0)
     newest = replay.newest.at[rows.episode % capacity, jnp.arange(environments)].max(reached)
     return Replay(stored, newest, replay.written + len(rows.episode))
 
@@ -76,10 +76,10 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
 
     Element b comes from environment (b N + r) // B, r evenly from 0 to N - 1: over a batch each
     environment is as likely as any other, and no device needs another's. Its row is drawn evenly.
-    The goal of row i is the outcome of row i + k, k >= 0: at the least what the action itself
+    The goal of row i is the one achieved in row i + k, k >= 0: at the least what the action itself
     leads to, at the most the episode's newest row. It never comes from another episode.
-    What element b is does not depend on the number of devices, where the rows drawn have outcomes: one
-    that has none gives way to the row of the nearest element before it, in a circle, or to zeros."""
+    What element b is does not depend on the number of devices, where the goals of the rows drawn are known: a
+    row without one gives way to the row of the nearest element before it, in a circle, or to zeros."""
     capacity, own_environments = replay.newest.shape
     held = jnp.minimum(replay.written, capacity)
     elements = devices.rows(batch)
@@ -98,7 +98,7 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
     environment = first + (jnp.asarray(remainder, jnp.int32)[elements] + jitter) // batch
     environment -= devices.index() * own_environments
     row = replay.written - 1 - age
-    known = _known(replay.rows.outcome[row % capacity, environment])
+    known = _known(replay.rows.achieved_goal[row % capacity, environment])
     nearest = jax.lax.cummax(jnp.where(known, jnp.arange(len(known)), -1))
     nearest = jnp.where(nearest < 0, nearest[-1], nearest)
     row, environment = row[nearest], environment[nearest]
@@ -109,16 +109,16 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
     drawn = Batch(
         replay.rows.observation[slot, environment],
         replay.rows.action[slot, environment],
-        replay.rows.outcome[(row + ahead) % capacity, environment],
+        replay.rows.achieved_goal[(row + ahead) % capacity, environment],
     )
     return jax.tree.map(lambda part: jnp.where(known.any(), part, 0), drawn)
 
 
-def unknown_outcomes(replay: Replay, newest: int) -> Array:
-    """[newest, N] bool: which of the newest rows have no outcome, the newest first."""
+def unknown_goals(replay: Replay, newest: int) -> Array:
+    """[newest, N] bool: which of the newest rows have no known goal, the newest first."""
     slots = (replay.written - 1 - jnp.arange(newest)) % len(replay.newest)
-    return ~_known(replay.rows.outcome[slots])
+    return ~_known(replay.rows.achieved_goal[slots])
 
 
-def _known(outcome: Array) -> Array:
-    return jnp.isfinite(outcome).all(-1)
+def _known(achieved_goal: Array) -> Array:
+    return jnp.isfinite(achieved_goal).all(-1)

@@ -5,11 +5,12 @@ DIRECTORY/copies/FROM-TO.npz  the same again, where that is asked for
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ import numpy as np
 from teacher.errors import FathomError
 
 ROWS, COPIES = "rows", "copies"
+# Parts of leaves' paths, and what older saves call them.
+RENAMED = (("log_temperature", "log_entropy_weight"), ("achieved_goal", "outcome"))
 
 
 class Ring(NamedTuple):
@@ -57,7 +60,7 @@ def _appearing(file: Path) -> Iterator[Path]:
 
 
 def load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The ring's leaves, of what a manifest says about them. Raises: FathomError naming a damaged file."""
+    """Reads the ring's leaves, as a manifest describes them. Raises: FathomError naming a damaged file."""
     rows = {path: np.zeros(shape, dtype) for path, (shape, dtype) in description["leaves"].items()}
     for segment in description["segments"]:
         with np.load(_whole_segment(directory, segment)) as arrays:
@@ -65,8 +68,14 @@ def load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.ndar
                 capacity = len(ring)
                 first = max(segment["start"], description["written"] - capacity)
                 numbers = np.arange(first, segment["stop"])
-                ring[numbers % capacity] = arrays[path][first - segment["start"] :]
+                ring[numbers % capacity] = stored(arrays, path)[first - segment["start"] :]
     return rows
+
+
+def stored(arrays: Mapping[str, Any], path: str) -> Any:
+    """The array of that path, or of the path that it had in older saves; None if there is neither."""
+    older = functools.reduce(lambda name, renamed: name.replace(*renamed), RENAMED, path)
+    return arrays.get(path, arrays.get(older))
 
 
 def _whole_segment(directory: Path, segment: dict[str, Any]) -> Path:

@@ -30,8 +30,7 @@ POSITION_TERMS = ("joint_position", "joint_position_from_default")
 
 
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"names {', '.join(map(repr, twice))} more than once")
     return names
 
@@ -256,17 +255,26 @@ class TaskSpec(_Part):
         return self.observation[-1].stop
 
     @property
+    def reading(self) -> tuple[ObservationTerm, ...]:
+        """Terms of one reading of the robot's sensors."""
+        return self.deployed.reading if self.deployed else self.observation
+
+    @property
+    def history(self) -> int:
+        """Readings in an observation on the robot."""
+        return self.deployed.history if self.deployed else 1
+
+    @property
     def sensed_observation(self) -> tuple[ObservationTerm, ...]:
         """The observation as a policy on the robot is given it: older readings as terms of their own."""
         if self.deployed is None:
             return self.observation
+        size = self.deployed.reading_size
         return tuple(
             ObservationTerm(
+                **term.model_dump(include={"entries", "unit", "frame"}),
                 name=f"{term.name}_t-{age}" if age else term.name,
-                start=age * self.deployed.reading_size + term.start,
-                entries=term.entries,
-                unit=term.unit,
-                frame=term.frame,
+                start=age * size + term.start,
             )
             for age in range(self.deployed.history)
             for term in self.deployed.reading
@@ -280,10 +288,34 @@ class TaskSpec(_Part):
     @property
     def sensed_sizes(self) -> tuple[int, int, int]:
         """Sizes of observation, action and goal of a policy on the robot."""
-        if self.deployed is None:
-            return self.sizes
-        observation = self.deployed.history * self.deployed.reading_size
-        return observation, self.action_size, len(self.deployed.goal.entries)
+        return self.sensed_observation[-1].stop, self.action_size, len(self.sensed_goal.entries)
+
+    def for_robot(self) -> dict[str, Any]:
+        """Returns the specification in JSON's types as a bundle holds it: with `inputs` resolved.
+
+        On the robot, in Python, C++ and C, what the policy is given is read there and derived by nobody."""
+        acted = next((term for term in self.reading if term.name == "last_action"), None)
+        fields = {"name", "start", "entries", "unit", "frame"}
+        inputs = {
+            "reading": [term.model_dump(mode="json", include=fields) for term in self.reading],
+            "history": self.history,
+            "observation": [term.model_dump(mode="json") for term in self.sensed_observation],
+            "last_action": acted and [acted.start, acted.stop],
+            "goal": self.sensed_goal.model_dump(
+                mode="json", include={"name", "entries", "unit", "frame", "low", "high"}
+            ),
+        }
+        return self.model_dump(mode="json") | {"inputs": inputs}
+
+    @classmethod
+    def from_robot(cls, record: Any) -> Self:
+        """Reads what `for_robot` wrote; ValueError if it is no specification, or its `inputs` are others."""
+        task = dict(record)
+        inputs = task.pop("inputs", None)
+        spec = cls.model_validate(task)
+        if spec.for_robot()["inputs"] != inputs:
+            raise ValueError("inputs are not those of the specification")
+        return spec
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -301,24 +333,17 @@ class TaskSpec(_Part):
     @model_validator(mode="after")
     def _tiles(self) -> Self:
         _require_tiling("observation", self.observation)
-        expected = self.observation_size
-        outside = [i for i in self.goal.observation_indices if not 0 <= i < expected]
-        if outside:
-            raise ValueError(f"goal indices {outside} point outside the observation [0, {expected})")
+        size = self.observation_size
+        if outside := [i for i in self.goal.observation_indices if not 0 <= i < size]:
+            raise ValueError(f"goal indices {outside} point outside the observation [0, {size})")
         return self
 
     @model_validator(mode="after")
     def _drivable(self) -> Self:
         """What a robot's guard needs to keep commands of joints within their limits."""
         action, joints = self.action, self.joints
-        read = {
-            joint
-            for term in (self.deployed.reading if self.deployed else self.observation)
-            if term.name in POSITION_TERMS
-            for joint in term.entries
-        }
-        kinds = (action.kind,) * len(action.joints) if isinstance(action.kind, str) else action.kind
-        for kind, joint, offset in zip(kinds, action.joints, action.offset, strict=True):
+        read = {joint for term in self.reading if term.name in POSITION_TERMS for joint in term.entries}
+        for kind, joint, offset in zip(action.kinds, action.joints, action.offset, strict=True):
             if kind not in ("joint_velocity", "joint_position"):
                 continue
             what = f"action of kind {kind} on {joint!r}"
@@ -353,8 +378,7 @@ def _require_tiling(what: str, terms: Sequence[ObservationTerm]) -> None:
 
 
 def _same_lengths(part: BaseModel, first: str, *others: str) -> None:
-    length = len(getattr(part, first))
+    expected = len(getattr(part, first))
     for other in others:
-        if len(getattr(part, other)) != length:
-            found = len(getattr(part, other))
-            raise ValueError(f"{other} has {found} entries, {first} has {length}")
+        if (found := len(getattr(part, other))) != expected:
+            raise ValueError(f"{other} has {found} entries, {first} has {expected}")

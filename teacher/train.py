@@ -1,9 +1,10 @@
-"""The teacher's run: a generator of (state, metrics), and what of it is saved."""
+"""The teacher's run: a generator of (state, metrics), what of it is saved, and the teacher that it leaves."""
 
 from collections.abc import Iterator
+from functools import partial
 from math import isfinite, log
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,8 +12,25 @@ import numpy as np
 from teacher import checkpoint, replay
 from teacher.config import STORED, TeacherConfig
 from teacher.errors import Diverged, FathomError, Unstable
+from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
-from teacher.tasks.requirements import require_same
+from teacher.losses import distance
+from teacher.networks import (
+    Networks,
+    Params,
+    deterministic_action,
+    embed_goal,
+    embed_state_action,
+    has_fused_kernels,
+    init_params,
+    make_networks,
+)
+from teacher.rollout import Policy, simulation
+from teacher.spec import TaskSpec
+from teacher.tasks import make_task
+from teacher.tasks.validation import require_same
+
+Array = jax.Array
 
 DIVERGED = 10.0  # times the critic loss of blind guessing
 SETTLING = 1000  # updates in which a critic may come down from a worse start
@@ -20,10 +38,12 @@ UNSTABLE = 0.1  # share of an iteration's control steps
 SHOWN_ENTRIES = 4  # of an observation in a message
 # Settings that may differ from a save's: a task's specification is compared, and its file may have moved.
 FREE = ("task.name", "collect.total_steps", "checkpoint.interval_s", "checkpoint.keep")
+# A score re-evaluated elsewhere may leave the stored interval by rounding; by more, it is another policy.
+SCORE_SLACK = 0.02
 
 
 def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState, dict[str, float]]]:
-    """Iterates from `state` to the configured end.
+    """Trains from `state` to the configured end.
 
     Yields: the state after an iteration and that iteration's metrics. The yielded state is used
     up by the next iteration: save or copy it before.
@@ -37,7 +57,7 @@ def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState,
 
 
 def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConfig) -> None:
-    """Raises Diverged if a metric is no number any more, or the critic is far worse than blind guessing.
+    """Raises Diverged if a metric is not finite, or the critic is far worse than blind guessing.
 
     An iteration that begins within the first SETTLING updates may have any finite loss: in a published
     network of a thousand layers the squared log-partition begins at ten thousand, and comes down within
@@ -64,7 +84,7 @@ def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None
     if unstable <= UNSTABLE * steps:
         return
     held = learner.devices.fetch(state.replay)
-    unknown = np.asarray(replay.unknown_outcomes(held, collect.steps))[::-1]
+    unknown = np.asarray(replay.unknown_goals(held, collect.steps))[::-1]
     row, environment = np.argwhere(unknown)[0]
     slot = (int(held.written) - collect.steps + row) % collect.replay
     seen = np.asarray(held.rows.observation[slot, environment])
@@ -79,7 +99,7 @@ def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None
 
 
 def require_finite(metrics: dict[str, float], when: str) -> None:
-    """Raises Diverged naming the first metric that is no number any more."""
+    """Raises Diverged naming the first metric that is not finite."""
     for key, value in metrics.items():
         if not isfinite(value):
             raise Diverged(f"{key} became {value} in {when}")
@@ -110,7 +130,7 @@ def save_state(
 
 
 def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict[str, Any] | None]:
-    """The newest saved state and its evaluation, if it has one; all processes of a run must call it.
+    """Returns the newest saved state and its evaluation, if any; all processes of a run must call it.
 
     Raises: FathomError if it belongs to another task or configuration."""
     # The first process's choice is every process's: a shared directory may look older from elsewhere.
@@ -127,13 +147,11 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     if jax.process_index() == 0:
         checkpoint.rewind(directory, saved.step)
     state = state._replace(replay=state.replay._replace(rows=rows))
-    return learner.place(state), saved.record["evaluation"]
+    return learner.devices.place(state, learner.division), saved.record["evaluation"]
 
 
 def require_same_settings(what: str, stored: Any, config: TeacherConfig) -> None:
-    """Raises FathomError naming the settings in which `config` is another than the one stored in a save.
-
-    They would change the result of a run that is resumed; those in FREE do not."""
+    """Raises FathomError naming the settings in which `config` differs from a save's, except for FREE."""
     try:
         before = TeacherConfig.model_validate(stored, context=STORED)
     except ValueError as error:
@@ -151,3 +169,90 @@ def require_same_settings(what: str, stored: Any, config: TeacherConfig) -> None
 def _without_rows(state: TeacherState) -> TeacherState:
     nothing: Any = None
     return state._replace(replay=state.replay._replace(rows=nothing))
+
+
+class Teacher(NamedTuple):
+    """A trained teacher; its methods take batches and are pure in JAX."""
+
+    config: TeacherConfig
+    spec: TaskSpec
+    networks: Networks
+    params: Params
+    iteration: int
+    evaluation: dict[str, Any] | None  # of exactly these parameters
+    source: str  # fingerprint of the checkpoint
+
+    def act(self, params: Params, observation: Array, goal: Array) -> Array:
+        """[B, S], [B, G] -> deterministic action [B, A]."""
+        return deterministic_action(self.networks, params.actor, observation, goal)
+
+    def policy(self) -> Policy:
+        """The deterministic policy, compiled."""
+        return partial(jax.jit(self.act), self.params)
+
+    def embed_state_action(self, params: Params, observation: Array, action: Array) -> Array:
+        return embed_state_action(self.networks, params.state_action, observation, action)
+
+    def embed_goal(self, params: Params, goal: Array) -> Array:
+        return embed_goal(self.networks, params.goal, goal)
+
+    def distance(self, params: Params, observation: Array, action: Array, goal: Array) -> Array:
+        """[B, S], [B, A], [B, G] -> the critic's distance [B] to the goal; smaller is sooner."""
+        return distance(self.embed_state_action(params, observation, action), self.embed_goal(params, goal))
+
+
+def load_teacher(directory: Path) -> Teacher:
+    """Reads the newest checkpoint in `directory`.
+
+    Raises: FathomError if there is none, it is damaged, or its task is not the one known here."""
+    saved = checkpoint.load(directory, rows=False)
+    what = f"checkpoint {directory / str(saved.step)}"
+    try:
+        config = TeacherConfig.model_validate(saved.record["config"], context=STORED)
+        spec = TaskSpec.model_validate(saved.record["spec"])
+        evaluation = saved.record["evaluation"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FathomError(f"{what} holds no teacher that this program knows: {error}") from error
+    require_same(what, saved.record["spec"], make_task(config.task.name).spec)
+    network = config.network
+    if not has_fused_kernels(jax.local_devices()):
+        network = network.model_copy(update={"fused": False})  # the same results, up to rounding
+    networks = make_networks(network, spec.action_size)
+    template = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), spec.sizes))
+    prefix = ".params"
+    stored = {
+        path.removeprefix(prefix): leaf for path, leaf in saved.leaves.items() if path.startswith(prefix)
+    }
+    params = checkpoint.fill(template, stored, what)
+    return Teacher(config, spec, networks, params, saved.step, evaluation, saved.fingerprint)
+
+
+def reevaluate(
+    teacher: Teacher, episodes: int | None = None, engine: str | None = None, seed: int | None = None
+) -> dict[str, Any]:
+    """Evaluates the teacher on held-out episodes, by default those on which its own run measured it."""
+    task = teacher.config.task
+    where, layout = simulation(task.name, engine or task.engine), evaluation_layout(teacher.config)
+    starts = evaluation_starts(where, episodes or teacher.config.evaluate.episodes, layout, seed)
+    return summarise(run_episodes(where, teacher.policy(), starts)[0], layout)
+
+
+def confirm(teacher: Teacher) -> dict[str, Any]:
+    """Re-evaluates a loaded teacher and returns its score.
+
+    Raises: FathomError if its run is unfinished, or if the score is not the one stored with it."""
+    stored = teacher.evaluation
+    iterations, has_reached = teacher.config.collect.iterations, teacher.config.evaluate.reached
+    if stored is None or not (teacher.iteration >= iterations or has_reached(stored)):
+        raise FathomError(
+            f"the teacher's run is not finished ({teacher.iteration} of {iterations} iterations): "
+            "go on with it first (--resume)"
+        )
+    score = reevaluate(teacher)
+    low, high = stored["time_at_goal_interval"]
+    if not low - SCORE_SLACK <= score["time_at_goal"] <= high + SCORE_SLACK:
+        raise FathomError(
+            f"the loaded teacher spends {score['time_at_goal']:.3f} of its time at the goal, but "
+            f"{low:.3f} to {high:.3f} is stored in its checkpoint: this is not the policy that was trained"
+        )
+    return score

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from test_report import add_truth, full_run, recorded
+from test_report import add_truth, full_run, moving, recorded
 from test_study import fill, made
 from test_study_students import with_students
 
 from pipelines.compare import compare_runs
-from pipelines.report import write_comparison, write_report, write_study_report
-from pipelines.report.page import watch_page
+from pipelines.report import write_comparison, write_report, write_study_report, write_watch_page
 
 KINDS = ("run", "study", "comparison", "watch")
 
@@ -22,7 +21,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
         add_truth(member.run)
     with_students(study, lambda member: 0.4 + 0.1 * member.seed)
     watch = folder / "watch.html"
-    watch.write_text(watch_page("reacher", "the teacher", recorded(), []), "utf-8")
+    write_watch_page(watch, "reacher", "the teacher", recorded(), [moving()] * 2)
     figures = compare_runs(runs)
     return {
         "run": write_report(runs["first"]),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from teacher.randomise import Randomisation
+from teacher.randomization import DomainRandomization
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import MujocoTask, Start
 
@@ -21,7 +21,7 @@ class Sled(MujocoTask):
 
     engines = ("mjx", "mujoco")
     pushed = (0,)
-    randomise = Randomisation(friction=0.2, push_interval_s=3.0)
+    randomise = DomainRandomization(friction=0.2, push_interval_s=3.0)
 
     @cached_property
     def spec(self):

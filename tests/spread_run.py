@@ -15,8 +15,8 @@ import numpy as np
 from pipelines import distributed
 from teacher.checkpoint import leaf_paths
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
-from teacher.devices import Devices
 from teacher.learner import Learner
+from teacher.sharding import Devices
 from teacher.train import restore_state, save_state, train
 
 ENVS, STEPS = 8, 20

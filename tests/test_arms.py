@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from teacher.simulation import simulation
+from teacher.rollout import simulation
 from teacher.tasks import State, achieved_goal, make_task
 from teacher.tasks.fr3_arm import flange_position, joint_frames
 

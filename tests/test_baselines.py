@@ -12,8 +12,7 @@ import pytest
 from pipelines.baselines import _prolonged, distill_with_baselines
 from pipelines.config import with_values
 from pipelines.progress import Display
-from pipelines.report.baselines import baselines as section
-from pipelines.report.findings import read_findings
+from pipelines.report import write_report
 from pipelines.rundir import Run, create_run, write_json
 from pipelines.train_teacher import teach
 from student.baselines import (
@@ -39,7 +38,7 @@ from teacher.networks import (
     init_params,
     make_networks,
 )
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SIZES = OBSERVATION, ACTION, GOAL = 5, 2, 3
 REPRESENTATION = 4
@@ -247,9 +246,10 @@ def test_a_baseline_is_a_run_of_its_own(compared):
         assert config == own.config.teacher
         assert config.network.depths == (4, 4)
         assert own.summary["teacher"]["env_steps"] == figures["baselines"][name]["env_steps"]
-    shown = section(read_findings(run))
+    shown = write_report(run).read_text("utf-8").partition("<h2>Baselines</h2>")[2]
     assert all(f"{found['parameters']:,}" in shown for found in figures["baselines"].values())
-    assert section(read_findings(Run(run.path / "baselines" / "direct"))) is None
+    alone = write_report(Run(run.path / "baselines" / "direct"))
+    assert "<h2>Baselines</h2>" not in alone.read_text("utf-8")
 
 
 def test_the_longer_training_goes_on_from_the_shorter_until_the_teachers_time_has_passed(compared):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.c99 import c99
+from export.c import policy_c
 from export.controller import open_session
 from export.graph import graph_sha256, policy_graph
 from student.config import Size
@@ -25,7 +25,7 @@ CPP = [shutil.which("g++") or "g++", "-std=c++11"]
 
 def compiled(folder, model, spec):
     """The policy as a function of obs and goal."""
-    for name, text in c99(model, spec, graph_sha256(model)).items():
+    for name, text in policy_c(model, spec).items():
         (folder / name).write_text(text)
     library = folder / "policy.so"
     subprocess.run(
@@ -96,14 +96,14 @@ def test_operators_without_c_version_are_named():
     spec = make_task("fr3_reach").spec
     model = policy_graph(lambda obs, goal: jnp.tanh(jnp.sin(obs[:, :7]) + goal[:, :1]), spec)
     with pytest.raises(FathomError, match=r"operator (Slice|Sin|Gather)"):
-        c99(model, spec, graph_sha256(model))
+        policy_c(model, spec)
     assert isinstance(model, onnx.ModelProto)
 
 
 def test_two_policies_live_in_one_program_by_their_prefixes(exported, tmp_path):
     model, spec = exported
     for prefix in ("left", "right"):
-        files = c99(model, spec, graph_sha256(model), prefix)
+        files = policy_c(model, spec, prefix)
         assert set(files) == {f"{prefix}.h", f"{prefix}.c"}
         for name, text in files.items():
             (tmp_path / name).write_text(text)
@@ -120,11 +120,11 @@ def test_two_policies_live_in_one_program_by_their_prefixes(exported, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "Left", "9lives", "a-b", "a*/b"])
 def test_a_prefix_that_is_no_name_in_c_is_refused(exported, prefix):
     with pytest.raises(UsageError, match="c99: prefix"):
-        c99(*exported, "0" * 64, prefix)
+        policy_c(*exported, prefix)
 
 
 def test_a_name_cannot_end_the_comment_that_it_stands_in(exported, tmp_path):
     model, spec = exported
     named = spec.model_copy(update={"name": 'arm */ #error "out" /* \\\n??/'})
-    assert "*/ #error" not in c99(model, named, graph_sha256(model))["policy.h"]
+    assert "*/ #error" not in policy_c(model, named)["policy.h"]
     compiled(tmp_path, model, named)

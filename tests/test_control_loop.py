@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_command_limiter import record
 from test_controller import SPEC, A, N, bundle, controller  # noqa: F401
-from test_guard import record
 
-from export.controller import ControllerError, Guard, Latencies, Log, readings, run
+from export.controller import CommandLimiter, ControllerError, Latencies, Log, run
 from teacher.tasks import make_task
 
 DT = SPEC.control_dt
-RECORD = SPEC.model_dump(mode="json")
+RECORD = SPEC.for_robot()
 HOME = np.array([*SPEC.joints.default, *[0.0] * (N - A)], np.float32)
 GOAL = np.array([0.3, 0.1, 0.5], np.float32)
 
@@ -162,7 +162,6 @@ class Pushing:
 
     def __init__(self, spec, answer=1.0):
         self.spec, self.answer, self.seen, self.episodes = spec, answer, [], 0
-        self._reading = type("Row", (), {"size": sum(len(term["entries"]) for term in readings(spec))})
 
     def reset(self):
         self.episodes += 1
@@ -180,7 +179,7 @@ class Pushing:
 
 
 class Slide:
-    """Two joints of tests/test_guard.py, by velocity and by position, that do what they are told.
+    """Two joints of tests/test_command_limiter.py, by velocity and by position, that do what they are told.
 
     `take(period, q)` says when a reading was taken and where it says that both joints are."""
 
@@ -210,11 +209,12 @@ def slide(clock, take, periods, start=0.0, answer=1.0):
 
 
 def test_the_loop_tells_a_policy_its_last_action(clock):
-    spec = make_task("quad_reach").spec.model_dump(mode="json")
+    spec = make_task("quad_reach").spec.for_robot()
     place = next(term["start"] for term in spec["deployed"]["reading"] if term["name"] == "last_action")
+    width = spec["inputs"]["reading"][-1]["start"] + len(spec["inputs"]["reading"][-1]["entries"])
     policy = Pushing(spec, 0.25)
     robot = Robot(clock)
-    robot.read = lambda: (clock(), np.zeros(policy._reading.size, np.float32))
+    robot.read = lambda: (clock(), np.zeros(width, np.float32))
     run(policy, robot, GOAL, 10 * spec["control_dt"], clock=clock, sleep=clock.sleep)
     np.testing.assert_allclose([seen[place] for seen in policy.seen], [0] + [0.25] * 9)
 
@@ -368,7 +368,7 @@ def test_sigterm_stops_the_robot_before_it_ends_the_process():
 
 
 def test_a_command_that_is_no_number_is_never_given():
-    guard = Guard(RECORD, ramp_s=0.0)
+    guard = CommandLimiter(RECORD, ramp_s=0.0)
     guard.start(HOME)
     before = guard(np.ones(A, np.float32), HOME).copy()
     blind = HOME.copy()
@@ -378,17 +378,17 @@ def test_a_command_that_is_no_number_is_never_given():
             ControllerError, match=r"(action: .*|fr3_joint2 is at nan, allowed: )finite numbers"
         ):
             guard(action, reading)
-    change = Guard.SPARE * np.array(SPEC.joints.acceleration) * DT
+    change = CommandLimiter.SPARE * np.array(SPEC.joints.acceleration) * DT
     np.testing.assert_allclose(guard(np.ones(A, np.float32), HOME), np.minimum(before + change, 1))
 
 
 def test_velocity_starts_with_a_ramp_and_changes_within_its_acceleration():
-    guard = Guard(RECORD, ramp_s=0.5, acceleration=[1000.0] * A)
+    guard = CommandLimiter(RECORD, ramp_s=0.5, acceleration=[1000.0] * A)
     guard.start(HOME)
     commands = np.array([guard(np.ones(A, np.float32), HOME).copy() for _ in range(20)])
     np.testing.assert_allclose(commands[:10, 0], np.arange(1, 11) / 10)
     np.testing.assert_allclose(commands[10:, 0], 1)
-    guard = Guard(RECORD, ramp_s=0.0, acceleration=[6.0] * A)
+    guard = CommandLimiter(RECORD, ramp_s=0.0, acceleration=[6.0] * A)
     guard.start(HOME)
     actions = np.random.default_rng(0).uniform(-1, 1, (200, A)).astype(np.float32)
     commands = np.array([np.zeros(A), *(guard(action, HOME).copy() for action in actions)])
@@ -396,7 +396,7 @@ def test_velocity_starts_with_a_ramp_and_changes_within_its_acceleration():
 
 
 def test_joints_far_beyond_a_limit_come_back_gently():
-    guard = Guard(RECORD, ramp_s=0.0, acceleration=[8.0] * A)
+    guard = CommandLimiter(RECORD, ramp_s=0.0, acceleration=[8.0] * A)
     reading = HOME.copy()
     reading[:A] = np.array(SPEC.joints.upper) + 1.0
     guard.start(reading)
@@ -406,7 +406,7 @@ def test_joints_far_beyond_a_limit_come_back_gently():
 
 
 def test_joints_slow_down_and_stop_before_their_limits():
-    guard = Guard(RECORD, ramp_s=0.0)
+    guard = CommandLimiter(RECORD, ramp_s=0.0)
     upper, margin = np.array(SPEC.joints.upper), SPEC.joints.margin
     reading = HOME.copy()
     reading[:A] = np.array(SPEC.joints.default)
@@ -424,12 +424,12 @@ def test_joints_slow_down_and_stop_before_their_limits():
 def test_a_joint_that_the_robot_lacks_is_named():
     record = {**RECORD, "action": {**RECORD["action"], "joints": [*RECORD["action"]["joints"][:6], "wrist"]}}
     with pytest.raises(ControllerError, match=r"wrist.*fr3_joint7"):
-        Guard(record)
-    unseen = {**RECORD, "observation": RECORD["observation"][1:]}
+        CommandLimiter(record)
+    unseen = {**RECORD, "inputs": {**RECORD["inputs"], "reading": RECORD["inputs"]["reading"][1:]}}
     with pytest.raises(ControllerError, match=r"joint_position.*fr3_joint1"):
-        Guard(unseen)
+        CommandLimiter(unseen)
     with pytest.raises(ControllerError, match=r"acceleration: .* 7 positive numbers"):
-        Guard(RECORD, acceleration=[1.0] * 6)
+        CommandLimiter(RECORD, acceleration=[1.0] * 6)
 
 
 def test_histogram_answers_percentiles_within_a_bin():

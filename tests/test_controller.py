@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from export.bundle import write_bundle
-from export.controller import ControllerError, load, sealed
+from export.controller import ControllerError, load, with_content_hash
 from teacher.tasks import make_task
 
 SPEC = make_task("fr3_reach").spec
@@ -96,11 +96,11 @@ def rewrite(directory, change, rehash=()):
     for name in rehash:
         record["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
     del record["sha256"]
-    (directory / "spec.json").write_bytes(sealed(json.dumps(record)))
+    (directory / "spec.json").write_bytes(with_content_hash(json.dumps(record)))
 
 
 def test_controller_holds_the_specification_and_provenance(controller):
-    assert controller.spec == SPEC.model_dump(mode="json")
+    assert controller.spec == SPEC.for_robot()
     assert controller.provenance == PROVENANCE
 
 
@@ -263,7 +263,10 @@ def test_policy_that_does_not_reproduce_the_golden_vectors_is_refused(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.update(format_version=1), "bundle format 1, this controller reads format 2"),
+        (
+            lambda record: record.update(format_version=2),
+            "bundle format 2, .*reads format 3; .*pipeline export RUN --resume",
+        ),
         (lambda record: record["files"].pop("golden.npz"), r"lists no SHA-256 of golden\.npz"),
         (lambda record: record.pop("task"), "not a description of a bundle: KeyError"),
     ],

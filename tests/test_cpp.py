@@ -9,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 from test_c99 import CPP, WARNINGS, C
-from test_guard import ROUNDS, TASKS, broken, sequences
+from test_command_limiter import ROUNDS, TASKS, broken, sequences
 
-from export.c99 import c99
+from export.c import controller_cpp, policy_c
 from export.controller import open_session
-from export.cpp import cpp
-from export.graph import graph_sha256, policy_graph
+from export.graph import policy_graph
 from student.config import Size
 from student.networks import act, init_student
 from teacher.errors import FathomError
@@ -51,7 +50,7 @@ template <class Values> bool next(Values &values) {
 
 int main(int, char **words) {
     Controller controller;
-    Guard guard(words[1][1] ? std::atof(words[1] + 1) : 0.5);
+    CommandLimiter limiter(words[1][1] ? std::atof(words[1] + 1) : 0.5);
     if (words[1][0] == 'g') {  // what to do, action, reading -> whether that was refused, command
         std::array<float, 1> what;
         Action action;
@@ -60,8 +59,8 @@ int main(int, char **words) {
         while (next(what) && next(action) && next(reading)) {
             double refused = 0.0;
             try {
-                if (what[0] == 2.0f) throw Error((guard.start(), "nothing is commanded yet"));
-                command = guard(what[0] == 1.0f ? nullptr : &action, reading);
+                if (what[0] == 2.0f) throw Error((limiter.start(), "nothing is commanded yet"));
+                command = limiter(what[0] == 1.0f ? nullptr : &action, reading);
             } catch (const Error &) {
                 refused = 1.0;
             }
@@ -81,7 +80,7 @@ int main(int, char **words) {
     Arm arm{words[1][0]};
     Goal goal{};
     try {
-        const Outcome found = run(controller, guard, arm, goal, 10 * spec::control_dt);
+        const LoopStats found = run(controller, limiter, arm, goal, 10 * spec::control_dt);
         const double p50 = found.latencies.percentile(50), longest = found.latencies.longest();
         std::printf("%d %d %d %d\n", static_cast<int>(found.steps), static_cast<int>(found.held),
                     static_cast<int>(found.missed_deadlines), p50 > 0 && p50 <= longest);
@@ -106,7 +105,7 @@ def write(folder, spec, spoil=False):
     rows = zip(obs, goals, strict=True)
     actions = np.concatenate([session.run(None, {"obs": o[None], "goal": g[None]})[0] for o, g in rows])
     golden = {"obs": obs, "goal": goals, "actions": actions + np.float32(1e-3 if spoil else 0)}
-    texts = c99(model, spec, graph_sha256(model)) | cpp(spec, golden) | {"main.cpp": PROGRAM}
+    texts = policy_c(model, spec) | controller_cpp(spec, golden) | {"main.cpp": PROGRAM}
     for file, text in texts.items():
         (folder / file).write_text(text)
 
@@ -141,6 +140,7 @@ def compiled(folder, *options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [*((name, FLAGS[0]) for name in TASKS), *(("bench_known", each) for each in FLAGS[1:])],
+    ids=str,
 )
 @pytest.mark.parametrize("seed", ROUNDS)
 def test_commands_are_those_of_python_and_break_no_limit(program, name, options, seed):
@@ -210,4 +210,4 @@ def test_a_task_whose_limits_cannot_be_kept_is_named():
     spec = make_task("fr3_reach").spec
     blind = spec.model_copy(update={"observation": spec.observation[1:]})
     with pytest.raises(FathomError, match=r"fr3_reach in C\+\+: reading: no term joint_position"):
-        cpp(blind, {})
+        controller_cpp(blind, {})

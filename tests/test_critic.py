@@ -14,7 +14,7 @@ from student.critic import (
     critic_outputs,
     times_to_goal,
 )
-from teacher.simulation import Trajectories
+from teacher.rollout import Trajectories
 from teacher.tasks import make_task
 
 SIZES = (5, 2, 3)  # observation, action, goal
@@ -112,7 +112,7 @@ def test_times_are_counted_from_outside_the_radius_and_for_half_an_episode():
 def test_a_step_after_an_episode_s_end_is_neither_asked_about_nor_an_arrival():
     far = 3 * RADIUS
     ended = episodes(np.transpose([[far, far, 0, 0, 0]]))
-    ended.going[1:] = False
+    ended.active[1:] = False
     found = times_to_goal(SPEC, ended, np.zeros((1, SPEC.goal_size)), 100)
     assert found.step.tolist() == [0] and np.isinf(found.seconds).all()
 

@@ -16,8 +16,8 @@ from conftest import PIPELINE
 
 from pipelines import distributed
 from teacher import checkpoint
-from teacher.devices import require_even
 from teacher.errors import UsageError
+from teacher.sharding import require_even
 
 PROGRAM = Path(__file__).with_name("spread_run.py")
 FLAG = "--xla_force_host_platform_device_count"

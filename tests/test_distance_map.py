@@ -12,12 +12,13 @@ from pipelines.config import preset, with_values
 from pipelines.ground_truth import reference_episodes, share_of_reference
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, create_run, read_columns
-from teacher.distance_map import FAR, STATES, agreement, drawable, queries
-from teacher.evaluate import Outcomes, evaluation_starts, run_episodes, summarise
-from teacher.simulation import Trajectories, simulation
+from teacher.config import FAR_CELLS
+from teacher.distance_map import STATES, agreement, drawable, queries
+from teacher.evaluate import EpisodeMetrics, evaluation_starts, run_episodes, summarise
+from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, make_task
 from teacher.tasks.mazes import Maze
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 # A corridor of twelve cells, bent in the middle: its ends are near each other as the crow flies.
 BENT = """
@@ -63,7 +64,7 @@ def test_the_true_distance_agrees_fully_and_the_straight_line_does_not(maze):
 def test_far_pairs_are_those_at_least_eight_cells_apart(maze):
     """Distances that are wrong for near pairs alone leave the correlation of far ones as it is."""
     asked, true = asked_in(maze, range(13)), maze.routes.steps
-    found = agreement(maze, asked, np.where(true < FAR, -true, true))
+    found = agreement(maze, asked, np.where(true < FAR_CELLS, -true, true))
     assert found["rank_correlation_far"] == pytest.approx(1)
     assert found["rank_correlation"] < 0.9
 
@@ -79,7 +80,7 @@ def test_a_correlation_of_what_does_not_vary_is_absent(maze):
 def test_queries_are_spread_over_the_steps_that_were_taken_outside_walls(maze):
     spec = make_task("wheel_maze").spec
     lived, goal = lived_in(maze, [0, 5, 12], length=500)
-    lived.going[100:, 1] = False
+    lived.active[100:, 1] = False
     lived.observation[:, 2, :2] = 0  # in the outer wall
     asked = queries(maze, spec, lived, goal)
     places = maze.cell_number(asked.position)
@@ -184,7 +185,7 @@ def test_taken_up_again_a_finished_run_gets_what_it_lacks(maze_run):
 
 def test_a_share_of_a_reference_that_reaches_nothing_is_absent():
     def of(time_at_goal):
-        return Outcomes(np.array(time_at_goal), *[np.zeros(2)] * 5)
+        return EpisodeMetrics(np.array(time_at_goal), *[np.zeros(2)] * 5)
 
     assert share_of_reference(of([0.5, 0.1]), of([0.0, 0.0])) == {}
     assert share_of_reference(of([0.5, 0.1]), of([1.0, 0.2]))["share_of_reference"] == pytest.approx(0.5)

@@ -26,8 +26,7 @@ from pipelines.config import requested
 from student import act, critic_distance
 from student.config import Size
 from student.networks import init_student
-from teacher.tasks import make_task
-from teacher.tasks.registry import GROUP
+from teacher.tasks import GROUP, make_task
 
 BLOCKS, COMMANDS = blocks(), commands()
 IN_SMALL = sorted({in_small(command.words) for command in COMMANDS if command.way == "small"})

@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 import pytest
 
-import teacher.simulation
+import teacher.rollout
 from teacher.errors import UsageError
-from teacher.simulation import Simulation
+from teacher.rollout import Simulation
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import MujocoTask, Start
 from teacher.tasks.engines import make_engine
@@ -104,7 +104,7 @@ class Slide(MujocoTask):
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (2,))
+    monkeypatch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (2,))
 
 
 def moved(task, engine, value=1.0):

@@ -1,12 +1,12 @@
-"""Outcomes of episodes, by hand."""
+"""EpisodeMetrics of episodes, by hand."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from teacher.evaluate import outcomes, share_interval, summarise
-from teacher.simulation import Trajectories
+from teacher.evaluate import episode_metrics, share_interval, summarise
+from teacher.rollout import Trajectories
 
 SPEC = SimpleNamespace(
     goal=SimpleNamespace(observation_indices=(1,), success_radius=1.0, strict_radius=0.5, easy_radius=2.0)
@@ -23,7 +23,7 @@ def lived(achieved, going):
 
 def test_times_and_radii_by_hand():
     path = lived([[0, 10], [8.5, 10.4], [9.2, 10.4], [9.8, 10.7], [9.8, 13.0]], [[True, True]] * 4)
-    found = outcomes(SPEC, path, GOAL)
+    found = episode_metrics(SPEC, path, GOAL)
     np.testing.assert_allclose(found.time_at_goal, [0.75, 0.75])
     np.testing.assert_allclose(found.time_near_goal, [1.0, 0.75])
     assert found.success_final.tolist() == [True, False]
@@ -34,7 +34,7 @@ def test_times_and_radii_by_hand():
 
 def test_a_robot_that_fell_at_the_goal_is_not_there_any_more():
     path = lived([[0, 0], [10, 10], [10, 10], [10, 10], [10, 10]], [[True, True]] * 2 + [[True, False]] * 2)
-    found = outcomes(SPEC, path, GOAL)
+    found = episode_metrics(SPEC, path, GOAL)
     np.testing.assert_allclose(found.time_at_goal, [1.0, 0.5])
     np.testing.assert_allclose(found.time_near_goal, [1.0, 0.5])
     assert found.success_final.tolist() == [True, False]
@@ -53,7 +53,7 @@ def test_steps_of_an_episode_that_ended_early_are_its_own_repeated():
 
 def test_a_summary_names_the_layout_and_the_episodes():
     path = lived([[0, 0], [10, 10], [10, 9.4]], [[True, True]] * 2)
-    figures = summarise(outcomes(SPEC, path, GOAL), "far")
+    figures = summarise(episode_metrics(SPEC, path, GOAL), "far")
     assert (figures["layout"], figures["episodes"]) == ("far", 2)
     assert figures["success_final"] == 1.0
     assert figures["success_final_interval"][0] < 1.0

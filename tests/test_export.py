@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from export.bundle import sign, signing_key, write_bundle
-from export.controller import ControllerError, load, open_session, sealed
+from export.controller import ControllerError, load, open_session, with_content_hash
 from export.graph import critic_graph, flat_policy_graph, graph_sha256, policy_graph
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, reference, verify
 from teacher.errors import FathomError, UsageError
@@ -187,7 +187,7 @@ def test_bundle_holds_exactly_the_promised_files_and_their_hashes(exported):
     record = json.loads(files.pop("spec.json"))
     del files[".gitattributes"]
     assert record["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    assert record["task"] == SPEC.model_dump(mode="json")
+    assert record["task"] == SPEC.for_robot()
     assert record["provenance"]["teacher"] == {"depth": 16}
     assert [path.name for path in exported[0].parent.iterdir()] == [exported[0].name]
 
@@ -198,8 +198,8 @@ def test_certificate_inside_each_graph_says_what_was_proved(exported):
         properties = {
             p.key: json.loads(p.value) for p in onnx.load(directory / f"{name}.onnx").metadata_props
         }
-        assert properties["fathom.format_version"] == 2
-        assert properties["fathom.spec"] == SPEC.model_dump(mode="json")
+        assert properties["fathom.format_version"] == 3
+        assert properties["fathom.spec"] == SPEC.for_robot()
         assert properties["fathom.judged"] == {"success": 0.9917}
         certificate = properties["fathom.certificate"]
         assert certificate["graph_sha256"] == graph_sha256(onnx.load(directory / f"{name}.onnx"))
@@ -299,7 +299,7 @@ def test_a_signed_bundle_is_loaded_by_those_who_trust_its_owner(exported, tmp_pa
     record = json.loads((bundle / "spec.json").read_text())
     record["files"]["README.md"] = hashlib.sha256((bundle / "README.md").read_bytes()).hexdigest()
     del record["sha256"]
-    (bundle / "spec.json").write_bytes(sealed(json.dumps(record)))
+    (bundle / "spec.json").write_bytes(with_content_hash(json.dumps(record)))
     load(bundle)
     with pytest.raises(ControllerError, match=r"spec\.json was not signed"):
         load(bundle, trusted=public)
@@ -352,7 +352,7 @@ def test_card_carries_facts_ranges_units_and_warnings(exported):
         "success: 0.9917",
         "0.615",
         "rad/s",
-        "must not be asked",
+        "out-of-scope use",
         'load(".")',
         "fr3_joint7",
         "0.05 s",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
-from teacher import fused
-from teacher.residual import Blocks
+from teacher.blocks import Blocks
+from teacher.kernels import fused
 
 # A product rounds its weights and its operand, and its result is kept rounded: three times about
-# 2^-9 / sqrt(3) = 1.1e-3, added in squares over a block's four layers 3.9e-3. The walk back adds as much
+# 2^-9 / sqrt(3) = 1.1e-3, added in squares over a block's four layers 3.9e-3. The backward pass adds as much
 # again on top of a rounded z: 5.5e-3. Anything forgotten in a layer moves a result by 1e-2 or more.
 ROUNDING = 8e-3
 
@@ -22,7 +22,7 @@ class Case(NamedTuple):
     x: jax.Array
     dy: jax.Array
     blocks: Blocks
-    branch_scale: float
+    residual_scale: float
 
 
 class Results(NamedTuple):
@@ -33,7 +33,7 @@ class Results(NamedTuple):
     d: jax.Array
 
 
-def make_case(networks=1, count=1, batch=16, width=64, branch_scale=0.7):
+def make_case(networks=1, count=1, batch=16, width=64, residual_scale=0.7):
     rng = np.random.default_rng(networks + count + width)
     shape = (networks, count, 4, width)
 
@@ -46,7 +46,7 @@ def make_case(networks=1, count=1, batch=16, width=64, branch_scale=0.7):
         norm_scale=normal(*shape, mean=1.0, deviation=0.3),
         norm_bias=normal(*shape, deviation=0.3),
     )
-    return Case(normal(networks, batch, width), normal(networks, batch, width), blocks, branch_scale)
+    return Case(normal(networks, batch, width), normal(networks, batch, width), blocks, residual_scale)
 
 
 def interpreter():
@@ -56,7 +56,7 @@ def interpreter():
 
 
 @jax.default_matmul_precision("highest")
-def reference_stack(x, blocks, perturbation, branch_scale):
+def reference_stack(x, blocks, perturbation, residual_scale):
     """One network: y, and what its layers see. `perturbation` [K, 4, B, W] is added to the outputs."""
     inputs, pre_activations = [], []
     for block in range(len(blocks.kernel)):
@@ -67,7 +67,7 @@ def reference_stack(x, blocks, perturbation, branch_scale):
             pre_activations.append(z)
             branch = reference_activation(z, blocks.norm_scale[block, layer], blocks.norm_bias[block, layer])
             branch += perturbation[block, layer]
-        x = x + branch_scale * branch
+        x = x + residual_scale * branch
     return x, (jnp.stack(inputs), jnp.stack(pre_activations).reshape(perturbation.shape))
 
 
@@ -83,7 +83,7 @@ def reference(case):
     def of_network(x, dy, blocks):
         none = jnp.zeros((*blocks.bias.shape[:2], *x.shape))
         y, pull, (inputs, z) = jax.vjp(
-            lambda *arguments: reference_stack(*arguments, case.branch_scale), x, blocks, none, has_aux=True
+            lambda *arguments: reference_stack(*arguments, case.residual_scale), x, blocks, none, has_aux=True
         )
         dx, gradients, d = pull(dy)
         return Results(y, inputs, z, dx, d), gradients
@@ -92,14 +92,14 @@ def reference(case):
 
 
 def run(case):
-    y, inputs, z, dx, d = run_kernels(case.x, case.dy, case.blocks, case.branch_scale)
+    y, inputs, z, dx, d = run_kernels(case.x, case.dy, case.blocks, case.residual_scale)
     return Results(y, inputs, z, dx, d)
 
 
 @partial(jax.jit, static_argnums=3)
-def run_kernels(x, dy, blocks, branch_scale):
-    y, inputs, z = fused.forward(x, blocks, branch_scale, interpret=interpreter())
-    return y, inputs, z, *fused.backward(dy, z, blocks, branch_scale, interpret=interpreter())
+def run_kernels(x, dy, blocks, residual_scale):
+    y, inputs, z = fused.forward(x, blocks, residual_scale, interpret=interpreter())
+    return y, inputs, z, *fused.backward(dy, z, blocks, residual_scale, interpret=interpreter())
 
 
 def relative_error(value, expected):
@@ -128,7 +128,7 @@ def test_results_are_those_of_float32_up_to_rounding(compared, name):
 
 
 def test_every_gradient_follows_from_what_the_kernels_return(compared):
-    # Each carries the rounding of both walks, and loses a little more where rows cancel.
+    # Each carries the rounding of both passes, and loses a little more where rows cancel.
     case, results, _, expected = compared
     inputs, z, d = (np.asarray(value, np.float32) for value in (results.inputs, results.z, results.d))
 
@@ -197,14 +197,14 @@ def test_other_shapes_are_refused_with_those_allowed(change, message):
     case = make_case()
     case = case._replace(**change(case))
     with pytest.raises(ValueError, match=message):
-        fused.forward(case.x, case.blocks, case.branch_scale)
+        fused.forward(case.x, case.blocks, case.residual_scale)
 
 
-def test_the_walk_back_refuses_another_batch_of_pre_activations():
+def test_the_backward_pass_refuses_another_batch_of_pre_activations():
     case = make_case()
     z = jnp.zeros((1, 1, 4, 32, 64), jnp.bfloat16)
     with pytest.raises(ValueError, match=r"z must be bfloat16 \[1, 1, 4, 16, 64\]; got bfloat16"):
-        fused.backward(case.dy, z, case.blocks, case.branch_scale)
+        fused.backward(case.dy, z, case.blocks, case.residual_scale)
 
 
 def lowered_sizes(networks, count, batch, width):
@@ -233,5 +233,5 @@ def test_code_does_not_grow_with_depth_at_any_width(width):
 
 def test_true_asks_for_the_interpreter():
     case = make_case()
-    interpreted = partial(fused.forward, branch_scale=case.branch_scale, interpret=True)
+    interpreted = partial(fused.forward, residual_scale=case.residual_scale, interpret=True)
     assert "callback" in jax.jit(interpreted).lower(case.x, case.blocks).as_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_controller import SPEC, A, G, N, bundle, controller  # noqa: F401
 
-from export.controller import ControllerError, Guard, load, sealed
+from export.controller import CommandLimiter, ControllerError, load, with_content_hash
 
 FILES, DESCRIPTIONS, GRAPHS, INPUTS, READINGS = 2500, 1500, 1000, 4000, 1000
 CLOSE = 1e-3  # of an action, after a change that the golden vectors do not tell from rounding
@@ -97,7 +97,7 @@ def test_every_changed_description_is_refused_or_changes_nothing(altered, asked)
     del record["sha256"]
     refused = 0
     for _ in range(DESCRIPTIONS):
-        file.write_bytes(sealed(json.dumps(changed(chance, record))))
+        file.write_bytes(with_content_hash(json.dumps(changed(chance, record))))
         try:
             policy = load(altered)
         except ControllerError as refusal:
@@ -117,7 +117,7 @@ def test_every_damaged_graph_is_refused_even_if_its_hash_is_listed(altered, aske
         graph = damaged(chance, content)
         file.write_bytes(graph)
         record["files"]["policy.onnx"] = hashlib.sha256(graph).hexdigest()
-        (altered / "spec.json").write_bytes(sealed(json.dumps(record)))
+        (altered / "spec.json").write_bytes(with_content_hash(json.dumps(record)))
         try:
             policy = load(altered)
         except ControllerError as refusal:
@@ -180,7 +180,7 @@ def test_every_malformed_input_is_refused_and_the_next_answer_is_right(controlle
 
 def test_whatever_it_is_given_a_guard_commands_numbers_within_limits():
     chance = np.random.default_rng(4)
-    guard = Guard(SPEC.model_dump(mode="json"))
+    guard = CommandLimiter(SPEC.for_robot())
     guard.start(np.zeros(N, np.float32))
     limits = np.array(SPEC.joints.velocity)
     refused = 0

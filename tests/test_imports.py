@@ -76,3 +76,10 @@ def test_help_loads_nothing_heavy():
     code = f"import pipelines.cli, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_report_loads_nothing_that_computes():
+    heavy = "{'jax', 'mujoco', 'scipy', 'teacher.learner', 'teacher.rollout'}"
+    code = f"import pipelines.report, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -21,7 +21,7 @@ from student.labels import (
 from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.tasks import make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SPEC = make_task("fr3_reach").spec
 LENGTH, ENVS = 40, 30

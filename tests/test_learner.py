@@ -12,7 +12,7 @@ from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConf
 from teacher.errors import Diverged, Unstable
 from teacher.learner import Learner, TeacherState
 from teacher.replay import Batch
-from teacher.simulation import simulation
+from teacher.rollout import simulation
 from teacher.train import require_sound, train
 
 ENVS, STEPS, ITERATIONS = 6, 60, 3
@@ -77,7 +77,7 @@ def test_metrics_mean_what_they_say(run):
         assert 0 <= metrics["saturation"] <= 1
         assert metrics["actor_gradient_norm"] > 0
         assert metrics["critic_gradient_norm"] > 0
-    weight = np.exp(run.states[-1].params.log_entropy_weight)
+    weight = np.exp(run.states[-1].params.log_temperature)
     assert run.metrics[-1]["entropy_weight"] == pytest.approx(weight, abs=0.1)
 
 
@@ -188,8 +188,8 @@ def test_repeated_starts_give_every_environment_one_goal_for_the_whole_run(learn
 def test_an_outcome_is_what_the_next_row_of_its_episode_observes(learner, rows):
     reached = rows.observation[1:][..., list(learner.spec.goal.observation_indices)]
     goes_on = np.diff(rows.episode, axis=0) == 0
-    np.testing.assert_allclose(rows.outcome[:-1][goes_on], reached[goes_on], atol=1e-6)
-    assert (np.abs(rows.outcome[:-1] - reached)[~goes_on].max(-1) > 1e-3).all()  # not the next start's
+    np.testing.assert_allclose(rows.achieved_goal[:-1][goes_on], reached[goes_on], atol=1e-6)
+    assert (np.abs(rows.achieved_goal[:-1] - reached)[~goes_on].max(-1) > 1e-3).all()  # not the next start's
 
 
 def test_a_goal_stays_for_an_episode_and_changes_with_it(run):
@@ -260,7 +260,7 @@ def one_nan(leaf):
     return leaf
 
 
-@pytest.mark.parametrize("group", ["goal", "log_entropy_weight"])
+@pytest.mark.parametrize("group", ["goal", "log_temperature"])
 def test_a_nan_in_the_parameters_stops_the_run_naming_a_quantity(learner, run, group):
     with pytest.raises(Diverged, match="became nan in iteration 1") as error:
         next(train(learner, with_changed(learner, group, one_nan)))
@@ -366,7 +366,7 @@ def broken_run(tmp_path_factory):
 def test_an_environment_that_breaks_ends_its_episode_and_learning_goes_on(broken_run):
     whole, run = broken_run
     rows = jax.tree.map(lambda leaf: leaf[:60], run.states[1].replay.rows)
-    unknown = np.isnan(rows.outcome).any(-1)
+    unknown = np.isnan(rows.achieved_goal).any(-1)
     assert 0 < unknown.sum() == run.metrics[0]["unstable_steps"]
     untouched = ~unknown.any(0)
     assert 60 <= untouched.sum() < 64
@@ -395,7 +395,7 @@ def test_a_broken_episode_of_a_rollout_stands_still_before_the_break(tmp_path):
         lambda o, goal: np.ones((len(goal), 2), np.float32), floor.starts(jax.random.key(0), 3)
     )
     assert np.isfinite(ran.observation).all()
-    steps = ran.going.sum(0)
+    steps = ran.active.sum(0)
     assert (steps == steps[0]).all() and 0 < steps[0] < 50
     assert (ran.qpos[steps[0], :, 0] <= 0.2).all() and (ran.qpos[steps[0], :, 0] > 0.1).all()
     np.testing.assert_array_equal(

@@ -11,7 +11,6 @@ import pytest
 from teacher.compilation import jit_once, jit_physics
 from teacher.tasks import State
 from teacher.tasks.engines import make_engine
-from teacher.tasks.links import Tree
 from teacher.tasks.locomotion import LOCOMOTION
 from teacher.tasks.mazes import U4, Maze
 
@@ -127,12 +126,10 @@ def test_a_humanoid_starts_upright_without_noise(name):
 def test_the_published_humanoid_has_the_goal_in_its_state():
     task = TASKS["humanoid_published"]
     start = starts(task, 5)
-    observation = task.observe(State(start.qpos, start.qvel, np.zeros((5, 17), np.float32)))
+    observation = observed(task, start.qpos, start.qvel, np.zeros(17))
     shown = next(term for term in task.spec.observation if term.name == "goal_position")
     np.testing.assert_array_equal(observation[:, shown.start : shown.stop], start.goal[:, :2])
-    plain = TASKS["humanoid"].observe(
-        State(start.qpos[:, :24], start.qvel[:, :23], np.zeros((5, 17), np.float32))
-    )
+    plain = observed(TASKS["humanoid"], start.qpos[:, :24], start.qvel[:, :23], np.zeros(17))
     np.testing.assert_array_equal(observation[:, :24], plain[:, :24])
 
 
@@ -187,51 +184,20 @@ def test_five_spring_steps_give_the_observations_of_braxs_own_environment(name, 
 # Links
 
 
-@pytest.fixture(scope="module")
-def humanoid_model():
-    return TASKS["humanoid_published"].model("mujoco")  # free base, hinges and slides
+def observed(task, qpos, qvel, control):
+    """What the task observes of these configurations by the C engine, [E, N]."""
+    engine = make_engine(task, "mujoco")
+    state = engine.init(qpos, qvel, ())
+    for data in state:
+        data.ctrl = control
+    return task.observe(engine.read(state))
 
 
-def random_states(model, count, far=0.0):
+def random_states(model, count):
     rng = np.random.default_rng(2)
     qpos, qvel = rng.normal(size=(count, model.nq)), rng.normal(size=(count, model.nv))
     qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=-1, keepdims=True)
-    qpos[:, :2] += far
     return qpos, qvel
-
-
-def test_links_move_as_in_mujoco(humanoid_model):
-    model, data = humanoid_model, mujoco.MjData(humanoid_model)
-    qpos, qvel = random_states(model, 10)
-    links = Tree(model).links(qpos, qvel)
-    assert links.centre.dtype == np.float64
-    motion = np.zeros(6)
-    for i in range(10):
-        data.qpos, data.qvel = qpos[i], qvel[i]
-        mujoco.mj_forward(model, data)
-        np.testing.assert_allclose(links.centre[i], data.xipos[1:], atol=1e-12)
-        for body in range(1, model.nbody):
-            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, body, motion, 0)
-            np.testing.assert_allclose(links.angular_velocity[i, body - 1], motion[:3], atol=1e-12)
-            np.testing.assert_allclose(links.velocity[i, body - 1], motion[3:], atol=1e-12)
-
-
-def test_velocities_of_links_keep_their_digits_far_from_the_origin(humanoid_model):
-    tree = Tree(humanoid_model)
-    near, far = (tree.links(*random_states(humanoid_model, 20, far=far)) for far in (0.0, 40.0))
-    np.testing.assert_allclose(far.velocity[:, :-1], near.velocity[:, :-1], atol=1e-12)
-    single = tree.links(*(part.astype(np.float32) for part in random_states(humanoid_model, 20, far=40.0)))
-    assert single.velocity.dtype == np.float32
-    np.testing.assert_allclose(single.velocity[:, :-1], near.velocity[:, :-1], atol=2e-5)
-
-
-def test_a_tree_without_a_free_base_is_refused():
-    spec = mujoco.MjSpec()
-    body = spec.worldbody.add_body()
-    body.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.1, 0, 0])
-    body.add_joint(type=mujoco.mjtJoint.mjJNT_HINGE)
-    with pytest.raises(ValueError, match="first body must be free"):
-        Tree(spec.compile())
 
 
 def test_the_humanoid_observes_mass_inertia_motion_and_torque_of_its_links():
@@ -242,7 +208,7 @@ def test_the_humanoid_observes_mass_inertia_motion_and_torque_of_its_links():
     data.qpos, data.qvel = qpos[0], qvel[0]
     mujoco.mj_forward(model, data)
     control = np.linspace(-0.4, 0.4, 17)
-    seen = task.observe(State(qpos[0], qvel[0], control))
+    seen = observed(task, qpos, qvel, control)[0]
     terms = {term.name: seen[term.start : term.stop] for term in task.spec.observation}
     mass, total = model.body("left_thigh").mass[0], model.body_mass.sum()
     away = data.body("left_thigh").xipos - data.subtree_com[0]
@@ -251,6 +217,10 @@ def test_the_humanoid_observes_mass_inertia_motion_and_torque_of_its_links():
     np.testing.assert_allclose(terms["link_left_thigh_mass"], mass)
     np.testing.assert_allclose(terms["torso_angular_velocity"], qvel[0, 3:6])
     links = [name for name in terms if name.endswith("velocity_share")]
+    motion = np.zeros(6)
+    mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, model.body("left_thigh").id, motion, 0)
+    np.testing.assert_allclose(terms["link_left_thigh_angular_velocity"], motion[:3], atol=1e-12)
+    np.testing.assert_allclose(terms["link_left_thigh_velocity_share"], mass / total * motion[3:], atol=1e-12)
     momentum = total * sum(terms[name] for name in links)
     np.testing.assert_allclose(momentum, total * centre_velocity(model, data), atol=1e-9)
     torque = dict(zip(task.spec.joints.names, terms["actuator_torque"], strict=True))

@@ -8,10 +8,10 @@ from jax.scipy.stats import norm
 
 from teacher import losses
 from teacher.config import NetworkConfig, TeacherConfig
-from teacher.devices import Devices
 from teacher.learner import joint_loss
 from teacher.networks import action_distribution, embed_goal, embed_state_action, init_params, make_networks
 from teacher.replay import Batch
+from teacher.sharding import Devices
 
 
 @pytest.fixture
@@ -45,11 +45,13 @@ def test_infonce_does_not_depend_on_batch_order(no_rank_promotion):
 
 
 def test_rows_of_a_larger_batch_have_the_losses_that_they_have_in_it():
+    """Each device has its own rows, and the goals of all with its own first (`Devices.gather`)."""
     logits = jax.random.normal(jax.random.key(0), (6, 6))
     whole = losses.infonce(logits, penalty=0.1)
-    accuracy = [float(losses.retrieval_accuracy(logits[i : i + 2], first=i)) for i in (0, 2, 4)]
-    for i in (0, 2, 4):
-        np.testing.assert_allclose(losses.infonce(logits[i : i + 2], 0.1, first=i), whole[i : i + 2])
+    parts = {i: jnp.roll(logits[i : i + 2], -i, axis=1) for i in (0, 2, 4)}
+    for i, part in parts.items():
+        np.testing.assert_allclose(losses.infonce(part, 0.1), whole[i : i + 2], rtol=1e-6)
+    accuracy = [float(losses.retrieval_accuracy(part)) for part in parts.values()]
     assert np.mean(accuracy) == pytest.approx(float(losses.retrieval_accuracy(logits)))
 
 
@@ -138,10 +140,10 @@ def test_actor_loss_weighs_nearness_and_entropy(no_rank_promotion):
     np.testing.assert_allclose(loss, [1.9, 3.05], rtol=1e-6)
 
 
-def test_entropy_weight_grows_where_entropy_is_below_its_target(no_rank_promotion):
+def test_the_temperature_grows_where_entropy_is_below_its_target(no_rank_promotion):
     def slope(entropy):
         log_probability = jnp.full(4, -entropy)
-        return float(jax.grad(losses.entropy_weight_loss)(jnp.zeros(()), log_probability, -1.0))
+        return float(jax.grad(losses.temperature_loss)(jnp.zeros(()), log_probability, -1.0))
 
     assert slope(-3.0) == pytest.approx(-2.0)
     assert slope(-1.0) == pytest.approx(0.0)
@@ -155,7 +157,7 @@ def joint():
     sizes = observation, action, goal = 6, 2, 3
     networks = make_networks(config.network, action)
     params = jax.jit(lambda key: init_params(networks, key, sizes))(jax.random.key(0))
-    params = params._replace(log_entropy_weight=jnp.array(-0.7))
+    params = params._replace(log_temperature=jnp.array(-0.7))
     keys = jax.random.split(jax.random.key(1), 4)
     batch = Batch(
         jax.random.normal(keys[0], (7, observation)),
@@ -201,16 +203,16 @@ def test_the_actor_gets_the_gradient_of_its_own_loss_alone(joint):
         a = embed_state_action(networks, params.state_action, batch.observation, action)
         b = embed_goal(networks, params.goal, batch.goal)
         distance = jnp.sqrt(((a - b) ** 2).sum(-1))
-        return (distance + jnp.exp(params.log_entropy_weight) * log_probability).mean()
+        return (distance + jnp.exp(params.log_temperature) * log_probability).mean()
 
     value, expected = jax.jit(jax.value_and_grad(actor_loss))(params.actor)
     same_gradient(gradients.actor, expected)
     assert float(metrics["actor_loss"]) == pytest.approx(float(value), rel=1e-4)
 
 
-def test_the_entropy_weight_gets_the_gradient_of_its_own_loss_alone(joint):
+def test_the_temperature_gets_the_gradient_of_its_own_loss_alone(joint):
     config, _, params, batch, _, gradients, metrics = joint
     target = config.update.target_entropy * batch.action.shape[-1]
-    expected = jnp.exp(params.log_entropy_weight) * (metrics["entropy"] - target)
-    np.testing.assert_allclose(gradients.log_entropy_weight, expected, rtol=1e-5)
+    expected = jnp.exp(params.log_temperature) * (metrics["entropy"] - target)
+    np.testing.assert_allclose(gradients.log_temperature, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["entropy_weight"], jnp.exp(-0.7), rtol=1e-6)

@@ -5,13 +5,12 @@ import mujoco
 import numpy as np
 import pytest
 
-import teacher.simulation
+import teacher.rollout
 from teacher.errors import UsageError
-from teacher.simulation import Simulation, simulation
+from teacher.rollout import Simulation, simulation
 from teacher.tasks import State, achieved_goal, goal_distance, make_task
-from teacher.tasks.fr3_arm import HOME, JOINTS
+from teacher.tasks.fr3_arm import HOME, JOINTS, SIDE, TIP, flange_pose, reach_down
 from teacher.tasks.fr3_cube import DRIVEN, GOALS, fr3_pick_place, fr3_push_easy, fr3_push_hard
-from teacher.tasks.fr3_hand import SIDE, TIP, flange_pose, reach_down
 
 MAKERS = (fr3_push_easy, fr3_push_hard, fr3_pick_place)
 VARIANTS = [pytest.param(maker, goal, id=f"{maker.args[0]}-{goal}") for maker in MAKERS for goal in GOALS]
@@ -22,7 +21,7 @@ EPISODES = 8
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (EPISODES,))
+        patch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (EPISODES,))
         yield
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from teacher.errors import UsageError
-from teacher.tasks.courses import MazeCourse, OpenFloor
-from teacher.tasks.mazes import BIG, BIG_HUMANOID, HARDEST, U4, U5, Maze, U
+from teacher.tasks.mazes import BIG, BIG_HUMANOID, HARDEST, U4, U5, Maze, MazeCourse, OpenFloor, U
 
 CELL = 0.5
 GRIDS = {"u": U, "u4": U4, "u5": U5, "big": BIG, "big_humanoid": BIG_HUMANOID, "hardest": HARDEST}

@@ -11,7 +11,7 @@ import pytest
 from pipelines import stages
 from pipelines.config import Config, preset
 from pipelines.presets import PRESETS
-from teacher import memory, residual
+from teacher import memory, networks
 from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.errors import UsageError
@@ -21,7 +21,7 @@ from teacher.replay import Batch
 from teacher.tasks import make_task
 
 SPEC = make_task("reacher").spec
-IN_WALK, MERGED = False, True
+IN_TURN, BATCHED = False, True
 
 
 def config(depth, width, batch, **network):
@@ -54,19 +54,19 @@ def measured(asked):
 
 
 @pytest.mark.parametrize(
-    ("depth", "width", "batch", "precision", "merged", "least"),
+    ("depth", "width", "batch", "precision", "batched", "least"),
     [
-        (64, 64, 256, "float32", IN_WALK, 0.85),
-        (64, 64, 256, "float32", MERGED, 0.85),
+        (64, 64, 256, "float32", IN_TURN, 0.85),
+        (64, 64, 256, "float32", BATCHED, 0.85),
         # Whether XLA keeps bfloat16 as it is or widens it depends on its version: the estimate says it does.
-        (256, 32, 256, "bfloat16", MERGED, 0.65),
+        (256, 32, 256, "bfloat16", BATCHED, 0.65),
     ],
 )
-def test_the_estimate_is_what_xla_reserves(monkeypatch, depth, width, batch, precision, merged, least):
+def test_the_estimate_is_what_xla_reserves(monkeypatch, depth, width, batch, precision, batched, least):
     """Over depth 4 to 1024, width 16 to 1024 and batch 64 to 4096 float32 was within -8 to +21 %."""
-    monkeypatch.setattr(residual, "merges", lambda: merged)
+    monkeypatch.setattr(networks, "is_batched", lambda: batched)
     asked = config(depth, width, batch, precision=precision)
-    needs = memory.estimate(asked, SPEC, merged)
+    needs = memory.estimate(asked, SPEC, batched)
     assert least < measured(asked) / (needs.update - needs.replay - needs.environments) < 1.15
 
 
@@ -85,7 +85,7 @@ def test_what_shapes_say_is_counted_exactly():
 
 def test_several_devices_divide_all_but_parameters_and_gradients():
     asked = config(256, 32, 256)
-    one, four = (memory.estimate(asked, SPEC, IN_WALK, devices=count) for count in (1, 4))
+    one, four = (memory.estimate(asked, SPEC, IN_TURN, devices=count) for count in (1, 4))
     assert four.parameters == one.parameters
     assert four.gradients == one.gradients
     for part in ("optimiser", "activations", "replay", "environments"):

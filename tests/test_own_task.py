@@ -17,11 +17,11 @@ from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.config import task_reference
 from teacher.errors import FathomError, UsageError
-from teacher.simulation import simulation
+from teacher.rollout import simulation
 from teacher.tasks import TASKS, MujocoTask, State, make_task, task_names
 from teacher.tasks.base import Frames
-from teacher.tasks.requirements import require_same
-from teacher.trained import load_teacher
+from teacher.tasks.validation import require_same
+from teacher.train import load_teacher
 
 DOCS = Path(__file__).parent.parent / "docs" / "own-task.md"
 WHEELS, SEEING, PUCK, FISH = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)

@@ -15,7 +15,7 @@ from export.controller import load
 from pipelines.config import preset
 from teacher import checkpoint
 from teacher.tasks import make_task
-from teacher.trained import load_teacher
+from teacher.train import load_teacher
 
 SIZES = preset("debug").student.sizes
 
@@ -79,7 +79,7 @@ def test_every_artifact_says_what_it_was_made_with(debug_run):
 def test_bundles_load_and_hold_the_specification(debug_run, size):
     controller = load(debug_run.path / debug_run.printed["export"][size]["bundle"])
     spec = make_task(debug_run.printed["task"]).spec
-    assert controller.spec == spec.model_dump(mode="json")
+    assert controller.spec == spec.for_robot()
     obs, goal = np.zeros(spec.observation_size, np.float32), np.zeros(spec.goal_size, np.float32)
     assert controller.step(obs, goal).shape == (spec.action_size,)
 

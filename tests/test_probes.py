@@ -20,7 +20,7 @@ from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes
 from teacher.learner import Learner
-from teacher.simulation import Simulation, simulation_of
+from teacher.rollout import Simulation, simulation_of
 from teacher.tasks import TASKS, make_task
 
 ITERATIONS = {Aim: 10, Backswing: 10, Rooms: 10, Home: 20, Signs: 10, Throw: 10, Heavy: 20, Units: 20}
@@ -95,11 +95,11 @@ def test_the_learner_solves(probe, learners):
 
 
 def other_rows_goals(rows):
-    return rows._replace(outcome=np.random.default_rng(0).permutation(rows.outcome, axis=1))
+    return rows._replace(achieved_goal=np.random.default_rng(0).permutation(rows.achieved_goal, axis=1))
 
 
 def next_environments_goals(rows):
-    return rows._replace(outcome=np.roll(rows.outcome, 1, axis=1))
+    return rows._replace(achieved_goal=np.roll(rows.achieved_goal, 1, axis=1))
 
 
 def goals_from_the_past(rows):
@@ -117,7 +117,7 @@ def goals_from_later_episodes(rows):
 
 
 def goals_from_beyond_a_fall(rows):
-    fell = rows.outcome[..., 0] < np.cos(np.pi * Home.EDGE)
+    fell = rows.achieved_goal[..., 0] < np.cos(np.pi * Home.EDGE)
     begins = np.diff(rows.episode, axis=0, prepend=rows.episode[:1]) > 0
     return rows._replace(episode=np.cumsum(begins & ~np.roll(fell, 1, axis=0), axis=0, dtype=np.int32))
 
@@ -131,11 +131,11 @@ def second_action_negated(rows):
 
 
 def goals_from_before_the_action(rows):
-    return rows._replace(outcome=rows.observation[..., :2])
+    return rows._replace(achieved_goal=rows.observation[..., :2])
 
 
 def goals_from_after_the_reset(rows):
-    return rows._replace(outcome=np.roll(rows.observation[..., :2], -1, axis=0))
+    return rows._replace(achieved_goal=np.roll(rows.observation[..., :2], -1, axis=0))
 
 
 def actions_a_step_late(rows):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-import teacher.simulation
-from teacher.randomise import Randomisation
+import teacher.rollout
+from teacher.randomization import DomainRandomization
+from teacher.rollout import Simulation
 from teacher.sensing import (
     begin_history,
     deployed_observation,
@@ -16,7 +17,6 @@ from teacher.sensing import (
     noise_scale,
     sense,
 )
-from teacher.simulation import Simulation
 from teacher.tasks import State, Task, make_task
 from teacher.tasks.quadruped import FOOT_RADIUS, JOINTS, LEGS, STANDING, QuadReach, knee_height
 
@@ -49,7 +49,7 @@ def ran():
     """Half of the environments stand, half move at random: by engine."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (ENVS,))
+        patch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (ENVS,))
         for engine in QuadReach.engines:
             rng = np.random.default_rng(0)
 
@@ -328,4 +328,4 @@ def test_training_is_randomised_by_default(quad):
     assert quad.randomise.alters_model
     assert quad.randomise.latency
     assert quad.randomise.push
-    assert quad.randomise.noise == Randomisation().noise == 1
+    assert quad.randomise.noise == DomainRandomization().noise == 1

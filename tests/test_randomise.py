@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sled import FORCE_LIMIT, FRICTION, GAIN, MASS, PERIOD, STEPS, Sled
 
-import teacher.simulation
+import teacher.rollout
 from pipelines.config import Config, with_values
 from teacher.compilation import jit_physics
 from teacher.config import (
@@ -21,8 +21,8 @@ from teacher.config import (
 )
 from teacher.errors import UsageError
 from teacher.learner import Learner
-from teacher.randomise import Conditions, Randomisation, draw, pushes
-from teacher.simulation import NOTHING_RANDOM, Simulation, randomised, require_randomisable
+from teacher.randomization import DomainRandomization, PhysicsParams, draw, pushes
+from teacher.rollout import NOTHING_RANDOM, Simulation, randomised, require_randomisable
 from teacher.tasks import Start, make_task
 from teacher.tasks.engines import make_engine
 
@@ -31,7 +31,7 @@ PUSH, PUSH_INTERVAL = 0.5, 0.5  # m/s, s
 ENVS = 8
 
 SLED, SLED_FILE = Sled(), inspect.getfile(Sled)
-EVERYTHING = Randomisation(
+EVERYTHING = DomainRandomization(
     friction=0.5, mass=0.5, strength=0.5, latency=2, push=PUSH, push_interval_s=PUSH_INTERVAL
 )
 
@@ -39,7 +39,7 @@ EVERYTHING = Randomisation(
 @pytest.fixture(autouse=True, scope="module")
 def small_batches():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (ENVS,))
+        patch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (ENVS,))
         yield
 
 
@@ -65,7 +65,7 @@ def in_the_air(start):
 def pushes_of(seeds):
     """[K] -> the changes of velocity [K, STEPS] in the episodes with these seeds."""
     seeds, steps = np.repeat(np.uint32(seeds), STEPS), np.tile(np.arange(STEPS), len(seeds))
-    conditions = Conditions(None, None, None, None, seeds)
+    conditions = PhysicsParams(None, None, None, None, seeds)
     changes = jax.jit(lambda: pushes(EVERYTHING, conditions, steps, PERIOD, 1))()
     return np.asarray(changes).reshape(-1, STEPS)
 
@@ -79,9 +79,9 @@ def calm_seed():
 def start_with(**conditions):
     """ENVS starts on the floor; conditions not given are the model's, those given are repeated."""
     values = {"friction": 1.0, "mass": 1.0, "strength": 1.0, "delay": 0, "seed": calm_seed()} | conditions
-    dtypes = Conditions(np.float32, np.float32, np.float32, np.int32, np.uint32)
-    drawn = Conditions(
-        *(np.resize(values[name], ENVS).astype(getattr(dtypes, name)) for name in Conditions._fields)
+    dtypes = PhysicsParams(np.float32, np.float32, np.float32, np.int32, np.uint32)
+    drawn = PhysicsParams(
+        *(np.resize(values[name], ENVS).astype(getattr(dtypes, name)) for name in PhysicsParams._fields)
     )
     resting = np.zeros((ENVS, 2), np.float32)
     return Start(resting, resting, np.zeros((ENVS, 1), np.float32), drawn)
@@ -167,7 +167,7 @@ def test_a_mass_changed_for_one_episode_is_that_of_a_heavier_model():
     engine = make_engine(task, "mujoco")
     untouched = engine._model.body_mass.copy()
     one = np.ones(1)
-    state = engine.init(home, np.zeros((1, 7)), Conditions(one, 1.5 * one, one, one, one))
+    state = engine.init(home, np.zeros((1, 7)), PhysicsParams(one, 1.5 * one, one, one, one))
     for action in actions:
         engine.step(state, action, ())
 
@@ -192,7 +192,7 @@ def test_a_mass_changed_for_one_episode_is_that_of_a_heavier_model():
 @pytest.fixture(scope="module")
 def drawn():
     keys = jax.random.split(jax.random.key(0), 4000)
-    spread = Randomisation(friction=0.5, mass=0.25, strength=0.125, latency=3)
+    spread = DomainRandomization(friction=0.5, mass=0.25, strength=0.125, latency=3)
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: draw(spread, key)))(keys))
 
 
@@ -245,7 +245,7 @@ def test_the_key_of_conditions_is_none_that_a_task_splits_off(sleds):
 
 
 def test_settings_are_those_of_the_randomisation():
-    assert tuple(RandomiseConfig.model_fields) == Randomisation._fields
+    assert tuple(RandomiseConfig.model_fields) == DomainRandomization._fields
 
 
 def config_of(task, *assignments):
@@ -290,11 +290,11 @@ def test_values_out_of_range_are_refused_by_name(value):
 )
 def test_what_an_engine_cannot_do_is_refused_by_name(task, engine, spread, message):
     with pytest.raises(UsageError, match=message):
-        require_randomisable(make_task(task), engine, Randomisation(**spread))
+        require_randomisable(make_task(task), engine, DomainRandomization(**spread))
 
 
 def test_what_an_engine_can_do_is_not_refused():
-    require_randomisable(make_task("reacher"), "brax", Randomisation(latency=2))
+    require_randomisable(make_task("reacher"), "brax", DomainRandomization(latency=2))
     require_randomisable(make_task("reacher"), "mjx", EVERYTHING)
 
 
@@ -302,8 +302,8 @@ def test_what_an_engine_can_do_is_not_refused():
 
 
 class Collected(NamedTuple):
-    before: Conditions
-    after: Conditions
+    before: PhysicsParams
+    after: PhysicsParams
     episode: np.ndarray
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from teacher.devices import Devices
 from teacher.replay import Rows, empty, future_offset, insert, sample
+from teacher.sharding import Devices
 
 ENVIRONMENTS, DRAWS = 4, 20_000
 
@@ -169,7 +169,9 @@ def test_rows_without_an_outcome_are_never_drawn_nor_goals_from_them(unknown_sha
     unknown = last & (rng.uniform(size=episode.shape) < unknown_share)
     unknown[:-1] |= unknown[1:] & ~last[:-1] & (rng.uniform(size=(63, ENVIRONMENTS)) < unknown_share)
     rows = labelled_rows(episode)
-    broken = rows._replace(outcome=np.where(unknown[..., None], np.nan, rows.outcome).astype(np.float32))
+    broken = rows._replace(
+        achieved_goal=np.where(unknown[..., None], np.nan, rows.achieved_goal).astype(np.float32)
+    )
     batch = jit_sample(filled(broken, 64, (32, 32)), jax.random.key(1), DRAWS, 0.8)
     environment, own_episode, row = np.asarray(batch.observation).astype(int).T
     assert not unknown[row, environment].any()
@@ -184,6 +186,6 @@ def test_rows_without_an_outcome_are_never_drawn_nor_goals_from_them(unknown_sha
 
 def test_a_replay_without_any_outcome_gives_numbers_all_the_same():
     rows = labelled_rows(np.zeros((8, ENVIRONMENTS), np.int32))
-    replay = filled(rows._replace(outcome=np.full_like(rows.outcome, np.nan)), 8, (8,))
+    replay = filled(rows._replace(achieved_goal=np.full_like(rows.achieved_goal, np.nan)), 8, (8,))
     batch = jit_sample(replay, jax.random.key(1), DRAWS, 0.8)
     assert all(np.isfinite(part).all() for part in batch)

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 import shutil
@@ -6,15 +8,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import rich
+from PIL import Image
 
 from pipelines import tables
 from pipelines.config import preset, with_values
 from pipelines.report import write_report
-from pipelines.report.drawing import MAX_POINTS, thinned
-from pipelines.report.findings import read_findings
-from pipelines.report.plots import distances
-from pipelines.report.reproduce import assignments, commands
-from pipelines.rundir import DISTANCE_MAP, RECORDING, STILLS, create_run, write_columns, write_json
+from pipelines.report.context import RunContext
+from pipelines.report.figures import control_distances
+from pipelines.report.plot import MAX_POINTS, thinned
+from pipelines.report.run_page import commands, from_preset
+from pipelines.rundir import DISTANCE_MAP, RECORDING, create_run, write_columns, write_json
 from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError
 from teacher.tasks.mazes import U4, Maze
@@ -176,55 +179,26 @@ def robustness(source="cd" * 32):
     return {"episodes": 64, "student_sha256": source, "conditions": found}
 
 
-def recorded(steps=5, goal=(0.3, 0.1, 0.4)):
-    """Two episodes of a sphere that rises beside a wall, as `pipelines.scene` records them."""
-    shape = {"position": [0, 0, 0.2], "quaternion": [1, 0, 0, 0], "colour": [0.8, 0.8, 0.8, 1]}
-    episode = {
-        "goal": list(goal),
-        "marker": list(goal),
-        "steps": list(range(steps)),
-        "poses": [[0.05 * i, 0, 0.4, 1, 0, 0, 0] for i in range(steps)],
-        "path": [[0.05 * i, 0, 0.4] for i in range(steps)],
-        "view": [[0, 0, 0.4]] * steps,
-        "distance": [0.3 / (i + 1) for i in range(steps)],
-        "ended": False,
-    }
-    return {
-        "control_dt": 0.05,
-        "success_radius": 0.05,
-        "unit": "m",
-        "marker_radius": 0.05,
-        "ground": 0.0,
-        "mobile": True,
-        "camera": {
-            "target": [0, 0, 0.4],
-            "distance": 2.0,
-            "azimuth": 130.0,
-            "elevation": -20.0,
-            "follow": False,
-            "field_of_view": 45.0,
-            "aspect": 1.3333,
-        },
-        "shapes": [
-            {**shape, "kind": "box", "size": [0.1, 1, 0.2], "body": None},
-            {**shape, "kind": "sphere", "size": [0.1], "body": 0},
-            {**shape, "kind": "capsule", "size": [0.02, 0.1], "body": 0, "colour": [1, 0, 0, 0.5]},
-            {**shape, "kind": "cylinder", "size": [0.02, 0.1], "body": 0},
-            {**shape, "kind": "ellipsoid", "size": [0.02, 0.1, 0.05], "body": 0},
-            {**shape, "kind": "plane", "size": [0, 1], "body": None},
-            {**shape, "kind": "mesh", "mesh": 0, "body": None},
-        ],
-        "meshes": [{"vertices": [0, 0, 0, 1, 0, 0, 0, 1, 0], "faces": [0, 1, 2]}],
-        "episodes": [episode] * 2,
-    }
+def recorded(steps=5):
+    """Two episodes, as `pipelines.render` records them."""
+    episode = {"distance": [0.3 / (i + 1) for i in range(steps)], "ended": False}
+    return {"control_dt": 0.05, "success_radius": 0.05, "unit": "m", "episodes": [episode] * 2}
 
 
-def add_control(run, *, success=0.984, late=0, stills=True):
+def moving(frames=3):
+    """An animated WebP, of grey that grows lighter."""
+    first, *rest = (Image.new("L", (16, 12), 60 * i) for i in range(frames))
+    stream = io.BytesIO()
+    first.save(stream, "webp", save_all=True, append_images=rest)
+    return stream.getvalue()
+
+
+def add_control(run, *, success=0.984, late=0, drawn=True):
     folder = run.path / "control" / SIZES[0]
     folder.mkdir(parents=True)
     write_json(folder / RECORDING, recorded())
-    for name in STILLS if stills else ():
-        (folder / name).write_bytes(b"a picture")
+    for number in (1, 2) if drawn else ():
+        (folder / f"episode-{number}.webp").write_bytes(moving())
     clock = {"latency_us_p50": 7.1, "latency_us_p99": 12.9, "latency_us_max": 341.0}
     figures = {"engine": "mujoco", **score(success), **clock, "steps": 25600, "missed_deadlines": late}
     figures["student_sha256"] = "cd" * 32
@@ -274,7 +248,7 @@ def test_empty_run_says_that_nothing_has_run(tmp_path):
     assert "Nothing has been found yet" in page.text
     for stage in ("teacher", "students", "file", "control"):
         assert f"{stage}: not run yet" in page.text
-    assert "svg" not in page.tags and "canvas" not in page.tags
+    assert "svg" not in page.tags and "img" not in page.tags
     assert "Learning" not in page.text
 
 
@@ -415,7 +389,7 @@ def test_weak_teacher_is_not_hidden_behind_a_faithful_student(tmp_path):
 def test_page_refers_to_nothing_outside(full_report):
     source = full_report.read_text(encoding="utf-8")
     page = Page(source)
-    assert all(value.startswith(("#", "data:image/png;base64,")) for value in page.loaded)
+    assert all(value.startswith(("#", "data:image/webp;base64,")) for value in page.loaded)
     assert not {"link", "iframe", "object", "base"} & set(page.tags)
     assert not re.search(r"https?://|url\((?!#)|@import", source)
     assert len(source) < 5e6
@@ -433,13 +407,13 @@ def test_text_of_the_run_is_escaped(full):
     write_json(spec, json.loads(spec.read_text()) | {"task": {"goal": {**GOAL, "unit": EVIL}}})
     page = read(full)
     assert page.text.count(EVIL) >= 3
-    assert page.tags.count("script") == 2  # the recording and its viewer
+    assert "script" not in page.tags
 
 
 def test_commands_carry_what_differs_from_the_preset(tmp_path):
     values = ['student.sizes=["2x16"]', "task.engine=mujoco", "update.batch=64", "network.actor_depth=8"]
     run = new_run(tmp_path, values=values)
-    found = assignments(preset("debug"), run.config)
+    found = from_preset("debug", run.config)[3::2]
     assert with_values(preset("debug"), found) == run.config
     assert len(found) == len(values)
     text = read(run).text.replace("  ", " ")
@@ -452,7 +426,7 @@ def test_control_is_a_command_of_its_own_only_where_the_settings_say_otherwise(f
     write_json(full.path / "config.json", {**full.settings, "config": config.model_dump(mode="json")})
     known = full.summary["control"][SIZES[0]]
     full.update_summary({"control": {SIZES[0]: known | {"engine": "mujoco", "episodes": 16} | changed}})
-    assert len(commands(read_findings(full))) == lines
+    assert len(commands(RunContext.of(full))) == lines
 
 
 def test_settings_of_another_version_leave_a_page_without_commands(tmp_path):
@@ -469,28 +443,35 @@ def test_long_curves_are_thinned_and_keep_their_end():
     assert thinned([]) == []
 
 
-def test_stills_are_shown_if_they_were_drawn(full, tmp_path):
+def test_moving_pictures_are_shown_if_they_were_drawn(full):
     page = read(full)
-    assert page.tags.count("img") == len(STILLS) and "Episode 1, last frame" in page.text
+    assert page.tags.count("img") == 4  # of each episode the moving picture and its last frame
+    assert page.text.count("not at the goal, 6 cm away") == 2
+    pictures = [value.partition(",")[2] for value in page.loaded if value.startswith("data:")]
+    still = Image.open(io.BytesIO(base64.b64decode(pictures[1])))
+    assert getattr(still, "n_frames", 1) == 1
+    assert still.convert("L").getpixel((8, 6)) == pytest.approx(120, abs=8)
     shutil.rmtree(full.path / "control")
-    add_control(full, stills=False)
+    add_control(full, drawn=False)
     page = read(full)
-    assert "img" not in page.tags and "canvas" in page.tags
+    assert "img" not in page.tags
+    assert "No pictures of them: pipeline control arm/export/2x16 draws them" in page.text
 
 
-def test_distances_of_a_thinned_episode_stand_at_their_own_time(full):
-    thinned_out = recorded()
-    for episode in thinned_out["episodes"]:
+def test_a_recording_of_before_is_shown_at_its_own_times(full):
+    """It held some steps alone, and what the pages of then drew."""
+    old = recorded() | {"camera": {"follow": False}, "shapes": []}
+    for episode in old["episodes"]:
         episode["steps"] = [0, 200, 400, 600, 800]  # of 0.05 s: 40 s in all
-    write_json(full.path / "control" / SIZES[0] / RECORDING, thinned_out)
-    (figure,) = distances(read_findings(full))
-    assert re.search(r">40</text>", figure)
+    write_json(full.path / "control" / SIZES[0] / RECORDING, old)
+    (figure,) = control_distances(RunContext.of(full))
+    assert re.search(r">40</text>", figure.svg)
 
 
-def test_a_task_without_a_scene_has_no_viewer(full):
+def test_a_task_without_a_model_has_no_recording(full):
     (full.path / "control" / SIZES[0] / RECORDING).unlink()
     page = read(full)
-    assert "canvas" not in page.tags and "img" not in page.tags
+    assert "img" not in page.tags and "No pictures" not in page.text
     assert "ran 256 held-out episodes in mujoco." in page.text
 
 

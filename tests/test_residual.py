@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from teacher import fused
+from teacher.blocks import Blocks, Settings, normalise
 from teacher.compilation import jit_once
 from teacher.config import BLOCK_DEPTH
-from teacher.residual import Blocks, Settings, normalise, residual_stacks
+from teacher.kernels import fused
+from teacher.networks import run_blocks
 
 NETWORKS, BLOCKS, ROWS, WIDTH = 2, 2, 6, 8
 
@@ -41,7 +42,7 @@ def looped(inputs, blocks, settings):
                 spread = jnp.sqrt(branch.var(-1, keepdims=True) + 1e-6)
                 branch = (branch - branch.mean(-1, keepdims=True)) / spread * norm_scale[at] + norm_bias[at]
                 branch = branch * jax.nn.sigmoid(branch)
-            x = x + settings.branch_scale * branch
+            x = x + settings.residual_scale * branch
         outputs.append(x)
     return tuple(outputs)
 
@@ -61,31 +62,31 @@ def assert_close(a, b, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_the_walks_equal_a_loop_and_its_derivative(case, merged):
-    settings = Settings(0.3, "float32")
-    walked = value_and_gradients(lambda *a: residual_stacks(*a, merged), case, settings)
-    assert_close(walked, value_and_gradients(looped, case, settings))
-    for network in walked[1][1]:  # no layer is left out
+@pytest.mark.parametrize("batched", [False, True])
+def test_both_passes_equal_a_loop_and_its_derivative(case, batched):
+    settings = Settings(0.3, "float32", batched)
+    found = value_and_gradients(run_blocks, case, settings)
+    assert_close(found, value_and_gradients(looped, case, settings))
+    for network in found[1][1]:  # no layer is left out
         for gradient in network:
             assert (np.abs(gradient).reshape(BLOCKS, BLOCK_DEPTH, -1).max(-1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_weights_learn_from_the_taught_rows_alone_and_inputs_from_all(case, merged):
+@pytest.mark.parametrize("batched", [False, True])
+def test_weights_learn_from_the_weight_grad_rows_alone_and_inputs_from_all(case, batched):
     taught = 2
-    settings = Settings(0.3, "float32", taught_rows=taught)
-    out, (inputs, blocks) = value_and_gradients(lambda *a: residual_stacks(*a, merged), case, settings)
+    settings = Settings(0.3, "float32", batched, weight_grad_rows=taught)
+    out, (inputs, blocks) = value_and_gradients(run_blocks, case, settings)
     all_out, (all_inputs, _) = value_and_gradients(looped, case, settings)
     first = tuple(x[:taught] for x in case[0]), case[1], case[2][:, :taught]
     _, (_, first_blocks) = value_and_gradients(looped, first, settings)
     assert_close((out, inputs, blocks), (all_out, all_inputs, first_blocks))
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_bfloat16_products_stay_near_float32(case, merged):
+@pytest.mark.parametrize("batched", [False, True])
+def test_bfloat16_products_stay_near_float32(case, batched):
     exact, rounded = (
-        value_and_gradients(lambda *a: residual_stacks(*a, merged), case, Settings(0.3, precision))
+        value_and_gradients(run_blocks, case, Settings(0.3, precision, batched))
         for precision in ("float32", "bfloat16")
     )
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
@@ -98,30 +99,29 @@ def test_the_residual_stream_keeps_float32_increments(case):
     """One bfloat16 step at 100 is 0.5: branches that small would be rounded away one by one."""
     inputs, blocks, _ = case
     far = tuple(x + 100.0 for x in inputs)
-    settings = Settings(0.01, "bfloat16")
-    moved = [np.asarray(y - x) for x, y in zip(far, residual_stacks(far, blocks, settings), strict=True)]
+    settings = Settings(0.01, "bfloat16", batched=False)
+    moved = [np.asarray(y - x) for x, y in zip(far, run_blocks(far, blocks, settings), strict=True)]
     expected = [np.asarray(y - x) for x, y in zip(far, looped(far, blocks, settings), strict=True)]
     for a, b in zip(moved, expected, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
 
 
 def test_normalised_rows_have_mean_0_and_variance_1():
-    rows, rate = normalise(jnp.array([[1.0, 3.0], [10.0, 10.0], [-6.0, 2.0]]))
+    rows, inv_std = normalise(jnp.array([[1.0, 3.0], [10.0, 10.0], [-6.0, 2.0]]))
     np.testing.assert_allclose(rows, [[-1, 1], [0, 0], [-1, 1]], atol=1e-6)
-    np.testing.assert_allclose(rate[:, 0], [1, 1000, 0.25], rtol=1e-5)
+    np.testing.assert_allclose(inv_std[:, 0], [1, 1000, 0.25], rtol=1e-5)
 
 
-def test_a_stack_may_be_walked_by_the_fused_kernels(monkeypatch):
+def test_a_stack_may_be_applied_by_the_fused_kernels(monkeypatch):
     """Beside the scan, with bfloat16 products as well; interpreted, since kernels need a GPU."""
     monkeypatch.setattr(fused, "forward", partial(fused.forward, interpret=True))
     monkeypatch.setattr(fused, "backward", partial(fused.backward, interpret=True))
     rng = np.random.default_rng(4)
     x, directions = rng.normal(size=(2, NETWORKS, 16, 64)).astype(np.float32)
     case = tuple(x), tuple(random_blocks(rng, width=64) for _ in range(NETWORKS)), directions
-    settings = Settings(0.3, "bfloat16", taught_rows=7)
+    settings = Settings(0.3, "bfloat16", batched=False, weight_grad_rows=7)
     scanned, kernels = (
-        value_and_gradients(residual_stacks, case, settings._replace(fused=chosen))
-        for chosen in (False, True)
+        value_and_gradients(partial(run_blocks, fused=chosen), case, settings) for chosen in (False, True)
     )
     for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(kernels), strict=True):
         assert 0 < np.linalg.norm(a - b) < 0.02 * np.linalg.norm(a)

@@ -6,14 +6,14 @@ import pytest
 from student.config import StudentConfig
 from student.evaluate import compare_with_teacher, retention
 from student.selection import Limit, select
-from teacher.evaluate import Outcomes
+from teacher.evaluate import EpisodeMetrics
 
 CONFIG = StudentConfig(sizes=("2x32", "2x64", "4x256"))
 
 
-def outcomes(time_at_goal) -> Outcomes:
+def outcomes(time_at_goal) -> EpisodeMetrics:
     time = np.asarray(time_at_goal, float)
-    return Outcomes(time, time > 0, time > 0, time > 0, time, 1 - time)
+    return EpisodeMetrics(time, time > 0, time > 0, time > 0, time, 1 - time)
 
 
 def test_retention_is_a_ratio_of_paired_times():

@@ -28,11 +28,11 @@ from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 from teacher.tasks.fr3 import Fr3Reach
 from teacher.tasks.fr3_arm import HOME, JOINTS, LOWER, UPPER, flange_position, joint_frames, tool_position
-from teacher.tasks.requirements import require_sound
+from teacher.tasks.validation import require_sound
 
 TASK = make_task("fr3_reach")
 SPEC = TASK.spec
-RECORD = SPEC.model_dump(mode="json")
+RECORD = SPEC.for_robot()
 LIMITS = velocity_limits()
 GAIN, DAMPING = 3.0, 0.05  # 1/s; m^2
 FIGURES = {
@@ -355,7 +355,7 @@ def test_a_task_may_state_its_tool():
     start = jax.vmap(lambda key: task.start(key, "all"))(jax.random.split(jax.random.key(0), 500))
     assert (start.goal >= np.array(task.spec.goal.low)).all()
     assert (start.goal <= np.array(task.spec.goal.high)).all()
-    require_drivable(Fr3Reach(tool=TOOL).spec.model_dump(mode="json"))
+    require_drivable(Fr3Reach(tool=TOOL).spec.for_robot())
 
 
 def test_goals_come_from_a_file_and_far_ones_with_a_warning(tmp_path):
@@ -387,7 +387,7 @@ def test_drawn_goals_are_those_of_training():
 
 def test_a_policy_of_another_robot_is_refused():
     with pytest.raises(UsageError, match=r"reads .*cube.*; an FR3 gives"):
-        require_drivable(make_task("fr3_push_easy").spec.model_dump(mode="json"))
+        require_drivable(make_task("fr3_push_easy").spec.for_robot())
     action = RECORD["action"]
     with pytest.raises(UsageError, match=r"joints .*fr3_joint7.*in order"):
         require_drivable({**RECORD, "action": {**action, "joints": action["joints"][::-1]}})

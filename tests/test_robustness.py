@@ -11,10 +11,10 @@ from sled import Sled
 
 from student.config import NOMINAL
 from student.evaluate import ReferenceEpisodes, SampledStates
-from student.robustness import PUSH, goals_beyond, robustness, trials
+from student.robustness import PUSH, conditions, goals_beyond, robustness
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
-from teacher.randomise import UNPUSHED, Randomisation
-from teacher.simulation import Simulation
+from teacher.randomization import UNPUSHED, DomainRandomization
+from teacher.rollout import Simulation
 from teacher.tasks import TASKS, Start, make_task
 
 EPISODES = 10
@@ -106,27 +106,29 @@ def test_what_a_student_loses_beyond_its_teacher_is_told(reference):
 
 
 def test_each_condition_changes_one_thing():
-    where = Simulation(LongSled(), "mujoco", Randomisation(friction=0.2, mass=0.2, latency=3, push=PUSH))
+    where = Simulation(
+        LongSled(), "mujoco", DomainRandomization(friction=0.2, mass=0.2, latency=3, push=PUSH)
+    )
     start = Start(np.zeros((4, 2)), np.zeros((4, 2)), np.full((4, 1), 0.5))
-    found = trials(where, start)
+    found = conditions(where, start)
     usual = found.pop(NOMINAL)
-    assert not usual.noise and set(usual.start.conditions.seed) == {UNPUSHED}
-    for name, trial in found.items():
+    assert set(usual.conditions.seed) == {UNPUSHED}
+    for name, changed in found.items():
         different = [
             field
-            for field, a, b in zip(trial.start._fields, trial.start, usual.start, strict=True)
+            for field, a, b in zip(changed._fields, changed, usual, strict=True)
             if field != "conditions" and not np.array_equal(a, b)
         ]
-        before, now = usual.start.conditions, trial.start.conditions
+        before, now = usual.conditions, changed.conditions
         different += [f for f in now._fields if not np.array_equal(getattr(now, f), getattr(before, f))]
-        assert len(different) + bool(trial.noise) == 1, name
-    np.testing.assert_allclose(found["mass_less"].start.conditions.mass, 0.8)
-    np.testing.assert_array_equal(found["delay_2"].start.conditions.delay, 2)
+        assert len(different) == (name != "noise"), name
+    np.testing.assert_allclose(found["mass_less"].conditions.mass, 0.8)
+    np.testing.assert_array_equal(found["delay_2"].conditions.delay, 2)
 
 
 def test_an_engine_without_a_model_is_asked_for_what_it_can_do():
     start = Start(np.zeros((4, 4)), np.zeros((4, 4)), np.full((4, 2), 0.5))
-    found = trials(Simulation(Aim(), "analytic", Randomisation(latency=3)), start)
+    found = conditions(Simulation(Aim(), "analytic", DomainRandomization(latency=3)), start)
     assert set(found) == {NOMINAL, "noise", "delay_1", "delay_2", "delay_3", "goals_beyond"}
 
 

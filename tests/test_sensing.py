@@ -9,7 +9,7 @@ from export.bundle import write_bundle
 from export.controller import ControllerError, describe, load
 from pipelines import closed_loop
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
-from teacher.simulation import all_seeing, on_robot, simulation
+from teacher.rollout import all_seeing, on_robot, simulation
 from teacher.tasks import make_task
 from teacher.tasks.fr3 import ENCODER_NOISE, JOINTS
 

@@ -21,7 +21,7 @@ from pipelines.stages import changed_run, resumed_run
 from teacher import memory
 from teacher.errors import UsageError
 from teacher.replay import future_offset
-from teacher.simulation import Simulation
+from teacher.rollout import Simulation
 from teacher.tasks import TASKS
 
 EDITED = ["network.actor_width=32", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]

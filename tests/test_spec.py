@@ -1,9 +1,10 @@
+import json
 import math
 
 import pytest
 from pydantic import ValidationError
 
-from export.controller import Guard
+from export.controller import CommandLimiter
 from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import TASKS, make_task
 
@@ -193,8 +194,8 @@ def driven(kind, **changes):
     ],
 )
 def test_what_a_guard_needs_is_asked_of_the_specification(kind, changes, told):
-    accepted = driven(kind).model_dump(mode="json")
-    assert Guard(accepted)
+    accepted = driven(kind).for_robot()
+    assert CommandLimiter(accepted)
     with pytest.raises(ValidationError, match=told):
         driven(kind, **changes)
 
@@ -232,3 +233,33 @@ def test_json_carries_every_task_unchanged(name):
     after = TaskSpec.model_validate_json(before.model_dump_json())
     assert after == before
     assert after.model_dump_json() == before.model_dump_json()
+
+
+def test_what_a_policy_is_given_is_resolved_once_for_every_language():
+    plain = spec().for_robot()
+    assert plain["inputs"]["reading"] == plain["inputs"]["observation"] == plain["observation"]
+    assert (plain["inputs"]["history"], plain["inputs"]["last_action"]) == (1, None)
+    assert plain["inputs"]["goal"]["high"] == [1.0, 1.0]
+    task = make_task("quad_reach").spec
+    inputs = task.for_robot()["inputs"]
+    width, terms = task.deployed.reading_size, inputs["observation"]
+    assert len(terms) == inputs["history"] * len(inputs["reading"]) == 5 * len(task.deployed.reading)
+    # The newest reading first; each later one begins where the one before it ends.
+    later = [
+        term | {"start": term["start"] + width, "name": f"{term['name']}_t-1"} for term in inputs["reading"]
+    ]
+    assert terms[: 2 * len(inputs["reading"])] == [*inputs["reading"], *later]
+    start, stop = inputs["last_action"]
+    (acted,) = (term for term in inputs["reading"] if term["name"] == "last_action")
+    assert (start, stop - start) == (acted["start"], task.action_size)
+    assert inputs["goal"]["frame"] == task.deployed.goal.frame != task.goal.frame
+
+
+def test_a_specification_from_a_robot_is_read_back_unless_its_inputs_are_others():
+    task = make_task("quad_reach").spec
+    record = json.loads(json.dumps(task.for_robot()))
+    assert TaskSpec.from_robot(record) == task
+    record["inputs"]["history"] = 4
+    for other in (record, {key: value for key, value in record.items() if key != "inputs"}):
+        with pytest.raises(ValueError, match="inputs are not those"):
+            TaskSpec.from_robot(other)

@@ -13,7 +13,7 @@ from student.config import Size, StudentConfig, parse_size
 from student.distill import WEIGHTS, Distiller
 from student.networks import Normaliser, act, critic_distance, fold, init_student, normalise, parameter_count
 from teacher.errors import FathomError
-from teacher.trained import confirm, load_teacher
+from teacher.train import confirm, load_teacher
 
 SIZES = (5, 2, 3)  # observation, action, goal
 SMALL = StudentConfig(sizes=("1x8",), critic="1x8", envs=16, rounds=1, teacher_rounds=1, updates=5, batch=64)

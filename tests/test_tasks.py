@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-import teacher.simulation
+import teacher.rollout
 import teacher.tasks
 from teacher.config import STORED, StoredName, TeacherConfig
 from teacher.errors import UsageError
-from teacher.simulation import Simulation, Trajectories, simulation
+from teacher.rollout import Simulation, Trajectories, simulation
 from teacher.tasks import TASKS, MujocoTask, Start, State, achieved_goal, goal_distance, make_task
 
 RANDOM_STEPS = 1000
@@ -36,7 +36,7 @@ UNLIKE = 1e-4  # m, rad: how far two engines may differ after one control step o
 def small_batches():
     """A handful of environments are simulated as such, not as 64."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher.simulation, "ROLLOUT_BATCHES", (2, 10))
+        patch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (2, 10))
         yield
 
 

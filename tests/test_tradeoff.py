@@ -6,10 +6,9 @@ from itertools import combinations
 import pytest
 from test_report import full_run
 
-from pipelines.report.drawing import plot
-from pipelines.report.findings import read_findings
-from pipelines.report.labels import name_points
-from pipelines.report.pareto import front, pareto
+from pipelines.report.context import RunContext
+from pipelines.report.figures import front, retention_and_cost
+from pipelines.report.plot import figure, name_points
 
 
 def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
@@ -21,7 +20,7 @@ def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
 
 def names_drawn(points, order):
     drawn = []
-    with plot("names", drawn) as axes:
+    with figure("names", drawn) as axes:
         axes.set_xscale("log")
         axes.set_xlim(2000, 1e5)
         axes.set_ylim(0.9, 1.1)
@@ -42,7 +41,7 @@ def test_names_overlap_neither_each_other_nor_the_plot_s_edge():
 
 
 def test_who_chooses_first_is_named_where_there_is_room_for_few():
-    points = {name: (10000.0 + i, 0.91, 1.09) for i, name in enumerate("abcdefgh")}
+    points = {name: (10000.0 + i, 0.95, 1.05) for i, name in enumerate("abcdefgh")}
     written, _ = names_drawn(points, list("habcdefg"))
     assert written[0] == "h" and len(written) < 8
 
@@ -52,7 +51,7 @@ def test_the_teacher_stands_on_the_plots_if_it_was_timed(tmp_path, teacher):
     run = full_run(tmp_path)
     if teacher:
         run.update_summary({"teacher": {"latency_us_p50": 184.0}})
-    parameters, latency = pareto(read_findings(run))
+    parameters, latency = (f.svg for f in retention_and_cost({"arm": RunContext.of(run)}))
     assert ">teacher</text>" in parameters
     assert (">teacher</text>" in latency) == ("of the teacher in JAX" in latency) == teacher
     assert re.search(r">2x16</text>", parameters)

@@ -10,8 +10,8 @@ from pipelines.rundir import Run
 from pipelines.stages import new_run
 from student.baselines import TRAINED, teacher_config
 from teacher.config import SHARES, EvaluateConfig, TeacherConfig
-from teacher.evaluate import Outcomes
-from teacher.trained import confirm, load_teacher
+from teacher.evaluate import EpisodeMetrics
+from teacher.train import confirm, load_teacher
 
 
 def test_training_ends_at_the_first_evaluation_that_reaches_until(debug_run, tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def test_a_score_that_cannot_be_waited_for_is_refused(tmp_path, monkeypatch, unt
 
 
 def test_every_share_of_a_score_can_be_waited_for():
-    assert set(SHARES) == set(Outcomes._fields) - {"final_distance"}
+    assert set(SHARES) == set(EpisodeMetrics._fields) - {"final_distance"}
     config = EvaluateConfig(until="success_any=.5")
     assert config.reached({"success_any": 0.5}) and not config.reached({"success_any": 0.49})
     assert not config.reached(None) and not EvaluateConfig().reached({"success_any": 1.0})

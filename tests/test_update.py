@@ -1,4 +1,4 @@
-"""One joint update against the plain, separate updates of actor, critic and entropy weight."""
+"""One joint update against the plain, separate updates of actor, critic and temperature."""
 
 from functools import partial
 
@@ -77,7 +77,7 @@ def actor_loss(actor, params, networks, batch, key):
     action, log_probability = losses.sample_squashed(mean, log_std, noise_of(key, mean.shape))
     features = forward(networks.state_action, params.state_action, batch.observation, action)
     distance = jnp.sqrt(((features - forward(networks.goal, params.goal, batch.goal)) ** 2).sum(-1) + 1e-8)
-    return (distance + jnp.exp(params.log_entropy_weight) * log_probability).mean(), log_probability
+    return (distance + jnp.exp(params.log_temperature) * log_probability).mean(), log_probability
 
 
 @partial(jit_once, static_argnums=0)
@@ -101,7 +101,7 @@ def separate_updates(learner, params, batch, key):
     target = update.target_entropy * learner.spec.action_size
     weight, _, _ = stepped(
         lambda weight: ((jnp.exp(weight) * (-log_probability - target)).mean(), None),
-        params.log_entropy_weight,
+        params.log_temperature,
         update.entropy_rate,
     )
     metrics = {

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from teacher.simulation import simulation
+from teacher.rollout import simulation
 from teacher.tasks import make_task
 from teacher.tasks.engines import engines_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from teacher.errors import UsageError
 from teacher.evaluate import evaluation_starts, run_episodes
-from teacher.simulation import simulation
+from teacher.rollout import simulation
 from teacher.tasks import State, make_task
 from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, NEAR, RADIUS, SPEED, TURN
 

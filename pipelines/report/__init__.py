@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.report.compare_page import compare_page
-from pipelines.report.findings import read_findings
-from pipelines.report.page import page
-from pipelines.report.study_findings import read_study
-from pipelines.report.study_page import study_page
-from pipelines.rundir import Run, understood, write_text
-from pipelines.sweep import Study
+from pipelines.report.context import RunContext, StudyContext
+from pipelines.report.page import Page
+from pipelines.report.run_page import films, run_page
+from pipelines.report.several import comparison_page, study_page
+from pipelines.rundir import Run, read_json, understood, write_text
 
-__all__ = ["write_comparison", "write_report", "write_study_report"]
+if TYPE_CHECKING:
+    from pipelines.sweep import Study
+
+__all__ = ["write_comparison", "write_report", "write_study_report", "write_watch_page"]
 
 
 def write_report(run: Run) -> Path:
@@ -22,17 +23,32 @@ def write_report(run: Run) -> Path:
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
     target = run.path / "report.html"
     with understood(run.path):
-        write_text(target, page(read_findings(run)))
+        write_text(target, run_page(RunContext.of(run)).html())
     return target
 
 
-def write_study_report(study: Study) -> Path:
+def write_study_report(study: "Study") -> Path:
     """Writes the study's report.html, also while it is being trained.
 
     Runs that have not ended are named. Raises: as `write_report`."""
+    from pipelines.compare import compare_study  # counts parameters, with JAX
+    from teacher.tasks import make_task
+
     target = study.path / "report.html"
     with understood(study.path):
-        write_text(target, study_page(read_study(study)))
+        members = study.members
+        tasks = [make_task(member.run.config.teacher.task.name) for member in members]
+        figures = compare_study(study, study.failures)
+        goals = [task.spec.goal.model_dump() for task in tasks]
+        context = StudyContext(
+            name=study.path.resolve().name,
+            settings=study.settings,
+            versions=read_json(members[0].run.path / "versions.json"),
+            **{key: figures[key] for key in ("preset", "seeds", "vary", "runs", "combinations", "students")},
+            metrics={member.name: member.run.metrics("teacher") for member in members},
+            goal=goals[0] if all(goal == goals[0] for goal in goals) else {},
+        )
+        write_text(target, study_page(context).html())
     return target
 
 
@@ -41,5 +57,16 @@ def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path)
 
     Raises: as `write_report`."""
     with understood(*(run.path for run in runs)):
-        write_text(target, compare_page(figures, [read_findings(run) for run in runs]))
+        contexts = dict(zip(figures["runs"], map(RunContext.of, runs), strict=True))
+        write_text(target, comparison_page(figures, contexts).html())
+    return target
+
+
+def write_watch_page(
+    target: Path, task: str, policy: str, recording: dict[str, Any], pictures: list[bytes]
+) -> Path:
+    """Writes a page of recorded episodes alone, as `pipelines.render` gives them."""
+    count = len(recording["episodes"])
+    about = f"{count} held-out episode{'s' if count > 1 else ''} of {policy}"
+    write_text(target, Page(task, about, f"{task}: {policy}", opening=films(recording, pictures)).html())
     return target

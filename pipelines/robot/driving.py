@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.controller import Controller, Guard, Log, readings, run
+from export.controller import CommandLimiter, Controller, Log, run
 from pipelines import stages
 from pipelines.closed_loop import controller_errors
 from pipelines.progress import Bar, Display
@@ -77,8 +77,8 @@ def drive(
             ):
                 following = _following(places, seconds, bar, lambda: interruption.requested)
                 goal = following if carried is None else _for_tool(following, arm, carried, made.spec, far)
-                duration, guard = len(places) * seconds, Guard(controller.spec)
-                counted = run(controller, arm, goal, duration, guard=guard, log=steps)
+                duration, limiter = len(places) * seconds, CommandLimiter(controller.spec)
+                counted = run(controller, arm, goal, duration, limiter=limiter, log=steps)
             ends = _ends(controller.spec, steps, arm.positions, len(places), seconds)
     distances = np.linalg.norm(tool_position(ends, point) - places, axis=-1)
     radius = controller.spec["goal"]["success_radius"]
@@ -195,7 +195,7 @@ def _ends(spec: JSON, log: Log, final: np.ndarray, count: int, seconds: float) -
     """Joint positions [K, 7] at the end of each goal's time: those that the next goal found, or `final`."""
     columns = log.columns()
     firsts = np.searchsorted(columns["seconds"], seconds * np.arange(1, count) - 1e-9)
-    first = next(term["start"] for term in readings(spec) if term["name"] == "joint_position")
+    first = next(term["start"] for term in spec["inputs"]["reading"] if term["name"] == "joint_position")
     found = columns["reading"][firsts, first : first + 7]
     return np.concatenate([found, final[None]]).astype(np.float64)
 

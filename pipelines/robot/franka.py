@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from export.controller import readings
 from teacher.errors import FathomError, UsageError
 from teacher.tasks.fr3_arm import ACCELERATION, HOME, JOINTS, flange_position, tool_position
 
@@ -22,7 +21,7 @@ FLANGE = (0.0, 0.0, 0.0)  # in its own frame
 def require_drivable(spec: dict[str, Any]) -> None:
     """UsageError if an FR3 cannot give what a policy reads, or not take what it commands."""
     name, action = spec["name"], spec["action"]
-    if unknown := [term["name"] for term in readings(spec) if term["name"] not in READABLE]:
+    if unknown := [term["name"] for term in spec["inputs"]["reading"] if term["name"] not in READABLE]:
         raise UsageError(f"{name}: reads {', '.join(unknown)}; an FR3 gives {', '.join(READABLE)}")
     if action["kind"] != "joint_velocity" or action["unit"] != "rad/s":
         raise UsageError(
@@ -40,7 +39,7 @@ class Franka:
         error, or is not ready to move."""
         require_drivable(spec)
         self._franky = _franky()
-        self._terms, self._host = readings(spec), host
+        self._terms, self._host = spec["inputs"]["reading"], host
         self._tool = spec["goal"].get("tool") or FLANGE
         self.latest = np.array(HOME)  # joint positions [7] as last read, rad
         try:

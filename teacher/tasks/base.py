@@ -6,19 +6,11 @@ from typing import Any, NamedTuple
 
 import mujoco
 
-from teacher.randomise import Randomisation
-from teacher.spec import TaskSpec
+from teacher.randomization import DomainRandomization
+from teacher.spec import ObservationTerm, TaskSpec
 from teacher.tasks.mazes import Maze
 
 Array = Any  # NumPy or JAX
-
-
-class Links(NamedTuple):
-    """How L moving bodies move, in the world; fields may carry leading batch axes."""
-
-    centre: Array  # [L, 3] m: centres of mass
-    velocity: Array  # [L, 3] m/s: of the centres of mass
-    angular_velocity: Array  # [L, 3] rad/s
 
 
 class Frames(NamedTuple):
@@ -36,7 +28,6 @@ class State(NamedTuple):
     qpos: Array  # [nq]
     qvel: Array  # [nv]
     control: Array  # [U] held during the last control period; zero where an episode begins
-    links: Links | None = None  # where an engine's joints give, so that qpos and qvel do not tell
     sites: Frames | None = None  # those that `MujocoTask.sites` names, in its order
     bodies: Frames | None = None  # those of `MujocoTask.bodies`, at the origins of their frames
     sensors: Array | None = None  # [M]: readings of `MujocoTask.sensors`, one after another
@@ -78,9 +69,9 @@ class Task(abc.ABC):
         return self.layouts[-1]
 
     @property
-    def randomise(self) -> Randomisation:
+    def randomise(self) -> DomainRandomization:
         """How physics differ between the episodes of training, unless settings say otherwise."""
-        return Randomisation()
+        return DomainRandomization()
 
     @property
     def pushed(self) -> tuple[int, ...]:
@@ -131,8 +122,8 @@ class Task(abc.ABC):
 class MujocoTask(Task):
     """A task whose robot and surroundings are a MuJoCo model.
 
-    Names in `sites`, `bodies` and `sensors` make the engines `mjx` and `mujoco` compute those parts of
-    `State`; sensors cost a forward pass of the dynamics, frames the kinematics alone."""
+    Names in `sites`, `bodies` and `sensors` make the engines compute those parts of `State`, `brax` bodies
+    alone; sensors cost a forward pass of the dynamics, frames the kinematics."""
 
     sites: tuple[str, ...] = ()
     bodies: tuple[str, ...] = ()
@@ -153,6 +144,28 @@ class AnalyticTask(Task):
     @abc.abstractmethod
     def advance(self, state: State, control: Array) -> State:
         """The state [...] after one control period under controls [..., U]."""
+
+
+def rotation_matrix(quaternion: Array) -> Array:
+    """[..., 4] w x y z of any length -> rotation [..., 3, 3]."""
+    xp = quaternion.__array_namespace__()
+    unit = quaternion / (quaternion**2).sum(-1, keepdims=True) ** 0.5
+    w, x, y, z = (unit[..., i] for i in range(4))
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def observation_terms(*parts: tuple[str, tuple[str, ...], str, str]) -> tuple[ObservationTerm, ...]:
+    """Makes the terms of an observation, one after another, of (name, entries, unit, frame)."""
+    terms: list[ObservationTerm] = []
+    for name, entries, unit, frame in parts:
+        start = terms[-1].stop if terms else 0
+        terms.append(ObservationTerm(name=name, start=start, entries=entries, unit=unit, frame=frame))
+    return tuple(terms)
 
 
 def achieved_goal(spec: TaskSpec, observation: Array) -> Array:

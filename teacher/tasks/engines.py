@@ -19,8 +19,8 @@ import mujoco
 import numpy as np
 
 from teacher.errors import FathomError, UsageError, unknown_name
-from teacher.randomise import Conditions
-from teacher.tasks.base import AnalyticTask, Array, Frames, Links, MujocoTask, State, Task
+from teacher.randomization import PhysicsParams
+from teacher.tasks.base import AnalyticTask, Array, Frames, MujocoTask, State, Task
 
 UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
@@ -56,7 +56,7 @@ UNREAD = {
 BRAX_LACKS = {"na": "actuators with an activation", "neq": "equality constraints"}
 INTEGRATED = int(mujoco.mjtState.mjSTATE_INTEGRATION)  # all that a step begins with
 
-# Conditions and the fields of a MuJoCo or MJX model that are multiplied by them.
+# Factors of `PhysicsParams` and the fields of a MuJoCo or MJX model that are multiplied by them.
 SCALED_BY = {
     "friction": ("geom_friction", "pair_friction"),
     "mass": ("body_mass", "body_inertia", "body_subtreemass"),
@@ -193,6 +193,8 @@ class WarpEngine(MjxEngine):
 
         # Staged graphs leave the replay of a CUDA graph to XLA; a CPU has none.
         mode = GraphMode.NONE if device.platform == "cpu" else GraphMode.WARP_STAGED
+        super()._put(model, device)
+        self._in_jax = self._model, self._made
         self._model = self._mjx.put_model(model, device=device, impl="warp", graph_mode=mode)
         self._source, self._device = model, device
 
@@ -202,8 +204,13 @@ class WarpEngine(MjxEngine):
             self._source, device=self._device, impl="warp", naconmax=contacts, njmax=self.CONSTRAINTS
         )
 
+    def _read(self, data: Any, state: MjxState, conditions: Any) -> State:
+        # The kernels' parts are not to be had one by one: kinematics alone are JAX's.
+        model, data = (self._model, data) if self._seen.sensors else self._in_jax
+        return seen_state(self._seen, model, self._forward(model, self._resumed(data, state)))
+
     def _forward(self, model: Any, data: Any) -> Any:
-        return self._mjx.forward(model, data)  # its parts are not to be had one by one
+        return self._mjx.forward(model, data) if self._seen.sensors else super()._forward(model, data)
 
 
 class BraxState(NamedTuple):
@@ -224,6 +231,7 @@ class BraxEngine:
 
             self._system = mjcf.load_model(model)
         self._pipeline, self._substeps = pipeline, substeps
+        self._links = np.array(seen.bodies, int) - 1
 
     def init(self, qpos: Array, qvel: Array, conditions: Any) -> BraxState:
         with jax.default_matmul_precision("highest"):
@@ -244,8 +252,9 @@ class BraxEngine:
 
     def read(self, state: BraxState, conditions: Any = ()) -> State:
         pipeline = state.pipeline
-        links = Links(pipeline.x_i.pos, pipeline.xd_i.vel, pipeline.xd_i.ang)
-        return State(pipeline.q, pipeline.qd, state.control, links)
+        parts = (pipeline.x.pos, pipeline.x.rot, pipeline.xd.vel, pipeline.xd.ang)
+        bodies = Frames(*(part[:, self._links] for part in parts)) if len(self._links) else None
+        return State(pipeline.q, pipeline.qd, state.control, bodies=bodies)
 
 
 class AnalyticEngine:
@@ -290,7 +299,7 @@ class MujocoEngine:
             model = self._model
             if conditions:
                 model = copy.copy(model)
-                for name, value in altered(model, Conditions(*(part[i] for part in conditions))).items():
+                for name, value in altered(model, PhysicsParams(*(part[i] for part in conditions))).items():
                     getattr(model, name)[:] = value
             data = mujoco.MjData(model)
             data.qpos, data.qvel = position, velocity
@@ -367,7 +376,7 @@ def _quaternion_product(xp: Any, a: Array, b: Array) -> Array:
     return xp.concatenate([w, xyz], axis=-1)
 
 
-def altered(model: Any, conditions: Conditions) -> dict[str, Array]:
+def altered(model: Any, conditions: PhysicsParams) -> dict[str, Array]:
     """The fields of a MuJoCo or MJX model that one episode's conditions change, with their new values.
 
     Constants that MuJoCo derives from masses for the softness of constraints stay the model's."""
@@ -450,7 +459,7 @@ def unsupported(engine: "EngineClass", model: mujoco.MjModel, seen: Seen) -> lis
         found.append("muscles in the integrator implicitfast: Euler has them")
     if engine is BraxEngine:
         found += [feature for field, feature in BRAX_LACKS.items() if getattr(model, field)]
-        found += ["sites, bodies or sensors to observe"] * any(seen)
+        found += ["sites or sensors to observe"] * any((seen.sites, seen.sensors))
     return found
 
 

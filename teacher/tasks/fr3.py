@@ -13,11 +13,10 @@ from teacher.spec import (
     DeployedSpec,
     Floats,
     GoalSpec,
-    ObservationTerm,
     SensorTerm,
     TaskSpec,
 )
-from teacher.tasks.base import Array, MujocoTask, Start, State
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
@@ -75,10 +74,10 @@ class Fr3Reach(MujocoTask):
         return TaskSpec(
             name="fr3_reach_sensed" if self._sensed else "fr3_reach",
             version=3,
-            observation=(
-                ObservationTerm(name="joint_position", start=0, entries=JOINTS, unit="rad", frame="joint"),
-                ObservationTerm(name="joint_velocity", start=7, entries=JOINTS, unit="rad/s", frame="joint"),
-                ObservationTerm(name=self._point, start=14, entries=AXES, unit="m", frame="base"),
+            observation=observation_terms(
+                ("joint_position", JOINTS, "rad", "joint"),
+                ("joint_velocity", JOINTS, "rad/s", "joint"),
+                (self._point, AXES, "m", "base"),
             ),
             goal=GoalSpec(
                 name=self._point,

@@ -16,10 +16,22 @@ import mujoco
 import numpy as np
 
 from teacher.errors import unknown_name
-from teacher.spec import ActionKind, ActionSpec, Floats, GoalSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State
-from teacher.tasks.fr3_arm import HOME, JOINTS, SERVO_GAIN, add_arm, joint_spec, slowed
-from teacher.tasks.fr3_hand import POSE_ENTRIES, WIDTH, add_hand, flange_pose, reach_down, tilted_pose
+from teacher.spec import ActionKind, ActionSpec, Floats, GoalSpec, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
+from teacher.tasks.fr3_arm import (
+    HOME,
+    JOINTS,
+    POSE_ENTRIES,
+    SERVO_GAIN,
+    WIDTH,
+    add_arm,
+    add_hand,
+    flange_pose,
+    joint_spec,
+    reach_down,
+    slowed,
+    tilted_pose,
+)
 
 GOALS = ("object", "flange", "both")  # what a goal is about
 AXES = ("x", "y", "z")
@@ -89,25 +101,21 @@ class Fr3Cube(MujocoTask):
 
     @cached_property
     def spec(self) -> TaskSpec:
-        terms = [
+        terms = observation_terms(
             ("joint_position", JOINTS, "rad", "joint"),
             ("joint_velocity", JOINTS, "rad/s", "joint"),
             ("flange_pose", POSE_ENTRIES, "m", "base"),
             ("cube_position", AXES, "m", "base"),
             *([("gripper_width", ("width",), "m", "hand")] if self._grips else []),
-        ]
-        starts = np.cumsum([0, *(len(entries) for _, entries, _, _ in terms)]).tolist()
-        pose, cube = (tuple(range(starts[i], starts[i + 1])) for i in (2, 3))
+        )
+        pose, cube = (tuple(range(term.start, term.stop)) for term in terms[2:4])
         low, high = self._goal_range()
         joints = tuple(JOINTS[i] for i in DRIVEN)
         strict, success, easy = self._radii
         return TaskSpec(
             name=self._name,
             version=3 if self._grips else 2,
-            observation=tuple(
-                ObservationTerm(name=name, start=first, entries=entries, unit=unit, frame=frame)
-                for first, (name, entries, unit, frame) in zip(starts, terms, strict=False)
-            ),
+            observation=terms,
             goal=GoalSpec(
                 name={"object": "cube_position", "flange": "flange_pose", "both": "flange_and_cube"}[
                     self._goal

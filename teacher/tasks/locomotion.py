@@ -17,11 +17,21 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State
-from teacher.tasks.courses import WALL_BIT, Course, MazeCourse, OpenFloor
-from teacher.tasks.links import Tree
-from teacher.tasks.mazes import BIG, BIG_HUMANOID, HARDEST, U4, U5, Maze, U
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms, rotation_matrix
+from teacher.tasks.mazes import (
+    BIG,
+    BIG_HUMANOID,
+    HARDEST,
+    U4,
+    U5,
+    WALL_BIT,
+    Course,
+    Maze,
+    MazeCourse,
+    OpenFloor,
+    U,
+)
 
 Part = tuple[str, tuple[str, ...], str, str]  # of an observation: name, entries, unit, frame
 
@@ -65,7 +75,7 @@ class Ant(MujocoTask):
         return TaskSpec(
             name=self._name,
             version=1,
-            observation=_terms(_joint_state(joints.names)),
+            observation=observation_terms(*_joint_state(joints.names)),
             goal=GoalSpec(
                 name="torso_position",
                 entries=AXES[:2],
@@ -134,6 +144,7 @@ class Humanoid(MujocoTask):
 
     def __init__(self, name: str, course: Course, goal_in_state: bool = False):
         self._name, self._course, self._goal_in_state = name, course, goal_in_state
+        self.bodies = tuple(self._model.body(i).name for i in range(1, self._model.nbody))
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -150,7 +161,7 @@ class Humanoid(MujocoTask):
         return TaskSpec(
             name=self._name,
             version=1,
-            observation=_terms(self._observed(joints.names)),
+            observation=observation_terms(*self._observed(joints.names)),
             goal=GoalSpec(
                 name="torso_position",
                 entries=AXES,
@@ -173,10 +184,10 @@ class Humanoid(MujocoTask):
         goal = AXES[:2] if self._goal_in_state else ()
         yield from _joint_state(joints, goal)
         matrix = tuple(f"{row}{column}" for row in AXES for column in AXES)
-        for link in self._tree.names:
+        for link in self.bodies:
             yield f"link_{link}_inertia", matrix, "kg m^2", "world"
             yield f"link_{link}_mass", ("mass",), "kg", "world"
-        for link in self._tree.names:
+        for link in self.bodies:
             yield f"link_{link}_velocity_share", AXES, "m/s", "world"
             yield f"link_{link}_angular_velocity", AXES, "rad/s", "world"
         yield "torso_actuator_force", AXES, "N", "world"
@@ -188,10 +199,6 @@ class Humanoid(MujocoTask):
     @cached_property
     def _model(self) -> mujoco.MjModel:
         return self.model("mjx")
-
-    @cached_property
-    def _tree(self) -> Tree:
-        return Tree(self._model)
 
     @cached_property
     def _torque(self) -> np.ndarray:
@@ -232,15 +239,19 @@ class Humanoid(MujocoTask):
 
     def observe(self, state: State) -> Array:
         xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
-        links = state.links or self._tree.links(state.qpos, state.qvel)
-        mass = xp.asarray(self._tree.mass[:, None], dtype=dtype)
-        share = mass / mass.sum()
-        away = links.centre - (share * links.centre).sum(-2, keepdims=True)
+        links = state.bodies
+        assert links is not None, "an engine gives the bodies that a task names"
+        own_centre = xp.asarray(self._model.body_ipos[1:], dtype=dtype)
+        from_origin = (rotation_matrix(links.orientation) * own_centre[..., None, :]).sum(-1)
+        velocity = links.velocity + xp.cross(links.angular_velocity, from_origin)
+        mass = xp.asarray(self._model.body_mass[1:, None], dtype=dtype)
+        share, centre = mass / mass.sum(), links.position + from_origin
+        away = centre - (share * centre).sum(-2, keepdims=True)
         one = xp.eye(3, dtype=dtype)
         across = (away**2).sum(-1)[..., None, None] * one - away[..., :, None] * away[..., None, :]
         inertia = (one + mass[..., None] * across).reshape(*away.shape[:-1], 9)
         inertia = xp.concatenate([inertia, mass + xp.zeros_like(away[..., :1])], axis=-1)
-        motion = xp.concatenate([share * links.velocity, links.angular_velocity], axis=-1)
+        motion = xp.concatenate([share * velocity, links.angular_velocity], axis=-1)
         per_link = [part.reshape(*part.shape[:-2], -1) for part in (inertia, motion)]
         torque = state.control @ xp.asarray(self._torque, dtype=dtype)
         return xp.concatenate([state.qpos, state.qvel, *per_link, torque], axis=-1)
@@ -324,14 +335,6 @@ def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterabl
     yield "joint_velocity", joints, "rad/s", "joint"
     if goal:
         yield "goal_velocity", goal, "m/s", "world"
-
-
-def _terms(parts: Iterable[Part]) -> tuple[ObservationTerm, ...]:
-    terms: list[ObservationTerm] = []
-    for name, entries, unit, frame in parts:
-        start = terms[-1].stop if terms else 0
-        terms.append(ObservationTerm(name=name, start=start, entries=entries, unit=unit, frame=frame))
-    return tuple(terms)
 
 
 def _outside(height: Array, healthy: tuple[float, float]) -> Array:

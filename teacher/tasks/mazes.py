@@ -1,4 +1,6 @@
-"""Mazes as text: '#' wall, 'S' start, 'G' goal, 'F' far goal, '.' free and no goal.
+"""Ground on which a robot is sent to points: an open floor, or a maze as text.
+
+'#' wall, 'S' start, 'G' goal, 'F' far goal, '.' free and no goal.
 
 The first index of a grid is x, the second y: a cell's centre is (row * cell, column * cell).
 Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.py and humanoid_maze.py.
@@ -7,13 +9,18 @@ Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import scipy.sparse.csgraph
 
+from teacher.errors import unknown_name
+
 Array = Any  # NumPy or JAX
 
 WALL_HEIGHT = 0.5  # of a cell
+WALL_BIT = 2  # of contype and conaffinity; the floor and feet meet on bit 1
 WALL_COLOUR = (0.45, 0.52, 0.6, 1.0)
 
 
@@ -120,6 +127,63 @@ class Maze:
                 rgba=WALL_COLOUR,
                 **properties,
             )
+
+
+class OpenFloor:
+    """A course without a maze: goals in any direction, their distance uniform: nearer ones are denser."""
+
+    start = None
+    maze = None
+
+    def __init__(self, layout: str, nearest: float, farthest: float):
+        self.layouts: tuple[str, ...] = (layout,)
+        self.goal_range = (-farthest, -farthest), (farthest, farthest)
+        self._distances = nearest, farthest
+
+    def goal(self, key: Array, layout: str) -> Array:
+        """Draws a goal [2] in m."""
+        if layout not in self.layouts:
+            raise unknown_name("goal layout", layout, self.layouts)
+        distance_key, angle_key = jax.random.split(key)
+        nearest, farthest = self._distances
+        distance = jax.random.uniform(distance_key, minval=nearest, maxval=farthest)
+        angle = jax.random.uniform(angle_key, minval=-jnp.pi, maxval=jnp.pi)
+        return distance * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Adds nothing to a model's world."""
+
+
+class MazeCourse:
+    """From the middle of a maze's start cell to the middle of a goal cell."""
+
+    def __init__(self, maze: Maze):
+        self.maze = maze
+        starts, goals = maze.centres("S"), maze.centres("GF")
+        if len(starts) != 1:
+            raise ValueError(f"a maze must have one start cell, 'S', found {len(starts)}")
+        if not len(goals):
+            raise ValueError("a maze to be walked has no goal, 'G' or 'F'")
+        self._goals = {"all": goals}
+        if len(maze.centres("F")):
+            self._goals["far"] = maze.centres("F")
+
+        self.layouts = tuple(self._goals)
+        self.start = tuple(starts[0].tolist())
+        self.goal_range = tuple(goals.min(0).tolist()), tuple(goals.max(0).tolist())
+
+    def goal(self, key: Array, layout: str) -> Array:
+        """Draws a goal [2] in m."""
+        if layout not in self._goals:
+            raise unknown_name("goal layout", layout, self._goals)
+        return jax.random.choice(key, jnp.asarray(self._goals[layout]))
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Adds the walls to a model's world."""
+        self.maze.build(spec, contype=WALL_BIT, conaffinity=1, condim=3)
+
+
+Course = OpenFloor | MazeCourse
 
 
 U = """

@@ -11,19 +11,17 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.randomise import Randomisation
+from teacher.randomization import DomainRandomization
 from teacher.spec import (
     ActionSpec,
     DeployedGoal,
     DeployedSpec,
     GoalSpec,
     JointSpec,
-    ObservationTerm,
     SensorTerm,
     TaskSpec,
 )
-from teacher.tasks.base import Array, MujocoTask, Start, State
-from teacher.tasks.links import rotation_matrix
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms, rotation_matrix
 
 LEGS = ("FR", "FL", "RR", "RL")  # in the order of the robot's own interface
 JOINTS = tuple(f"{leg}_{part}_joint" for leg in LEGS for part in ("hip", "thigh", "calf"))
@@ -89,7 +87,7 @@ class QuadReach(MujocoTask):
 
     engines = ("mjx", "mujoco")
     pushed = (0, 1)
-    randomise = Randomisation(friction=0.4, mass=0.15, strength=0.1, latency=1, push=0.5)
+    randomise = DomainRandomization(friction=0.4, mass=0.15, strength=0.1, latency=1, push=0.5)
 
     @cached_property
     def spec(self) -> TaskSpec:
@@ -97,21 +95,13 @@ class QuadReach(MujocoTask):
         return TaskSpec(
             name="quad_reach",
             version=1,
-            observation=(
-                ObservationTerm(name="base_position", start=0, entries=axes, unit="m", frame="world"),
-                ObservationTerm(
-                    name="base_axes",
-                    start=3,
-                    entries=tuple(f"{axis}_{entry}" for axis in ("ahead", "up") for entry in axes),
-                    unit="1",
-                    frame="world",
-                ),
-                ObservationTerm(name="base_velocity", start=9, entries=axes, unit="m/s", frame="world"),
-                ObservationTerm(
-                    name="base_angular_velocity", start=12, entries=axes, unit="rad/s", frame="world"
-                ),
-                ObservationTerm(name="joint_position", start=15, entries=JOINTS, unit="rad", frame="joint"),
-                ObservationTerm(name="joint_velocity", start=27, entries=JOINTS, unit="rad/s", frame="joint"),
+            observation=observation_terms(
+                ("base_position", axes, "m", "world"),
+                ("base_axes", tuple(f"{a}_{b}" for a in ("ahead", "up") for b in axes), "1", "world"),
+                ("base_velocity", axes, "m/s", "world"),
+                ("base_angular_velocity", axes, "rad/s", "world"),
+                ("joint_position", JOINTS, "rad", "joint"),
+                ("joint_velocity", JOINTS, "rad/s", "joint"),
             ),
             goal=GoalSpec(
                 name="base_position",
@@ -300,19 +290,16 @@ def _add_leg(spec: mujoco.MjSpec, trunk: mujoco.MjsBody, leg: int) -> None:
             contype=0,
             conaffinity=0,
         )
-        spec.add_actuator(
+        servo = spec.add_actuator(
             name=name,
             trntype=mujoco.mjtTrn.mjTRN_JOINT,
             target=name,
-            gaintype=mujoco.mjtGain.mjGAIN_FIXED,
-            biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-            gainprm=[STIFFNESS] + [0] * 9,
-            biasprm=[0, -STIFFNESS, -DAMPING] + [0] * 7,
             ctrllimited=True,
             ctrlrange=[LOWER[number], UPPER[number]],
             forcelimited=True,
             forcerange=[-TORQUE[number], TORQUE[number]],
         )
+        servo.set_to_position(STIFFNESS, kv=DAMPING)
     foot = parent.add_body(name=f"{LEGS[leg]}_foot", pos=origins[3], **_inertial(FOOT_INERTIA))
     foot.add_geom(
         name=f"{LEGS[leg]}_foot",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
 
 JOINTS = ("joint0", "joint1")
 LINK, FINGERTIP = 0.1, 0.11  # m: length of the first link, fingertip beyond the second joint
@@ -38,18 +38,10 @@ class Reacher(MujocoTask):
         return TaskSpec(
             name="reacher",
             version=2,
-            observation=(
-                ObservationTerm(
-                    name="joint_direction",
-                    start=0,
-                    entries=("cos_joint0", "cos_joint1", "sin_joint0", "sin_joint1"),
-                    unit="1",
-                    frame="joint",
-                ),
-                ObservationTerm(name="joint_velocity", start=4, entries=JOINTS, unit="rad/s", frame="joint"),
-                ObservationTerm(
-                    name="fingertip_position", start=6, entries=("x", "y"), unit="m", frame="base"
-                ),
+            observation=observation_terms(
+                ("joint_direction", ("cos_joint0", "cos_joint1", "sin_joint0", "sin_joint1"), "1", "joint"),
+                ("joint_velocity", JOINTS, "rad/s", "joint"),
+                ("fingertip_position", ("x", "y"), "m", "base"),
             ),
             goal=GoalSpec(
                 name="fingertip_position",

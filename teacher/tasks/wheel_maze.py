@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 
 from teacher.errors import unknown_name
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
-from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State
+from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
+from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State, observation_terms
 from teacher.tasks.mazes import HARDEST, LABYRINTH, Maze
 
 CELL = 0.25  # m
@@ -50,11 +50,11 @@ class WheelMaze(MujocoTask, AnalyticTask):
         return TaskSpec(
             name=self.name,
             version=1,
-            observation=(
-                ObservationTerm(name="position", start=0, entries=("x", "y"), unit="m", frame="maze"),
-                ObservationTerm(name="heading", start=2, entries=("cos", "sin"), unit="1", frame="maze"),
-                ObservationTerm(name="speed", start=4, entries=("forward",), unit="m/s", frame="base"),
-                ObservationTerm(name="turning_rate", start=5, entries=("turn",), unit="rad/s", frame="base"),
+            observation=observation_terms(
+                ("position", ("x", "y"), "m", "maze"),
+                ("heading", ("cos", "sin"), "1", "maze"),
+                ("speed", ("forward",), "m/s", "base"),
+                ("turning_rate", ("turn",), "rad/s", "base"),
             ),
             goal=GoalSpec(
                 name="position",
@@ -198,18 +198,15 @@ class WheelMaze(MujocoTask, AnalyticTask):
             ("sideways", 1, MASS * GRIP, 1e-3),
         )
         for name, direction, gain, limit in servos:
-            spec.add_actuator(
+            servo = spec.add_actuator(
                 name=name,
                 trntype=mujoco.mjtTrn.mjTRN_SITE,
                 target="base",
                 gear=np.eye(6)[direction],
-                gaintype=mujoco.mjtGain.mjGAIN_FIXED,
-                biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-                gainprm=[gain] + [0] * 9,
-                biasprm=[0, 0, -gain] + [0] * 7,
                 ctrllimited=True,
                 ctrlrange=[-limit, limit],
             )
+            servo.set_to_velocity(gain)
         return spec.compile()
 
     def marker(self, goal: Array) -> Array:

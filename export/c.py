@@ -1,0 +1,302 @@
+"""A policy's graph as C99, and a controller in C++ over it, for where no graphs are run.
+
+No heap, and no mathematics but `expf` and `tanhf`. Weights are written as hexadecimal floating-point numbers,
+which lose no bit. controller.hpp goes along as it stands, with the numbers that it needs."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from export.controller import GOLDEN_TOLERANCE, CommandLimiter, ControllerError
+from export.graph import graph_sha256
+from teacher.errors import FathomError, UsageError
+from teacher.spec import ActionKind, TaskSpec
+
+_POLICY_H = """\
+/* Policy for the task {task}, version {version}: one step every {dt} s.
+ *
+ * obs [{obs}], goal [{goal}] -> actions [{actions}] in [-1, 1]; entries and units as spec.json lists them.
+ * command = offset + scale * action. Inputs must be finite. Not for two threads at once: the layers' values
+ * lie in static memory, {scratch} bytes of it; the weights take {weights} bytes.
+ * Made from policy.onnx, whose graph has the SHA-256 {sha256}. It carries no signature.
+ */
+#ifndef FATHOM_{macro}_H
+#define FATHOM_{macro}_H
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+#define {macro}_OBS_SIZE {obs}
+#define {macro}_GOAL_SIZE {goal}
+#define {macro}_ACTION_SIZE {actions}
+
+extern const char {prefix}_graph_sha256[65];
+
+void {prefix}_step(const float obs[{macro}_OBS_SIZE], const float goal[{macro}_GOAL_SIZE],
+                   float actions[{macro}_ACTION_SIZE]);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+_SPECIFICATION_HPP = """\
+/* The task {task}, version {version}, as numbers for controller.hpp; spec.json names them. */
+#ifndef FATHOM_SPECIFICATION_HPP
+#define FATHOM_SPECIFICATION_HPP
+
+#include <array>
+#include <cstddef>
+
+namespace fathom::specification {{
+
+enum class Kind {{ {kinds} }};
+constexpr double control_dt = {dt};
+constexpr std::size_t reading_size = {reading};
+constexpr std::size_t history = {history};
+constexpr std::ptrdiff_t last_action = {last_action};
+constexpr float golden_tolerance = {tolerance}f;
+{arrays}
+}}  // namespace fathom::specification
+
+#endif
+"""
+
+# Columns inside: compilers turn the inner loop into vector instructions without reordering any sum.
+_DENSE = """\
+static void dense(const float *restrict x, const float *restrict weights, const float *restrict bias,
+                  int inputs, int outputs, float *restrict y) {
+    for (int j = 0; j < outputs; j++) y[j] = bias[j];
+    for (int i = 0; i < inputs; i++) {
+        const float *row = weights + i * outputs;
+        for (int j = 0; j < outputs; j++) y[j] += x[i] * row[j];
+    }
+}
+"""
+
+_ELEMENTWISE = {
+    "Sigmoid": "1.0f / (1.0f + expf(-{0}))",
+    "Tanh": "tanhf({0})",
+    "Relu": "{0} > 0.0f ? {0} : 0.0f",
+    "Neg": "-{0}",
+    "Exp": "expf({0})",
+    "Identity": "{0}",
+    "Add": "{0} + {1}",
+    "Sub": "{0} - {1}",
+    "Mul": "{0} * {1}",
+    "Div": "{0} / {1}",
+    "Max": "{0} > {1} ? {0} : {1}",
+    "Min": "{0} < {1} ? {0} : {1}",
+}
+
+
+def policy_c(model: onnx.ModelProto, spec: TaskSpec, prefix: str = "policy") -> dict[str, str]:
+    """Returns `policy.h` and `policy.c` of a policy's graph with inputs `obs` [1, N] and `goal` [1, G].
+
+    Args: prefix: of files and of every name that a program sees, in place of `policy`.
+    Raises FathomError that names the first operator, or form of it, that has no C version; UsageError for a
+    prefix that is no name in C."""
+    if not re.fullmatch("[a-z][a-z0-9_]{0,30}", prefix):
+        raise UsageError(
+            f"c99: prefix {prefix!r}, allowed: letters, digits and _, from a letter, in lower case"
+        )
+    source = _Source(model)
+    obs, goal, actions = (source.sizes[name] for name in ("obs", "goal", model.graph.output[0].name))
+    header = _POLICY_H.format(
+        task=_in_comment(spec.name),
+        prefix=prefix,
+        macro=prefix.upper(),
+        version=spec.version,
+        dt=spec.control_dt,
+        obs=obs,
+        goal=goal,
+        actions=actions,
+        scratch=4 * source.scratch,
+        weights=4 * source.weights,
+        sha256=graph_sha256(model),
+    )
+    return {f"{prefix}.h": header, f"{prefix}.c": source.text(graph_sha256(model), prefix)}
+
+
+def controller_cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns `controller.hpp` and `specification.hpp`.
+
+    Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers.
+    Raises FathomError for a task whose commands cannot be kept within limits."""
+    task = spec.for_robot()
+    try:
+        limits = CommandLimiter(task).limits()
+    except ControllerError as error:
+        raise FathomError(f"{spec.name} in C++: {error}") from error
+    inputs = task["inputs"]
+    arrays = [_array("Kind", "kind", np.array(spec.action.kinds))]
+    types = {"position_index": "std::ptrdiff_t"}
+    arrays += [_array(types.get(name, "double"), name, np.array(each)) for name, each in limits.items()]
+    arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
+    header = _SPECIFICATION_HPP.format(
+        task=_in_comment(spec.name),
+        version=spec.version,
+        kinds=", ".join(get_args(ActionKind)),
+        dt=repr(spec.control_dt),
+        reading=sum(len(term["entries"]) for term in inputs["reading"]),
+        history=inputs["history"],
+        last_action=inputs["last_action"][0] if inputs["last_action"] else -1,
+        tolerance=GOLDEN_TOLERANCE,
+        arrays="\n".join(arrays),
+    )
+    hpp = Path(__file__).with_name("controller.hpp").read_text("utf-8")
+    return {"controller.hpp": hpp, "specification.hpp": header}
+
+
+def _in_comment(text: str) -> str:
+    """A name in a C comment, which it must not end or continue."""
+    return re.sub(r"[^\w .,:()-]", "_", text)
+
+
+class _Source:
+    """The C of one graph, node by node; every value is a row of floats."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self._constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+        self.sizes = {name: int(each.size) for name, each in self._constants.items()} | {
+            part.name: part.type.tensor_type.shape.dim[-1].dim_value for part in (*graph.input, *graph.output)
+        }
+        # How C calls each value: inputs and the output are arguments, the others static rows.
+        self._names = {part.name: part.name for part in graph.input} | {graph.output[0].name: "actions"}
+        self._arrays: list[str] = []
+        self._body: list[str] = []
+        self.scratch = self.weights = 0
+        for node in graph.node:
+            self._add(node, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute})
+
+    def text(self, sha256: str, prefix: str) -> str:
+        """Returns the file."""
+        macro = prefix.upper()
+        parts = [
+            f'#include "{prefix}.h"\n\n#include <math.h>\n#include <string.h>\n',
+            f'const char {prefix}_graph_sha256[65] = "{sha256}";\n',
+            "\n".join(self._arrays) + "\n",
+            *([_DENSE] if any("dense(" in line for line in self._body) else []),
+            f"void {prefix}_step(const float obs[{macro}_OBS_SIZE], const float goal[{macro}_GOAL_SIZE],\n"
+            f"                   float actions[{macro}_ACTION_SIZE]) {{\n" + "\n".join(self._body) + "\n}\n",
+        ]
+        return "\n".join(parts)
+
+    def _add(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
+        kind = node.op_type
+        sizes = [self.sizes.get(name, 0) for name in node.input]
+        if kind == "Concat":
+            if attributes["axis"] not in (1, -1):
+                raise _unknown_form(node, f"axis {attributes['axis']}")
+            target, start = self._result(node, sum(sizes)), 0
+            for name, size in zip(node.input, sizes, strict=True):
+                self._line(f"memcpy({target} + {start}, {self._value(name)}, {size} * sizeof(float));")
+                start += size
+        elif kind in ("Gemm", "MatMul"):
+            self._dense(node, attributes)
+        elif kind in _ELEMENTWISE:
+            takes = 2 if "{1}" in _ELEMENTWISE[kind] else 1
+            if len(sizes) != takes or min(sizes) not in (1, max(sizes)):
+                raise _unknown_form(node, f"sizes {sizes}")
+            values = [
+                f"{self._value(name)}[{'i' if size > 1 or len(sizes) == 1 else '0'}]"
+                for name, size in zip(node.input, sizes, strict=True)
+            ]
+            self._each(node, max(sizes), _ELEMENTWISE[kind].format(*values))
+        elif kind == "Clip":
+            if len(node.input) != 3 or not all(node.input):
+                raise _unknown_form(node, "without both limits")
+            low, high = (_hex(self._constants[name]) for name in node.input[1:])
+            value = f"{self._value(node.input[0])}[i]"
+            clipped = f"{value} < {low} ? {low} : {value} > {high} ? {high} : {value}"
+            self._each(node, sizes[0], clipped)
+        else:
+            raise FathomError(
+                f"policy: operator {kind} ({node.name or node.output[0]}) has no C version; "
+                f"known are {', '.join(sorted(('Clip', 'Concat', 'Gemm', 'MatMul', *_ELEMENTWISE)))}"
+            )
+
+    def _dense(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
+        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+        odd = {key: value for key, value in attributes.items() if value != plain[key]}
+        if odd or node.input[1] not in self._constants:
+            raise _unknown_form(node, f"{odd or 'a product of two values that are no weights'}")
+        weights = self._constants[node.input[1]]
+        inputs, outputs = weights.shape
+        bias = self._constants[node.input[2]] if len(node.input) > 2 else np.zeros(outputs, np.float32)
+        target, place = self._result(node, outputs), len(self._arrays)
+        self._constant(f"weights_{place}", weights)
+        self._constant(f"bias_{place}", np.broadcast_to(bias.reshape(-1), (outputs,)))
+        source = self._value(node.input[0])
+        self._line(f"dense({source}, weights_{place}, bias_{place}, {inputs}, {outputs}, {target});")
+
+    def _each(self, node: onnx.NodeProto, size: int, value: str) -> None:
+        self._line(f"for (int i = 0; i < {size}; i++) {self._result(node, size)}[i] = {value};")
+
+    def _result(self, node: onnx.NodeProto, size: int) -> str:
+        name = node.output[0]
+        if name not in self._names:
+            self._names[name] = f"value_{len(self._names)}"
+            self._arrays.append(f"static float {self._names[name]}[{size}];")
+            self.scratch += size
+        self.sizes[name] = size
+        return self._names[name]
+
+    def _value(self, name: str) -> str:
+        if name not in self._names:
+            self._names[name] = f"constant_{len(self._names)}"
+            self._constant(self._names[name], self._constants[name])
+        return self._names[name]
+
+    def _constant(self, name: str, values: np.ndarray) -> None:
+        if values.dtype != np.float32:
+            raise FathomError(f"policy: {name} is {values.dtype}, the C version knows float32 alone")
+        numbers = [_hex(each) for each in values.reshape(-1)]
+        rows = [", ".join(numbers[i : i + 6]) for i in range(0, len(numbers), 6)]
+        self._arrays.append(
+            f"static const float {name}[{len(numbers)}] = {{\n    " + ",\n    ".join(rows) + "};"
+        )
+        self.weights += len(numbers)
+
+    def _line(self, line: str) -> None:
+        self._body.append("    " + line)
+
+
+def _hex(value: Any) -> str:
+    if not np.isfinite(value):
+        raise FathomError(f"policy: a weight is {value}")
+    return f"{float(value).hex()}f"
+
+
+def _unknown_form(node: onnx.NodeProto, form: str) -> FathomError:
+    return FathomError(
+        f"policy: operator {node.op_type} ({node.output[0]}) in a form without C version: {form}"
+    )
+
+
+def _array(kind: str, name: str, values: np.ndarray) -> str:
+    """A constant of one or two dimensions in C++."""
+    shape = f"std::array<{kind}, {values.shape[-1]}>"
+    if values.ndim == 1:
+        return f"constexpr {shape} {name}{{{_row(kind, values)}}};"
+    rows = ",\n".join(f"    {shape}{{{_row(kind, row)}}}" for row in values)
+    return f"constexpr std::array<{shape}, {len(values)}> {name}{{{{\n{rows}}}}};"
+
+
+def _row(kind: str, values: Iterable[Any]) -> str:
+    write = {
+        "Kind": lambda value: f"Kind::{value}",
+        "std::ptrdiff_t": lambda value: str(int(value)),
+        "double": lambda value: float(value).hex(),
+        "float": _hex,
+    }[kind]
+    return ", ".join(map(write, values))

@@ -1,0 +1,335 @@
+"""The residual stack as two GPU kernels: one for the forward and one for the backward pass.
+
+Small batches through narrow, very deep networks leave a GPU waiting between kernels. Here a thread
+block keeps ROWS rows of the batch on chip from the first block to the last, while the layers'
+weights stream past them from global memory; one rolled loop runs all layers, so that depth changes
+neither code nor compile time.
+
+On chip everything is seen features first, [W, ROWS]: z = kernel^T h then has its features on the
+dimension that Hopper's matrix instruction (wgmma) takes in multiples of 64, and the few rows on the
+one that it takes in multiples of 8. Memory, global and shared, keeps rows first, so that copies move
+whole 128-byte lines.
+
+Source: persistent kernels for recurrent networks, for example FlashRNN, arXiv:2412.07752.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from teacher.blocks import Blocks, Layers, Settings, block_gradients, normalise
+from teacher.config import BLOCK_DEPTH
+from teacher.kernels import primitives as chip
+
+Array = jax.Array
+Ref = chip.Ref
+
+
+class _Shape(NamedTuple):
+    networks: int
+    layers: int
+    batch: int
+    width: int
+
+
+TAKES = (
+    f"the kernels take a width that is a multiple of {chip.CHUNK} and at most {chip.MAX_WIDTH}, "
+    f"and a batch that is a multiple of {chip.ROWS}"
+)
+
+
+def supports(width: int, batch: int) -> bool:
+    """Whether the kernels take networks of this width on batches of this size."""
+    return 0 < width <= chip.MAX_WIDTH and width % chip.CHUNK == 0 and batch > 0 and batch % chip.ROWS == 0
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def fused_stacks(x: Array, blocks: Blocks, settings: Settings) -> Array:
+    """Applies all blocks of G networks, as `teacher.blocks.residual_stack` does for each.
+
+    Args: x: [G, B, W] of a shape that `supports` takes; blocks: each leaf with a leading axis G.
+    Returns: [G, B, W]."""
+    return forward(x, blocks, settings.residual_scale)[0]
+
+
+def _forward(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Any]:
+    y, inputs, z = forward(x, blocks, settings.residual_scale)
+    return y, (blocks, inputs, z)
+
+
+def _backward(settings: Settings, saved: Any, dy: Array) -> tuple[Array, Blocks]:
+    """The backward pass by one kernel, and all weight gradients after it."""
+    blocks, inputs, z = saved
+    dx, d = backward(dy, z, blocks, settings.residual_scale)
+    layers = Layers(*normalise(z.astype(jnp.float32)))
+    gradients = jax.vmap(jax.vmap(partial(block_gradients, settings=settings)))
+    return dx, gradients(blocks, inputs, layers, d)
+
+
+fused_stacks.defvjp(_forward, _backward)
+
+
+def forward(
+    x: Array, blocks: Blocks, residual_scale: float, *, interpret: Any = False
+) -> tuple[Array, Array, Array]:
+    """All residual blocks of G independent networks, in one launch.
+
+    Products take bfloat16 operands and sum in float32; normalisation, swish and the residual stream
+    are float32.
+
+    Args:
+      x: [G, B, W] float32; B a multiple of 16, W of 64 and at most 256.
+      blocks: float32, each leaf with a leading axis G: kernel [G, K, 4, W, W], the others [G, K, 4, W].
+      residual_scale: multiplies each block's branch; a number, since it is compiled in.
+      interpret: False compiles for a Hopper GPU. True, or JAX's `InterpretGPUParams`, runs the same
+        kernel slowly on any device.
+    Returns:
+      y: [G, B, W] float32, the residual stream after the last block.
+      inputs: [G, K, B, W] bfloat16, every block's input.
+      z: [G, K, 4, B, W] bfloat16, every layer's pre-activation, bias included.
+    Raises: ValueError for other shapes or dtypes."""
+    shape = _checked("x", x, blocks)
+    networks, layers, batch, width = shape
+    y, inputs, z = plgpu.kernel(
+        partial(_forward_kernel, shape, float(residual_scale), _is_plain(interpret)),
+        out_type=(
+            jax.ShapeDtypeStruct((networks, batch, width), jnp.float32),
+            jax.ShapeDtypeStruct((networks * layers // BLOCK_DEPTH, batch, width), jnp.bfloat16),
+            jax.ShapeDtypeStruct((networks * layers, batch, width), jnp.bfloat16),
+        ),
+        scratch_types={
+            "weights": chip.weight_slots(width),
+            "stream": chip.slots_of(1, chip.ROWS, width, dtype=jnp.float32),
+            "operand": chip.tile(chip.ROWS, width),
+            "z_tile": chip.tile(chip.ROWS, width),
+        },
+        **_launch(shape, interpret),
+    )(
+        x,
+        _weights(blocks).swapaxes(1, 2),  # features first: the outputs of a layer, not its inputs
+        *(leaf.reshape(-1, width) for leaf in (blocks.bias, blocks.norm_scale, blocks.norm_bias)),
+    )
+    of_block = (networks, layers // BLOCK_DEPTH)
+    return y, inputs.reshape(*of_block, batch, width), z.reshape(*of_block, BLOCK_DEPTH, batch, width)
+
+
+def backward(
+    dy: Array, z: Array, blocks: Blocks, residual_scale: float, *, interpret: Any = False
+) -> tuple[Array, Array]:
+    """From the cotangent of `forward`'s y to those of x and of every layer's output, in one launch.
+
+    All parameters' gradients follow from d, z and `forward`'s inputs, in bulk and elsewhere: d pulled
+    back through swish and normalisation is the cotangent of z.
+
+    Args:
+      dy: [G, B, W] float32.
+      z: [G, K, 4, B, W] bfloat16, from `forward`.
+      blocks, residual_scale, interpret: as in `forward`.
+    Returns:
+      dx: [G, B, W] float32, the residual stream's cotangent, which is float32 all the way.
+      d: [G, K, 4, B, W] bfloat16, the cotangent of every layer's output, after swish.
+    Raises: ValueError for other shapes or dtypes."""
+    shape = _checked("dy", dy, blocks)
+    networks, layers, batch, width = shape
+    per_layer = (networks, layers // BLOCK_DEPTH, BLOCK_DEPTH, batch, width)
+    _require("z", z, per_layer, jnp.bfloat16)
+    dx, d = plgpu.kernel(
+        partial(_backward_kernel, shape, float(residual_scale), _is_plain(interpret)),
+        out_type=(
+            jax.ShapeDtypeStruct((networks, batch, width), jnp.float32),
+            jax.ShapeDtypeStruct((networks * layers, batch, width), jnp.bfloat16),
+        ),
+        scratch_types={
+            "weights": chip.weight_slots(width),
+            "stream": chip.slots_of(1, chip.ROWS, width, dtype=jnp.float32),
+            "pre_activations": chip.slots_of(2, chip.ROWS, width),
+            "operand": chip.tile(chip.ROWS, width),
+            "d_tile": chip.tile(chip.ROWS, width),
+        },
+        **_launch(shape, interpret),
+    )(
+        dy,
+        z.reshape(-1, batch, width),
+        _weights(blocks),
+        *(leaf.reshape(-1, width) for leaf in (blocks.norm_scale, blocks.norm_bias)),
+    )
+    return dx, d.reshape(per_layer)
+
+
+def _forward_kernel(
+    shape: _Shape,
+    residual_scale: float,
+    plain: bool,
+    x_gmem: Ref,
+    weights_gmem: Ref,
+    bias_gmem: Ref,
+    norm_scale_gmem: Ref,
+    norm_bias_gmem: Ref,
+    y_gmem: Ref,
+    inputs_gmem: Ref,
+    z_gmem: Ref,
+    *,
+    weights: chip.Slots,
+    stream: chip.Slots,
+    operand: Ref,
+    z_tile: Ref,
+) -> None:
+    network, rows = lax.axis_index("network"), pl.ds(lax.axis_index("rows") * chip.ROWS, chip.ROWS)
+    first_layer = network * shape.layers
+    first_block = network * (shape.layers // BLOCK_DEPTH)
+
+    def fetch_weights(step: Array | int) -> None:
+        layer, columns, slot = chip.chunk_of_step(step, weights)
+        chip.fetch(weights_gmem.at[first_layer + layer, :, columns], weights, slot)
+
+    chip.fetch(x_gmem.at[network, rows], stream, 0)
+    for step in range(weights.tiles.shape[0]):
+        fetch_weights(step)
+    x = chip.receive(stream, 0, plain)
+    chip.write(operand, x, plain)
+    plgpu.commit_smem()  # shows what the threads wrote to copies and wgmma
+    plgpu.copy_smem_to_gmem(operand, inputs_gmem.at[first_block, rows])
+
+    def run_layer(layer: Array, x: Array) -> Array:
+        # Loaded ahead of the product, which hides their latency.
+        bias, norm_scale, norm_bias = (
+            chip.load_per_feature(vectors.at[first_layer + layer], plain)
+            for vectors in (bias_gmem, norm_scale_gmem, norm_bias_gmem)
+        )
+        z = chip.product(weights, operand, layer, shape.layers, fetch_weights, plain) + bias
+        # The previous layer's copies out of `z_tile` and `operand` must have read them before they are
+        # written again, and no wgmma reads `operand` any more: `product` has waited for all of them.
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        chip.write(z_tile, z, plain)
+        normalised, _ = chip.normalise(z)
+        branch = normalised * norm_scale + norm_bias
+        branch *= chip.sigmoid(branch)
+        ends_block = lax.rem(layer, BLOCK_DEPTH) == BLOCK_DEPTH - 1
+        x = chip.select(ends_block, x + residual_scale * branch, x)
+        chip.write(operand, chip.select(ends_block, x, branch), plain)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(z_tile, z_gmem.at[first_layer + layer, rows])
+        next_block = first_block + lax.div(layer + 1, BLOCK_DEPTH)
+        more = layer + 1 < shape.layers
+        chip.when(ends_block & more, plgpu.copy_smem_to_gmem, operand, inputs_gmem.at[next_block, rows])
+        return x
+
+    chip.send(lax.fori_loop(0, shape.layers, run_layer, x), stream, y_gmem.at[network, rows], plain)
+
+
+def _backward_kernel(
+    shape: _Shape,
+    residual_scale: float,
+    plain: bool,
+    dy_gmem: Ref,
+    z_gmem: Ref,
+    weights_gmem: Ref,
+    norm_scale_gmem: Ref,
+    norm_bias_gmem: Ref,
+    dx_gmem: Ref,
+    d_gmem: Ref,
+    *,
+    weights: chip.Slots,
+    stream: chip.Slots,
+    pre_activations: chip.Slots,
+    operand: Ref,
+    d_tile: Ref,
+) -> None:
+    network, rows = lax.axis_index("network"), pl.ds(lax.axis_index("rows") * chip.ROWS, chip.ROWS)
+    first_layer = network * shape.layers
+
+    def fetch_weights(step: Array | int) -> None:
+        number, columns, slot = chip.chunk_of_step(step, weights)
+        layer = shape.layers - 1 - number
+        chip.fetch(weights_gmem.at[first_layer + layer, :, columns], weights, slot)
+
+    def fetch_z(layer: Array | int, slot: Array | int) -> None:
+        chip.fetch(z_gmem.at[first_layer + layer, rows], pre_activations, slot)
+
+    chip.fetch(dy_gmem.at[network, rows], stream, 0)
+    fetch_z(shape.layers - 1, 0)
+    for step in range(weights.tiles.shape[0]):
+        fetch_weights(step)
+    dy = chip.receive(stream, 0, plain)
+
+    def run_layer(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        stream_cotangent, d = carry
+        layer = shape.layers - 1 - step
+        norm_scale, norm_bias = (
+            chip.load_per_feature(vectors.at[first_layer + layer], plain)
+            for vectors in (norm_scale_gmem, norm_bias_gmem)
+        )
+        slot = lax.rem(step, 2)
+        z = chip.receive(pre_activations, slot, plain).astype(jnp.float32)
+        # The other slot was read a layer ago, and every thread has passed a `commit_smem` since.
+        chip.when(layer > 0, fetch_z, layer - 1, 1 - slot)
+        dz = chip.pull_back(d, z, norm_scale, norm_bias)
+        # The previous layer's copy out of `d_tile` must have read it before it is written again, and no
+        # wgmma reads `operand` any more: `product` has waited for all of them.
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        chip.write(d_tile, d, plain)
+        chip.write(operand, dz, plain)
+        plgpu.commit_smem()  # shows what the threads wrote to copies and wgmma
+        plgpu.copy_smem_to_gmem(d_tile, d_gmem.at[first_layer + layer, rows])
+        below = chip.product(weights, operand, step, shape.layers, fetch_weights, plain)
+        starts_block = lax.rem(layer, BLOCK_DEPTH) == 0
+        stream_cotangent = chip.select(starts_block, stream_cotangent + below, stream_cotangent)
+        return stream_cotangent, chip.select(starts_block, residual_scale * stream_cotangent, below)
+
+    dx, _ = lax.fori_loop(0, shape.layers, run_layer, (dy, residual_scale * dy))
+    chip.send(dx, stream, dx_gmem.at[network, rows], plain)
+
+
+def _weights(blocks: Blocks) -> Array:
+    """[G * 4K, W, W] in bfloat16."""
+    return blocks.kernel.reshape(-1, *blocks.kernel.shape[-2:]).astype(jnp.bfloat16)
+
+
+def _launch(shape: _Shape, interpret: Any) -> dict[str, Any]:
+    launch = {
+        "grid": (shape.networks, shape.batch // chip.ROWS),
+        "grid_names": ("network", "rows"),
+        # tanh and rsqrt as the hardware approximates them, which is finer than bfloat16; for sums over
+        # features as much scratch memory as JAX advises for Hopper.
+        "compiler_params": plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=6144),
+    }
+    if interpret is True:
+        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+        interpret = InterpretGPUParams()
+    return launch | {"interpret": interpret} if interpret else launch
+
+
+def _is_plain(interpret: Any) -> bool:
+    """Whether references are read as they are, and transposed as values."""
+    return bool(interpret) and chip.PLAIN_INTERPRETER
+
+
+def _checked(name: str, stream: Array, blocks: Blocks) -> _Shape:
+    if stream.ndim != 3 or not stream.shape[0] or not supports(stream.shape[2], stream.shape[1]):
+        raise ValueError(f"{name} must be [networks, batch, width]; {TAKES}; got {list(stream.shape)}")
+    networks, batch, width = stream.shape
+    count = blocks.kernel.shape[1] if blocks.kernel.ndim == 5 else 0
+    if not count:
+        raise ValueError(
+            f"blocks.kernel must be [networks, blocks, {BLOCK_DEPTH}, width, width] with one block or more; "
+            f"got {list(blocks.kernel.shape)}"
+        )
+    vectors = (networks, count, BLOCK_DEPTH, width)
+    _require(name, stream, stream.shape, jnp.float32)
+    _require("blocks.kernel", blocks.kernel, (*vectors, width), jnp.float32)
+    for leaf in ("bias", "norm_scale", "norm_bias"):
+        _require(f"blocks.{leaf}", getattr(blocks, leaf), vectors, jnp.float32)
+    return _Shape(networks, count * BLOCK_DEPTH, batch, width)
+
+
+def _require(name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(
+            f"{name} must be {jnp.dtype(dtype).name} {list(shape)}; got {array.dtype} {list(array.shape)}"
+        )
