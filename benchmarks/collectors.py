@@ -22,8 +22,7 @@ from functools import partial
 import jax
 from measuring import Results, Row, parser_of, say, show
 
-from pipelines.config import with_values
-from pipelines.presets import preset
+from pipelines.config import preset, with_values
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise

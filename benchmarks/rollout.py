@@ -13,7 +13,7 @@ import time
 import jax
 from measuring import Row, device, middle, parser_of, say, show
 
-from pipelines.throughput import call_rates
+from pipelines.catalogue import call_rates
 from teacher.compilation import jit_physics
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig
 from teacher.learner import Learner

@@ -14,8 +14,8 @@ from statistics import fmean
 
 from measuring import Row, parser_of, show
 
-from pipelines.comparison import seed_interval
-from pipelines.study import Member, Study
+from pipelines.compare import seed_interval
+from pipelines.sweep import Member, Study
 
 KEPT = ("time_at_goal", "success_final", "share_of_reference", "env_steps", "wall_s")
 OF_STUDENTS = ("time_at_goal", "retention", "teacher_time_at_goal")

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from teacher.lazy import lazily
 
 if TYPE_CHECKING:
+    from pipelines.all_stages import run_all as run_all
     from pipelines.config import Config as Config
+    from pipelines.config import preset as preset
     from pipelines.config import with_values as with_values
     from pipelines.export_students import export as export
-    from pipelines.presets import preset as preset
     from pipelines.progress import Display as Display
     from pipelines.report import write_report as write_report
     from pipelines.rundir import Run as Run
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from pipelines.stages import control as control
     from pipelines.stages import evaluate as evaluate
     from pipelines.stages import new_run as new_run
-    from pipelines.stages import run_all as run_all
     from pipelines.stages import selected_bundle as selected_bundle
-    from pipelines.teaching import teach as teach
     from pipelines.train_students import distill as distill
+    from pipelines.train_teacher import teach as teach
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)

@@ -11,8 +11,8 @@ from pipelines import stages
 from pipelines.config import Config
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, new_folder, read_json, write_json
-from pipelines.teaching import teach
 from pipelines.train_students import distill
+from pipelines.train_teacher import teach
 from student import baselines
 from student.checkpoint import TrainedStudent, load_student
 from student.config import TRAINING_FIELDS

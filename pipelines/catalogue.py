@@ -1,22 +1,29 @@
 """What can be learned here: the tasks, what they ask for, and how fast they run."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from rich.text import Text
 
-from pipelines import throughput
 from pipelines.progress import Display
+from teacher.compilation import jit_physics
 from teacher.errors import FathomError
-from teacher.tasks import Task, hidden_tasks, make_task, task_names
+from teacher.rollout import simulation
+from teacher.tasks import Start, Task, hidden_tasks, make_task, task_names
 from teacher.tasks.engines import engines_of
 
 JSON = dict[str, Any]
+STEPS = 20  # control steps of every environment in one compiled call
+HOST_STEPS = 200  # control steps of the C engine's one environment in one call
+SECONDS = 1.0  # of measuring
+FEWEST_CALLS = 3
 
 
 def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
-    """The tasks of these names or references; without any, all that this program and packages bring.
+    """Makes the tasks of these names or references; without any, all that this program and packages bring.
 
     Of all, one that cannot be made is named to the user and left out."""
     if names:
@@ -34,7 +41,7 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
 
 
 def describe(tasks: dict[str, Task]) -> JSON:
-    """What `pipeline tasks --json` says of tasks."""
+    """Returns what `pipeline tasks --json` says of tasks."""
     return {name: _description(task) for name, task in tasks.items()}
 
 
@@ -58,7 +65,7 @@ def _description(task: Task) -> JSON:
 
 
 def measure(tasks: dict[str, Task], envs: int, display: Display) -> JSON:
-    """Control steps per second of every task on each of its engines; each is told as it comes.
+    """Measures control steps per second of every task on each of its engines; each is told as it comes.
 
     An engine on which a task fails has `error` in place of figures."""
     figures: JSON = {}
@@ -67,17 +74,54 @@ def measure(tasks: dict[str, Task], envs: int, display: Display) -> JSON:
         for engine in engines_of(task):
             with display.console.status(Text(f"{name} on {engine}")):
                 try:
-                    found: JSON = throughput.measure(name, engine, envs)
+                    found = measure_engine(name, engine, envs)
+                    told = f"{found['steps_per_s']:,.0f} steps/s"
+                    told += f", compiled in {found['compile_s']:.0f} s" if "compile_s" in found else ""
                 except FathomError as error:
-                    found = {"error": str(error)}
+                    found, told = {"error": str(error)}, str(error)
             figures[name][engine] = found
-            display.say(f"{name} on {engine}: {_told(found)}")
+            display.say(f"{name} on {engine}: {told}")
     device = jax.devices()[0]
     return {"device": f"{device.platform} {device.device_kind}", "environments": envs, "tasks": figures}
 
 
-def _told(found: JSON) -> str:
-    if "error" in found:
-        return str(found["error"])
-    compiled = f", compiled in {found['compile_s']:.0f} s" if "compile_s" in found else ""
-    return f"{found['steps_per_s']:,.0f} steps/s{compiled}"
+def measure_engine(task: str, engine: str, envs: int) -> JSON:
+    """Measures steps per second of so many environments together, under random actions, with observations.
+
+    The C engine takes one environment after another, so it is measured with one."""
+    robot = simulation(task, engine)
+    compiled = robot.engine.compiled
+    envs, steps = (envs, STEPS) if compiled else (1, HOST_STEPS)
+    start = robot.starts(jax.random.key(0), envs)
+    shape = (steps, envs, robot.task.spec.action_size)
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+    def step(state: Any, action: Any) -> tuple[Any, Any]:
+        state = robot.step(state, action)
+        return state, robot.observe(state)
+
+    def advance(start: Start, actions: np.ndarray) -> None:
+        state = robot.reset(start)
+        for action in actions:
+            state, _ = step(state, action)
+
+    scan = jit_physics(lambda start, actions: jax.lax.scan(step, robot.reset(start), actions)[1])
+    call = (
+        (lambda: jax.block_until_ready(scan(start, actions))) if compiled else lambda: advance(start, actions)
+    )
+    begun = time.perf_counter()
+    call()
+    figures = {"compile_s": time.perf_counter() - begun} if compiled else {}
+    rates = call_rates(call, SECONDS, FEWEST_CALLS)
+    return {"environments": envs, "steps_per_s": envs * steps * float(np.median(rates)), **figures}
+
+
+def call_rates(call: Callable[[], Any], seconds: float, fewest: int) -> list[float]:
+    """Returns calls per second, each call timed alone: for so long, and at least so often."""
+    rates: list[float] = []
+    started = time.perf_counter()
+    while len(rates) < fewest or time.perf_counter() - started < seconds:
+        begun = time.perf_counter()
+        call()
+        rates.append(1 / (time.perf_counter() - begun))
+    return rates

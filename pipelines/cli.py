@@ -1,12 +1,41 @@
-"""The command line: one call into the stages each, results on standard output.
+"""The commands: one call into the stages each.
 
 Nothing heavy is imported before a command runs, so that --help answers at once.
 """
 
-from pipelines.commands import looking, making
-from pipelines.commands.options import App
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-app = App(
+import typer
+
+from pipelines.options import (
+    ENGINE,
+    EPISODES,
+    HELD_OUT_SEED,
+    JSON,
+    PRESET_NAME,
+    RUN_NAME,
+    RUN_OR_STUDY,
+    STUDENT,
+    TOML,
+    Answer,
+    Command,
+    First,
+    Later,
+    Where,
+    command,
+    refuse,
+)
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
+    from pipelines.sweep import Study
+
+Answers = Iterator[Answer | str]
+
+app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -14,9 +43,393 @@ app = App(
     "layers, and exports an ONNX policy that a robot controller loads.",
     epilog="Start with: pipeline run --preset quickstart",
 )
-app.add_typer(making.commands)
-app.add_typer(looking.commands)
+presets = typer.Typer(invoke_without_command=True)
 
 
 def main() -> None:
     app()
+
+
+@command(app.command(cls=Command))
+def run(first: First, student: str | None = STUDENT) -> Answers:
+    """Everything in order: teacher, students, export, control, report."""
+    with first.held(student__choose=student) as target:
+        from pipelines import all_stages, distributed, export_students, tables, train_teacher
+        from pipelines.progress import Display
+
+        if distributed.is_first():
+            yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
+            export_students.require_selection(target)
+        else:
+            train_teacher.follow(target, resume=first.resume)
+
+
+@command(app.command(cls=Command))
+def teacher(
+    first: First,
+    depths: str | None = typer.Option(
+        None, metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,..."
+    ),
+    vary: list[str] | None = typer.Option(
+        None,
+        metavar="GROUP.FIELD=V1,V2,...",
+        help="one run for each value; repeated, one for each combination",
+    ),
+    seeds: str | None = typer.Option(None, metavar="S1,S2,...", help="one run for each seed"),
+) -> Answers:
+    """Train the deep teacher; the first stage of a new run.
+
+    With --depths, --vary or --seeds: a study, one ordinary run for every combination, and a page that
+    compares them."""
+    asked = first.request()
+    from pipelines import distributed, run_sweep, tables, train_teacher
+    from pipelines.progress import Display
+
+    varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
+    study = run_sweep.requested_study(
+        first.run, asked, varied, first.seed, seeds, resume=first.resume, trust=first.trust
+    )
+    if study is not None:
+        yield from _of_study(study, run_sweep.train_study(study), "teacher")
+        return
+    with first.held() as target:
+        if distributed.is_first():
+            yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
+        else:
+            train_teacher.follow(target, resume=first.resume)
+
+
+@command(app.command(cls=Command))
+def distill(
+    later: Later,
+    where: Where,
+    run: str | None = RUN_OR_STUDY,
+    baselines: str | None = typer.Option(
+        None,
+        metavar="all|NAME,...",
+        help="also train what distillation is compared with: direct, direct_long, shallow_actor, "
+        "cloning, dagger",
+    ),
+) -> Answers:
+    """Fit small students to a run's teacher: its policy and its critic. Of a study: to every run's.
+
+    With --baselines, which may also follow when the students are done: what they
+    are compared with, each a run in RUN/baselines."""
+    asked = later.request()
+    how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
+    from pipelines import run_sweep, stages, tables, train_students
+    from pipelines.baselines import distill_with_baselines
+    from pipelines.progress import Display
+
+    if (study := where.study(run)) is not None:
+        study = stages.changed_study(study, asked)
+        yield from _of_study(study, run_sweep.distill_study(study, baselines=baselines, **how), "distill")
+        return
+    target = stages.changed_run(where.open(run), asked)
+    with target.locked():
+        if baselines is None:
+            yield train_students.distill(target, Display(), **how), tables.students
+        else:
+            yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
+
+
+@command(app.command(cls=Command))
+def export(
+    later: Later,
+    where: Where,
+    run: str | None = RUN_OR_STUDY,
+    student: str | None = STUDENT,
+    profile: list[str] | None = typer.Option(
+        None,
+        "--profile",
+        metavar="NAME",
+        help="add the files of a controller: c99 (c99:PREFIX for other names in C), holosoma, mjlab, "
+        "ros2, unitree; may be repeated",
+    ),
+    sign: Path | None = typer.Option(
+        None,
+        "--sign",
+        metavar="KEY",
+        help="sign every bundle with this private key (ed25519, PEM), for load(bundle, trusted=...)",
+    ),
+) -> Answers:
+    """Write a bundle for each student (ONNX, specification, controller), prove it and judge it.
+
+    Of a study: for the students of every run, and a page that compares them over their teachers."""
+    from pipelines import export_students, run_sweep, stages, tables
+    from pipelines.progress import Display
+
+    study = where.study(run)
+    target = where.open(run) if study is None else None
+    # Beside those that are there already; --set export.profiles=... replaces them.
+    there = (study or target).config.export.profiles  # type: ignore[union-attr]  # one of them is there
+    profiles = ",".join(dict.fromkeys([*there, *profile])) if profile else None
+    asked = later.request(student__choose=student, export__profiles=profiles)
+    how: dict[str, Any] = {"resume": later.resume, "seed": later.seed, "sign": sign}
+    if study is not None:
+        study = stages.changed_study(study, asked)
+        yield from _of_study(study, run_sweep.export_study(study, **how), "export")
+    elif target is not None:
+        target = stages.changed_run(target, asked)
+        with target.locked():
+            summary = export_students.export(target, Display(), **how)
+        yield summary, tables.summary
+        export_students.require_selection(target)
+
+
+def _of_study(study: "Study", summary: dict[str, Any], stage: str) -> Answers:
+    """Answers a stage that was carried out in a study's runs."""
+    from pipelines import tables
+    from pipelines.progress import Display
+    from pipelines.report import write_study_report
+    from pipelines.run_sweep import require_success
+
+    Display().say(f"report: {write_study_report(study)}")
+    yield summary, tables.study if stage == "teacher" else tables.study_students
+    require_success(study, summary, stage)
+
+
+@command(app.command(cls=Command))
+def control(
+    where: Where,
+    bundle: str | None = typer.Argument(
+        None, metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"
+    ),
+    engine: str | None = ENGINE,
+    episodes: int | None = EPISODES,
+    seed: int | None = HELD_OUT_SEED,
+    robot: str | None = typer.Option(
+        None, metavar="fr3|fr3-sim", help="drive this robot instead: a Franka FR3, or one simulated here"
+    ),
+    host: str | None = typer.Option(None, metavar="ADDRESS", help="of the robot's control, for --robot fr3"),
+    goals: str | None = typer.Option(
+        None,
+        metavar="N|X,Y,Z|FILE",
+        help="draw N as in training, go to one, or to each line of a file. Default: 10",
+    ),
+    seconds: float | None = typer.Option(None, help="on the robot, for each goal. Default: 5"),
+    far: bool = typer.Option(
+        False, "--allow-far-goals", help="take goals outside the training range, with a warning"
+    ),
+    tool: str | None = typer.Option(
+        None, metavar="X,Y,Z", help="the point that goals mean, m from the flange in its frame"
+    ),
+    start: str | None = typer.Option(
+        None, metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home"
+    ),
+    log: Path | None = typer.Option(
+        None, metavar="FILE.npz", help="where every step on the robot is written"
+    ),
+) -> Answers:
+    """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
+    from pipelines import stages, tables
+    from pipelines.progress import Display
+    from pipelines.rundir import open_run
+    from teacher.errors import UsageError
+
+    folder = Path(bundle or "")
+    if bundle is None or not (folder / "spec.json").is_file():
+        folder = stages.selected_bundle(open_run(where.named(bundle)))
+    elif where.run_option is not None:
+        raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
+    if where.trust:
+        stages.stand_for(stages.runs_of(folder), where.task, where.trust)
+    how: dict[str, Any] = {"host": host, "tool": tool, "start": start, "log": log}
+    if robot is None:
+        options = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
+        refuse("only with --robot", options | {"--allow-far-goals": far})
+        yield (
+            stages.control(folder, Display(), task=where.task, engine=engine, episodes=episodes, seed=seed),
+            tables.score,
+        )
+        return
+    from pipelines.robot.driving import drive
+
+    refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
+    how |= {"goals": goals or "10", "seconds": 5.0 if seconds is None else seconds, "far": far}
+    yield drive(folder, Display(), robot=robot, seed=seed or 0, task=where.task, **how), tables.score
+
+
+@command(app.command(cls=Command))
+def evaluate(
+    where: Where,
+    run: str | None = RUN_NAME,
+    engine: str | None = ENGINE,
+    episodes: int | None = EPISODES,
+    seed: int | None = HELD_OUT_SEED,
+) -> Answers:
+    """Score a run's teacher on held-out starts and goals."""
+    from pipelines import stages, tables
+
+    target = where.open(run)
+    yield stages.evaluate(target, engine=engine, episodes=episodes, seed=seed), tables.score
+
+
+@command(app.command(cls=Command))
+def watch(
+    where: Where,
+    target: str | None = typer.Argument(
+        None, metavar="[RUN|BUNDLE]", help="not needed if there is only one run"
+    ),
+    policy: str | None = typer.Option(
+        None, metavar="WHICH", help="of a run: teacher, student or a size. Default: its student"
+    ),
+    engine: str | None = typer.Option(None, help="simulator; default: as for control"),
+    episodes: int = typer.Option(3, min=1, help="held-out episodes"),
+    seed: int | None = HELD_OUT_SEED,
+    out: Path | None = typer.Option(
+        None, metavar="FILE", help="a .gif, .mp4 or .html; default: GIF and page"
+    ),
+    live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
+) -> Answers:
+    """Look at a policy's episodes: a film and a page, without a display, or a window."""
+    from pipelines import watch as watching
+    from pipelines.progress import Display
+
+    watching.require_possible(out, live)
+    subject = watching.chosen(where.named(target), policy, where.task, where.trust)
+    files = watching.watch(
+        subject, Display(), engine=engine, episodes=episodes, seed=seed, out=out, live=live
+    )
+    yield {"written": [str(file) for file in files]}, lambda found: "\n".join(found["written"])
+
+
+@command(app.command(cls=Command))
+def inspect(
+    target: Path = typer.Argument(..., metavar="BUNDLE|FILE.onnx", help="what to look into"),
+    other: Path | None = typer.Argument(None, metavar="[BUNDLE|FILE.onnx]", help="what to compare it with"),
+) -> Answers:
+    """Say what an exported policy expects, answers and is worth, from its files alone; compare two."""
+    from pipelines import inspection
+
+    first = inspection.inspect(target)
+    if other is None:
+        yield first, inspection.description
+    else:
+        found = inspection.differences(target, first, other, inspection.inspect(other))
+        yield found, inspection.comparison
+
+
+@command(app.command(cls=Command))
+def report(where: Where, run: str | None = RUN_OR_STUDY) -> Answers:
+    """Write a run's or a study's report, one page that opens in any browser."""
+    from pipelines.report import write_report, write_study_report
+
+    study = where.study(run)
+    page = write_report(where.open(run)) if study is None else write_study_report(study)
+    yield {"report": str(page)}, lambda found: found["report"]
+
+
+@command(app.command(cls=Command))
+def compare(
+    runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
+    out: Path | None = typer.Option(
+        None, metavar="FILE.html", help="default: compare.html beside the first run"
+    ),
+) -> Answers:
+    """Show runs side by side, in a table and as a page: what was set differently, and what came of it."""
+    from pipelines import tables
+    from pipelines.compare import compare_runs, open_runs
+    from pipelines.report import write_comparison
+    from pipelines.rundir import understood
+
+    opened = open_runs(runs)
+    page = out or next(iter(opened.values())).path.parent / "compare.html"
+    with understood(*(each.path for each in opened.values())):
+        figures = compare_runs(opened)
+        write_comparison(figures, list(opened.values()), page)
+        yield figures | {"page": str(page)}, tables.side_by_side
+
+
+@command(app.command(cls=Command))
+def tasks(
+    names: list[str] | None = typer.Argument(
+        None, metavar="[NAME]...", help="of tasks, or path/to/file.py:NAME. Default: all"
+    ),
+    table: bool = typer.Option(
+        False, "--table", help="measure how fast each runs on its engines, here; minutes for all"
+    ),
+    envs: int = typer.Option(256, min=1, max=1_000_000, help="with --table: environments simulated at once"),
+) -> Answers:
+    """List the tasks and what they ask for; checks your own."""
+    from pipelines import catalogue, tables
+    from pipelines.progress import Display
+
+    display = Display()
+    found = catalogue.listed(names or [], display)
+    if table:
+        yield catalogue.measure(found, envs, display), tables.throughput
+    else:
+        yield catalogue.describe(found), tables.tasks
+
+
+app.add_typer(presets, name="presets")
+
+
+@command(presets.callback())
+def list_presets(context: typer.Context) -> Answers:
+    """List the presets; show one."""
+    if context.invoked_subcommand is None:
+        from pipelines import tables
+        from pipelines.config import preset
+        from pipelines.presets import PRESETS
+
+        yield (
+            {
+                name: {"description": text, "config": preset(name).model_dump(mode="json")}
+                for name, (text, _) in PRESETS.items()
+            },
+            tables.presets,
+        )
+
+
+@command(presets.command("show", cls=Command))
+def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = JSON) -> Answers:
+    """All settings of one preset, and what each of them is."""
+    from pipelines.config import preset
+    from pipelines.presets import PRESETS
+
+    config = preset(name)
+    yield _settings(config, name, f"preset {name}: {PRESETS[name][0]}", as_toml, as_json)
+
+
+@command(app.command(cls=Command))
+def config(
+    run: str | None = RUN_NAME,
+    schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
+    as_toml: bool = TOML,
+    as_json: bool = JSON,
+) -> Answers:
+    """All settings of a run, and what each of them is."""
+    from pipelines import config as settings
+    from pipelines.rundir import open_run
+
+    if schema:
+        refuse("not with --schema", {"RUN": run, "--toml": as_toml})
+        yield json.dumps(settings.schema(), indent=2) + "\n"
+        return
+    target = open_run(run)
+    base, seed = target.settings["preset"], target.seed
+    title = f"run {target.path}: made from preset {base}, seed {seed}"
+    yield _settings(target.config, base, title, as_toml, as_json)
+
+
+def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> Answer | str:
+    from pipelines import config as settings
+    from pipelines import tables
+
+    refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
+    if as_toml:
+        return settings.as_toml(config, base, title)
+    return settings.as_json(config, base, title), tables.settings
+
+
+@command(app.command(cls=Command))
+def doctor(as_json: bool = JSON) -> Answers:
+    """What is installed here and what is missing; tries every part, in about a minute."""
+    from pipelines import doctor
+    from pipelines.progress import Display
+
+    found = doctor.examine(Display())
+    yield found, doctor.page
+    doctor.require_sound(found)

@@ -1,14 +1,31 @@
-"""Settings of a whole run, and how a user's values get into them."""
+"""Settings of a whole run: what there are, and how a user's values get into them.
+
+From a preset, a TOML file on top of it, and --set on top of both. Such a file holds the groups of --set:
+
+    preset = "quickstart"
+
+    [network]
+    depth = 64
+
+TOML has no null: as on the command line, the text "none" stands for no value.
+"""
 
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationError
+import tomlkit
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from pipelines.presets import DEFAULT, PRESETS
 from student.config import StudentConfig, listed
 from teacher.config import STORED, Episodes, Group, StoredName, TeacherConfig
 from teacher.errors import UsageError, unknown_name
+
+JSON = dict[str, Any]
 
 
 class ExportConfig(Group):
@@ -47,14 +64,8 @@ class Config(Group):
 TEACHER_GROUPS = tuple(TeacherConfig.model_fields)
 GROUPS = (*TEACHER_GROUPS, *(name for name in Config.model_fields if name != "teacher"))
 LONGEST_SHOWN = 80  # characters of a value in a message
-
-
-def groups(config: Config) -> dict[str, Group]:
-    """The groups that `--set` knows, by name."""
-    return {
-        **{name: getattr(config.teacher, name) for name in TEACHER_GROUPS},
-        **{name: getattr(config, name) for name in GROUPS if name not in TEACHER_GROUPS},
-    }
+BASE = "preset"  # the one key of a settings file that is no group
+NONE = "none"
 
 
 class Change(NamedTuple):
@@ -63,31 +74,94 @@ class Change(NamedTuple):
     group: str
     field: str
     value: Any
-    where: str = ""  # begins a message about it: the file that it stands in
+    place: str = ""  # begins a message about it: the file that it stands in
 
     @property
     def name(self) -> str:
         return f"{self.group}.{self.field}"
 
 
+@dataclass(frozen=True)
+class Request:
+    """Settings as a command line asks for them; a value is checked when it is put `on` others."""
+
+    preset: str | None  # as --preset or the file names it
+    of_file: tuple[Change, ...] = ()
+    assigned: tuple[Change, ...] = ()  # by --set and the options that stand for it
+
+    @property
+    def base(self) -> str:
+        return self.preset or DEFAULT
+
+    @property
+    def config(self) -> Config:
+        """The settings of a new run."""
+        return self.on(preset(self.base))
+
+    def on(self, config: Config) -> Config:
+        """Returns a copy with what was asked for; UsageError naming field, value, bounds, and the file."""
+        return changed(config, [*self.of_file, *self.assigned])
+
+    def different(self, config: Config, allowed: tuple[str, ...] = ()) -> str:
+        """Says what is asked for that `config` has otherwise; empty if nothing, or only the allowed."""
+        after = self.on(config)
+        old, new = differing(after, config), differing(config, after)
+        if set(new) <= set(allowed):
+            return ""
+        told = ", ".join(f"{field} is {brief(old[field])} there, not {brief(new[field])}" for field in new)
+        given = {"--config": self.of_file, "--set": self.assigned}
+        options = " and ".join(option for option, changes in given.items() if changes) or "--set"
+        return f"{told}; resume without {options}, or name another --run"
+
+
+def requested(name: str | None, file: Path | None, set_: list[str] | None, **own: str | None) -> Request:
+    """Returns a request from options; `own` are fields with an option of their own, __ in place of the dot.
+
+    Raises: UsageError naming what cannot be read, is unknown or is given twice."""
+    given = {field.replace("__", "."): value for field, value in own.items() if value is not None}
+    assigned = parsed([*(set_ or []), *(f"{field}={value}" for field, value in given.items())])
+    if name is not None:
+        preset(name)
+    base, changes = (None, []) if file is None else read_settings(file)
+    if None not in (name, base) and name != base:
+        raise UsageError(f"two presets are named: --preset {name}, and {base} in {file}")
+    return Request(name or base, tuple(changes), tuple(assigned))
+
+
+def preset(name: str) -> Config:
+    """Returns the settings of that name; UsageError with the nearest name if there are none."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return with_values(Config(), PRESETS[name][1].split())
+
+
+def groups(config: Config) -> dict[str, Group]:
+    """Returns the groups that `--set` knows, by name."""
+    return {name: getattr(config.teacher if name in TEACHER_GROUPS else config, name) for name in GROUPS}
+
+
 def with_values(config: Config, assignments: Iterable[str]) -> Config:
-    """A copy with `group.field=value` assignments applied.
+    """Returns a copy with `group.field=value` assignments applied.
 
     Raises: UsageError naming the field, what was found and what is allowed."""
     return changed(config, parsed(assignments))
 
 
 def parsed(assignments: Iterable[str]) -> list[Change]:
-    """`group.field=value` as changes; UsageError for what is not so written, or is given twice."""
+    """Parses `group.field=value`; UsageError for what is not so written, or is given twice."""
     found: dict[str, Change] = {}
     for assignment in assignments:
-        target, separator, text = assignment.partition("=")
-        group, dot, field = target.strip().partition(".")
-        if not (separator and dot and group and field):
+        target, separator, text = (part.strip() for part in assignment.partition("="))
+        group, _, field = target.partition(".")
+        if not (separator and group and field):
             raise UsageError(
                 f"--set {brief(assignment)}: write group.field=value, for example network.depth=16"
             )
-        change = Change(group, field, _parse(text.strip()))
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):  # also of numbers and nesting without end
+            value = None if text.lower() == NONE else text
+        change = Change(group, field, value)
         if change.name in found:
             raise UsageError(f"{change.name} is given twice: leave out one of them")
         found[change.name] = change
@@ -95,39 +169,46 @@ def parsed(assignments: Iterable[str]) -> list[Change]:
 
 
 def changed(config: Config, changes: Iterable[Change]) -> Config:
-    """A copy with the changes applied in order; UsageError as `with_values` raises it."""
+    """Returns a copy with the changes applied in order; UsageError as `with_values` raises it."""
     values = config.model_dump()
     places = {}
     for change in changes:
         if change.group not in GROUPS:
-            raise UsageError(f"{change.where}{unknown_name('group', change.group, GROUPS)}")
-        fields = values["teacher"][change.group] if change.group in TEACHER_GROUPS else values[change.group]
+            raise UsageError(f"{change.place}{unknown_name('group', change.group, GROUPS)}")
+        fields = (values["teacher"] if change.group in TEACHER_GROUPS else values)[change.group]
         if change.field not in fields:
             raise UsageError(
-                f"{change.where}{unknown_name(f'field of {change.group}', change.field, fields)}"
+                f"{change.place}{unknown_name(f'field of {change.group}', change.field, fields)}"
             )
-        from_file = change.where and change.name == "task.name" and isinstance(change.value, str)
+        from_file = change.place and change.name == "task.name" and isinstance(change.value, str)
         fields[change.field] = StoredName(change.value) if from_file else change.value
-        places[change.name] = change.where
+        places[change.name] = change.place
     return validated(values, places)
 
 
-def validated(
-    values: dict[str, Any], places: Mapping[str, str] | None = None, *, stored: bool = False
-) -> Config:
-    """Values as a Config; UsageError with one line for each bad field, begun by its place if there is one.
+def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: bool = False) -> Config:
+    """Makes a Config of values; UsageError with a line for each bad field, begun by its place if it has one.
 
-    Those of a file are `stored`."""
+    Those that a run's file holds are `stored`."""
+
+    def describe(problem: Any) -> str:
+        path = [str(part) for part in problem["loc"] if part != "teacher"]
+        reason: str = problem["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
+        if len(path) < 2:  # a rule between fields: its text names them
+            return reason
+        place = (places or {}).get(".".join(path[:2]), "")
+        return f"{place}{'.'.join(path)}: found {brief(problem['input'])}, {reason}"
+
     try:
         return Config.model_validate(values, context=STORED if stored else None)
     except ValidationError as error:
         # Of the alternatives that one field has, each that fails is a problem of its own; one line says it.
-        lines = dict.fromkeys(_describe(problem, places or {}) for problem in error.errors())
-        raise UsageError("\n".join(lines)) from None
+        raise UsageError("\n".join(dict.fromkeys(map(describe, error.errors())))) from None
 
 
-def differing(old: Config, new: Config) -> dict[str, Any]:
-    """`group.field` of every value that differs, and the new one's, as JSON has it."""
+def differing(old: Config, new: Config) -> JSON:
+    """Returns `group.field` of every value that differs, and the new one's, as JSON has it."""
     before, after = groups(old), groups(new)
     return {
         f"{name}.{field}": value
@@ -138,23 +219,90 @@ def differing(old: Config, new: Config) -> dict[str, Any]:
 
 
 def brief(value: object) -> str:
-    """How a message shows what was found: as Python writes it, its middle left out if it is long."""
+    """Returns what a message shows of a value: as Python writes it, its middle left out if it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 10]}...{text[-7:]}"
 
 
-def _parse(text: str) -> Any:
+def read_settings(file: Path) -> tuple[str | None, list[Change]]:
+    """Reads a settings file: the preset that it names, and its values, which are not checked yet.
+
+    Raises: UsageError naming the file and what in it is no setting."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):  # also of numbers and nesting without end
-        return None if text.lower() == "none" else text
+        found = tomllib.loads(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--config: {file} is not UTF-8 text: byte {error.start} is no part of it"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"--config: {file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--config: {file} is not TOML: {error}") from error
+    base = found.pop(BASE, None)
+    if base is not None and not isinstance(base, str):
+        raise UsageError(f"{file}: {BASE}: found {brief(base)}, must be the name of a preset")
+    if base is not None and base not in PRESETS:
+        raise UsageError(f"{file}: {unknown_name('preset', base, PRESETS)}")
+    changes = []
+    for group, fields in found.items():
+        if group not in GROUPS:
+            raise UsageError(f"{file}: {unknown_name('group', group, [BASE, *GROUPS])}")
+        if not isinstance(fields, dict):
+            raise UsageError(
+                f"{file}: {group}: found {brief(fields)}, write [{group}] and below it field = value"
+            )
+        for field, value in fields.items():
+            changes.append(Change(group, field, None if value == NONE else value, f"{file}: "))
+    return base, changes
 
 
-def _describe(problem: Any, places: Mapping[str, str]) -> str:
-    path = [str(part) for part in problem["loc"] if part != "teacher"]
-    reason: str = problem["msg"].removeprefix("Value error, ")
-    reason = reason[:1].lower() + reason[1:]
-    if len(path) < 2:  # a rule between fields: its text names them
-        return reason
-    place = places.get(".".join(path[:2]), "")
-    return f"{place}{'.'.join(path)}: found {brief(problem['input'])}, {reason}"
+def as_toml(config: Config, base: str, title: str) -> str:
+    """Returns all settings with their descriptions; `read_settings` reads them back."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment(title))
+    document.add(BASE, tomlkit.item(base))
+    for name, group in groups(config).items():
+        table = tomlkit.table()
+        for field, value in group.model_dump(mode="json").items():
+            table.add(tomlkit.comment(type(group).model_fields[field].description or ""))
+            table.add(field, NONE if value is None else value)
+        document.add(tomlkit.nl())
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def as_json(config: Config, base: str, title: str) -> JSON:
+    """Returns `title`, `preset`, and in `settings` each group's fields: `value`, `default`, `description`."""
+    usual = {name: group.model_dump(mode="json") for name, group in groups(Config()).items()}
+    settings = {
+        name: {
+            field: {
+                "value": value,
+                "default": usual[name][field],
+                "description": type(group).model_fields[field].description,
+            }
+            for field, value in group.model_dump(mode="json").items()
+        }
+        for name, group in groups(config).items()
+    }
+    return {"title": title, BASE: base, "settings": settings}
+
+
+def schema() -> JSON:
+    """Returns the JSON schema of a settings file, by which editors complete and check it."""
+
+    def of_file(part: Any) -> Any:
+        """Puts "none" in place of null, and leaves out defaults: those are the preset's."""
+        if isinstance(part, list):
+            return [of_file(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if part == {"type": "null"}:
+            return {"const": NONE}
+        return {key: of_file(value) for key, value in part.items() if key != "default"}
+
+    kinds: JSON = {name: (type(group), group) for name, group in groups(Config()).items()}
+    title = ConfigDict(extra="forbid", title="Settings of a Fathom run")
+    found: JSON = of_file(create_model("Settings", __config__=title, **kinds).model_json_schema())
+    found["properties"] = {BASE: {"enum": list(PRESETS)}} | found["properties"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile
@@ -35,8 +35,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipelines.config import Config, brief, validated
-from pipelines.interrupt import Interrupted
+from pipelines.runtime import Interrupted
 from teacher.errors import FathomError, UsageError
+
+JSON = dict[str, Any]
 
 RUNS = Path("runs")
 STUDY = "study.json"  # the file that makes a directory of runs a study
@@ -48,19 +50,8 @@ WHOLE, BY_NAME = ("teacher", "reference"), ("students", "export", "control", "ro
 TASK, HASHES = "task", "files.json"
 MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
-    "fathom-rl",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "mujoco",
-    "mujoco-mjx",
-    "brax",
-    "numpy",
-    "jax2onnx",
-    "onnx",
-    "onnxruntime",
+    *("fathom-rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "mujoco", "mujoco-mjx", "brax"),
+    *("numpy", "jax2onnx", "onnx", "onnxruntime"),
 )
 
 
@@ -90,7 +81,7 @@ class Run:
         return self.bundles / f"{size}.npz"
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JSON:
         """`seed`, `preset` and `config` as they were written; FathomError if this is no run's file."""
         found = read_json(self.path / "config.json")
         if not isinstance(found, dict) or found.keys() != {"preset", "seed", "config"}:
@@ -99,23 +90,17 @@ class Run:
 
     @property
     def config(self) -> Config:
-        if self.changed is not None:
-            return self.changed
-        try:
-            return validated(self.settings["config"], stored=True)
-        except UsageError as error:
-            raise FathomError(f"{self.path / 'config.json'}: {error}") from error
+        return self.changed or stored_config(self.settings, self.path / "config.json")
 
     @property
     def seed(self) -> int:
-        seed: int = self.settings["seed"]
-        return seed
+        return int(self.settings["seed"])
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JSON:
         return read_summary(self.path / "summary.json")
 
-    def update_summary(self, values: dict[str, Any]) -> None:
+    def update_summary(self, values: JSON) -> None:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
         with _opened(self.path / ".summary.lock") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -125,8 +110,8 @@ class Run:
         """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
         set_aside_if_damaged(self.path / "summary.json", say, read_summary)
 
-    def metrics(self, stage: str) -> list[dict[str, Any]]:
-        """Lines of the stage's metrics.jsonl; one that a killed run left unfinished is not among them."""
+    def metrics(self, stage: str) -> list[JSON]:
+        """Reads the stage's metrics.jsonl; a line that a killed run left unfinished is not among them."""
         found = []
         for number, line in enumerate(self._metrics_lines(stage), 1):
             try:
@@ -141,7 +126,7 @@ class Run:
         file = self.path / stage / "metrics.jsonl"
         return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
-    def append_metrics(self, stage: str, line: dict[str, Any]) -> None:
+    def append_metrics(self, stage: str, line: JSON) -> None:
         file = self.path / stage / "metrics.jsonl"
         try:
             with open(file, "a", encoding="utf-8", opener=following_no_link) as stream:
@@ -154,7 +139,11 @@ class Run:
 
         Says how many of them are lost, if the file was damaged."""
         file = self.path / stage / "metrics.jsonl"
-        kept = [line for line in self._metrics_lines(stage)[:count] if _is_object(line)]
+        kept = []
+        for line in self._metrics_lines(stage)[:count]:
+            with suppress(ValueError):
+                _object(line)
+                kept.append(line)
         if lost := count - len(kept):
             say(f"{file} was damaged: {lost} of {count} lines are lost")
         write_bytes(file, b"".join(line + b"\n" for line in kept))
@@ -169,19 +158,16 @@ class Run:
 
     def go_on(self, stage: str) -> None:
         """Writes what changed of the settings of a stage that is taken up again."""
-        for folder in (self.path, self.path / stage):
-            self._write_changes(folder)
+        self._write_changes(self.path, self.path / stage)
 
-    def _write_changes(self, folder: Path) -> None:
-        if self.changed is not None:
-            file = folder / "config.json"
-            write_json(file, read_json(file) | {"config": self.changed.model_dump(mode="json")})
+    def _write_changes(self, *folders: Path) -> None:
+        for file in (folder / "config.json" for folder in folders if self.changed is not None):
+            write_json(file, read_json(file) | {"config": self.config.model_dump(mode="json")})
 
-    def begun_with(self, stage: str) -> dict[str, Any] | None:
-        """What `begin_stage` wrote, if the stage has begun."""
+    def begun_with(self, stage: str) -> JSON | None:
+        """Reads what `begin_stage` wrote, if the stage has begun."""
         file = self.path / stage / "config.json"
-        remedy = "to go on with the seed of the run, remove it"
-        return read_json(file, remedy) if file.exists() else None
+        return read_json(file, "to go on with the seed of the run, remove it") if file.exists() else None
 
     @property
     def versions(self) -> dict[str, str]:
@@ -191,12 +177,10 @@ class Run:
 
     def other_versions(self, stage: str) -> str:
         """Packages that the stage began with in other versions than today's, for people; may be empty."""
-        file = self.path / stage / "versions.json"
-        now = versions()
+        file, now = self.path / stage / "versions.json", versions()
         before = read_versions(file) if file.exists() else now
-        return ", ".join(
-            f"{name} {before.get(name)} -> {v}" for name, v in now.items() if before.get(name) != v
-        )
+        pairs = {name: (before.get(name), version) for name, version in now.items()}
+        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old != new)
 
     @property
     def is_there(self) -> bool:
@@ -230,7 +214,7 @@ class Run:
         return kept
 
     def keeps_other_task(self, reference: str) -> bool:
-        """Whether the run keeps a copy of its task file that is not the file of this reference."""
+        """Says whether the run keeps a copy of its task file that is not the file of this reference."""
         copy = self.path / TASK / Path(self.task.rpartition(":")[0]).name
         file = Path(reference.rpartition(":")[0])
         return copy.is_file() and file.is_file() and copy.read_bytes() != file.read_bytes()
@@ -242,7 +226,7 @@ class Run:
 
 @contextmanager
 def understood(*paths: Path) -> Iterator[None]:
-    """Within, values of a run that this program does not write are one message, and no traceback.
+    """Turns errors about values that this program does not write into one message.
 
     Raises: FathomError that names the run, and what to do."""
     try:
@@ -258,7 +242,7 @@ def understood(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a directory for this process; FathomError, naming its owner, if another one works in it.
+    """Holds a directory for this process; FathomError, naming its owner, if another process holds it.
 
     Raises: Interrupted for a KeyboardInterrupt meanwhile; says how to go on."""
     with _opened(folder / ".lock") as stream:
@@ -269,8 +253,13 @@ def locked(folder: Path) -> Iterator[None]:
             owner = stream.read().decode(errors="replace") or "another process"
             raise FathomError(f"{folder} is in use by {owner}") from None
         try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:  # in a container, whose users have no names
+            user = f"user {os.getuid()}"
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        try:
             stream.truncate(0)
-            stream.write(_this_process().encode())
+            stream.write(f"process {os.getpid()} of {user} on {platform.node()}, since {now}".encode())
         except OSError as error:
             raise FathomError(f"cannot write {folder / '.lock'}: {error.strerror}") from error
         try:
@@ -289,18 +278,8 @@ def _opened(file: Path) -> FileIO:
         raise FathomError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _this_process() -> str:
-    """Which process of whom this is, where and since when, for people."""
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in a container, whose users have no names
-        user = f"user {os.getuid()}"
-    now = datetime.now().astimezone().isoformat(" ", "seconds")
-    return f"process {os.getpid()} of {user} on {platform.node()}, since {now}"
-
-
 def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
-    """A new run directory with its settings; UsageError if the path exists already."""
+    """Creates a run directory with its settings; UsageError if the path exists already."""
     with new_folder(path) as partial:
         settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
         write_json(partial / "config.json", settings)
@@ -328,12 +307,12 @@ def _sha256(file: Path) -> str:
 
 
 def following_no_link(name: str, flags: int) -> int:
-    """An opener for `open`; OSError where a link stands in place of a file to write."""
+    """Opens a file for `open`; OSError where a link stands in place of a file to write."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def require_own_files(path: Path) -> None:
-    """FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
+    """Raises FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
 
     Whoever packed it may have put that there, to have files read or written elsewhere."""
     root = path.resolve()
@@ -358,7 +337,7 @@ def _resolved(link: Path) -> Path:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which then appears at `path` in one step; UsageError if that exists already."""
+    """Gives a folder to fill, which then appears at `path` in one step; UsageError if that exists already."""
     if path.exists():
         raise UsageError(f"{path} exists and is never overwritten: add --resume, or name another --run")
     partial = path.with_name(f".{path.name}.partial")
@@ -372,7 +351,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def open_run(name: str | None) -> Run:
-    """The run of that path or name under runs/; without one, the only run there is.
+    """Opens the run of that path or name under runs/; without one, the only run there is.
 
     Raises: UsageError if there is no such run, or a choice between several."""
     known = sorted(file.parent for kind in ("config.json", STUDY) for file in RUNS.glob(f"*/{kind}"))
@@ -400,8 +379,8 @@ def is_study(path: Path) -> bool:
     return (path / STUDY).is_file()
 
 
-def study_settings(path: Path) -> dict[str, Any]:
-    """`preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError if its file holds others."""
+def study_settings(path: Path) -> JSON:
+    """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError for anything else."""
     found = read_json(path / STUDY)
     if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
         raise FathomError(f"{path / STUDY} does not hold preset, config, vary, seeds and runs")
@@ -413,7 +392,7 @@ def study_settings(path: Path) -> dict[str, Any]:
 
 
 def run_path(name: str) -> Path:
-    """`arm` -> runs/arm; anything with a separator, or that exists, is a path as it stands.
+    """Returns runs/arm for `arm`; anything with a separator, or that exists, is a path as it stands.
 
     A run of a study may be named without runs/ too. Raises: UsageError for what can be no path."""
     if not name.strip():
@@ -433,7 +412,7 @@ def versions() -> dict[str, str]:
 
 
 def read_json(file: Path, remedy: str | None = None) -> Any:
-    """Raises: FathomError if it cannot be read; says what the remedy is."""
+    """Reads a JSON file; FathomError if it cannot be read, which says what the remedy is."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -441,8 +420,16 @@ def read_json(file: Path, remedy: str | None = None) -> Any:
         raise FathomError(f"{file} cannot be read: {error}{advice}") from error
 
 
+def stored_config(settings: JSON, file: Path) -> Config:
+    """Makes a Config of the settings that this file holds; FathomError naming it for a bad value."""
+    try:
+        return validated(settings["config"], stored=True)
+    except UsageError as error:
+        raise FathomError(f"{file}: {error}") from error
+
+
 def read_versions(file: Path) -> dict[str, str]:
-    """Versions by package; FathomError if the file holds none."""
+    """Reads versions by package; FathomError if the file holds none."""
     remedy = "it can be removed: the versions are then not known"
     found = read_json(file, remedy)
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
@@ -450,16 +437,16 @@ def read_versions(file: Path) -> dict[str, str]:
     return found
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object that is made of other files; empty if it is not there yet."""
+def read_object(file: Path) -> JSON:
+    """Reads a JSON object that is made of other files; empty if it is not there yet."""
     try:
         return _object(file.read_bytes()) if file.exists() else {}
     except (OSError, ValueError) as error:
         raise FathomError(f"{file} cannot be read: {error}; {MENDED}") from error
 
 
-def read_summary(file: Path) -> dict[str, Any]:
-    """A run's summary.json; FathomError naming a part that is none, or a selected student that it lacks."""
+def read_summary(file: Path) -> JSON:
+    """Reads a summary.json; FathomError naming a part that is none, or a selected student that it lacks."""
     found = read_object(file)
     wrong = [name for name in (*WHOLE, *BY_NAME) if not isinstance(found.get(name, {}), dict)]
     wrong += [
@@ -489,19 +476,11 @@ def set_aside_if_damaged(
         say(f"{error}; set aside as {aside.name}")
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: bytes) -> JSON:
     found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        _object(line)
-    except ValueError:
-        return False
-    return True
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -527,18 +506,13 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 def write_columns(file: Path, **columns: np.ndarray) -> None:
     """Replaces the .npz in one step, as `write_text` does."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with open(partial, "wb", opener=following_no_link) as stream:
-            np.savez_compressed(stream, **columns)  # type: ignore[arg-type]  # none is called allow_pickle
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise FathomError(f"cannot write {file}: {error.strerror}") from error
+    stream = BytesIO()
+    np.savez_compressed(stream, **columns)  # type: ignore[arg-type]  # none is called allow_pickle
+    write_bytes(file, stream.getvalue())
 
 
 def read_columns(file: Path) -> dict[str, np.ndarray]:
-    """Empty if there is no such file, another process is writing it, or it was damaged."""
+    """Reads an .npz; empty if there is none, another process is writing it, or it was damaged."""
     try:
         with np.load(file) as columns:
             return dict(columns)
@@ -546,7 +520,7 @@ def read_columns(file: Path) -> dict[str, np.ndarray]:
         return {}
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _merged(old: JSON, new: JSON) -> JSON:
     result = dict(old)
     for key, value in new.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)

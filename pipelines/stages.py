@@ -1,8 +1,9 @@
-"""The stages: a run directory in, an artifact out. Each reads what the one before wrote."""
+"""The run that a command works in, and the stages that only look: control and evaluate.
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+Of a command line's request: a new run, one to go on with, or one whose later settings change."""
+
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,19 +11,24 @@ import jax
 
 from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
-from export.graph import load_converters
 from export.targets import require_targets
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
-from pipelines.config import Config, ControlConfig
-from pipelines.export_students import export
+from pipelines.config import (
+    TEACHER_GROUPS,
+    Config,
+    ControlConfig,
+    Request,
+    differing,
+    preset,
+)
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
-from pipelines.render import is_kept, keep
-from pipelines.rundir import Run, create_run, require_own_files
-from pipelines.teaching import teach
+from pipelines.render import keep
+from pipelines.rundir import Run, create_run, open_run, require_own_files
+from pipelines.sweep import Study
 from pipelines.tracking import require_trackers
-from pipelines.train_students import distill
+from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -30,14 +36,12 @@ from teacher.evaluate import evaluation_layout
 from teacher.learner import require_devices
 from teacher.memory import require_episodes_fit, require_fit, require_host_memory
 from teacher.rollout import randomised, require_randomisable, simulation
-from teacher.tasks import MujocoTask, Task, make_task, task_names
+from teacher.tasks import Task, execute, is_file, make_task, task_names
 from teacher.tasks.engines import ENGINES, engines_of
 from teacher.tasks.validation import require_same
 from teacher.train import load_teacher, reevaluate
 
 JSON = dict[str, Any]
-CONTROLLED = {"controller": ("latency_us_p50", "latency_us_p99", "missed_deadlines")}
-_BACKGROUND = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
 
 def check(config: Config, *, trained: bool = False) -> None:
@@ -77,11 +81,116 @@ def check(config: Config, *, trained: bool = False) -> None:
 
 
 def new_run(path: Path | str, config: Config, preset: str = DEFAULT, seed: int = 0) -> Run:
-    """A new run directory with its settings; `preset` is what the command that repeats it begins with.
+    """Creates a run directory with its settings; `preset` is what the command that repeats it begins with.
 
     Raises: UsageError for settings that `check` refuses, and if the path exists; nothing is written then."""
     check(config)
     return create_run(Path(path), config, preset, seed)
+
+
+def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = False) -> Run:
+    """Returns the run that a first stage goes on with: as it was begun, or with more `collect.total_steps`.
+
+    With `trust`, the copy of its task file that it keeps is executed.
+    Raises: UsageError naming the settings that differ."""
+    begun = open_run(str(path))
+    asked = stood_for(asked, [begun], trust)
+    begun.mend_summary(Display().warn)
+    if asked.preset not in (None, begun.settings["preset"]) or seed not in (None, begun.seed):
+        raise UsageError(
+            f"{path} was begun with preset {begun.settings['preset']} and seed {begun.seed}; "
+            "resume without --preset and --seed, or name another --run"
+        )
+    before = begun.config
+    if told := asked.different(before, ("collect.total_steps",)):
+        raise UsageError(f"{path} was begun with other settings: {told}")
+    target = begun if asked.on(before) == before else Run(path, asked.on(before))
+    steps, had = (each.teacher.collect.total_steps for each in (target.config, before))
+    if steps < had:
+        raise UsageError(
+            f"collect.total_steps: found {steps:,}, {path} was begun with {had:,}; a run that is resumed "
+            "can be given more, not fewer"
+        )
+    if steps > had and (begun.students / "checkpoints").exists():
+        raise UsageError(
+            f"collect.total_steps: {path} holds students of its teacher as it is; to train it longer, "
+            f"name another --run, or remove {begun.students} and {begun.bundles} first"
+        )
+    check(target.config, trained="teacher" in target.summary and target.changed is None)
+    return target
+
+
+def changed_run(target: Run, asked: Request) -> Run:
+    """Returns the run with other settings for the stages after the teacher; nothing is written yet."""
+    made = Run(target.path, _after_teacher(target.config, asked))
+    _require_possible(made, target.config)
+    return target if made.config == target.config else made
+
+
+def changed_study(study: Study, asked: Request) -> Study:
+    """Returns the study with other settings for the stages after the teacher; nothing is written yet.
+
+    Its runs have the study's settings for these stages, also where they had their own.
+    Raises: UsageError, as `changed_run` does for one of them."""
+    made = Study(study.path, _after_teacher(study.config, asked))
+    for before, after in zip(study.all_runs, made.all_runs, strict=True):
+        _require_possible(after, before.config)
+    return made
+
+
+def _after_teacher(before: Config, asked: Request) -> Config:
+    """Settings as asked for; UsageError if that would change those of the teacher."""
+    config = before
+    if asked.preset is not None:
+        config = preset(asked.preset).model_copy(update={"teacher": before.teacher})
+    config = asked.on(config)
+    changed = [name for name in differing(before, config) if name.partition(".")[0] in TEACHER_GROUPS]
+    if changed:
+        raise UsageError(f"{', '.join(changed)}: the teacher is trained; only later groups can be changed")
+    return config
+
+
+def _require_possible(run: Run, before: Config) -> None:
+    """Refuses settings that a run cannot have, or that students it already has were not made with."""
+    check(run.config, trained=True)
+    training = {f"student.{field}" for field in TRAINING_FIELDS}
+    names = ", ".join(field for field in differing(before, run.config) if field in training)
+    if names and (run.students / "checkpoints").exists():
+        raise UsageError(f"{names}: {run.path} holds students already, made with other values")
+
+
+def stand_for(runs: Iterable[Run], task: str | None, trust: bool) -> None:
+    """Lets the runs' task be executed if it is code in a file: that of `task`, or with `trust` their copy.
+
+    Raises: UsageError if both are given, or if the task is in no file."""
+    if task is not None and trust:
+        raise UsageError(f"--task {task} and --trust are both given: leave out one of them")
+    for run in runs if task is not None or trust else ():
+        if is_file(run.task):
+            chosen = run.kept_task() if task is None else task
+            execute(chosen, run.task)
+            Display().say(f"the task is the code in {chosen}")
+            if task is not None and run.keeps_other_task(task):
+                Display().warn(f"{task} is not the code that {run.path} began with: results may differ")
+        elif task not in (None, run.task):
+            raise UsageError(f"--task {task}: {run.path} is of the task {run.task}")
+
+
+def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:
+    """Opens the run of that name, or the only one; `task` and `trust` as for `stand_for`."""
+    run = open_run(name)
+    stand_for([run], task, trust)
+    return run
+
+
+def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
+    """Does as `stand_for`; returns what else is asked of runs to resume, whose task file may have moved."""
+    task = next((str(each.value) for each in asked.assigned if each.name == "task.name"), None)
+    runs = list(runs)
+    if not trust and (task is None or not is_file(task) or not all(is_file(run.task) for run in runs)):
+        return asked
+    stand_for(runs, task, trust)
+    return replace(asked, assigned=tuple(each for each in asked.assigned if each.name != "task.name"))
 
 
 def control(
@@ -122,7 +231,7 @@ def control(
 
 
 def runs_of(bundle: Path) -> list[Run]:
-    """The run that a bundle lies in, if it does."""
+    """Returns the run that a bundle lies in, if it does."""
     run = Run(bundle.resolve().parent.parent)
     return [run] if bundle.resolve() == run.bundles / bundle.name and run.is_there else []
 
@@ -137,7 +246,7 @@ class Opened(NamedTuple):
 
 
 def opened(bundle: Path, task: str | None = None) -> Opened:
-    """The bundle, checked; FathomError if it, or its task, is not sound.
+    """Loads and checks a bundle; FathomError if it, or its task, is not sound.
 
     `task` is needed as for `control`."""
     bundle = bundle.resolve()
@@ -151,30 +260,25 @@ def opened(bundle: Path, task: str | None = None) -> Opened:
         raise FathomError(f"{bundle}: {error}{remedy}") from error
     config = run.config.teacher if run else TeacherConfig()
     if task or not run:
-        found = TaskConfig(name=task or _known_task(bundle, controller.spec["name"]))
-        config = config.model_copy(update={"task": found})
+        name = task or controller.spec["name"]
+        if task is None and name not in task_names():
+            raise UsageError(
+                f"{bundle} is for task {name!r}, which is not installed: "
+                "say in which file it is with --task path/to/file.py:NAME"
+            )
+        config = config.model_copy(update={"task": TaskConfig(name=name)})
     require_same(str(bundle), controller.spec, make_task(config.task.name).spec)
     settings = run.config.control if run else ControlConfig()
     return Opened(controller, run, config, settings)
 
 
-def _known_task(bundle: Path, name: str) -> str:
-    """The name, if a task has it here; UsageError if only a file can have it."""
-    if name not in task_names():
-        raise UsageError(
-            f"{bundle} is for task {name!r}, which is not installed: "
-            "say in which file it is with --task path/to/file.py:NAME"
-        )
-    return name
-
-
 def control_engine(task: Task, settings: ControlConfig) -> str:
-    """The simulator that stands in for the robot: as set, or the C engine where the task runs there."""
+    """Returns the simulator that stands in for the robot: as set, or the C engine if the task runs there."""
     return settings.engine or ("mujoco" if "mujoco" in task.engines else task.engines[-1])
 
 
 def selected_bundle(run: Run) -> Path:
-    """The bundle of the student that export marked; UsageError if nothing is exported yet."""
+    """Returns the bundle of the student that export marked; UsageError if nothing is exported yet."""
     selected: str | None = run.summary.get("selected")
     if selected is None:
         raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
@@ -184,42 +288,7 @@ def selected_bundle(run: Run) -> Path:
 def evaluate(
     run: Run, *, engine: str | None = None, episodes: int | None = None, seed: int | None = None
 ) -> JSON:
-    """The teacher's score on held-out starts and goals, without touching the run."""
+    """Scores the teacher on held-out starts and goals, without touching the run."""
     if episodes is not None:
         require_episodes_fit("--episodes", episodes, make_task(run.task).spec)
     return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)
-
-
-def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON:
-    """Every stage that is not done yet, in order; returns the summary."""
-    begun, before = time.monotonic(), run.summary.get("wall_s", 0.0)
-    _BACKGROUND.submit(load_converters)
-    try:
-        teach(run, display, resume=resume)
-        distill(run, display, resume=resume)
-        export(run, display, resume=resume)
-        left = [n for n in run.config.student.sizes if not (resume and _is_controlled(run, n))]
-        with display.bar("control", len(left), piece="students", groups=CONTROLLED) as bar:
-            for number, name in enumerate(left, 1):
-                bar.note = name
-                figures = control(run.bundles / name, display)
-                bar.update(number, figures, figures)
-    except BaseException:
-        with suppress(FathomError):  # of a disk that is full: what stopped the run says so
-            run.update_summary({"wall_s": before + time.monotonic() - begun})
-        raise
-    run.update_summary({"wall_s": before + time.monotonic() - begun})
-    from pipelines.report import write_report  # matplotlib, which no other stage needs
-
-    page = write_report(run)
-    display.say(f"report: {page}")
-    return run.summary
-
-
-def _is_controlled(run: Run, name: str) -> bool:
-    figures, config = run.summary.get("control", {}).get(name, {}), run.config.control
-    exported = run.summary["export"][name]["student_sha256"]
-    found = (figures.get("student_sha256"), figures.get("engine"), figures.get("episodes"))
-    task = make_task(run.config.teacher.task.name)
-    done = found == (exported, control_engine(task, config), config.episodes)
-    return done and is_kept(run.path / "control" / name, drawn=isinstance(task, MujocoTask))

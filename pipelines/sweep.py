@@ -1,210 +1,257 @@
-"""The stages of a study's runs, one run after another: a run in which one fails does not end the study."""
+"""A study: a directory of ordinary teacher runs that differ in a few settings and in the seed.
 
-from collections.abc import Callable
-from functools import partial
+study.json        shared settings, what varies, and the runs in the order in which they are trained
+summary.json      the figures of every run that has ended, and of students over the seeds
+depth-4/seed-0/   a run, as `pipeline teacher` makes it
+report.html
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from typing import Any, NamedTuple
 
-import jax
+from pipelines.config import TEACHER_GROUPS, Change, Config, groups, with_values
+from pipelines.rundir import (
+    RUNS,
+    STUDY,
+    Run,
+    create_run,
+    is_study,
+    new_folder,
+    read_object,
+    run_path,
+    set_aside_if_damaged,
+    stored_config,
+    study_settings,
+    write_json,
+)
+from teacher.errors import UsageError, unknown_name
 
-from pipelines import export_students, teaching, train_students
-from pipelines.bar import describe_duration
-from pipelines.baselines import distill_with_baselines
-from pipelines.comparison import JSON, compare
-from pipelines.interrupt import Interrupted
-from pipelines.progress import Display
-from pipelines.rundir import Run, locked, write_json
-from pipelines.study import Member, Study
-from teacher import checkpoint
-from teacher.errors import Diverged, FathomError, UsageError
+JSON = dict[str, Any]
+Values = dict[str, Any]  # group.field -> value
 
-OUT_OF_MEMORY = "out of memory"
-
-
-def train_study(study: Study) -> JSON:
-    """Trains every run that has not ended yet; returns the summary.
-
-    A run that diverges or does not fit into the device's memory is recorded, and the next one begins.
-    Taken up again, a run that diverged is left alone, for its seed would end there again; one that did
-    not fit is tried again, for the device may be another."""
-    members, failures = study.members, study.failures
-    failures = {name: found for name, found in failures.items() if found["state"] != OUT_OF_MEMORY}
-    display = Display()
-    with locked(study.path):
-        for number, member in enumerate(members, 1):
-            if member.finished or member.name in failures:
-                continue
-            left = _time_left(members, failures)
-            display.say(f"run {number} of {len(members)}: {member.title}{left}", "bold")
-            failure = _train_run(member, Display(f"{number}/{len(members)} {member.title}"))
-            if failure is not None:
-                display.say(f"run {number} of {len(members)}: {failure['error']}", "red")
-                failures[member.name] = failure
-            _write_summary(study, failures)
-        return _write_summary(study, failures)
+LARGEST_SEED = 2**31 - 1
+_FORM = "write group.field=value,value, for example network.depth=4,16"
 
 
-def distil_study(
-    study: Study, *, baselines: str | None = None, resume: bool = False, seed: int | None = None
-) -> JSON:
-    """Fits students to the teacher of every run that has finished; returns the study's summary.
+class Combination(NamedTuple):
+    """One value of each varied setting, and the whole configuration that this makes."""
 
-    With `resume`, runs whose students are done are kept. `baselines` as `distill_with_baselines` takes them.
-    Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
-    begun = [member.name for member in study.members if (member.run.students / "checkpoints").exists()]
-    if begun and baselines is None and not resume:
+    values: Values
+    config: Config
+
+
+def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Change] = ()) -> list[Combination]:
+    """Returns every combination of `group.field=value,value` on top of `config`, the last setting fastest.
+
+    `assigned` is what --set has brought into `config`. Without `varied` there is one combination.
+    Raises: UsageError naming the field, what was found and what is allowed, for all of them at once."""
+    texts = _texts(varied, {change.name for change in assigned})
+    rows = list(itertools.product(*texts.values()))
+    made: list[Combination] = []
+    problems: dict[str, None] = {}
+    for row in rows:
+        try:
+            combined = with_values(
+                config, [f"{field}={text}" for field, text in zip(texts, row, strict=True)]
+            )
+        except UsageError as error:
+            problems |= dict.fromkeys(str(error).splitlines())
+            continue
+        group_of = groups(combined)
+        values = {field: getattr(group_of[field.partition(".")[0]], short(field)) for field in texts}
+        made.append(Combination(values, combined))
+    if problems:
+        raise UsageError("\n".join(problems))
+    # Two runs of the same settings would look like two findings.
+    for position, (field, given) in enumerate(texts.items()):
+        value_of = {row[position]: each.values[field] for row, each in zip(rows, made, strict=True)}
+        values_given = [value_of[text] for text in given]
+        for i, text in enumerate(given):
+            if values_given[i] in values_given[:i]:
+                raise UsageError(f"{field}={','.join(given)}: {text} is given twice")
+    networks = [each.config.teacher.network for each in made]
+    if "network.depth" in texts and any(each.actor_depth and each.critic_depth for each in networks):
         raise UsageError(
-            f"{study.path} holds students already ({begun[0]}): add --resume, or begin a new study"
+            "network.depth changes nothing where network.actor_depth and network.critic_depth are set: "
+            "vary these two"
         )
-    if baselines is None:
-        work = partial(train_students.distill, resume=resume, seed=seed)
-        return _carry_out(study, "distill", work, resume=resume, is_done=_is_distilled)
-    beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
-    return _carry_out(study, "distill", beside, resume=resume)
+    return made
 
 
-def export_study(
-    study: Study, *, resume: bool = False, seed: int | None = None, sign: Path | None = None
-) -> JSON:
-    """Exports and judges the students of every run that has any; returns the study's summary.
+def varied_values(made: Iterable[Values]) -> dict[str, list[Any]]:
+    """Returns each varied setting's values, in the order of the combinations."""
+    found: dict[str, list[Any]] = {}
+    for values in made:
+        for field, value in values.items():
+            if value not in found.setdefault(field, []):
+                found[field].append(value)
+    return found
 
-    Raises: FathomError if no run has."""
-    if not any(map(_is_distilled, study.members)):
-        raise FathomError(f"no run of {study.path} holds students: first comes pipeline distill {study.path}")
-    return _carry_out(
-        study, "export", partial(export_students.export, resume=resume, seed=seed, sign=sign), resume=resume
+
+def parse_seeds(text: str) -> list[int]:
+    """Parses `0,1,2`; UsageError naming what is wrong."""
+    seeds: list[int] = []
+    for digits in map(str.strip, text.split(",")):
+        if not (digits.isascii() and digits.isdigit() and int(digits) <= LARGEST_SEED):
+            raise UsageError(
+                f"--seeds {text}: found {digits!r}, write whole numbers from 0 to {LARGEST_SEED}, "
+                "for example 0,1,2"
+            )
+        if int(digits) in seeds:
+            raise UsageError(f"--seeds {text}: {int(digits)} is given twice")
+        seeds.append(int(digits))
+    return seeds
+
+
+def described(values: Values, joint: str = ", ", between: str = " ") -> str:
+    """Returns `depth 4, width 64`; of a file that a value names (a task of the user's own) the name alone."""
+    return joint.join(
+        f"{short(field)}{between}{shown(value).rpartition('/')[2]}" for field, value in values.items()
     )
 
 
-def _carry_out(
-    study: Study,
-    stage: str,
-    work: Callable[[Run, Display], object],
-    *,
-    resume: bool,
-    is_done: Callable[[Member], bool] = lambda _: False,
-) -> JSON:
-    """Does the work of a stage after the teacher in every run whose teacher has finished."""
-    display = Display()
-    with locked(study.path):
-        if resume:
-            study.mend(display.warn)
-        study.write_changes()
-        members, failures = study.members, study.failures
-        for number, member in enumerate(members, 1):
-            if not member.finished:
-                continue
-            where, error = f"run {number} of {len(members)}: ", None
-            if resume and is_done(member):
-                display.say(f"{where}kept {member.run.students}")
-            else:
-                display.say(f"{where}{member.title}", "bold")
-                error = _tried(work, member, Display(f"{number}/{len(members)} {member.title}"))
-            if error is not None:
-                display.say(f"{where}{error}", "red")
-            failures[member.name] = _noted(failures.get(member.name, {}), stage, error)
-            _write_summary(study, failures)
-        for member in members:
-            if not member.finished:
-                why = failures.get(member.name, {}).get("error", "its teacher has not finished training")
-                display.warn(f"left out {member.name}: {why}")
-        return _write_summary(study, failures)
+def short(field: str) -> str:
+    """Returns `depth` of `network.depth`; no two of the teacher's groups share a field's name."""
+    return field.partition(".")[2]
 
 
-def _tried(work: Callable[[Run, Display], object], member: Member, display: Display) -> str | None:
-    """Does the work in a run; why it failed, if it did."""
-    try:
-        with member.run.locked():
-            work(member.run, display)
-    except Interrupted:
-        raise
-    except FathomError as error:
-        return str(error)
-    except jax.errors.JaxRuntimeError as error:
-        return _out_of_memory(error)
-    return None
+def shown(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def _noted(failure: JSON, stage: str, error: str | None) -> JSON:
-    """A run's failures with what became of a stage in place of what was known of it."""
-    errors = {name: text for name, text in failure.get("stage_errors", {}).items() if name != stage}
-    errors |= {stage: error} if error is not None else {}
-    return {"stage_errors": errors} if errors else {}
+def _texts(varied: Sequence[str], set_: set[str]) -> dict[str, list[str]]:
+    """Returns each field's values as typed."""
+    found: dict[str, list[str]] = {}
+    for given in varied:
+        target, _, listed = given.partition("=")
+        field, texts = target.strip(), [text.strip() for text in listed.split(",")]
+        group, _, name = field.partition(".")
+        if not name or not all(texts):
+            raise UsageError(f"--vary {given!r}: {_FORM}")
+        if group not in TEACHER_GROUPS:
+            raise unknown_name("group of the teacher", group, TEACHER_GROUPS)
+        if field in found:
+            raise UsageError(f"{field} is varied twice: give all its values at once")
+        if field in set_:
+            raise UsageError(f"{field} is both set and varied: leave out one of them")
+        found[field] = texts
+    return found
 
 
-def _is_distilled(member: Member) -> bool:
-    """Whether students of all sizes are saved and in the summary, whatever they are worth."""
-    run, known = member.run, member.run.summary.get("students", {})
-    sizes = run.config.student.sizes
-    return all("parameters" in known.get(s, {}) and bool(checkpoint.saves(run.students / s)) for s in sizes)
+class Member(NamedTuple):
+    """One run of a study."""
+
+    name: str  # its directory within the study
+    values: Values
+    seed: int
+    run: Run
+
+    @property
+    def title(self) -> str:
+        return ", ".join(part for part in (described(self.values), f"seed {self.seed}") if part)
+
+    @property
+    def finished(self) -> bool:
+        return "teacher" in self.run.summary
+
+    @property
+    def seconds(self) -> float:
+        """What it has taken so far."""
+        lines = self.run.metrics("teacher")
+        return lines[-1]["wall_s"] if lines else 0.0
 
 
-def _write_summary(study: Study, failures: dict[str, JSON]) -> JSON:
-    summary = compare(study, failures)
-    write_json(study.path / "summary.json", summary)
-    return summary
+@dataclass(frozen=True)
+class Study:
+    """An existing study directory.
+
+    `changed` holds other shared settings, for the stages after the teacher, which all runs then take on."""
+
+    path: Path
+    changed: Config | None = None
+
+    @property
+    def settings(self) -> JSON:
+        """`preset`, `config`, `vary` (values of each setting), `seeds` and `runs` (as they are ordered)."""
+        return study_settings(self.path)
+
+    @property
+    def config(self) -> Config:
+        """The settings that all runs share; the varied ones hold what they would without the study."""
+        return self.changed or stored_config(self.settings, self.path / STUDY)
+
+    @property
+    def members(self) -> list[Member]:
+        return [
+            Member(entry["run"], entry["values"], entry["seed"], self._run(entry["run"]))
+            for entry in self.settings["runs"]
+        ]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [member.run for member in self.members]
+
+    def _run(self, name: str) -> Run:
+        run = Run(self.path / name)
+        if self.changed is None:
+            return run
+        config = self.changed.model_copy(update={"teacher": run.config.teacher})
+        return run if config == run.config else Run(run.path, config)
+
+    @property
+    def failures(self) -> dict[str, JSON]:
+        """By name of the runs that failed: `state` and `error` if their training did, `stage_errors` if a
+        later stage did, by its name."""
+        kept = ("state", "error", "stage_errors")
+        return {
+            run["run"]: {key: run[key] for key in kept if key in run}
+            for run in read_object(self.path / "summary.json").get("runs", [])
+            if "error" in run or "stage_errors" in run
+        }
+
+    def write_changes(self) -> None:
+        """Writes `changed` where `config` is read; each run takes it on when a stage of it begins."""
+        if self.changed is not None:
+            write_json(self.path / STUDY, self.settings | {"config": self.changed.model_dump(mode="json")})
+
+    def mend(self, say: Callable[[str], None]) -> None:
+        """Sets damaged summaries aside: they are made of what the runs hold."""
+        for run in self.all_runs:
+            run.mend_summary(say)
+        set_aside_if_damaged(self.path / "summary.json", say)
 
 
-def _train_run(member: Member, display: Display) -> JSON | None:
-    """Trains one run to its end; `state` and `error` if it has none."""
-    try:
-        with member.run.locked():
-            teaching.teach(member.run, display, resume=True)
-    except Diverged as error:
-        return {"state": "diverged", "error": str(error)}
-    except jax.errors.JaxRuntimeError as error:
-        return {"state": OUT_OF_MEMORY, "error": _out_of_memory(error)}
-    return None
+def create_study(
+    path: Path, config: Config, preset: str, made: Sequence[Combination], seeds: Sequence[int]
+) -> Study:
+    """Creates a study with all its runs, none of them begun; UsageError if the path exists already.
+
+    One seed of every combination comes before the next seed, so that half a study compares them all."""
+    runs = []
+    with new_folder(path) as partial:
+        for seed, (values, combined) in itertools.product(seeds, made):
+            name = str(Path(described(values, "-", "-")) / f"seed-{seed}")
+            create_run(partial / name, combined, preset, seed)
+            runs.append({"run": name, "values": values, "seed": seed})
+        settings = {
+            "preset": preset,
+            "config": config.model_dump(mode="json"),
+            "vary": varied_values(values for values, _ in made),
+            "seeds": list(seeds),
+            "runs": runs,
+        }
+        write_json(partial / STUDY, settings)
+    return Study(path)
 
 
-def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
-    """What to say of this error; any other is raised again."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        raise error
-    return f"the device's memory is too small: {error}".splitlines()[0]
-
-
-def require_all_finished(summary: JSON) -> None:
-    """FathomError naming the runs that failed, and why."""
-    failed = {run["run"]: run["error"] for run in summary["runs"] if "error" in run}
-    if failed:
-        raise FathomError(f"{len(failed)} of {len(summary['runs'])} runs failed:{_listed(failed)}")
-
-
-def require_stage(study: Study, summary: JSON, stage: str) -> None:
-    """FathomError naming the runs in which a later stage failed, and those none of whose students passes."""
-    chosen = study.config.student.choose is not None
-    failed, failing = {}, {}
-    for run in summary["runs"]:
-        if error := run.get("stage_errors", {}).get(stage):
-            failed[run["run"]] = error
-        elif stage == "export" and not chosen and not run.get("selected_passes", True):
-            failing[run["run"]] = run["selected_because"]
-    count, lines = len(summary["runs"]), []
-    if failed:
-        lines.append(f"{stage} failed in {len(failed)} of {count} runs:{_listed(failed)}")
-    if failing:
-        lines.append(f"in {len(failing)} of {count} runs no student keeps enough:{_listed(failing)}")
-    if lines:
-        raise FathomError("\n".join(lines))
-
-
-def _listed(reasons: dict[str, str]) -> str:
-    return "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
-
-
-def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:
-    """`; about 5 min left`, judged by the runs that have finished; empty before the first has."""
-    finished = [member for member in members if member.finished]
-    if not finished:
-        return ""
-    untried, seconds = False, 0.0
-    for member in members:
-        if member.finished or member.name in failures:
-            continue
-        alike = [other.seconds for other in finished if other.values == member.values]
-        untried |= not alike
-        expected = mean(alike) if alike else max(other.seconds for other in finished)
-        seconds += max(0.0, expected - member.seconds)
-    basis = ", if what is untried takes as long as the slowest so far" if untried else ""
-    return f"; about {describe_duration(seconds)} left{basis}"
+def find_study(name: str | None) -> Study | None:
+    """Opens the study of that path or name under runs/; without one, the only study where there is no run."""
+    if name is not None:
+        path = run_path(name)
+        return Study(path) if is_study(path) else None
+    studies = [file.parent for file in RUNS.glob(f"*/{STUDY}")]
+    return Study(studies[0]) if len(studies) == 1 and not any(RUNS.glob("*/config.json")) else None

@@ -6,21 +6,19 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipelines.grid import described
+from pipelines.sweep import described
 
 JSON = dict[str, Any]
 
 
 def summary(figures: JSON) -> Group:
-    """summary.json, or a part of it: the way from teacher to robot, one row a policy."""
+    """Shows summary.json, or a part of it: the way from teacher to robot, one row a policy."""
     table = Table("policy", "size", "success", "at goal", "retention", "robot")
-    if teacher := figures.get("teacher"):
-        score = _share(teacher, "success_final"), _share(teacher, "time_at_goal")
-        table.add_row("teacher", f"depth {teacher['depth']}", *score)
-    if reference := figures.get("reference"):
-        scores = _share(reference, "success_final"), _share(reference, "time_at_goal")
-        table.add_row("reference", "knows the task", *scores)
     late = 0
+    for name in ("teacher", "reference"):
+        if found := figures.get(name):
+            size = f"depth {found['depth']}" if name == "teacher" else "knows the task"
+            table.add_row(name, size, *(_figure(found, key) for key in ("success_final", "time_at_goal")))
     for name, student in figures.get("students", {}).items():
         exported = figures.get("export", {}).get(name, {})
         robot = figures.get("control", {}).get(name, {})
@@ -28,10 +26,10 @@ def summary(figures: JSON) -> Group:
         table.add_row(
             f"{name} *" if name == figures.get("selected") else name,
             f"{student['parameters']:,}" + (f"\n{exported['latency_us_p50']:.1f} µs" if exported else ""),
-            _share(student, "success_final"),
-            _share(student, "time_at_goal"),
+            _figure(student, "success_final"),
+            _figure(student, "time_at_goal"),
             _retention(student),
-            _share(robot, "success_final"),
+            _figure(robot, "success_final"),
         )
     mark = "* selected" + ("" if figures.get("selected_passes", True) else ", though it may keep too little")
     notes = [mark, "95 % intervals below each figure"]
@@ -41,7 +39,7 @@ def summary(figures: JSON) -> Group:
 
 
 def study(figures: JSON) -> Group:
-    """A study's summary, one row a combination of the varied values."""
+    """Shows a study's summary, one row a combination of the varied values."""
     scores = (Column(name, min_width=11) for name in ("success", "at goal"))
     table = Table("values", "parameters", *scores, "seconds", "steps/s", "runs")
     for row in figures["combinations"]:
@@ -49,8 +47,8 @@ def study(figures: JSON) -> Group:
         table.add_row(
             described(row["values"]) or figures["preset"],
             f"{sum(row['parameters'].values()):,}",
-            _over_seeds(row, "success_final", ".3f"),
-            _over_seeds(row, "time_at_goal", ".3f"),
+            _figure(row, "success_final"),
+            _figure(row, "time_at_goal"),
             *(f"{row[key]:,.0f}" if key in row else "" for key in ("wall_s", "env_steps_per_s")),
             f"{len(row['seeds'])}/{planned}",
         )
@@ -63,7 +61,7 @@ def study(figures: JSON) -> Group:
 
 
 def study_students(figures: JSON) -> Table:
-    """A study's summary: one row a combination of the varied values and a size of student.
+    """Shows a study's students: one row a combination of the varied values and a size of student.
 
     As long as no student has been judged: one row a run, with the students that it has."""
     if not figures["students"]:
@@ -80,7 +78,7 @@ def study_students(figures: JSON) -> Table:
         table.add_row(
             described(row["values"]) or figures["preset"],
             row["size"],
-            *(_over_seeds(row, key, ".3f") for key in keys),
+            *(_figure(row, key) for key in keys),
             str(len(row["seeds"])),
         )
     table.caption = "at goal, teacher: time at goal in the same episodes; means, 95 % intervals over seeds"
@@ -88,7 +86,7 @@ def study_students(figures: JSON) -> Table:
 
 
 def side_by_side(figures: JSON) -> Group:
-    """As `pipelines.side_by_side.beside_each_other` gives them: one column a run, one row a figure."""
+    """Shows what `pipelines.compare.compare_runs` gives: one column a run, one row a figure."""
     runs = figures["runs"]
     table = Table("", *runs)
     for field, values in figures["settings"].items():
@@ -103,7 +101,7 @@ def side_by_side(figures: JSON) -> Group:
     )
     for who, found in (("teacher", teachers), ("student", students), ("controller", control)):
         for key, name in (("success_final", "success"), ("time_at_goal", "time at goal")):
-            table.add_row(f"{who}: {name}", *(_share(each, key) for each in found))
+            table.add_row(f"{who}: {name}", *(_figure(each, key) for each in found))
     table.add_row("student", *selected)
     table.add_row("student: retention", *(_retention(each) if each else "" for each in students))
     table.add_row("file: latency, µs", *(_rounded(each, "latency_us_p50") for each in files))
@@ -120,7 +118,7 @@ def students(figures: JSON) -> Table:
 
 
 def beside_baselines(figures: JSON) -> Group:
-    """`students` and `baselines` of a summary."""
+    """Shows `students` and `baselines` of a summary."""
     scores = (Column(name, min_width=11) for name in ("success", "at goal", "retention"))
     table = Table("baseline", "parameters", "steps", *scores)
     for name, baseline in figures["baselines"].items():
@@ -128,15 +126,15 @@ def beside_baselines(figures: JSON) -> Group:
             name,
             f"{baseline['parameters']:,}",
             f"{baseline['env_steps']:,}\n{baseline['wall_s']:,.0f} s",
-            _share(baseline, "success_final"),
-            _share(baseline, "time_at_goal"),
+            _figure(baseline, "success_final"),
+            _figure(baseline, "time_at_goal"),
             _retention(baseline),
         )
     return Group(students(figures["students"]), table)
 
 
 def score(figures: JSON) -> Table:
-    """One policy's figures, a row each, with their intervals."""
+    """Shows one policy's figures, a row each, with their intervals."""
     table = Table("figure", "value", "95 % interval")
     parts = {key: value for key, value in figures.items() if isinstance(value, dict)}
     within = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
@@ -159,8 +157,30 @@ def _shown(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
 
 
+def settings(figures: JSON) -> Table:
+    """Shows what `pipelines.config.as_json` gives; a value is bold if it is not the default below it."""
+    columns = Column("setting", no_wrap=True), Column("value", max_width=28), "what it is"
+    rows = Table(*columns, title=figures["title"], title_justify="left")
+
+    def written(value: Any) -> str:
+        if value is None:
+            return "none"
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    for group, fields in figures["settings"].items():
+        for field, entry in fields.items():
+            value = Text(written(entry["value"]))
+            if entry["value"] != entry["default"]:
+                value.stylize("bold")
+                value.append(f"\ndefault {written(entry['default'])}", "not bold dim")
+            rows.add_row(f"{group}.{field}", value, entry["description"])
+        rows.add_section()
+    rows.caption = "bold: not as by default"
+    return rows
+
+
 def tasks(figures: JSON) -> Table:
-    """As `pipelines.catalogue.describe` gives them."""
+    """Shows what `pipelines.catalogue.describe` gives."""
     table = Table(
         Column("task", no_wrap=True),
         "engines",
@@ -185,7 +205,7 @@ def tasks(figures: JSON) -> Table:
 
 
 def throughput(figures: JSON) -> Table:
-    """As `pipelines.catalogue.measure` gives it: one row a task, one column an engine."""
+    """Shows what `pipelines.catalogue.measure` gives: one row a task, one column an engine."""
     engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
     table = Table("task", *(Column(engine, justify="right") for engine in engines))
     for name, measured in figures["tasks"].items():
@@ -215,30 +235,20 @@ def presets(figures: JSON) -> Table:
     return table
 
 
-def _over_seeds(figures: JSON, key: str, digits: str) -> Text:
-    """A mean, with its interval below where there is one."""
-    if key not in figures:
-        return Text()
-    interval = figures.get(f"{key}_interval")
-    return _with_interval(figures[key], *(interval or ()), digits=digits)
-
-
 def _rounded(figures: JSON, key: str) -> str:
     return f"{figures[key]:,.1f}" if key in figures else ""
-
-
-def _share(figures: JSON, key: str) -> Text:
-    return _with_interval(figures[key], *figures[f"{key}_interval"]) if key in figures else Text()
 
 
 def _retention(student: JSON) -> Text:
     if "retention" not in student:
         return Text("undefined")
-    return _with_interval(student["retention"], student["retention_low"], student["retention_high"])
+    interval = [student["retention_low"], student["retention_high"]]
+    return _figure({"retention_interval": interval} | student, "retention")
 
 
-def _with_interval(value: float, *interval: float, digits: str = ".3f") -> Text:
-    found = Text(f"{value:{digits}}")
-    return (
-        found.append("\n" + "-".join(f"{edge:{digits}}" for edge in interval), "dim") if interval else found
-    )
+def _figure(figures: JSON, key: str) -> Text:
+    """A figure with its interval below, as far as there are such."""
+    if key not in figures:
+        return Text()
+    found, interval = Text(f"{figures[key]:.3f}"), figures.get(f"{key}_interval")
+    return found.append("\n" + "-".join(f"{edge:.3f}" for edge in interval), "dim") if interval else found

@@ -22,8 +22,8 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # by field of `tra
 class Tracker(Protocol):
     """Where one stage's metrics go besides metrics.jsonl; any exception ends it, and nothing else."""
 
-    def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl: environment steps and seconds that the stage has taken, and the rest."""
+    def log(self, line: JSON) -> None:
+        """Takes one line of metrics.jsonl."""
 
     def close(self) -> None: ...
 
@@ -39,7 +39,7 @@ def require_trackers(track: TrackConfig) -> None:
 
 @contextmanager
 def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Callable[[JSON], None]]:
-    """A function that takes the stage's metrics, line by line.
+    """Gives a function that takes the stage's metrics, line by line.
 
     Trackers first get what metrics.jsonl holds already, of before the stage was taken up again. One that
     fails is named to the user and gets no more; the stage goes on."""
@@ -57,15 +57,17 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
     def begin(name: str, opened: Callable[[Run, str], Tracker]) -> None:
         trackers[name] = opened(run, stage)
         for line in history:
-            _log(trackers[name], line)
+            trackers[name].log(line)
 
-    for name, opened in _asked(run.config.track).items():
-        attempt(name, partial(begin, name, opened))
+    known: dict[str, Callable[[Run, str], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
+    for name, opened in known.items():
+        if getattr(run.config.track, name):
+            attempt(name, partial(begin, name, opened))
 
     def record(line: JSON) -> None:
         run.append_metrics(stage, line)
         for name, tracker in [*trackers.items()]:
-            attempt(name, partial(_log, tracker, line))
+            attempt(name, partial(tracker.log, line))
 
     try:
         yield record
@@ -74,21 +76,8 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
             attempt(name, tracker.close)
 
 
-def _asked(track: TrackConfig) -> dict[str, Callable[[Run, str], Tracker]]:
-    asked: dict[str, Callable[[Run, str], Tracker]] = {}
-    if track.tensorboard:
-        asked["tensorboard"] = TensorBoard
-    if track.wandb:
-        asked["wandb"] = WandB
-    return asked
-
-
-def _log(tracker: Tracker, line: JSON) -> None:
-    tracker.log(line["env_steps"], line["wall_s"], scalars(line))
-
-
 def scalars(line: Mapping[str, Any], group: str = "") -> dict[str, float]:
-    """The numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`.
+    """Returns the numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`.
 
     What is no number is left out."""
     found: dict[str, float] = {}
@@ -97,11 +86,8 @@ def scalars(line: Mapping[str, Any], group: str = "") -> dict[str, float]:
         if isinstance(value, Mapping):
             found |= scalars(value, f"{name}/")
         elif key.endswith("_interval"):
-            found |= dict(
-                zip(
-                    (f"{name.removesuffix('_interval')}_{end}" for end in ("low", "high")), value, strict=True
-                )
-            )
+            base = name.removesuffix("_interval")
+            found[f"{base}_low"], found[f"{base}_high"] = value
         elif isinstance(value, int | float):
             found[name] = float(value)
     return found
@@ -121,13 +107,13 @@ class TensorBoard:
         lines = run.metrics(stage)
         self._begun = time.time() - (lines[-1]["wall_s"] if lines else 0.0)
 
-    def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
+    def log(self, line: JSON) -> None:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=key, simple_value=value) for key, value in metrics.items()]
-        event = Event(wall_time=self._begun + seconds, step=step, summary=Summary(value=values))
-        self._events.write_event(event)
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in scalars(line).items()]
+        now = self._begun + line["wall_s"]
+        self._events.write_event(Event(wall_time=now, step=line["env_steps"], summary=Summary(value=values)))
         self._events.flush()
 
     def close(self) -> None:
@@ -163,10 +149,10 @@ class WandB:
         write_json(file, {"id": self._run.id})
         self._logged = self._run.step if known else 0  # up to which steps it has been told
 
-    def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        if step > self._logged:
-            self._run.log({**metrics}, step=step)
-            self._logged = step
+    def log(self, line: JSON) -> None:
+        if line["env_steps"] > self._logged:
+            self._logged = line["env_steps"]
+            self._run.log(scalars(line), step=self._logged)
 
     def close(self) -> None:
         self._run.finish()

@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 
-from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
-from pipelines.schedule import Clock, SaveTimer
-from pipelines.teaching import warn_of_versions
+from pipelines.runtime import Clock, Interrupted, SaveTimer, deferred_interrupt
 from pipelines.tracking import recorded
+from pipelines.train_teacher import warn_of_versions
 from student.checkpoint import load_student, restore_state, save_state, save_students
 from student.distill import Distiller, DistillState
 from student.networks import parameter_count

@@ -7,9 +7,8 @@ from pipelines import closed_loop, render, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
 from pipelines.report import write_watch_page
-from pipelines.request import stand_for
 from pipelines.rundir import Run
-from pipelines.targets import existing
+from pipelines.stages import stand_for, trusted_run
 from teacher import checkpoint
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -87,7 +86,7 @@ def chosen(
         if trust:
             stand_for(stages.runs_of(Path(name)), task, trust)
         return of_bundle(Path(name), task)
-    return of_run(existing(name, None, task, trust), policy)
+    return of_run(trusted_run(name, task, trust), policy)
 
 
 def of_run(run: Run, policy: str | None) -> Subject:

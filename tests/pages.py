@@ -6,8 +6,8 @@ from test_report import add_truth, full_run, moving, recorded
 from test_study import fill, made
 from test_study_students import with_students
 
+from pipelines.compare import compare_runs
 from pipelines.report import write_comparison, write_report, write_study_report, write_watch_page
-from pipelines.side_by_side import beside_each_other
 
 KINDS = ("run", "study", "comparison", "watch")
 
@@ -22,7 +22,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     with_students(study, lambda member: 0.4 + 0.1 * member.seed)
     watch = folder / "watch.html"
     write_watch_page(watch, "reacher", "the teacher", recorded(), [moving()] * 2)
-    figures = beside_each_other(runs)
+    figures = compare_runs(runs)
     return {
         "run": write_report(runs["first"]),
         "study": write_study_report(study),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from export.controller import load as load_controller
 from pipelines.cli import app
-from pipelines.presets import preset
+from pipelines.config import preset
 from pipelines.rundir import Run
 from teacher import checkpoint
 

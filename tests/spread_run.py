@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pipelines import cluster
+from pipelines import distributed
 from teacher.checkpoint import leaf_paths
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.learner import Learner
@@ -33,7 +33,7 @@ CONFIG = TeacherConfig(
 
 
 def main(settings: dict) -> None:
-    cluster.join(settings.get("coordinator"), settings.get("processes"), settings.get("process"))
+    distributed.join(settings.get("coordinator"), settings.get("processes"), settings.get("process"))
     devices = Devices()
     devices.connect()
     assert devices.count == settings["devices"]

@@ -14,7 +14,7 @@ from pipelines.config import with_values
 from pipelines.progress import Display
 from pipelines.report import write_report
 from pipelines.rundir import Run, create_run, write_json
-from pipelines.teaching import teach
+from pipelines.train_teacher import teach
 from student.baselines import (
     NAMES,
     TRAINED,

@@ -7,9 +7,9 @@ from test_report import Page, full_run, new_run
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.compare import compare_runs, different, open_runs
 from pipelines.report import write_comparison
 from pipelines.rundir import write_json
-from pipelines.side_by_side import beside_each_other, different, opened
 from teacher.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def runs(tmp_path, monkeypatch):
     for name, depth in (("deep", 16), ("shallow", 4)):
         run = full_run(tmp_path / "runs", name, [f"network.depth={depth}"])
         write_json(run.path / "config.json", run.settings | {"seed": depth})
-    return opened(["deep", "shallow"])
+    return open_runs(["deep", "shallow"])
 
 
 def change(run, **summary):
@@ -34,7 +34,7 @@ def test_keys_differ_where_one_value_does_or_is_missing():
 
 
 def test_settings_that_differ_are_named_with_both_values(runs):
-    figures = beside_each_other(runs)
+    figures = compare_runs(runs)
     assert figures["settings"] == {"seed": [16, 4], "network.depth": [16, 4]}
     assert figures["versions"] == {} and figures["not_comparable"] == []
     assert list(figures["runs"]) == ["deep", "shallow"]
@@ -58,7 +58,7 @@ def test_command_prints_a_table(runs, tmp_path):
 
 
 def test_page_shows_each_run_s_scores_students_and_verdict(runs, tmp_path):
-    written = write_comparison(beside_each_other(runs), list(runs.values()), tmp_path / "page.html")
+    written = write_comparison(compare_runs(runs), list(runs.values()), tmp_path / "page.html")
     page = Page(written.read_text("utf-8"))
     assert page.text.count("The 2x16 student keeps 99.8 % (99.1 to 100.4)") == 2
     depth = next(row for row in page.rows if row and row[0].split() == ["network.depth"])
@@ -74,7 +74,7 @@ def test_tasks_that_differ_are_said_not_to_compare(runs, tmp_path):
     settings = runs["shallow"].settings
     settings["config"]["teacher"]["task"]["name"] = "wheel_maze"
     write_json(runs["shallow"].path / "config.json", settings)
-    (sentence,) = beside_each_other(runs)["not_comparable"]
+    (sentence,) = compare_runs(runs)["not_comparable"]
     assert "the tasks differ (deep: reacher, shallow: wheel_maze)" in sentence
 
 
@@ -82,7 +82,7 @@ def test_other_layouts_engines_and_numbers_of_episodes_are_said(runs):
     teacher = runs["deep"].summary["teacher"]
     change(runs["deep"], teacher=teacher | {"layout": "near"})
     change(runs["shallow"], teacher=teacher | {"layout": "far", "episodes": 64}, engine="brax")
-    sentences = beside_each_other(runs)["not_comparable"]
+    sentences = compare_runs(runs)["not_comparable"]
     assert len(sentences) == 3
     for words, sentence in zip(("deep: near, shallow: far", "brax", "shallow: 64"), sentences, strict=True):
         assert words in sentence
@@ -90,7 +90,7 @@ def test_other_layouts_engines_and_numbers_of_episodes_are_said(runs):
 
 def test_runs_that_have_found_nothing_yet_are_shown_too(tmp_path):
     runs = {name: new_run(tmp_path, name) for name in ("one", "two")}
-    written = write_comparison(beside_each_other(runs), list(runs.values()), tmp_path / "page.html")
+    written = write_comparison(compare_runs(runs), list(runs.values()), tmp_path / "page.html")
     page = Page(written.read_text("utf-8"))
     assert page.text.count("Nothing has been found yet") == 2 and "svg" not in page.tags
     assert "the runs differ in nothing that was set" in page.text
@@ -106,7 +106,7 @@ def test_runs_that_have_found_nothing_yet_are_shown_too(tmp_path):
 )
 def test_a_wrong_request_is_refused_and_writes_nothing(runs, tmp_path, names, words):
     with pytest.raises(UsageError, match=words):
-        opened(names)
+        open_runs(names)
     done = CliRunner().invoke(app, ["compare", *names])
     assert done.exit_code == 2 and words in done.stderr
     assert not list(tmp_path.rglob("compare.html"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import PIPELINE
 
-from pipelines import cluster
+from pipelines import distributed
 from teacher import checkpoint
 from teacher.errors import UsageError
 from teacher.sharding import require_even
@@ -269,7 +269,7 @@ def test_a_launcher_that_started_several_processes_is_recognised(
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: asked.append(options))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    cluster.join(None, None, None)
+    distributed.join(None, None, None)
     assert len(asked) == joins
     if joins:
         assert asked[0]["local_device_ids"] == ([] if takes_all_devices else None)

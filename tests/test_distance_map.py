@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from test_own_task import PUCK, written
 
-from pipelines import ground_truth, teaching
-from pipelines.config import with_values
+from pipelines import ground_truth, train_teacher
+from pipelines.config import preset, with_values
 from pipelines.ground_truth import reference_episodes, share_of_reference
-from pipelines.presets import preset
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, create_run, read_columns
 from teacher.config import FAR_CELLS
@@ -138,7 +137,7 @@ def test_goals_of_maze_tasks_are_places_in_their_maze(name):
 def maze_run(tmp_path_factory):
     config = with_values(preset("debug"), TINY)
     run = create_run(tmp_path_factory.mktemp("runs") / "maze", config, "debug", 0)
-    teaching.teach(run)
+    train_teacher.teach(run)
     return run
 
 
@@ -177,7 +176,7 @@ def test_taken_up_again_a_finished_run_gets_what_it_lacks(maze_run):
     before = maze_run.summary
     (maze_run.path / "summary.json").unlink()
     (maze_run.path / "teacher" / DISTANCE_MAP).unlink()
-    teaching.teach(maze_run, resume=True)
+    train_teacher.teach(maze_run, resume=True)
     after = maze_run.summary
     assert after["reference"] == before["reference"]
     assert after["teacher"] == before["teacher"]
@@ -212,7 +211,7 @@ def test_a_reference_policy_that_fails_is_named_and_costs_no_figure_of_the_teach
     monkeypatch.setattr(make_task("wheel_maze"), "reference_policy", policy, raising=False)
     monkeypatch.setattr(Display, "say", lambda self, text, style="": said.append(text))
     (maze_run.path / "summary.json").unlink()
-    teaching.teach(maze_run, Display(), resume=True)
+    train_teacher.teach(maze_run, Display(), resume=True)
     assert f"task 'wheel_maze': reference_policy(observation, goal) {told}" in "".join(said).replace("\\", "")
     after = maze_run.summary
     assert "reference" not in after and "share_of_reference" not in after["teacher"]

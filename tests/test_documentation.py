@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from export.bundle import write_bundle
 from pipelines import preset, with_values
 from pipelines.cli import app
-from pipelines.request import requested
+from pipelines.config import requested
 from student import act, critic_distance
 from student.config import Size
 from student.networks import init_student

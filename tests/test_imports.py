@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,31 @@ ROOT = Path(__file__).parent.parent
 ORDER = ("teacher", "student", "export", "pipelines")
 
 
-def imported(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in ORDER
+    for file in (ROOT / package).rglob("*.py")
+}
+STAGES = {"all_stages", "export_students", "run_sweep", "stages", "train_students", "train_teacher"}
+
+
+def names(file: Path) -> set[str]:
+    """All that a file imports, at its top and in its functions, but not for type checkers alone."""
+    found, nodes = set(), [ast.parse(file.read_text())]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (whole & MODULES.keys()) or {node.module}
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            nodes += ast.iter_child_nodes(node)
     return found
+
+
+def imported(file: Path) -> set[str]:
+    return {name.partition(".")[0] for name in names(file)}
 
 
 @pytest.mark.parametrize("package", ORDER)
@@ -28,6 +46,23 @@ def test_no_package_imports_one_above_it(package):
     assert files
     for file in files:
         assert not imported(file) & above, file
+
+
+@pytest.mark.parametrize("package", ["student", "export", "pipelines"])
+def test_no_imports_run_in_a_circle(package):
+    inside = {name: file for name, file in MODULES.items() if name.partition(".")[0] == package}
+    graph = {name: names(file) & inside.keys() for name, file in inside.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(inside)  # CycleError names the circle
+
+
+def test_a_report_computes_nothing_and_no_stage_writes_one():
+    stages = {f"pipelines.{name}" for name in STAGES}
+    assert stages <= MODULES.keys()
+    for name, file in MODULES.items():
+        if name.startswith("pipelines.report"):
+            assert not names(file) & stages, name
+        if name in stages - {"pipelines.all_stages"}:
+            assert not any(other.startswith("pipelines.report") for other in names(file)), name
 
 
 def test_controller_imports_the_standard_library_numpy_and_onnxruntime_alone():

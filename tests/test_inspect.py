@@ -9,7 +9,7 @@ import onnx
 import pytest
 from test_export import SPEC, export, exported, policy, rollouts  # noqa: F401
 
-from pipelines.inspecting import comparison, description, differences, inspect
+from pipelines.inspection import comparison, description, differences, inspect
 from teacher.errors import FathomError, UsageError
 
 

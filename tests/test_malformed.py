@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from pipelines import tables
 from pipelines.cli import app
-from pipelines.config import Config, groups
-from pipelines.presets import preset
+from pipelines.config import Config, groups, preset
 from pipelines.progress import Display, Terminal
 from pipelines.rundir import create_run
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from pipelines import stages
-from pipelines.config import Config
-from pipelines.presets import PRESETS, preset
+from pipelines.config import Config, preset
+from pipelines.presets import PRESETS
 from teacher import memory, networks
 from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig

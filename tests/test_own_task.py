@@ -9,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from pipelines import catalogue, stages, throughput
-from pipelines.config import Config, with_values
-from pipelines.grid import combinations, described, folder_name
-from pipelines.presets import preset
+from pipelines import catalogue, stages
+from pipelines.config import Config, preset, with_values
 from pipelines.progress import Display
 from pipelines.rundir import Run
+from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.config import task_reference
 from teacher.errors import FathomError, UsageError
@@ -170,7 +169,7 @@ def test_settings_hold_the_whole_path_and_names_as_they_are(tmp_path, monkeypatc
 def test_a_study_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = combinations(preset("debug"), ["task.name=reacher,robots/one.py:Robot"])
-    assert [folder_name(values) for values, _ in made] == ["name-reacher", "name-one.py:Robot"]
+    assert [described(values, "-", "-") for values, _ in made] == ["name-reacher", "name-one.py:Robot"]
     assert described(made[1].values) == "name one.py:Robot"
     assert made[1].values == {"task.name": f"{tmp_path.resolve()}/robots/one.py:Robot"}
 
@@ -287,11 +286,11 @@ def test_tasks_are_described_for_machines(robot, pipeline, tmp_path):
 
 def test_speed_is_measured_on_every_engine_and_failures_are_said(tmp_path, monkeypatch):
     puck = written(tmp_path, PUCK, "Puck")
-    analytic = throughput.measure(puck, "analytic", 8)
+    analytic = catalogue.measure_engine(puck, "analytic", 8)
     assert analytic["environments"] == 8
     assert analytic["steps_per_s"] > 0
     assert analytic["compile_s"] > 0
-    alone = throughput.measure("reacher", "mujoco", 8)
+    alone = catalogue.measure_engine("reacher", "mujoco", 8)
     assert alone["environments"] == 1
     assert "compile_s" not in alone
 
@@ -300,7 +299,7 @@ def test_speed_is_measured_on_every_engine_and_failures_are_said(tmp_path, monke
             raise FathomError("the simulation became unstable")
         return analytic
 
-    monkeypatch.setattr(throughput, "measure", measure)
+    monkeypatch.setattr(catalogue, "measure_engine", measure)
     figures = catalogue.measure({"reacher": make_task("reacher")}, 8, Display())
     assert figures["tasks"]["reacher"] == {
         "mjx": analytic,

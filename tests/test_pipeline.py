@@ -12,7 +12,7 @@ import pytest
 from conftest import PIPELINE
 
 from export.controller import load
-from pipelines.presets import preset
+from pipelines.config import preset
 from teacher import checkpoint
 from teacher.tasks import make_task
 from teacher.train import load_teacher

@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines.bar import Bar
-from pipelines.panel import LEVELS, View, panel, sparkline
-from pipelines.progress import Display
+from pipelines.progress import LEVELS, Bar, Display, View, panel, sparkline
 
 SCORE = {
     "success_final": 0.98,
@@ -119,7 +117,7 @@ def test_lines_are_printed_where_there_is_no_terminal(capsys, monkeypatch):
 
 STAGE = """
 import sys, time
-from pipelines.interrupt import Interrupted, deferred_interrupt
+from pipelines.runtime import Interrupted, deferred_interrupt
 from pipelines.progress import Display
 display = Display()
 with deferred_interrupt() as interruption, display.bar("teacher", 1000, piece="iterations") as bar:

@@ -37,11 +37,10 @@ from recovery import (
     wait_for,
 )
 
-from pipelines.interrupt import SAVING, deferred_interrupt, sigterm_as_ctrl_c
-from pipelines.presets import preset
+from pipelines.config import preset
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run
-from pipelines.schedule import Clock, SaveTimer
+from pipelines.runtime import SAVING, Clock, SaveTimer, deferred_interrupt, sigterm_as_ctrl_c
 from teacher import checkpoint
 from teacher.errors import FathomError
 

@@ -11,8 +11,7 @@ import rich
 from PIL import Image
 
 from pipelines import tables
-from pipelines.config import with_values
-from pipelines.presets import preset
+from pipelines.config import preset, with_values
 from pipelines.report import write_report
 from pipelines.report.context import RunContext
 from pipelines.report.figures import control_distances

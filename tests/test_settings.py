@@ -12,14 +12,12 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
+from pipelines import options
 from pipelines.cli import app
-from pipelines.commands import completion
-from pipelines.config import Config, groups, with_values
-from pipelines.presets import PRESETS, preset
-from pipelines.request import requested
+from pipelines.config import Config, as_toml, groups, preset, requested, schema, with_values
+from pipelines.presets import PRESETS
 from pipelines.rundir import create_run
-from pipelines.settings_file import as_toml, schema
-from pipelines.targets import changed_run, requested_run, target_path
+from pipelines.stages import changed_run, resumed_run
 from teacher import memory
 from teacher.errors import UsageError
 from teacher.replay import future_offset
@@ -75,9 +73,9 @@ def test_rules_between_fields_hold_for_what_all_places_say_together(file):
         _ = requested(None, path, None).config
 
 
-def test_a_run_is_named_after_the_files_preset(file):
-    asked = requested(None, file('preset = "debug"'), None)
-    assert target_path(None, asked, 3).name == "debug-seed3"
+def test_a_run_is_named_after_the_files_preset_and_the_seed(file):
+    done = ask("teacher", "--config", file('preset = "debug"'), "--seed", 3, "--resume")
+    assert done.exit_code == 2 and "runs/debug-seed3 is no run" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -115,9 +113,9 @@ def test_a_whole_file_serves_later_stages_as_long_as_the_teacher_is_the_same(tmp
 def test_resuming_with_another_file_is_refused(tmp_path, file):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
     same = requested(None, file("[network]\ndepth = 4"), None)
-    assert requested_run(str(run.path), same, None, resume=True).config == run.config
+    assert resumed_run(run.path, same, None).config == run.config
     with pytest.raises(UsageError, match="resume without --config"):
-        requested_run(str(run.path), requested(None, file("[network]\ndepth = 8"), None), None, resume=True)
+        resumed_run(run.path, requested(None, file("[network]\ndepth = 8"), None), None)
 
 
 def test_a_runs_settings_are_shown_and_come_back(tmp_path, file):
@@ -142,13 +140,13 @@ def test_the_schema_refuses_what_the_program_refuses():
 def test_names_are_completed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     create_run(tmp_path / "runs" / "mine", preset("debug"), "debug", 0)
-    assert completion.runs("m") == ["mine"]
-    assert [name for name, _ in completion.presets("de")] == ["debug", "deep-smoke"]
-    assert completion.fields("network.de") == [
+    assert options.complete_run("m") == ["mine"]
+    assert [name for name, _ in options.complete_preset("de")] == ["debug", "deep-smoke"]
+    assert options.complete_field("network.de") == [
         ("network.depth=", "hidden layers of actor and encoders, in residual blocks of four")
     ]
-    assert set(TASKS) <= set(completion.tasks(""))
-    assert sorted(completion.TASKS) == sorted(TASKS)
+    assert set(TASKS) <= set(options.complete_task(""))
+    assert sorted(options.TASKS) == sorted(TASKS)
 
 
 def test_a_shell_is_answered_without_loading_anything_heavy():

@@ -19,7 +19,7 @@ from test_controller import A, G, N, bundle, copy, rewrite  # noqa: F401
 from export import controller
 from export.controller import ControllerError, load
 from export.graph import content_hash, graph_sha256
-from pipelines.inspecting import description, inspect
+from pipelines.inspection import description, inspect
 from teacher.errors import FathomError
 
 MEMORY = 64 << 20  # bytes

@@ -15,17 +15,15 @@ from conftest import PIPELINE
 from test_report import Page, add_truth, score
 from typer.testing import CliRunner
 
-from pipelines import teaching
+from pipelines import train_teacher
 from pipelines.cli import app
-from pipelines.comparison import compare, seed_interval
-from pipelines.config import with_values
-from pipelines.grid import combinations, parse_seeds
-from pipelines.interrupt import Interrupted
-from pipelines.presets import preset
+from pipelines.compare import compare_study, seed_interval
+from pipelines.config import preset, with_values
 from pipelines.report import write_study_report
+from pipelines.run_sweep import train_study
 from pipelines.rundir import Run, write_json
-from pipelines.study import Study, create_study
-from pipelines.sweep import train_study
+from pipelines.runtime import Interrupted
+from pipelines.sweep import Study, combinations, create_study, parse_seeds
 from teacher import checkpoint
 from teacher.errors import Diverged, UsageError
 from teacher.train import load_teacher
@@ -270,7 +268,7 @@ def teach(monkeypatch):
             raise endings[depth]
         run.update_summary({"task": "reacher", "teacher": {**score(0.5), "wall_s": 1.0}})
 
-    monkeypatch.setattr(teaching, "teach", teach)
+    monkeypatch.setattr(train_teacher, "teach", teach)
     return endings, tried
 
 
@@ -280,7 +278,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8", "--json"])
     assert done.exit_code == 1 and tried == [4, 8]
-    assert "1 of 2 runs failed" in done.stderr and "depth-4/seed-0: training diverged" in done.stderr
+    assert "failed in 1 of 2 runs" in done.stderr and "depth-4/seed-0: training diverged" in done.stderr
     summary = json.loads(done.stdout)
     assert [run["state"] for run in summary["runs"]] == ["diverged", "finished"]
     assert "success_final" not in summary["combinations"][0]
@@ -361,7 +359,7 @@ def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path):
         page = page_of(study)
         for member in study.members:
             assert page.row(member.name)
-        assert compare(study, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
+        assert compare_study(study, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
 
 
 def test_text_of_a_study_is_escaped(tmp_path):
@@ -411,7 +409,7 @@ def test_a_study_beside_what_is_known_of_its_task(tmp_path):
     for member in study.members:
         depth = member.values["network.depth"]
         add_truth(member.run, share=0.4 + 0.05 * depth + 0.01 * member.seed)
-    shallow, deep = compare(study, {})["combinations"]
+    shallow, deep = compare_study(study, {})["combinations"]
     assert shallow["share_of_reference"] == pytest.approx(0.605)
     assert deep["rank_correlation_far"] == pytest.approx(0.634)
     assert "rank_correlation_interval" not in deep  # both seeds agree exactly

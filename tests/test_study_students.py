@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from pipelines import export_students, train_students
 from pipelines.cli import app
-from pipelines.comparison import compare
-from pipelines.interrupt import Interrupted
+from pipelines.compare import compare_study
 from pipelines.rundir import read_json
-from pipelines.study import Study
+from pipelines.runtime import Interrupted
+from pipelines.sweep import Study
 from teacher.errors import Diverged, FathomError
 
 SIZES = ("2x16", "3x16")
@@ -121,6 +121,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(study, stages):
     assert f"distill failed in 1 of 4 runs:\n  {ALL[1]}: training diverged" in done.stderr
     entry = read_json(study.path / "summary.json")["runs"][1]
     assert entry["state"] == "finished" and entry["stage_errors"].keys() == {"distill"}
+    assert typed("teacher", "--run", "study", "--resume").exit_code == 0  # its teachers are as they were
     stages.endings["export", ALL[1]] = FathomError("no student in it")
     done = typed("export", "study")
     assert done.exit_code == 1
@@ -153,7 +154,7 @@ def test_runs_whose_students_keep_too_little_are_named_at_the_end(study, stages)
     stages.passes = lambda run: run.config.teacher.network.depth == 4
     done = typed("export", "study")
     assert done.exit_code == 1 and len(stages.tried) == 8
-    assert "in 2 of 4 runs no student keeps enough" in done.stderr
+    assert "no student keeps enough in 2 of 4 runs" in done.stderr
     assert "depth-8/seed-1: no student surely keeps" in done.stderr and "depth-4/seed-0:" not in done.stderr
     assert "stage_errors" not in read_json(study.path / "summary.json")["runs"][1]
     # A student that was asked for is taken whatever it keeps.
@@ -191,7 +192,7 @@ def test_students_are_means_over_seeds(study):
         lambda m: {0: 0.4, 1: 0.6}[m.seed],
         lambda m: None if m.values["network.depth"] == 4 and m.seed == 1 else 0.9 + 0.2 * m.seed,
     )
-    rows = compare(study, {})["students"]
+    rows = compare_study(study, {})["students"]
     assert [(row["values"]["network.depth"], row["size"]) for row in rows] == [
         (depth, size) for depth in (4, 8) for size in SIZES
     ]

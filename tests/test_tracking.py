@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
 import sys
 
 import numpy as np
 import pytest
 from events import read_events, told
 
-from pipelines.config import Config, TrackConfig, with_values
-from pipelines.presets import preset
+from pipelines.config import Config, TrackConfig, preset, with_values
 from pipelines.rundir import Run, create_run
 from pipelines.stages import check
 from pipelines.tracking import recorded, scalars
@@ -86,18 +84,6 @@ def test_tensorboard_holds_what_metrics_jsonl_holds_even_after_resuming_from_bef
     assert [each["iteration"] for each in run.metrics("teacher")] == list(range(1, 8))
     times = [event.wall_time for event in read_events(run.path / "teacher" / "tensorboard")]
     assert times[:3] == pytest.approx([times[0], times[0] + 2, times[0] + 4])
-
-
-def test_the_lines_of_a_real_run_survive_the_way_to_tensorboard(debug_run, tmp_path):
-    run = Run(tmp_path / "run")
-    shutil.copytree(debug_run.path, run.path)
-    tracked = Run(run.path, with_values(run.config, ["track.tensorboard=true"]))
-    for stage in ("teacher", "students"):
-        with recorded(tracked, stage, print):
-            pass
-        found = told(run.path / stage / "tensorboard")
-        assert found == expected(run.metrics(stage))
-        assert len(found) > 2
 
 
 def test_a_tracker_that_cannot_begin_is_named_once_and_the_training_goes_on(begun):

@@ -3,10 +3,9 @@
 import pytest
 from typer.testing import CliRunner
 
-from pipelines import teaching
+from pipelines import train_teacher
 from pipelines.cli import app
-from pipelines.config import with_values
-from pipelines.presets import preset
+from pipelines.config import preset, with_values
 from pipelines.rundir import Run
 from pipelines.stages import new_run
 from student.baselines import TRAINED, teacher_config
@@ -23,16 +22,16 @@ def test_training_ends_at_the_first_evaluation_that_reaches_until(debug_run, tmp
     assert reached > 0 and first < len(lines)
     config = with_values(preset("debug"), [f"evaluate.until=time_near_goal={reached}"])
     run = new_run(tmp_path / "run", config)
-    summary = teaching.teach(run)
+    summary = train_teacher.teach(run)
     assert summary["ended_by"] == "evaluate.until" and summary["env_steps"] == lines[first - 1]["env_steps"]
     assert whole.summary["teacher"]["ended_by"] == "collect.total_steps"
     own = run.metrics("teacher")
     assert [line["critic_loss"] for line in own] == [line["critic_loss"] for line in lines[:first]]
     # It is finished: found so again, by this process, by those that follow it, and by the next stage.
-    monkeypatch.setattr(teaching, "train", None)
-    assert teaching.teach(run, resume=True) == summary
+    monkeypatch.setattr(train_teacher, "train", None)
+    assert train_teacher.teach(run, resume=True) == summary
     assert run.metrics("teacher") == own
-    teaching.follow(run, resume=True)
+    train_teacher.follow(run, resume=True)
     assert confirm(load_teacher(run.checkpoints))["time_near_goal"] == pytest.approx(reached)
 
 
@@ -44,8 +43,8 @@ def test_processes_that_follow_stop_where_the_first_does(tmp_path, monkeypatch):
         exchanged.append(flags)
         return (False, False, len(exchanged) == 3)[: len(flags)]  # the first flag of all asks for a save
 
-    monkeypatch.setattr(teaching.cluster, "agreed", agreed)
-    teaching.follow(run, resume=False)
+    monkeypatch.setattr(train_teacher.distributed, "agreed", agreed)
+    train_teacher.follow(run, resume=False)
     assert exchanged == [(False,), (False, False, False), (False, False, False)]
 
 

@@ -11,7 +11,7 @@ from pipelines.report.several import comparison_page, study_page
 from pipelines.rundir import Run, read_json, understood, write_text
 
 if TYPE_CHECKING:
-    from pipelines.study import Study
+    from pipelines.sweep import Study
 
 __all__ = ["write_comparison", "write_report", "write_study_report", "write_watch_page"]
 
@@ -31,14 +31,14 @@ def write_study_report(study: "Study") -> Path:
     """Writes the study's report.html, also while it is being trained.
 
     Runs that have not ended are named. Raises: as `write_report`."""
-    from pipelines.comparison import compare  # counts parameters, with JAX
+    from pipelines.compare import compare_study  # counts parameters, with JAX
     from teacher.tasks import make_task
 
     target = study.path / "report.html"
     with understood(study.path):
         members = study.members
         tasks = [make_task(member.run.config.teacher.task.name) for member in members]
-        figures = compare(study, study.failures)
+        figures = compare_study(study, study.failures)
         goals = [task.spec.goal.model_dump() for task in tasks]
         context = StudyContext(
             name=study.path.resolve().name,
@@ -53,7 +53,7 @@ def write_study_report(study: "Study") -> Path:
 
 
 def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path) -> Path:
-    """Writes a page of several runs, as `pipelines.side_by_side.beside_each_other` has compared them.
+    """Writes a page of several runs, as `pipelines.compare.compare_runs` has compared them.
 
     Raises: as `write_report`."""
     with understood(*(run.path for run in runs)):

@@ -145,7 +145,7 @@ class StudyContext:
     preset: str
     seeds: list[int]
     vary: dict[str, list[Any]]
-    runs: list[JSON]  # these and the next two as `pipelines.comparison.compare` gives them
+    runs: list[JSON]  # these and the next two as `pipelines.compare.compare` gives them
     combinations: list[JSON]
     students: list[JSON]
     metrics: dict[str, list[JSON]]  # of each run's teacher, by its name within the study

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from PIL import Image
 
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
-from pipelines.config import Config, differing, validated
-from pipelines.presets import DEFAULT, PRESETS, preset
+from pipelines.config import Config, differing, preset, validated
+from pipelines.presets import DEFAULT, PRESETS
 from pipelines.report import figures, verdict, wording
 from pipelines.report.context import JSON, RunContext
 from pipelines.report.page import Block, Cell, Film, Folded, Page, Table, Text, beside, cell, note

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 
 from pipelines.config import validated
-from pipelines.grid import described, short, shown
 from pipelines.report import figures, plot, verdict, wording
 from pipelines.report.context import JSON, RunContext, StudyContext, score_of
 from pipelines.report.page import Block, Cell, Figure, Page, Table, Text, beside, cell
 from pipelines.report.run_page import again, from_preset, scores, settings_and_versions
 from pipelines.report.verdict import label, seeds_note
+from pipelines.sweep import described, short, shown
 from teacher.config import FAR_CELLS
 
 SPREAD, NEAR = 0.16, 0.03  # of the way to the next value: over all lines, and from a mean to its dots
@@ -29,7 +29,7 @@ KNOWN = {
 
 
 def comparison_page(found: JSON, runs: Mapping[str, RunContext]) -> Page:
-    """Args: found: as `pipelines.side_by_side.beside_each_other` gives it."""
+    """Args: found: as `pipelines.compare.compare_runs` gives it."""
     names = ", ".join(runs)
     none = Text("None: the runs differ in nothing that was set, or repeat each other.")
     metrics = {name: [run.teacher_metrics] for name, run in runs.items()}

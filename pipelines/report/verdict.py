@@ -1,8 +1,8 @@
 """A run, or a study, in a few sentences; nothing is called good that is not. How far each stage has come."""
 
-from pipelines.grid import described
 from pipelines.report import wording
 from pipelines.report.context import JSON, RunContext, StudyContext
+from pipelines.sweep import described
 from teacher.config import CollectConfig
 
 NAMED = 2  # combinations that a sentence lists; more are counted

@@ -10,15 +10,14 @@ import numpy as np
 
 from export.controller import CommandLimiter, Controller, Log, run
 from pipelines import stages
-from pipelines.bar import Bar
 from pipelines.closed_loop import controller_errors
-from pipelines.interrupt import Interrupted, deferred_interrupt
-from pipelines.progress import Display
+from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
 from pipelines.robot.goals import goals_of
 from pipelines.robot.limits import violations
 from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits
 from pipelines.rundir import ROBOT_LOG, Run
+from pipelines.runtime import Interrupted, deferred_interrupt
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task

@@ -6,15 +6,13 @@ from typing import Any
 
 import jax
 
-from pipelines import cluster
+from pipelines import distributed
 from pipelines.ground_truth import HeldOut, compare_with_truth, is_known
-from pipelines.interrupt import Interrupted, deferred_interrupt
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
-from pipelines.schedule import Clock, SaveTimer
+from pipelines.runtime import Clock, Interrupted, SaveTimer, deferred_interrupt
 from pipelines.tracking import recorded
 from teacher import checkpoint
-from teacher.config import NetworkConfig
 from teacher.errors import Diverged, FathomError, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
@@ -48,10 +46,10 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         run.go_on("teacher")
         display.say(f"teacher: going on from iteration {int(start.iteration)} of {config.collect.iterations}")
         warn_of_versions(run, "teacher", display)
-    judge, layout = simulation_of(config.task), evaluation_layout(config)
-    held_out = evaluation_starts(judge, config.evaluate.episodes, layout)
+    simulation, layout = simulation_of(config.task), evaluation_layout(config)
+    held_out = evaluation_starts(simulation, config.evaluate.episodes, layout)
     # Compiled beside the learner's own functions, which leave other cores idle.
-    ready = _BACKGROUND.submit(judge.prepare, held_out)
+    ready = _BACKGROUND.submit(simulation.prepare, held_out)
     total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
     done = int(start.iteration)
     run.rewind_metrics("teacher", done, display.warn)
@@ -59,7 +57,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     timer = SaveTimer(config.checkpoint.interval_s)
     env_steps = int(start.replay.written) * config.collect.envs
     reached = config.evaluate.reached(evaluation)
-    state, judged = start, None
+    state, evaluated = start, None
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.warn) as record,
@@ -77,14 +75,14 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             if done % config.evaluate.every == 0 or done == total:
                 bar.note = "evaluating"
                 ready.result()
-                judged = run_episodes(judge, learner.policy(state.params), held_out)
-                evaluation = summarise(judged[0], layout)
+                evaluated = run_episodes(simulation, learner.policy(state.params), held_out)
+                evaluation = summarise(evaluated[0], layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
             bar.update(done, metrics, evaluation)
             reached = config.evaluate.reached(evaluation)
-            save, stop, _ = cluster.agreed(
+            save, stop, _ = distributed.agreed(
                 done == total or reached or timer.due(), interruption.requested, reached
             )
             if save or stop:
@@ -96,13 +94,21 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
                 break
     if reached:
         display.say(f"teacher: {config.evaluate.until} is reached, after iteration {done} of {total}")
-    summary = _summary(config.network, env_steps, clock.last, evaluation) | {
-        "ended_by": "evaluate.until" if reached else "collect.total_steps"
+    (depth, critic_depth), (width, critic_width) = config.network.depths, config.network.widths
+    summary = {
+        "depth": depth,
+        "critic_depth": critic_depth,
+        "width": width,
+        "critic_width": critic_width,
+        "env_steps": env_steps,
+        "wall_s": clock.last,
+        **(evaluation or {}),
+        "ended_by": "evaluate.until" if reached else "collect.total_steps",
     }
     figures = {"task": learner.spec.name, "engine": learner.simulation.engine_name, "seed": run.seed}
-    if is_known(judge.task):
-        judged = judged or run_episodes(judge, learner.policy(state.params), held_out)
-        compared = HeldOut(judge, layout, held_out, *judged)
+    if is_known(simulation.task):
+        evaluated = evaluated or run_episodes(simulation, learner.policy(state.params), held_out)
+        compared = HeldOut(simulation, layout, held_out, *evaluated)
         beside, of_teacher = compare_with_truth(run, learner, state.params, compared, display)
         figures, summary = figures | beside, summary | of_teacher
     run.update_summary({**figures, "teacher": summary})
@@ -110,7 +116,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
 
 
 def follow(run: Run, *, resume: bool) -> None:
-    """The part in `teach` of a process that is not the first: computes with it, writes nothing."""
+    """Computes with the first process, which `teach`es, and writes nothing."""
     learner = Learner(run.config.teacher)
     restored = _restored(run, learner, resume)
     start, evaluation = restored or (learner.init(jax.random.key(run.seed)), None)
@@ -118,7 +124,7 @@ def follow(run: Run, *, resume: bool) -> None:
         return
     with deferred_interrupt() as interruption:
         for state, _ in train(learner, start):
-            save, stop, reached = cluster.agreed(False, interruption.requested, False)
+            save, stop, reached = distributed.agreed(False, interruption.requested, False)
             if save or stop:
                 save_state(run.checkpoints, learner, state, None)
             if stop:
@@ -136,28 +142,13 @@ def warn_of_versions(run: Run, stage: str, display: Display) -> None:
 def _restored(run: Run, learner: Learner, resume: bool) -> tuple[TeacherState, dict[str, Any] | None] | None:
     """What to go on from, if there is anything; the first process decides for all."""
     learner.devices.connect()
-    saved = cluster.is_first() and resume and bool(checkpoint.saves(run.checkpoints))
-    if not cluster.agreed(saved)[0]:
+    saved = distributed.is_first() and resume and bool(checkpoint.saves(run.checkpoints))
+    if not distributed.agreed(saved)[0]:
         return None
     try:
         return restore_state(run.checkpoints, learner)
     except checkpoint.Damaged as error:
         raise FathomError(f"{error}; to train from the start, remove {run.checkpoints}") from error
-
-
-def _summary(
-    network: NetworkConfig, env_steps: int, wall_s: float, evaluation: dict[str, Any] | None
-) -> dict[str, Any]:
-    (depth, critic_depth), (width, critic_width) = network.depths, network.widths
-    return {
-        "depth": depth,
-        "critic_depth": critic_depth,
-        "width": width,
-        "critic_width": critic_width,
-        "env_steps": env_steps,
-        "wall_s": wall_s,
-        **(evaluation or {}),
-    }
 
 
 def _with_last_save(iterations: Iterator[Any], run: Run) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """Several processes that train one teacher together: how they meet and what they agree on.
 
 The first process writes, evaluates and reports; the others compute with it and follow its
-decisions. Alone, a process is the first.
+decisions. Alone, a process is the first. JAX is imported when asked for, so that --help is fast.
 """
 
 import os
@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from pipelines.interrupt import Interrupted
+from pipelines.progress import printable
+from pipelines.runtime import Interrupted
 from teacher.errors import Diverged, FathomError, UsageError
 
 LONGEST_WAIT_S = 30 * 24 * 3600
@@ -29,37 +30,31 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         )
     if processes is not None and process is not None and process >= processes:
         raise UsageError(f"--process: found {process}, of {processes} processes the last is {processes - 1}")
-    if missing and not _is_one_of_several():
+    known, tasks = os.environ, os.environ.get("SLURM_STEP_NUM_TASKS")
+    # Whether a launcher started this process as one of several; a lone step of a job is not.
+    several = int(tasks or "1") > 1 or int(known.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+    several |= {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= known.keys()
+    if missing and not several:
         return
+    # Alone on its host, a process has all of its devices; JAX would give it one.
+    alone = tasks is not None and tasks == known.get("SLURM_STEP_NUM_NODES")
+    alone |= known.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     import jax
 
+    if jax.distributed.is_initialized():
+        return
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
-            local_device_ids=[] if _is_alone_on_its_host() else None,
+            local_device_ids=[] if alone else None,
             # Later stages run in the first process alone, while the others wait for it to end.
             shutdown_timeout_seconds=LONGEST_WAIT_S,
         )
     except (RuntimeError, ValueError) as error:
         raise FathomError(f"cannot meet the run's other processes: {error}") from error
     agreed()  # connects them while all are here: the first exchange waits for seconds only
-
-
-def _is_one_of_several() -> bool:
-    """Whether a launcher started this process as one of several; a lone step of a job is not."""
-    several = any(
-        int(os.environ.get(name, "1")) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    )
-    return several or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys()
-
-
-def _is_alone_on_its_host() -> bool:
-    """Whether all devices of the host are this process's; JAX would give it one."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS")
-    one_each = tasks is not None and tasks == os.environ.get("SLURM_STEP_NUM_NODES")
-    return one_each or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
 def is_first() -> bool:
@@ -79,7 +74,7 @@ def require_alone(what: str) -> None:
 
 
 def agreed(*flags: bool) -> tuple[bool, ...]:
-    """For each flag whether any process raised it; every process must ask."""
+    """Says for each flag whether any process raised it; every process must ask."""
     import jax
 
     if jax.process_count() == 1:
@@ -105,8 +100,6 @@ def failing_together() -> Iterator[None]:
         if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
         if isinstance(error, FathomError):
-            from pipelines.progress import printable
-
             print(printable(f"error: {error}"), file=sys.stderr)
         else:
             traceback.print_exc()

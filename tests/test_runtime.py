@@ -1,4 +1,4 @@
-"""Only our own words reach the user, and whatever is wrong."""
+"""Only our own words reach the user, and whatever is wrong; saves keep to their share of the time."""
 
 import logging
 import re
@@ -9,7 +9,8 @@ import warnings
 import pytest
 import scipy
 
-from pipelines.quiet import quiet
+from pipelines import runtime
+from pipelines.runtime import SaveTimer, quiet
 
 OURS = (
     r"(teacher|students|export|control): [\d,]+ of [\d,]+ \w+, .*",
@@ -66,7 +67,7 @@ def test_a_librarys_errors_and_anybody_elses_warnings_are_shown(shown):
 
 
 def test_our_own_warnings_are_shown_but_not_what_we_use_that_is_outdated(shown):
-    own = sys.modules["pipelines.quiet"].__file__
+    own = runtime.__file__
     assert shown(warn_from, own, RuntimeWarning) == "said\n"
     assert shown(log_from, own, logging.WARNING) == "warning: said\n"
     assert shown(warn_from, own, FutureWarning) == ""
@@ -77,3 +78,43 @@ def test_nothing_stays_changed_afterwards():
     with quiet():
         pass
     assert (warnings.showwarning, logging.root.handlers) == before
+
+
+class Stopped:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Stopped:
+    clock = Stopped()
+    monkeypatch.setattr(runtime, "time", clock)
+    return clock
+
+
+def save(timer: SaveTimer, clock: Stopped, cost: float) -> None:
+    with timer.saving():
+        clock.now += cost
+
+
+@pytest.mark.parametrize(("cost", "wait"), [(0.5, 60.0), (3.0, 150.0)])
+def test_the_wait_is_the_interval_or_what_the_share_demands(clock, cost, wait):
+    timer = SaveTimer(60.0)
+    clock.now += 59
+    assert not timer.due()
+    clock.now += 1
+    assert timer.due()
+    save(timer, clock, cost)
+    clock.now += wait - 1
+    assert not timer.due()
+    clock.now += 1
+    assert timer.due()
+
+
+def test_no_interval_saves_at_every_chance(clock):
+    timer = SaveTimer(0.0)
+    assert timer.due()
+    save(timer, clock, 5.0)
+    assert timer.due()

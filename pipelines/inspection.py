@@ -24,7 +24,7 @@ FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 
 
 def inspect(path: Path) -> JSON:
-    """What a bundle, or one graph of whatever origin, says of itself.
+    """Reads what a bundle, or one graph of whatever origin, says of itself.
 
     Returns: `file`, `inputs`, `outputs`, `opset`, `ir_version`, `parameters`, `graph_sha256`, `metadata` of
       others; of ours also `spec`, `certificate`, `judged`; of a bundle also `provenance` and `files`.
@@ -101,7 +101,7 @@ def _signature(values: Any, skipped: frozenset[str] | set[str] = frozenset()) ->
 
 
 def differences(first: Path, a: JSON, second: Path, b: JSON) -> JSON:
-    """Of two that `inspect` has described.
+    """Compares two that `inspect` has described.
 
     Returns: `fields` that differ, each with both values; `max_action_difference` over the recorded
       observations of a bundle among them, if both policies take the same inputs."""
@@ -147,7 +147,7 @@ def _printable(value: Any) -> Any:
 
 
 def description(found: JSON) -> Group:
-    """For people."""
+    """Shows what `inspect` gives."""
     found = _printable(found)
     table = Table("", "name", "type", "shape")
     for kind in ("inputs", "outputs"):
@@ -176,7 +176,7 @@ def description(found: JSON) -> Group:
 
 
 def comparison(found: JSON) -> Group:
-    """For people."""
+    """Shows what `differences` gives."""
     found = _printable(found)
     table = Table("field", *found["compared"])
     for name, values in found["fields"].items():

@@ -1,1 +1,0 @@
-"""The commands of `pipeline`, their options, and how they answer."""

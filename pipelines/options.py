@@ -1,0 +1,357 @@
+"""Options that several commands share, what a shell completes, and how every command answers.
+
+Nothing heavy is imported before a command runs, so that --help and completion answer at once.
+"""
+
+import inspect
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from pipelines.config import Request
+    from pipelines.rundir import Run
+    from pipelines.sweep import Study
+
+Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
+"""Figures, and the function that makes a table or a text for people of them."""
+
+# Those of `teacher.tasks`, which takes seconds to import.
+TASKS = (
+    *("ant", "ant_big_maze", "ant_hardest_maze", "ant_u4_maze", "ant_u5_maze", "fr3_pick_place"),
+    *("fr3_push_easy", "fr3_push_hard", "fr3_reach", "fr3_reach_sensed", "humanoid", "humanoid_big_maze"),
+    *("humanoid_published", "humanoid_u_maze", "quad_reach", "reacher", "wheel_labyrinth", "wheel_maze"),
+)
+
+
+def complete_preset(incomplete: str) -> list[tuple[str, str]]:
+    """Lists presets, and what they are."""
+    from pipelines.presets import PRESETS
+
+    return [(name, text) for name, (text, _) in PRESETS.items() if name.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Lists tasks of this program and of installed packages."""
+    from importlib.metadata import entry_points
+
+    names = {*TASKS, *entry_points(group="fathom.tasks").names}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Lists runs and studies under runs/."""
+    files = [*Path("runs").glob("*/config.json"), *Path("runs").glob("*/study.json")]
+    return sorted(file.parent.name for file in files if file.parent.name.startswith(incomplete))
+
+
+def complete_field(incomplete: str) -> list[tuple[str, str]]:
+    """Lists `group.field=`, and what it is."""
+    from pipelines.config import Config, groups
+
+    return [
+        (f"{name}.{field}=", info.description or "")
+        for name, group in groups(Config()).items()
+        for field, info in type(group).model_fields.items()
+        if f"{name}.{field}=".startswith(incomplete)
+    ]
+
+
+def _bounded(episodes: int | None) -> int | None:
+    """Looks the bound up only for a number that was given: it takes what is slow to import."""
+    if episodes is not None:
+        from teacher.config import MOST_EPISODES
+
+        if episodes > MOST_EPISODES:
+            raise typer.BadParameter(f"found {episodes:,}, allowed are at most {MOST_EPISODES:,}")
+    return episodes
+
+
+def _seed(help: str) -> Any:
+    return typer.Option(None, "--seed", min=0, max=2**31 - 1, help=help)
+
+
+PRESET_NAME = typer.Argument(..., metavar="NAME", autocompletion=complete_preset)
+SETTINGS_FILE = typer.Option(
+    None,
+    "--config",
+    metavar="FILE.toml",
+    help="settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one",
+)
+SET = typer.Option(
+    None,
+    "--set",
+    metavar="GROUP.FIELD=VALUE",
+    help="change one setting; may be repeated",
+    autocompletion=complete_field,
+)
+TRUST = typer.Option(
+    False, "--trust", help="execute the copy of a task file that the run keeps: code of whoever made the run"
+)
+RESUME = typer.Option(False, "--resume", help="go on where the run stopped; finished work is kept")
+RUN_NAME = typer.Argument(
+    None,
+    metavar="[RUN]",
+    help="run directory or name; not needed if there is only one",
+    autocompletion=complete_run,
+)
+RUN_OR_STUDY = typer.Argument(
+    None,
+    metavar="[RUN|STUDY]",
+    help="directory or name of a run, or of a study for all its runs; not needed if there is only one",
+    autocompletion=complete_run,
+)
+STUDENT = typer.Option(
+    None, metavar="SIZE", help="select this student; the same as --set student.choose=SIZE"
+)
+ENGINE = typer.Option(None, help="simulator; default: as the run sets it")
+EPISODES = typer.Option(None, min=2, callback=_bounded, help="held-out episodes; default: as the run sets it")
+HELD_OUT_SEED = _seed("other held-out episodes than every run's")
+TOML = typer.Option(False, "--toml", help="print a file that --config takes")
+JSON = typer.Option(False, "--json", help="print one JSON object for machines")
+DEBUG = typer.Option(False, "--debug", help="show the traceback of an error, and what dependencies warn of")
+
+
+class First(NamedTuple):
+    """Options of a command that begins a run, or goes on with one."""
+
+    preset: str | None = typer.Option(
+        None,
+        help="named settings; `pipeline presets` lists them. Default: quickstart",
+        autocompletion=complete_preset,
+    )
+    task: str | None = typer.Option(
+        None,
+        metavar="NAME",
+        help="the same as --set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
+        autocompletion=complete_task,
+    )
+    config: Path | None = SETTINGS_FILE
+    set_: list[str] | None = SET
+    seed: int | None = _seed("of all randomness. Default: 0")
+    until: str | None = typer.Option(
+        None,
+        metavar="KEY=VALUE",
+        help="the same as --set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
+        "for example time_at_goal=0.32",
+    )
+    run: str | None = typer.Option(
+        None,
+        "--run",
+        metavar="DIR",
+        help="run directory, or a name under runs/. Default: the preset's name and the seed",
+        autocompletion=complete_run,
+    )
+    coordinator: str | None = typer.Option(
+        None, metavar="HOST:PORT", help="where a run's processes meet; not needed under Slurm or MPI"
+    )
+    processes: int | None = typer.Option(None, min=1, help="how many processes train one teacher together")
+    process: int | None = typer.Option(None, min=0, help="which of them this is, from 0")
+    trust: bool = TRUST
+    resume: bool = RESUME
+
+    def request(self, **own: str | None) -> "Request":
+        """Reads what is asked for, and meets the run's other processes."""
+        from pipelines import distributed
+        from pipelines.config import requested
+
+        own |= {"task__name": self.task, "evaluate__until": self.until}
+        asked = requested(self.preset, self.config, self.set_, **own)
+        distributed.join(self.coordinator, self.processes, self.process)
+        return asked
+
+    @contextmanager
+    def held(self, **own: str | None) -> Iterator["Run"]:
+        """Holds the run, made or opened by the first of its processes; the others find it there."""
+        asked = self.request(**own)
+        from pipelines import distributed, stages
+        from pipelines.rundir import create_run, open_run, run_path
+        from teacher.errors import UsageError
+
+        usual = f"{asked.base}-seed{self.seed}" if self.seed else asked.base
+        path = run_path(usual if self.run is None else self.run)
+        target: Run | None = None
+
+        def found() -> "Run":
+            if self.resume:
+                return stages.resumed_run(path, asked, self.seed, self.trust)
+            return open_run(str(path))
+
+        @contextmanager
+        def made() -> Iterator[None]:
+            nonlocal target
+            if not self.resume:
+                if self.trust:
+                    raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
+                stages.check(asked.config)
+                create_run(path, asked.config, asked.base, self.seed or 0)
+            target = found()
+            with target.locked():
+                yield
+
+        with distributed.led(made()):
+            yield target or found()
+
+
+class Later(NamedTuple):
+    """Options by which a stage after the teacher changes its settings."""
+
+    preset: str | None = typer.Option(
+        None,
+        "--preset",
+        help="take this preset's settings for the stages after the teacher",
+        autocompletion=complete_preset,
+    )
+    config: Path | None = SETTINGS_FILE
+    set_: list[str] | None = SET
+    seed: int | None = _seed("of this stage. Default: the run's")
+    resume: bool = RESUME
+
+    def request(self, **own: str | None) -> "Request":
+        from pipelines.config import requested
+
+        return requested(self.preset, self.config, self.set_, **own)
+
+
+class Where(NamedTuple):
+    """Options that say in which run a command works, and what becomes of its task's code."""
+
+    run_option: str | None = typer.Option(
+        None, "--run", metavar="DIR", help="the same as the argument", autocompletion=complete_run
+    )
+    task: str | None = typer.Option(
+        None,
+        "--task",
+        metavar="FILE.py:NAME",
+        help="where the task is, if it is code in a file: your file is executed in place of the run's",
+    )
+    trust: bool = TRUST
+
+    def named(self, argument: str | None) -> str | None:
+        """Returns the one name that was given, if any, as an argument or with --run."""
+        from teacher.errors import UsageError
+
+        if argument is not None and self.run_option not in (None, argument):
+            raise UsageError(f"two runs are named: {argument} and --run {self.run_option}")
+        return self.run_option if argument is None else argument
+
+    def open(self, argument: str | None) -> "Run":
+        """Opens the run; its task's file is executed if --task or --trust says so."""
+        from pipelines.stages import trusted_run
+
+        return trusted_run(self.named(argument), self.task, self.trust)
+
+    def study(self, argument: str | None) -> "Study | None":
+        """Opens the study of that name, if there is one."""
+        from pipelines.stages import stand_for
+        from pipelines.sweep import find_study
+
+        study = find_study(self.named(argument))
+        if study is not None:
+            stand_for(study.all_runs, self.task, self.trust)
+        return study
+
+
+GROUPS = (First, Later, Where)
+
+
+class Command(TyperCommand):
+    """A command that refuses an option's second value, beside which the first would not count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for param, count in Counter(order).items():
+            takes_one = not (getattr(param, "multiple", False) or getattr(param, "is_flag", False))
+            if count > 1 and takes_one and not ctx.resilient_parsing:
+                raise typer.BadParameter("it is given twice: leave out one of them", ctx=ctx, param=param)
+        return super().parse_args(ctx, args)
+
+
+def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[Answer | str]]], Any]:
+    """Makes a function a command of an app: adds --json and --debug, prints what it yields.
+
+    A parameter whose type is a NamedTuple of this module stands for an option for each of its fields.
+    Figures go to standard output, progress and errors to standard error."""
+
+    def decorate(function: Callable[..., Iterable[Answer | str]]) -> Any:
+        own = inspect.signature(function, eval_str=True).parameters
+        groups = {name: each.annotation for name, each in own.items() if each.annotation in GROUPS}
+        options: dict[str, tuple[Any, Any]] = {}
+        for name, each in own.items():
+            if name in groups:
+                hints = get_type_hints(groups[name])
+                options |= {key: (hints[key], each.annotation._field_defaults[key]) for key in hints}
+            else:
+                options[name] = each.annotation, each.default
+        options |= {"as_json": (bool, JSON), "debug": (bool, DEBUG)}
+
+        def run(**given: Any) -> None:
+            with reported(given["debug"]):
+                for name, group in groups.items():
+                    given[name] = group(*(given[field] for field in group._fields))
+                for answer in function(**{name: given[name] for name in own}):
+                    _print(answer, given["as_json"])
+
+        run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+                for name, (hint, default) in options.items()
+            ]
+        )
+        return register(run)
+
+    return decorate
+
+
+def _print(answer: Answer | str, as_json: bool) -> None:
+    from pipelines.progress import Terminal, printable
+
+    if isinstance(answer, str):
+        print(answer, end="")
+        return
+    figures, table = answer
+    shown = json.dumps(figures) if as_json else table(figures)
+    if isinstance(shown, str):
+        print(shown if as_json else printable(shown))
+    else:
+        Terminal().print(shown)
+
+
+def refuse(why: str, options: dict[str, Any]) -> None:
+    """Raises UsageError that names those of the options that were given."""
+    from teacher.errors import UsageError
+
+    if given := [name for name, value in options.items() if value is not None and value is not False]:
+        raise UsageError(f"{', '.join(given)}: {why}")
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
+    from pipelines import distributed
+    from pipelines.progress import printable
+    from pipelines.runtime import quiet, sigterm_as_ctrl_c
+    from teacher.errors import FathomError
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what an output in ASCII lacks is written out
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with quiet(everything=debug), sigterm_as_ctrl_c(), distributed.failing_together():
+            yield
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and stages go on with --resume", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except (FathomError, OSError) as error:
+        if debug:
+            raise
+        print(printable(f"error: {error}"), file=sys.stderr)
+        raise typer.Exit(getattr(error, "exit_code", 1)) from None

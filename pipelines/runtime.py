@@ -1,0 +1,195 @@
+"""What surrounds a command and a stage: signals, warnings of dependencies, the clock by which stages save.
+
+Ctrl-C, SIGTERM and SIGHUP are taken where nothing is lost: after the iteration that is running, or at
+once. A stage that computes for long saves first. Elsewhere all raise KeyboardInterrupt: what was finished
+until then is on disk."""
+
+import _thread
+import errno
+import logging
+import os
+import signal
+import sys
+import sysconfig
+import termios
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipelines.progress import printable
+from teacher.errors import FathomError
+
+AGAIN_S = 0.05  # after which a signal that was dropped comes again
+SAVING = "stopping when this iteration is done and saved; the same again stops at once"
+SAVING_SHARE = 0.02  # of the time that a save may cost, whatever interval is asked for
+_ROOT = Path(__file__).resolve().parents[1]
+_OWN = [_ROOT / name for name in ("teacher", "student", "export", "pipelines")]
+_LIBRARIES = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")}
+
+
+class Interrupted(FathomError):
+    """The user asked to stop; everything is saved."""
+
+    exit_code = 130
+
+
+class Interruption:
+    requested = False
+
+
+def _ending() -> list[signal.Signals]:
+    """Signals that end a process without a word; SIGHUP unless it is ignored, as under nohup."""
+    hung_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, *hung_up]
+
+
+def _leave_lost_terminal() -> None:
+    """Where the terminal is gone, sends what is printed nowhere: printing would fail before the save."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+@contextmanager
+def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt too.
+
+    Where Python drops an exception, in a callback of its import system for one, either comes again."""
+    unraisable = sys.unraisablehook
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _leave_lost_terminal()
+        signal.default_int_handler(number, frame)
+
+    def again(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # Later, for here it would be dropped too; as SIGTERM, for SIGINT is ignored in the background.
+            threading.Timer(AGAIN_S, _thread.interrupt_main, (signal.SIGTERM,)).start()
+        else:
+            unraisable(dropped)
+
+    with _handling(dict.fromkeys(_ending(), interrupt)):
+        sys.unraisablehook = again
+        try:
+            yield
+        finally:
+            sys.unraisablehook = unraisable
+
+
+@contextmanager
+def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Interruption]:
+    """Lets the first of the signals only set `requested`, and say so; a second one acts at once.
+
+    Raises: KeyboardInterrupt at the end if one came that nobody asked for any more."""
+    interruption = Interruption()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ending())}
+
+    def request(number: int, _: FrameType | None) -> None:
+        interruption.requested = True
+        _leave_lost_terminal()
+        signal.signal(number, before[signal.Signals(number)])
+        if say is not None:
+            # From a thread: the signal may have come in the middle of a line.
+            threading.Thread(target=say, args=(SAVING,)).start()
+
+    with _handling(dict.fromkeys(before, request)):
+        yield interruption
+    if interruption.requested:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def quiet(everything: bool = False) -> Iterator[None]:
+    """Lets dependencies show errors and no warnings, in Python as in XLA.
+
+    To be entered before JAX is imported, for XLA asks once how much it may say. What was asked for
+    from outside (`python -W`, PYTHONWARNINGS, TF_CPP_MIN_LOG_LEVEL) is shown, and so is `everything`."""
+    if everything:
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    handler = _ToUser()
+    logging.root.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                show: Any = warnings.showwarning
+
+                def showwarning(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
+                    # Silent about libraries, and about how this program uses them.
+                    outdated = issubclass(category, DeprecationWarning | FutureWarning)
+                    if not (_is_library(filename) or (outdated and _is_own(Path(filename).resolve()))):
+                        show(message, category, filename, *rest, **named)
+
+                warnings.showwarning = showwarning
+            yield
+    finally:
+        logging.root.removeHandler(handler)
+
+
+class _ToUser(logging.Handler):
+    """Anybody's errors, and warnings of ours or of a user's task file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR or not _is_library(record.pathname):
+            print(printable(f"{record.levelname.lower()}: {self.format(record)}"), file=sys.stderr)
+
+
+def _is_library(filename: str) -> bool:
+    file = Path(filename).resolve()
+    return not _is_own(file) and any(file.is_relative_to(folder) for folder in _LIBRARIES)
+
+
+def _is_own(file: Path) -> bool:
+    return any(file.is_relative_to(folder) for folder in _OWN)
+
+
+class SaveTimer:
+    """Every `interval_s`, or less often where saving takes long; 0 saves at every chance."""
+
+    def __init__(self, interval_s: float):
+        self._interval_s = interval_s
+        self._next = time.monotonic() + interval_s
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        cost = time.monotonic() - begun
+        wait = max(self._interval_s, cost / SAVING_SHARE) if self._interval_s else 0.0
+        self._next = time.monotonic() + wait
+
+
+class Clock:
+    """Seconds that a stage has taken, over all its resumptions."""
+
+    def __init__(self, lines: list[dict[str, Any]]):
+        """`lines`: of the stage's metrics before it was taken up again."""
+        self.last = self._before = lines[-1]["wall_s"] if lines else 0.0
+        """what was read last"""
+        self._begun = time.monotonic()
+
+    def read(self) -> float:
+        self.last = self._before + time.monotonic() - self._begun
+        return self.last
