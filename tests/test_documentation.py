@@ -179,7 +179,7 @@ def arm(tmp_path_factory) -> Path:
         *arrays,
         provenance={},
         judge=lambda _: {"success": 1.0},
-        profiles=("c99",),
+        targets=("c99",),
     )
     shutil.copytree(folder, folder.with_name("2x32"))
     return folder
