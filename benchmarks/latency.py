@@ -50,7 +50,7 @@ def teacher_graph(spec: TaskSpec, networks: Networks, params: Params) -> onnx.Mo
     x = layer(
         node("Concat", "obs", "goal", axis=1), first["kernel"], first["bias"], norm["scale"], norm["bias"]
     )
-    fraction = weight(np.float32(networks.actor.settings.branch_scale))
+    fraction = weight(np.float32(networks.actor.settings.residual_scale))
     for block in zip(*stacked, strict=True):
         branch = x
         for parameters in zip(*block, strict=True):
