@@ -79,9 +79,8 @@ class MazeDistance(Figures):
 
     In `states` of the reference policy's held-out episodes, evenly over their steps, with the action taken
     there, the critic is asked how far the centre of each free cell is. Where a task states no reference
-    policy,
-    the states are of the teacher's own episodes, and figures of teachers that go elsewhere are of other
-    states.
+    policy, the states are of the teacher's own episodes, and figures of teachers that go elsewhere are of
+    other states.
 
     `teacher/distances.npz` keeps what the report draws of them: `critic` and `cells`, the distances from the
     first state in the maze's grid (NaN in walls), and of all pairs the `quartiles` of the critic's distance
