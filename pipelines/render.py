@@ -35,7 +35,7 @@ WHOLE, WHOLE_VEHICLE = 16.0, 60.0
 REGION = 8.0  # robots' radii around a robot that is followed
 
 GOAL_COLOUR, PATH_COLOUR = (0.05, 0.65, 0.3, 0.4), (0.85, 0.35, 0.05, 1.0)
-GROUND_COLOUR, LINE_COLOUR, SKY_COLOUR = (0.80, 0.81, 0.82, 1), (0.62, 0.63, 0.65, 1), (0.86, 0.89, 0.92, 1)
+GROUND_COLOUR, LINE_COLOUR, SKY_COLOUR = (0.80, 0.81, 0.82, 1), (0.62, 0.63, 0.65, 1), (0.70, 0.75, 0.80, 1)
 GOAL_SHARE = 0.02  # of the camera's distance: the radius of a goal that is not measured in metres
 PATH_PIECES, PATH_WIDTH = 150, 3.0  # pixels
 GRID_LINES = 31  # along each axis

@@ -59,6 +59,8 @@ def distillation(run: RunContext) -> list[Figure]:
     """Draws losses of every size, and of the critic, against labels."""
     lines, figures = run.student_metrics, list[Figure]()
     keys = [key for key in (lines[0] if lines else {}) if key.endswith("_loss") or key.startswith("critic/")]
+    order = [f"{size}/policy_loss" for size in run.settings["config"]["student"]["sizes"]]
+    keys = [*(key for key in order if key in keys), *(key for key in keys if key not in order)]
     for title, of_critic in (("Policy loss of the students", False), ("Critic loss", True)):
         found = []
         for key in (key for key in keys if ("critic" in key) == of_critic):
