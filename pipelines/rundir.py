@@ -33,9 +33,11 @@ from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import ValidationError
 
 from pipelines.config import Config, brief, validated
 from pipelines.runtime import Interrupted
+from pipelines.summary import Summary, problem
 from teacher.errors import FathomError, UsageError
 
 JSON = dict[str, Any]
@@ -45,8 +47,6 @@ STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
-# Parts of a summary: objects, or objects of such by a student's or baseline's name.
-WHOLE, BY_NAME = ("teacher", "reference"), ("students", "export", "control", "robot", "baselines")
 TASK, HASHES = "task", "files.json"
 MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
@@ -104,7 +104,8 @@ class Run:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
         with _opened(self.path / ".summary.lock") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            write_json(self.path / "summary.json", _merged(self.summary, values))
+            file = self.path / "summary.json"
+            write_json(file, _checked_summary(file, _merged(self.summary, values)))
 
     def mend_summary(self, say: Callable[[str], None]) -> None:
         """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
@@ -446,22 +447,15 @@ def read_object(file: Path) -> JSON:
 
 
 def read_summary(file: Path) -> JSON:
-    """Reads a summary.json; FathomError naming a part that is none, or a selected student that it lacks."""
-    found = read_object(file)
-    wrong = [name for name in (*WHOLE, *BY_NAME) if not isinstance(found.get(name, {}), dict)]
-    wrong += [
-        f"{name}.{inner}"
-        for name in BY_NAME
-        if name not in wrong
-        for inner, part in found.get(name, {}).items()
-        if not isinstance(part, dict)
-    ]
-    selected = found.get("selected")
-    if not wrong and selected is not None and selected not in [*found.get("students", {})]:
-        wrong.append("selected")
-    if wrong:
-        raise FathomError(f"{file} is damaged: {wrong[0]} is not what belongs there; {MENDED}")
-    return found
+    """Reads a summary.json; FathomError naming the first figure that is not of the schema."""
+    return _checked_summary(file, read_object(file))
+
+
+def _checked_summary(file: Path, values: JSON) -> JSON:
+    try:
+        return Summary.model_validate(values).model_dump(mode="json", exclude_unset=True)
+    except ValidationError as error:
+        raise FathomError(f"{file} is damaged: {problem(error)}; {MENDED}") from error
 
 
 def set_aside_if_damaged(

@@ -450,7 +450,8 @@ def problem(error: ValidationError) -> str:
 
 def document() -> str:
     """Returns the tables of docs/summary.md, in Markdown."""
-    parts = [("Summary", Summary), ("A score", Score), *_parts(Summary), ("Sweeps", SweepSummary)]
+    parts: list[tuple[str, type[Figures]]] = [("Summary", Summary), ("A score", Score)]
+    parts += [*_parts(Summary), ("Sweeps", SweepSummary)]
     parts += _parts(SweepSummary)
     return "\n\n".join(f"## {title}\n\n{_table(model)}" for title, model in parts) + "\n"
 

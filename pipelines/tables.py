@@ -240,10 +240,7 @@ def _rounded(figures: JSON, key: str) -> str:
 
 
 def _retention(student: JSON) -> Text:
-    if "retention" not in student:
-        return Text("undefined")
-    interval = [student["retention_low"], student["retention_high"]]
-    return _figure({"retention_interval": interval} | student, "retention")
+    return _figure(student, "retention") if "retention" in student else Text("undefined")
 
 
 def _figure(figures: JSON, key: str) -> Text:

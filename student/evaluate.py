@@ -158,15 +158,15 @@ def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) 
     return found if np.isfinite(found).all() else None
 
 
-def retention(student: EpisodeMetrics, teacher: EpisodeMetrics) -> dict[str, float]:
+def retention(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JSON:
     """Computes the student's time at goal over the teacher's, on the same starts and goals.
 
-    Returns: `retention` with its bootstrap interval over pairs of episodes, `retention_low` and
-    `retention_high`; nothing if the teacher was at a goal so rarely that the ratio has no interval."""
+    Returns: `retention` and `retention_interval`, a bootstrap over pairs of episodes; nothing if the teacher
+    was at a goal so rarely that the ratio has no interval."""
     ratio, interval = paired_ratio(student.time_at_goal, teacher.time_at_goal)
     if interval is None:
         return {}
-    return {"retention": ratio, "retention_low": interval[0], "retention_high": interval[1]}
+    return {"retention": ratio, "retention_interval": interval}
 
 
 def compare_with_teacher(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JSON:

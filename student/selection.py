@@ -64,10 +64,10 @@ def select(
     the reason says what limits it.
     Args:
       assessments: of each size `parameters`, `time_at_goal`, and, where defined, `retention` with its
-        bounds and `policy_error` on states of the teacher's and its own held-out episodes.
+        interval and `policy_error` on states of the teacher's and its own held-out episodes.
       learned: each size's error on the labels it was trained on, root mean square as `policy_error`."""
     required = config.retention
-    passing = [s for s, a in assessments.items() if a.get("retention_low", 0.0) >= required]
+    passing = [s for s, a in assessments.items() if a.get("retention_interval", (0.0,))[0] >= required]
     if config.choose is not None:
         return Selection(config.choose, config.choose in passing, f"{config.choose} was asked for")
     if passing:
@@ -78,7 +78,7 @@ def select(
     what = f"no student surely keeps {_percent(required)} of its teacher's time at goal"
     nearest = assessments[size]
     if "retention" in nearest:
-        kept, low, high = (_percent(nearest[f"retention{end}"]) for end in ("", "_low", "_high"))
+        kept, low, high = map(_percent, (nearest["retention"], *nearest["retention_interval"]))
         what += f"; {size} comes nearest with {kept} ({low} to {high})"
     limit, figures = _limit(assessments, size, config, learned or {})
     return Selection(size, False, f"{what}. {limit.value.format(**figures)}", limit)

@@ -116,7 +116,7 @@ def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
             "worst_decile": {"student": 0.613, "teacher": 0.631, "difference_interval": [-0.1, 0.1]},
         }
         if retention is not None:
-            judged |= {"retention": retention, "retention_low": 0.991, "retention_high": 1.004}
+            judged |= {"retention": retention, "retention_interval": [0.991, 1.004]}
         file = {"bundle": f"export/{size}", "student_sha256": "cd" * 32, "parity_max_error": 3.6e-7}
         file |= {
             "distance_max_error": 4.3e-6,
@@ -174,7 +174,7 @@ def robustness(source="cd" * 32):
     }
     late = usual | {"student": 0.702, "teacher": 0.801, "excess_drop": 0.103}
     late |= {"excess_drop_interval": [0.091, 0.115], "retention": 0.876}
-    late |= {"retention_low": 0.85, "retention_high": 0.9}
+    late["retention_interval"] = [0.85, 0.9]
     found = {"nominal": usual, "delay_2": late}
     return {"episodes": 64, "student_sha256": source, "conditions": found}
 

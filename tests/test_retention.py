@@ -18,13 +18,14 @@ def outcomes(time_at_goal) -> EpisodeMetrics:
 
 def test_retention_is_a_ratio_of_paired_times():
     teacher = outcomes([0.5, 1.0, 0.5, 1.0] * 50)
-    assert retention(teacher, teacher) == {"retention": 1.0, "retention_low": 1.0, "retention_high": 1.0}
+    assert retention(teacher, teacher) == {"retention": 1.0, "retention_interval": [1.0, 1.0]}
     half = retention(outcomes(teacher.time_at_goal / 2), teacher)
     assert half["retention"] == pytest.approx(0.5)
     # The same ratio in every pair leaves nothing to the choice of episodes.
-    assert half["retention_low"] == pytest.approx(half["retention_high"])
+    assert half["retention_interval"] == pytest.approx([0.5, 0.5])
     mixed = retention(outcomes(teacher.time_at_goal * ([0, 1] * 100)), teacher)
-    assert mixed["retention_low"] < mixed["retention"] < mixed["retention_high"]
+    low, high = mixed["retention_interval"]
+    assert low < mixed["retention"] < high
 
 
 def test_retention_of_a_teacher_that_never_arrives_is_absent():
@@ -59,7 +60,7 @@ def test_goals_that_only_the_student_has_lost_show_in_its_own_worst_tenth():
 
 def assessed(parameters, low, *, mean=None, teachers=0.1, own=0.1):
     mean = low + 0.005 if mean is None else mean
-    kept = {"retention": mean, "retention_low": low, "retention_high": mean + 0.005}
+    kept = {"retention": mean, "retention_interval": [low, mean + 0.005]}
     error = {"teacher_states": teachers, "own_states": own}
     return {"parameters": parameters, "time_at_goal": mean, "policy_error": error} | kept
 

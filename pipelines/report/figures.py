@@ -137,7 +137,7 @@ def _front(axes: Axes, run: RunContext, costs: dict[str, float], what: str) -> N
     room = max(0.2 * (high - low), ROOM)
     axes.set_ylim(low - room, high + room)
     plot.percent_axis(axes.yaxis)
-    places = {size: (cost, *_ends(run, size)) for size, cost in costs.items()}
+    places = {size: (cost, *run.students[size]["retention_interval"]) for size, cost in costs.items()}
     order = dict.fromkeys([*chosen, *leading, *costs])
     plot.name_points(axes, places | ({"teacher": (teacher, 1, 1)} if teacher else {}), list(order))
 
@@ -146,14 +146,10 @@ def _points(
     axes: Axes, run: RunContext, costs: dict[str, float], colour: str, marker: str, label: str | None
 ) -> None:
     if costs:
-        low, high = zip(*(_ends(run, size) for size in costs), strict=True)
+        low, high = zip(*(run.students[size]["retention_interval"] for size in costs), strict=True)
         axes.vlines(list(costs.values()), low, high, color=colour, linewidth=1.5)
         kept = [run.students[size]["retention"] for size in costs]
         axes.plot(list(costs.values()), kept, marker, color=colour, markersize=5, label=label)
-
-
-def _ends(run: RunContext, size: str) -> tuple[float, float]:
-    return run.students[size]["retention_low"], run.students[size]["retention_high"]
 
 
 def robustness(run: RunContext, names: Sequence[str]) -> list[Figure]:

@@ -21,8 +21,6 @@ def percent_interval(interval: Sequence[float] | None) -> str | None:
 
 def interval_of(figures: Mapping[str, Any], key: str) -> Sequence[float] | None:
     """Returns a figure's interval, if it has one."""
-    if key == "retention" and "retention_low" in figures:
-        return figures["retention_low"], figures["retention_high"]
     return figures.get(f"{key}_interval")
 
 
