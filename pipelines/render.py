@@ -41,7 +41,7 @@ PATH_PIECES, PATH_WIDTH = 150, 3.0  # pixels
 GRID_LINES = 31  # along each axis
 SUN = np.array([-0.32, 0.26, -0.91])  # direction of its light
 
-FRAME_S, MOVING_FRAME_S = 0.04, 0.1  # for how long a frame is shown, of a film and of the report's pictures
+FRAME_S, MOVING_FRAME_S = 0.04, 0.15  # for how long a frame is shown, of a film and of the report's pictures
 LONGEST_S, LONGEST_MOVING_S = 24.0, 5.0  # a longer film, or episode in the report, runs faster than the clock
 PAUSE_S = 1.0  # at an episode's end
 OLD_STILLS = ("first.png", "last.png")  # beside recordings of before
@@ -192,6 +192,8 @@ class Renderer:
         drawn.vis.headlight.specular[:] = 0
         drawn.stat.extent = view.distance / 2  # what is nearer than 0.01 and farther than 50 of it is cut off
         self._scene = mujoco.MjvScene(drawn, 20_000)
+        if self._arm:  # drawn once more for its shadow, meshes would take most of the time without a GPU
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW.value] = 0
         self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         groups = {*range(SHOWN_GROUPS), *recording.model.geom_group[_shown(recording.model)]}
         self._options.geomgroup[:] = [group in groups for group in range(6)]
