@@ -2,8 +2,8 @@
 
     python benchmarks/mutations.py [--only WORD]
 
-Prints a JSON object: `caught`, `missed`, and the seconds of each. A fault whose line is not in the tree any more
-ends the program: the list has to keep up with the code."""
+Prints a JSON object: `caught`, `missed`, and the seconds of each. A fault whose line is not in the tree any
+more ends the program: the list has to keep up with the code."""
 
 import argparse
 import json
