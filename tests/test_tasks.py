@@ -7,6 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 import jax
+import mujoco
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from teacher.config import STORED, StoredName, TeacherConfig
 from teacher.errors import UsageError
 from teacher.rollout import Simulation, Trajectories, simulation
 from teacher.tasks import TASKS, MujocoTask, Start, State, achieved_goal, goal_distance, make_task
+from teacher.tasks.base import Frames
 
 RANDOM_STEPS = 1000
 COMPILED_HERE = {"fr3_reach", "reacher", "wheel_maze", "ant", "quad_reach"}
@@ -118,11 +120,29 @@ def test_an_episode_stands_still_once_it_has_ended(case):
     assert ends or going.all()
 
 
+def bodies_of(task, qpos, qvel):
+    """Where MuJoCo itself has the bodies that the task names; None if it names none."""
+    if not getattr(task, "bodies", ()):
+        return None
+    model = task.model("mujoco")
+    data, found = mujoco.MjData(model), []
+    for data.qpos[:], data.qvel[:] in zip(qpos, qvel, strict=True):
+        mujoco.mj_forward(model, data)
+        frames = []
+        for name in task.bodies:
+            body, motion = data.body(name), np.empty(6)
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, body.id, motion, 0)
+            frames.append(Frames(body.xpos.copy(), body.xquat.copy(), motion[3:], motion[:3]))
+        found.append(Frames(*map(np.stack, zip(*frames, strict=True))))
+    return Frames(*map(np.stack, zip(*found, strict=True)))
+
+
 def test_a_rollout_begins_where_it_is_told(case):
     start, task = case.start, case.simulation.task
     np.testing.assert_allclose(case.trajectories.qpos[0], start.qpos, atol=1e-6)
     at_rest = np.zeros((len(start.goal), controls(task)), np.float32)
-    first = task.observe(State(np.asarray(start.qpos), np.asarray(start.qvel), at_rest))
+    qpos, qvel = np.asarray(start.qpos), np.asarray(start.qvel)
+    first = task.observe(State(qpos, qvel, at_rest, bodies=bodies_of(task, qpos, qvel)))
     np.testing.assert_allclose(case.trajectories.observation[0], first, atol=1e-4)
 
 
@@ -182,7 +202,9 @@ def test_observation_and_control_mean_the_same_in_numpy_and_in_traced_jax(task):
     qvel = rng.normal(size=start.qvel.shape).astype(np.float32)
     held = rng.uniform(-0.2, 0.2, (2, 5, controls(task))).astype(np.float32)
     action = rng.uniform(-1.5, 1.5, (2, 5, spec.action_size)).astype(np.float32)
-    state = State(start.qpos, qvel, held)
+    bodies = bodies_of(task, start.qpos.reshape(10, -1), qvel.reshape(10, -1))
+    bodies = jax.tree.map(lambda leaf: leaf.reshape(2, 5, *leaf.shape[1:]).astype(np.float32), bodies)
+    state = State(start.qpos, qvel, held, bodies=bodies)
     for function, inputs in [
         (task.observe, (state,)),
         (task.control, (state, action)),
