@@ -445,7 +445,8 @@ class SweepSummary(Figures):
 def problem(error: ValidationError) -> str:
     """Says which figure is wrong first, and why."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'summary'}: {first['msg']}"
+    place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def document() -> str:

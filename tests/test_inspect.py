@@ -72,7 +72,7 @@ def one_weight(model):
 def one_number_of_the_description(model):
     for each in model.metadata_props:
         if each.key == "fathom.spec":
-            each.value = each.value.replace('"control_dt":0.05', '"control_dt":0.02')
+            each.value = json.dumps(json.loads(each.value) | {"control_dt": 0.02})
 
 
 def better_than_it_is(model):

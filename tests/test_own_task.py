@@ -324,7 +324,7 @@ def test_the_documented_observation_takes_what_a_state_holds():
     exec(SEEING, names)
     arm, ones = names["Arm"], np.ones((2, 3, 7))
     frames = [Frames(*(np.full((2, 3, 1, size), value) for size in (3, 4, 3, 3))) for value in (2.0, 5.0)]
-    seen = arm.observe(arm, State(ones, ones, ones, None, *frames, np.zeros((2, 3, 3))))
+    seen = arm.observe(arm, State(ones, ones, ones, *frames, np.zeros((2, 3, 3))))
     np.testing.assert_array_equal(seen[1, 2], [1.0] * 7 + [2.0] * 3 + [3.0] * 3 + [0.0] * 3)
 
 
