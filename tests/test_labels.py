@@ -68,6 +68,14 @@ def test_hindsight_goals_lie_ahead_in_the_same_episode(steps):
     assert early.mean() < LENGTH / 2
 
 
+@pytest.mark.parametrize("discount", [0.6, 0.9])
+def test_hindsight_goals_are_as_far_ahead_as_the_discount_says(discount):
+    found = goals("hindsight", visited(), discount)
+    ahead = (found[..., 0] - np.arange(LENGTH)[:, None])[: LENGTH - 10]  # the end of the episode cuts none
+    for steps in (1, 3, 5):  # a geometric distribution: beyond k steps with the probability discount**k
+        assert (ahead >= steps).mean() == pytest.approx(discount**steps, abs=0.05)
+
+
 def test_cross_trajectory_goals_are_from_other_environments_at_any_time():
     found = goals("cross", visited())
     assert (found[..., 1] != np.arange(ENVS)).all()
