@@ -16,6 +16,7 @@ from pipelines.progress import Display, describe_duration
 from pipelines.rundir import RUNS, STUDY, Run, is_study, locked, run_path, write_json
 from pipelines.runtime import Interrupted
 from pipelines.stages import stood_for
+from pipelines.summary import SweepSummary
 from pipelines.sweep import (
     JSON,
     Member,
@@ -226,7 +227,8 @@ def _is_distilled(member: Member) -> bool:
 
 
 def _write_summary(study: Study, failures: dict[str, JSON]) -> JSON:
-    summary = compare_study(study, failures)
+    checked = SweepSummary.model_validate(compare_study(study, failures))
+    summary = checked.model_dump(mode="json", exclude_unset=True)
     write_json(study.path / "summary.json", summary)
     return summary
 

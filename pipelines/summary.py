@@ -5,12 +5,12 @@
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-Interval = Annotated[tuple[float, float], "95 % interval"]
+Interval = tuple[float, float]  # 95 %
 Json = dict[str, Any]
 
 
