@@ -153,7 +153,7 @@ def export(
         help="sign every bundle with this private key (ed25519, PEM), for load(bundle, trusted=...)",
     ),
 ) -> Answers:
-    """Write a bundle for each student (ONNX, specification, controller), prove it and judge it.
+    """Write a bundle for each student (ONNX, specification, controller), compare with JAX, evaluate.
 
     Of a study: for the students of every run, and a page that compares them over their teachers."""
     from pipelines import export_students, run_sweep, stages, tables
