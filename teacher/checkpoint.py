@@ -1,7 +1,7 @@
 """Saves that survive `kill -9`: everything a stage needs to go on exactly, written atomically.
 
-DIRECTORY/STEP/state/       all arrays but the rows, through orbax
-DIRECTORY/STEP/manifest.json  what belongs to this save, with a hash of every file and array; written last
+DIRECTORY/STEP/state.npz      all arrays but the rows
+DIRECTORY/STEP/manifest.json  what belongs to this save, with the SHA-256 of every file; written last
 DIRECTORY/rows/FROM-TO.npz    rows FROM to TO of an append-only ring, shared between saves
 DIRECTORY/copies/FROM-TO.npz  the same again, where more than one save is kept
 
@@ -11,39 +11,37 @@ no help where they are damaged: that is what the copies are for.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from teacher.errors import FathomError
-from teacher.segments import (
-    COPIES,
-    ROWS,
-    Ring,
-    check_file,
-    load_rows,
-    remove,
-    removed_on_failure,
-    sha256,
-    stored,
-    write_segment,
-)
 
-FORMAT_VERSION = 3
-MANIFEST = "manifest.json"
+FORMAT_VERSION = 4
+MANIFEST, STATE, ROWS, COPIES = "manifest.json", "state.npz", "rows", "copies"
+# Parts of leaves' paths, and what older saves call them.
+RENAMED = (("log_temperature", "log_entropy_weight"), ("achieved_goal", "outcome"))
 
 
 class Damaged(FathomError):
     """There are saves, and none of them is whole."""
+
+
+class Ring(NamedTuple):
+    """An append-only ring: row i of `rows` lies in slot i mod C of every leaf's first axis."""
+
+    rows: Any  # pytree of arrays [C, ...]
+    written: int  # rows ever written
 
 
 class Saved(NamedTuple):
@@ -60,7 +58,7 @@ class Saved(NamedTuple):
         digest = hashlib.sha256()
         for path, leaf in sorted(self.leaves.items()):
             digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-            digest.update(_bytes(leaf))
+            digest.update(np.ascontiguousarray(leaf).data)
         return digest.hexdigest()
 
 
@@ -73,63 +71,36 @@ def save(
     ring: Ring | None = None,
     keep: int = 1,
 ) -> None:
-    """Writes save number `step`, unless it is there, and drops all but the newest `keep`.
+    """Writes save number `step`, in place of one that is there, and drops all but the newest `keep`.
 
     Args: state: pytree of arrays; record: JSON to store along; ring: rows kept beside the state.
     Raises: FathomError if it cannot be written; earlier saves are then untouched."""
+    rows, written = (leaf_paths(ring.rows), ring.written) if ring else ({}, 0)
+    oldest = written - min((len(leaf) for leaf in rows.values()), default=0)
+    partial = directory / f"{step}.partial"
     try:
-        leaves = {path: np.asarray(_plain(leaf)) for path, leaf in leaf_paths(state).items()}
-        if not _is_saved(directory, step, leaves, record):
-            _save(directory, step, leaves, record, ring or Ring(None, 0), keep)
+        segments = [part for part in _segments_before(directory, step) if part["stop"] > oldest]
+        start = max(segments[-1]["stop"] if segments else 0, oldest)
+        with _removed_on_failure(partial):
+            partial.mkdir(parents=True)
+            if start < written:
+                segments.append(_write_segment(directory, rows, start, written, copied=keep > 1))
+            np.savez(partial / STATE, **{path: _plain(leaf) for path, leaf in leaf_paths(state).items()})
+            shapes = {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in rows.items()}
+            manifest = {
+                "format_version": FORMAT_VERSION,
+                "record": record,
+                "files": {STATE: _sha256(partial / STATE)},
+                "rows": {"written": written, "segments": segments, "leaves": shapes},
+            }
+            write_manifest(partial, manifest)
+            _discard(directory / str(step))
+            partial.rename(directory / str(step))
         _drop_old(directory, keep)
     except (OSError, ValueError) as error:
         raise FathomError(
             f"cannot save checkpoint {directory / str(step)}: {_reason(error)}; earlier saves are intact"
         ) from error
-
-
-def _is_saved(directory: Path, step: int, leaves: dict[str, np.ndarray], record: dict[str, Any]) -> bool:
-    if not (directory / str(step)).exists():
-        return False
-    try:
-        found = _load(directory, step, rows=True)
-    except FathomError:
-        return False
-    return found.record == record and found.fingerprint == Saved(step, leaves, {}, record).fingerprint
-
-
-def _save(
-    directory: Path, step: int, leaves: dict[str, np.ndarray], record: dict[str, Any], ring: Ring, keep: int
-) -> None:
-    rows = leaf_paths(ring.rows)
-    capacity = len(next(iter(rows.values()))) if rows else 0
-    segments = [s for s in _segments_before(directory, step) if s["stop"] > ring.written - capacity]
-    start = max(segments[-1]["stop"] if segments else 0, ring.written - capacity, 0)
-    partial = directory / f"{step}.partial"
-    with removed_on_failure(partial):
-        partial.mkdir(parents=True)
-        if start < ring.written:
-            segments.append(write_segment(directory, rows, start, ring.written, copied=keep > 1))
-        with _quiet_orbax(), _checkpointer() as checkpointer:
-            checkpointer.save(partial.absolute() / "state", leaves)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "step": step,
-            "record": record,
-            "leaves": {
-                path: [list(leaf.shape), str(leaf.dtype), hashlib.sha256(_bytes(leaf)).hexdigest()]
-                for path, leaf in leaves.items()
-            },
-            "files": {str(f.relative_to(partial)): sha256(f) for f in partial.rglob("*") if f.is_file()},
-            "rows": {
-                "written": ring.written,
-                "segments": segments,
-                "leaves": {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in rows.items()},
-            },
-        }
-        write_manifest(partial, manifest)
-        _discard(directory / str(step))
-        partial.rename(directory / str(step))
 
 
 def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Saved:
@@ -140,7 +111,7 @@ def load(directory: Path, *, rows: bool = True, step: int | None = None) -> Save
     Raises: FathomError if there is none; Damaged, saying what is wrong with the newest, if none is whole."""
     if step is not None:
         return _load(directory, step, rows)
-    problems = []
+    problems: list[str] = []
     for found in saves(directory):
         try:
             saved = _load(directory, found, rows)
@@ -164,27 +135,10 @@ def rewind(directory: Path, step: int) -> None:
 
 
 def saves(directory: Path) -> list[int]:
-    """Numbers of the finished saves, newest first."""
+    """Returns the numbers of the finished saves, newest first."""
     if not directory.is_dir():
         return []
     return sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit()), reverse=True)
-
-
-def _load(directory: Path, step: int, rows: bool) -> Saved:
-    folder = directory / str(step)
-    manifest = _read_manifest(folder)
-    try:
-        for name, expected in manifest["files"].items():
-            check_file(folder / name, expected)
-        with _checkpointer() as checkpointer:
-            leaves = checkpointer.restore(folder.absolute() / "state")
-        for path, (*_, expected) in manifest["leaves"].items():
-            if hashlib.sha256(_bytes(leaves[path])).hexdigest() != expected:
-                raise FathomError(f"checkpoint {folder}: array {path} is damaged")
-        kept = load_rows(directory, manifest["rows"]) if rows else {}
-        return Saved(step, leaves, kept, manifest["record"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FathomError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
 
 
 def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
@@ -194,7 +148,7 @@ def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
     filled = []
     for path, expected in leaf_paths(template).items():
         plain = jax.eval_shape(_plain, expected)
-        found = stored(leaves, path)
+        found = _stored(leaves, path)
         if found is None:
             raise FathomError(f"{what} holds no {path}, which this configuration needs")
         if (found.shape, found.dtype) != (plain.shape, plain.dtype):
@@ -214,9 +168,43 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _plain(leaf: Any) -> Any:
-    """Random keys as the integers behind them."""
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+def write_manifest(save: Path, manifest: dict[str, Any]) -> None:
+    """Writes what a save says of itself, and a hash of that."""
+    (save / MANIFEST).write_text(json.dumps(manifest | {"sha256": _content_sha256(manifest)}))
+
+
+def _load(directory: Path, step: int, rows: bool) -> Saved:
+    folder = directory / str(step)
+    manifest = _read_manifest(folder)
+    try:
+        for name, expected in manifest["files"].items():
+            _check_file(folder / name, expected)
+        if (folder / STATE).exists():
+            with np.load(folder / STATE) as arrays:
+                leaves = dict(arrays)
+        else:  # format 3
+            import orbax.checkpoint as ocp
+
+            leaves = ocp.PyTreeCheckpointer().restore(folder.absolute() / "state")
+        kept = _load_rows(directory, manifest["rows"]) if rows else {}
+        return Saved(step, leaves, kept, manifest["record"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FathomError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        found, expected = manifest["format_version"], manifest.pop("sha256", None)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FathomError(f"{folder / MANIFEST} cannot be read: {_reason(error)}") from error
+    if found not in (3, FORMAT_VERSION):
+        raise FathomError(
+            f"checkpoint {folder} has format version {found}, this program reads 3 and {FORMAT_VERSION}"
+        )
+    if expected != _content_sha256(manifest):
+        raise FathomError(f"checkpoint file {folder / MANIFEST} is damaged: its SHA-256 is not the one in it")
+    return manifest
 
 
 def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
@@ -228,42 +216,77 @@ def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
     return []
 
 
+def _write_segment(
+    directory: Path, rows: dict[str, Any], start: int, stop: int, *, copied: bool
+) -> dict[str, Any]:
+    """Writes rows `start` to `stop` of a ring's leaves; returns how a manifest describes them."""
+    file = directory / ROWS / f"{start:012d}-{stop:012d}.npz"
+    numbers = np.arange(start, stop)
+    with _appearing(file) as partial, partial.open("wb") as stream:
+        np.savez(stream, **{path: np.asarray(leaf[numbers % len(leaf)]) for path, leaf in rows.items()})
+    if copied:
+        _copy(file, directory / COPIES / file.name)
+    return {"file": file.name, "start": start, "stop": stop, "sha256": _sha256(file), "copied": copied}
+
+
+def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Reads the ring's leaves, as a manifest describes them. Raises: FathomError naming a damaged file."""
+    rows = {path: np.zeros(shape, dtype) for path, (shape, dtype) in description["leaves"].items()}
+    for segment in description["segments"]:
+        with np.load(_whole_segment(directory, segment)) as arrays:
+            for path, ring in rows.items():
+                first = max(segment["start"], description["written"] - len(ring))
+                numbers = np.arange(first, segment["stop"])
+                ring[numbers % len(ring)] = _stored(arrays, path)[first - segment["start"] :]
+    return rows
+
+
+def _whole_segment(directory: Path, segment: dict[str, Any]) -> Path:
+    """The file of a segment, made again from its copy if it is damaged, and the copy from it."""
+    kept = [directory / folder / segment["file"] for folder in (ROWS, COPIES)[: 1 + segment["copied"]]]
+    problems = {}
+    for file in kept:
+        try:
+            _check_file(file, segment["sha256"])
+        except FathomError as error:
+            problems[file] = error
+    whole = next((file for file in kept if file not in problems), None)
+    if whole is None:
+        raise problems[kept[0]]
+    for file, problem in problems.items():
+        with contextlib.suppress(OSError):  # on a disk that is full or read-only
+            _copy(whole, file)
+        logging.getLogger(__name__).warning("%s; %s holds the same", problem, whole)
+    return whole
+
+
 def _drop_old(directory: Path, keep: int) -> None:
     """Removes saves beyond `keep`, rows that no kept save names, and leftovers of killed runs."""
-    kept = saves(directory)[:keep]
+    kept, old = saves(directory)[:keep], saves(directory)[keep:]
     needed = set()
     for step in kept:
         with contextlib.suppress(FathomError):
             segments = _read_manifest(directory / str(step))["rows"]["segments"]
             needed |= {segment["file"] for segment in segments}
-    for step in saves(directory)[keep:]:
+    for step in old:
         _discard(directory / str(step))
     folders = (directory / ROWS, directory / COPIES)
     for leftover in (found for folder in (directory, *folders) for found in folder.glob("*.partial")):
-        remove(leftover)
+        _remove(leftover)
     for file in (found for folder in folders for found in folder.glob("*.npz")):
         if file.name not in needed:
             file.unlink()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        found, expected = manifest["format_version"], manifest.pop("sha256", None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FathomError(f"{folder / MANIFEST} cannot be read: {_reason(error)}") from error
-    if found != FORMAT_VERSION:
-        raise FathomError(
-            f"checkpoint {folder} has format version {found}, this program reads {FORMAT_VERSION}"
-        )
-    if expected != _content_sha256(manifest):
-        raise FathomError(f"checkpoint file {folder / MANIFEST} is damaged: its SHA-256 is not the one in it")
-    return manifest
+def _stored(arrays: Mapping[str, Any], path: str) -> Any:
+    """The array of that path, or of the path that it had in older saves; None if there is neither."""
+    older = functools.reduce(lambda name, renamed: name.replace(*renamed), RENAMED, path)
+    return arrays.get(path, arrays.get(older))
 
 
-def write_manifest(save: Path, manifest: dict[str, Any]) -> None:
-    """Writes what a save says of itself, and a hash of that."""
-    (save / MANIFEST).write_text(json.dumps(manifest | {"sha256": _content_sha256(manifest)}))
+def _plain(leaf: Any) -> Any:
+    """Random keys as the integers behind them."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def _content_sha256(manifest: dict[str, Any]) -> str:
@@ -271,40 +294,58 @@ def _content_sha256(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _bytes(leaf: np.ndarray) -> memoryview:
-    """Of any type, bfloat16 too; not copied."""
-    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    """Of this process alone: orbax would wait for all of a run's processes to take part."""
-    own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own)
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+def _check_file(file: Path, expected: str) -> None:
+    if not file.is_file():
+        raise FathomError(f"checkpoint file {file} is missing")
+    if _sha256(file) != expected:
+        raise FathomError(f"checkpoint file {file} is damaged: its SHA-256 is not the one recorded")
+
+
+def _copy(file: Path, target: Path) -> None:
+    with _appearing(target) as partial:
+        shutil.copyfile(file, partial)
 
 
 @contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Its threads log tracebacks of errors that it raises in ours as well."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+def _appearing(file: Path) -> Iterator[Path]:
+    """A name to write to; what is there becomes `file` in one step. Several processes may do so at once."""
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    with _removed_on_failure(partial):
+        yield partial
+        partial.rename(file)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    """Clears what a killed run left at `path`, and what a failing one leaves."""
+    _remove(path)
     try:
         yield
-    finally:
-        log.setLevel(level)
+    except BaseException:
+        _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _discard(save: Path) -> None:
     """Removes a save so that nobody ever sees half of it."""
     if save.exists():
         doomed = save.with_name(f"{save.name}.discarded.partial")
-        remove(doomed)
+        _remove(doomed)
         save.rename(doomed)
-        remove(doomed)
+        _remove(doomed)
 
 
 def _reason(error: Exception) -> str:

@@ -26,19 +26,9 @@ FLOAT = 4  # bytes
 # learn from: its output and the cotangents of what its swish and its normalisation were given.
 LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3.5
 BLOCK_GRADIENTS = 4  # two networks' gradients of one block, layer by layer and stacked
-POLICY_ROWS, SIMULATOR = (
-    8,
-    64,
-)  # of a stepped environment: rows of a policy, numbers an entry of the observation
-SAVED_COPIES = 2  # of parameters and optimiser in the host's memory while a checkpoint is written
+POLICY_ROWS, SIMULATOR = 8, 64  # of a stepped environment: rows of a policy, numbers an observation's entry
 TRAJECTORY_COPIES = 3  # step by step, stacked, and joined
 PROGRAM = 700 * 2**20  # what the program itself grows by, nearly all of it the compiler
-# What makes each part large, beside depth.
-_LOWER = {
-    "activations": "update.batch or network.width",
-    "replay": "collect.replay or collect.envs",
-    "environments": "collect.envs",
-}
 
 
 class Needs(NamedTuple):
@@ -50,18 +40,6 @@ class Needs(NamedTuple):
     activations: int
     replay: int
     environments: int
-    saving: int
-    """copies while a checkpoint is written, after the update; 0 where the device is not the host"""
-
-    @property
-    def update(self) -> int:
-        """The most that is held while a run learns."""
-        return sum(self) - self.saving
-
-    @property
-    def total(self) -> int:
-        """The most that is ever held: copies take the place of gradients and activations."""
-        return max(self.update, sum(self) - self.gradients - self.activations)
 
 
 def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None, devices: int = 1) -> Needs:
@@ -73,22 +51,19 @@ def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None,
     collect, sizes = config.collect, spec.sizes
     networks = make_networks(config.network, spec.action_size)
     params = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
-    moments = -(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices)
     batch, environments = -(-config.update.batch // devices), -(-collect.envs // devices)
     kept, collected = (
         jax.eval_shape(lambda rows=rows: replay.empty(rows, environments, *sizes))
         for rows in (collect.replay, collect.steps)
     )
     stepped = POLICY_ROWS * config.network.widths[0] + SIMULATOR * spec.observation_size
-    on_host = jax.default_backend() == "cpu"
     return Needs(
         parameters=_bytes(params),
         gradients=_bytes(params),
-        optimiser=moments,
+        optimiser=-(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices),
         activations=_activations(config, batched, batch),
         replay=_bytes(kept),
         environments=_bytes(collected.rows) + environments * stepped * FLOAT,
-        saving=SAVED_COPIES * (_bytes(params) + moments) if on_host else 0,
     )
 
 
@@ -116,32 +91,29 @@ def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None
 
     Raises: UsageError that names the parts and the largest depth that fits, or what else to lower."""
     free, needs = available(), estimate(config, spec, devices=devices)
-    if free is None or needs.total <= free:
+    if free is None or sum(needs) <= free:
         return
 
     def deeper_than(depth: int) -> dict[str, int]:
         names = ("depth", "actor_depth", "critic_depth")
         return {name: depth for name in names if (getattr(config.network, name) or 0) > depth}
 
-    def at_most(depth: int) -> Needs:
+    def at_most(depth: int) -> int:
         network = config.network.model_copy(update=deeper_than(depth))
-        return estimate(config.model_copy(update={"network": network}), spec, devices=devices)
+        return sum(estimate(config.model_copy(update={"network": network}), spec, devices=devices))
 
     # Nothing shrinks with depth and some needs do not grow: a layer's share only falls, and what fits is
     # no deeper than in proportion.
-    depths = range(BLOCK_DEPTH, max(config.network.depths) * free // needs.total + 1, BLOCK_DEPTH)
-    fitting = bisect_right(depths, free, key=lambda depth: at_most(depth).total)
-    if fitting:
+    depths = range(BLOCK_DEPTH, max(config.network.depths) * free // sum(needs) + 1, BLOCK_DEPTH)
+    if fitting := bisect_right(depths, free, key=at_most):
         lower = " ".join(f"network.{name}={at}" for name, at in deeper_than(depths[fitting - 1]).items())
         advice = f"the deepest that fits with all else as it is: {lower}"
     else:
-        shallowest = at_most(BLOCK_DEPTH)
-        part = max(zip(shallowest, Needs._fields, strict=True))[1]
-        advice = f"depth {BLOCK_DEPTH} needs {_size(shallowest.total)} still: "
-        advice += f"lower {_LOWER.get(part, 'network.width')}"
-    parts = ", ".join(f"{part} {_size(size)}" for part, size in needs._asdict().items() if size)
+        advice = f"depth {BLOCK_DEPTH} needs {_size(at_most(BLOCK_DEPTH))} still: "
+        advice += "lower network.width, update.batch, collect.envs or collect.replay"
+    parts = ", ".join(f"{part} {_size(size)}" for part, size in needs._asdict().items())
     raise UsageError(
-        f"this teacher needs {_size(needs.total)} of memory, and {jax.local_devices()[0].device_kind} has "
+        f"this teacher needs {_size(sum(needs))} of memory, and {jax.local_devices()[0].device_kind} has "
         f"{_size(free)} for it ({parts}); {advice}"
     )
 
@@ -178,38 +150,33 @@ def available(root: Path = Path("/")) -> int | None:
 def host_memory(root: Path = Path("/")) -> int | None:
     """Returns the bytes that a run can have: the machine's free memory, or what the limit of a control group
     (a container, a batch job) leaves if that is less, without the program itself; None where unknown."""
-    try:
+    with suppress(OSError, StopIteration):
         lines = (root / "proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return max(0, min([*machine, *_left_by_groups(root)]) - PROGRAM) if machine else None
+        machine = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return max(0, min([machine, *_left_by_groups(root)]) - PROGRAM)
+    return None
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
-    """What each control group above this process leaves below its limit, in bytes."""
-    lines: list[str] = []
+    """What each control group (version 1 or 2) above this process leaves below its limit, in bytes."""
     with suppress(OSError):
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            top, limit, used = root / "sys/fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup/memory"
-            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                top, limit, used = root / "sys/fs/cgroup", "memory.max", "memory.current"
+            elif "memory" in controllers.split(","):
+                top = root / "sys/fs/cgroup/memory"
+                limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            else:
+                continue
             # Inside a container its path is the host's, and only the top is there; "max" is no limit.
-            with suppress(OSError, ValueError):
-                left = int((folder / limit).read_text()) - int((folder / used).read_text())
-                pairs = (entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
-                stat = {name: int(value) for name, value in pairs}
-                yield left + stat.get("total_inactive_file", stat.get("inactive_file", 0))
-            if folder == top:
-                break
+            group = top / path.lstrip("/")
+            for folder in (each for each in (group, *group.parents) if each.is_relative_to(top)):
+                with suppress(OSError, ValueError):
+                    left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                    lines = (folder / "memory.stat").read_text().splitlines()
+                    stat = {name: int(value) for name, value in (entry.split() for entry in lines)}
+                    yield left + stat.get("total_inactive_file", stat.get("inactive_file", 0))
 
 
 def _size(size: int) -> str:

@@ -44,10 +44,11 @@ def damage(file) -> None:
     file.write_bytes(content)
 
 
-def array_file(directory, step: int):
-    """The largest file of a save: it holds arrays."""
-    files = [file for file in (directory / str(step) / "state").rglob("*") if file.is_file()]
-    return max(files, key=lambda file: file.stat().st_size)
+HARM = pytest.mark.parametrize(
+    "harm",
+    [damage, lambda file: file.unlink(), lambda file: file.write_bytes(b"")],
+    ids=["", "gone", "empty"],
+)
 
 
 def test_state_and_rows_come_back_bit_for_bit_while_the_ring_fills_and_wraps(tmp_path):
@@ -86,21 +87,22 @@ def test_as_many_saves_are_kept_as_asked_and_no_row_that_none_of_them_needs(tmp_
         assert {file.name for file in (tmp_path / folder).iterdir()} == needed
 
 
-def test_what_a_killed_save_left_is_cleared(tmp_path):
+def test_what_a_killed_save_left_is_cleared_and_what_others_put_there_is_not(tmp_path):
     save(tmp_path, 1, 2)
+    (tmp_path / "best").mkdir()
     (tmp_path / "2.partial").mkdir()
     (tmp_path / "2.partial" / "junk").touch()
     (tmp_path / "rows" / "000000000002-000000000004.partial").touch()
     save(tmp_path, 2, 4)
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "rows", "copies"}
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "best", "rows", "copies"}
     assert all(file.suffix == ".npz" for file in (tmp_path / "rows").iterdir())
 
 
-@pytest.mark.parametrize("harm", [damage, lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+@HARM
 def test_a_damaged_save_is_passed_over_and_said_so(tmp_path, caplog, harm):
     save(tmp_path, 1, 2)
     save(tmp_path, 2, 4)
-    harmed = array_file(tmp_path, 2)
+    harmed = tmp_path / "2" / checkpoint.STATE
     harm(harmed)
     with caplog.at_level(logging.WARNING):
         assert checkpoint.load(tmp_path).step == 1
@@ -111,29 +113,8 @@ def test_a_damaged_save_is_passed_over_and_said_so(tmp_path, caplog, harm):
     assert checkpoint.load(tmp_path).step == 3
 
 
-def test_a_run_that_goes_on_from_an_older_save_does_not_build_on_damaged_rows(tmp_path):
-    save(tmp_path, 1, 2)
-    save(tmp_path, 2, 4)
-    damage(max((tmp_path / "rows").iterdir()))
-    damage(max((tmp_path / "copies").iterdir()))
-    checkpoint.rewind(tmp_path, checkpoint.load(tmp_path).step)
-    save(tmp_path, 3, 5)
-    saved = checkpoint.load(tmp_path)
-    assert saved.step == 3
-    np.testing.assert_array_equal(saved.rows["['value']"], ring(5).rows["value"])
-
-
-def test_what_others_put_beside_saves_is_left_alone(tmp_path):
-    (tmp_path / "best").mkdir()
-    (tmp_path / ".DS_Store").touch()
-    for step in (1, 2, 3):
-        save(tmp_path, step, step)
-    assert (tmp_path / "best").is_dir()
-    assert (tmp_path / ".DS_Store").is_file()
-
-
 @pytest.mark.parametrize("harmed", ["rows", "copies"])
-@pytest.mark.parametrize("harm", [damage, lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+@HARM
 def test_damaged_rows_are_made_again_from_their_other_copy_and_that_is_said(tmp_path, caplog, harmed, harm):
     save(tmp_path, 1, 2)
     save(tmp_path, 2, 4)
@@ -148,19 +129,30 @@ def test_damaged_rows_are_made_again_from_their_other_copy_and_that_is_said(tmp_
     assert file.read_bytes() == whole
 
 
-def test_rows_have_no_copy_where_one_save_is_kept(tmp_path):
-    checkpoint.save(tmp_path, 1, state(1), record={}, ring=ring(2), keep=1)
-    assert checkpoint.load(tmp_path).step == 1
-    assert not (tmp_path / "copies").exists()
-
-
-def test_rows_damaged_in_both_copies_are_named(tmp_path):
-    save(tmp_path, 1, 4)
-    files = [next((tmp_path / folder).iterdir()) for folder in ("rows", "copies")]
+def test_a_run_does_not_build_on_rows_that_are_damaged_in_both_copies(tmp_path):
+    save(tmp_path, 1, 2)
+    save(tmp_path, 2, 4)
+    files = [max((tmp_path / folder).iterdir()) for folder in ("rows", "copies")]
     for file in files:
         damage(file)
-    with pytest.raises(checkpoint.Damaged, match=f"{files[0]} is damaged"):
+    checkpoint.rewind(tmp_path, checkpoint.load(tmp_path).step)
+    save(tmp_path, 3, 5)
+    saved = checkpoint.load(tmp_path)
+    assert saved.step == 3
+    np.testing.assert_array_equal(saved.rows["['value']"], ring(5).rows["value"])
+    for folder in ("rows", "copies"):
+        damage(max((tmp_path / folder).iterdir()))
+        damage(min((tmp_path / folder).iterdir()))
+    with pytest.raises(checkpoint.Damaged, match=r"rows/.* is damaged.* none of the 1 before is whole"):
         checkpoint.load(tmp_path)
+
+
+def test_a_save_is_written_again_in_place_of_a_damaged_one_and_rows_once_where_one_is_kept(tmp_path):
+    for step in (1, 1):
+        checkpoint.save(tmp_path, step, state(1), record={}, ring=ring(2), keep=1)
+        assert checkpoint.load(tmp_path).step == 1
+        damage(tmp_path / "1" / checkpoint.STATE)
+    assert not (tmp_path / "copies").exists()
 
 
 def test_no_change_of_a_manifest_goes_unnoticed(tmp_path):
@@ -179,25 +171,15 @@ def test_no_change_of_a_manifest_goes_unnoticed(tmp_path):
         assert json.loads(changed) == meaning
 
 
-def test_an_array_that_is_not_the_one_saved_is_named(tmp_path):
+def test_saves_of_the_format_before_are_read(tmp_path):
+    ocp = pytest.importorskip("orbax.checkpoint")
     save(tmp_path, 1, 2)
-    folder = tmp_path / "1"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["leaves"][".weights"][2] = "0" * 64
+    new, folder = checkpoint.load(tmp_path), tmp_path / "1"
+    (folder / checkpoint.STATE).unlink()
+    ocp.PyTreeCheckpointer().save(folder / "state", new.leaves)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format_version": 3, "files": {}}
     checkpoint.write_manifest(folder, manifest)
-    with pytest.raises(FathomError, match=r"array \.weights is damaged"):
-        checkpoint.load(tmp_path)
-
-
-def test_a_save_that_is_there_is_left_alone_and_a_damaged_one_written_again(tmp_path):
-    save(tmp_path, 1, 2)
-    first = array_file(tmp_path, 1)
-    written_at = first.stat().st_mtime_ns
-    save(tmp_path, 1, 2)
-    assert first.stat().st_mtime_ns == written_at
-    damage(first)
-    save(tmp_path, 1, 2)
-    assert checkpoint.load(tmp_path).step == 1
+    assert checkpoint.load(tmp_path).fingerprint == new.fingerprint
 
 
 def test_a_missing_and_a_foreign_save_are_named(tmp_path):
@@ -205,8 +187,8 @@ def test_a_missing_and_a_foreign_save_are_named(tmp_path):
         checkpoint.load(tmp_path)
     save(tmp_path, 1, 2)
     manifest = tmp_path / "1" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 9'))
-    with pytest.raises(FathomError, match="format version 9, this program reads 3"):
+    manifest.write_text(manifest.read_text().replace('"format_version": 4', '"format_version": 9'))
+    with pytest.raises(FathomError, match="format version 9, this program reads 3 and 4"):
         checkpoint.load(tmp_path)
     manifest.write_text("{")
     with pytest.raises(FathomError, match=r"manifest\.json cannot be read"):

@@ -13,7 +13,7 @@ from pipelines.config import Config, preset
 from pipelines.presets import PRESETS
 from teacher import memory, networks
 from teacher.compilation import jit_once
-from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
+from teacher.config import NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.errors import UsageError
 from teacher.learner import Learner
 from teacher.networks import init_params
@@ -67,7 +67,7 @@ def test_the_estimate_is_what_xla_reserves(monkeypatch, depth, width, batch, pre
     monkeypatch.setattr(networks, "is_batched", lambda: batched)
     asked = config(depth, width, batch, precision=precision)
     needs = memory.estimate(asked, SPEC, batched)
-    assert least < measured(asked) / (needs.update - needs.replay - needs.environments) < 1.15
+    assert least < measured(asked) / (sum(needs) - needs.replay - needs.environments) < 1.15
 
 
 def test_what_shapes_say_is_counted_exactly():
@@ -92,7 +92,7 @@ def test_several_devices_divide_all_but_parameters_and_gradients():
         assert getattr(four, part) == pytest.approx(getattr(one, part) / 4, rel=0.02)
 
 
-def test_a_save_makes_no_more_copies_than_foreseen(tmp_path):
+def test_a_save_copies_nothing(tmp_path):
     """In a process of its own, whose greatest use of memory is that of the save."""
     code = """
 import sys, jax.numpy as jnp, numpy as np
@@ -110,7 +110,7 @@ save(Path(sys.argv[1]) / "saves", 0, state, record={})
 print((used("VmHWM") - before) / sum(leaf.nbytes for leaf in state.values()))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    assert 0.5 < float(done.stdout) < memory.SAVED_COPIES + 0.3
+    assert float(done.stdout) < 0.3
 
 
 FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid")
@@ -119,7 +119,7 @@ FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid")
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits_where_it_is_meant_to_run(name):
     asked, limit = preset(name).teacher, 16e9 if name in FOR_A_GPU else 2e9
-    assert memory.estimate(asked, make_task(asked.task.name).spec).total + memory.PROGRAM < limit
+    assert sum(memory.estimate(asked, make_task(asked.task.name).spec)) + memory.PROGRAM < limit
 
 
 def refusal(monkeypatch, asked, free):
@@ -129,35 +129,21 @@ def refusal(monkeypatch, asked, free):
     return str(refused.value)
 
 
-@pytest.mark.parametrize("free", [300_000_000, 1_000_000_000])
-def test_the_depth_that_the_refusal_names_is_the_deepest_that_fits(monkeypatch, free):
-    message = refusal(monkeypatch, config(4000, 64, 256), free)
-    depth = int(re.search(r"network\.depth=(\d+)$", message)[1])
+@pytest.mark.parametrize("field", ["depth", "critic_depth"])
+def test_the_depth_that_the_refusal_names_is_the_deepest_that_fits(monkeypatch, field):
+    def asked(depth):
+        return config(**({"depth": 8, "width": 64, "batch": 256} | {field: depth}))
+
+    message = refusal(monkeypatch, asked(4000), 300_000_000)
+    depth = int(re.search(rf": network\.{field}=(\d+)$", message)[1])
     assert depth % 4 == 0
-    memory.require_fit(config(depth, 64, 256), SPEC)
+    memory.require_fit(asked(depth), SPEC)
     with pytest.raises(UsageError):
-        memory.require_fit(config(depth + 4, 64, 256), SPEC)
+        memory.require_fit(asked(depth + 4), SPEC)
 
 
-def test_the_refusal_names_the_network_that_is_too_deep(monkeypatch):
-    message = refusal(monkeypatch, config(8, 64, 256, critic_depth=4000), 300_000_000)
-    depth = int(re.search(r": network\.critic_depth=(\d+)$", message)[1])
-    memory.require_fit(config(8, 64, 256, critic_depth=depth), SPEC)
-
-
-@pytest.mark.parametrize(
-    ("asked", "lower"),
-    [
-        (config(8, 8192, 64), "network.width"),
-        (config(8, 16, 20_000), "update.batch"),
-        (config(8, 16, 64).model_copy(update={"collect": CollectConfig(replay=10**6)}), "collect.replay"),
-        (config(8, 16, 64).model_copy(update={"collect": CollectConfig(envs=10**7)}), "collect.envs"),
-    ],
-)
-def test_where_no_depth_fits_the_refusal_names_what_else_to_lower(monkeypatch, asked, lower):
-    message = refusal(monkeypatch, asked, 1_000_000_000)
-    assert "depth 4 needs" in message
-    assert lower in message.partition("lower ")[2]
+def test_where_no_depth_fits_the_refusal_names_what_else_to_lower(monkeypatch):
+    assert "lower network.width, update.batch" in refusal(monkeypatch, config(8, 8192, 64), 1_000_000_000)
 
 
 def test_unknown_memory_refuses_nothing(monkeypatch):
@@ -221,15 +207,3 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, path, line, folder, lim
         },
     )
     assert memory.available(root) == 2_000_000_000 - memory.PROGRAM
-
-
-def test_the_command_line_refuses_what_does_not_fit_and_creates_nothing(tmp_path, pipeline):
-    arguments = ("teacher", "--set", "network.depth=100000", "--set", "network.width=4096")
-    done = pipeline(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    for word in ("parameters", "gradients", "optimiser", "activations", "replay", "environments"):
-        assert re.search(rf"{word} [\d,.]+ GB", done.stderr), word
-    assert re.search(r"network\.(depth=\d+|width)", done.stderr)
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())

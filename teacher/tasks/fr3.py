@@ -22,15 +22,14 @@ from teacher.tasks.fr3_arm import (
     JOINTS,
     LIMIT_MARGIN,
     LOWER,
+    MODELS,
     UPPER,
-    add_arm,
     flange_position,
     joint_spec,
     slowed,
     tool_position,
 )
 
-TIME_STEP = 0.01  # s
 SPREAD = 0.8  # rad around home: of the poses from which goals are drawn
 # rad around home in which joints move. Seven joints reach a point in many ways, and nothing rewards one
 # of them: without this, pose after pose strays from what was seen in training, goal after goal.
@@ -111,12 +110,8 @@ class Fr3Reach(MujocoTask):
         return flange_position(qpos) if self._tool is None else tool_position(qpos, self._tool)
 
     def model(self, engine: str) -> mujoco.MjModel:
-        spec = mujoco.MjSpec()
-        spec.modelname = "fr3"
-        spec.option.timestep = TIME_STEP
-        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-        spec.worldbody.add_light(pos=[0, 0, 3])
-        add_arm(spec)
+        spec = mujoco.MjSpec.from_file(str(MODELS / "fr3.xml"))
+        spec.delete(spec.body("fr3_hand"))
         return spec.compile()
 
     def start(self, key: Array, layout: str) -> Start:

@@ -21,11 +21,9 @@ from teacher.tasks.base import Array, MujocoTask, Start, State, observation_term
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
+    MODELS,
     POSE_ENTRIES,
-    SERVO_GAIN,
     WIDTH,
-    add_arm,
-    add_hand,
     flange_pose,
     joint_spec,
     reach_down,
@@ -42,24 +40,13 @@ HOLD = 10.0  # 1/s: how fast the other joints return
 # Driven joints are soft, so that what the hand meets is not flung away: at full action they exert at most
 # so many N m (kg m^2/s^2) as this, and twice that where they brake. A limit of the servos' torques would be
 # integrated differently by MJX and the C engine.
-GAIN = (20.0, 20.0, SERVO_GAIN[2], 20.0, SERVO_GAIN[4], 12.0, SERVO_GAIN[6])  # N m s/rad
+GAIN = (20.0, 20.0, 150.0, 20.0, 60.0, 12.0, 40.0)  # N m s/rad
 SPREAD = 0.1  # m: cube and goal begin this far from their regions' centres, at most, in x and in y
 # Poses to reach: the tip over the target's region at these heights (m), the hand tilted so far (rad).
 POSE_HEIGHT, POSE_HEIGHT_SPREAD, POSE_TILT = 0.2, 0.1, 0.3
 WIDTH_OFFSET, WIDTH_SCALE = 0.05, 0.03  # m: at rest open around a cube of 4 cm, at full action closed on it
 
-TIME_STEP = 0.01  # s
-# Newton's iterations: with fewer, a cube that the finger presses on the table is flung away.
-ITERATIONS, LINE_SEARCH = 6, 10
-TOLERANCE = 1e-6  # what float32 can resolve
 SETTLED = 1e-5  # m: how far the cube sinks in at rest; where it only touches, rounding decides on contact
-DENSITY = 1600.0  # kg/m^3: a cube of 5 cm weighs 0.2 kg
-# Which geoms meet: a bit of contype with the same bit of conaffinity. Fingers slide on the table
-# without friction; what meets the cube has the cube's number of contact dimensions.
-BY_TABLE, BY_FINGER = 1, 2
-FINGER_ON_TABLE = {"conaffinity": BY_TABLE, "condim": 1}
-FINGER_ON_CUBE = {"contype": BY_FINGER, "condim": 1, "friction": [1.0, 0.005, 0.0001]}
-TABLE_COLOUR, CUBE_COLOUR = (0.72, 0.62, 0.5, 1.0), (0.8, 0.25, 0.2, 1.0)
 
 
 class Fr3Cube(MujocoTask):
@@ -143,37 +130,16 @@ class Fr3Cube(MujocoTask):
         )
 
     def model(self, engine: str) -> mujoco.MjModel:
-        spec = mujoco.MjSpec()
+        spec = mujoco.MjSpec.from_file(str(MODELS / "fr3_cube.xml"))
         spec.modelname = self._name
-        option = spec.option
-        option.timestep = TIME_STEP
-        option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-        option.iterations, option.ls_iterations, option.tolerance = ITERATIONS, LINE_SEARCH, TOLERANCE
-        spec.worldbody.add_light(pos=[0, 0, 3])
-        spec.worldbody.add_geom(
-            name="table",
-            type=mujoco.mjtGeom.mjGEOM_PLANE,
-            size=[1, 1, 0.1],  # as drawn
-            contype=BY_TABLE,
-            conaffinity=0,
-            condim=1,
-            friction=[0.4, 0.005, 0.0001],
-            rgba=TABLE_COLOUR,
-        )
-        add_hand(spec, add_arm(spec, GAIN), self._grips, FINGER_ON_TABLE, FINGER_ON_CUBE)
-        cube = spec.worldbody.add_body(name="cube", pos=[*self._cube, self._half])
-        cube.add_freejoint(name="cube")
-        cube.add_geom(
-            name="cube",
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[self._half] * 3,
-            density=DENSITY,
-            contype=0,
-            conaffinity=BY_TABLE | BY_FINGER,
-            condim=3,
-            friction=[0.4, 0.005, 0.0001],
-            rgba=CUBE_COLOUR,
-        )
+        for joint, gain in zip(JOINTS, GAIN, strict=True):
+            spec.actuator(joint).set_to_velocity(gain)
+        if not self._grips:  # the column stands for fingers that are closed
+            for finger in ("fr3_finger1", "fr3_finger2"):
+                spec.delete(spec.body(finger))
+            spec.geom("column").contype, spec.geom("column").group = 2, 0
+        spec.body("cube").pos = [*self._cube, self._half]
+        spec.geom("cube").size = [self._half] * 3
         return spec.compile()
 
     def start(self, key: Array, layout: str) -> Start:

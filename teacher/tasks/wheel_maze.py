@@ -26,10 +26,32 @@ NEAR = 5  # cells to walk, at most, from start to goal in the layout `near`
 ARRIVED = 0.03  # m from its goal at which the reference policy stops
 JOINTS = ("x", "y", "heading")
 
-TIME_STEP = 0.01  # s
-MASS, INERTIA = 1.0, 1e-3  # kg, kg m^2
 LAG = -np.log(KEPT) / CONTROL_DT  # 1/s
+MASS, INERTIA = 1.0, 1e-3  # kg, kg m^2
 GRIP = 50.0  # 1/s at which the wheels stop sideways motion
+MJCF = f"""
+<mujoco>
+  <option timestep="0.01" integrator="implicitfast"/>
+  <default> <geom contype="0" conaffinity="0"/> <velocity ctrllimited="true"/> </default>
+  <worldbody>
+    <geom type="plane" size="5 5 0.1" rgba="0.9 0.9 0.88 1"/>
+    <body name="base" pos="0 0 {RADIUS}">
+      <inertial mass="{MASS}" pos="0 0 0" diaginertia="{INERTIA} {INERTIA} {INERTIA}"/>
+      <joint name="x" type="slide" axis="1 0 0"/>
+      <joint name="y" type="slide" axis="0 1 0"/>
+      <joint name="heading" type="hinge" axis="0 0 1"/>
+      <site name="base"/>
+      <geom type="sphere" size="{RADIUS}" contype="1" condim="1" rgba="0.9 0.5 0.2 1"/>
+      <geom type="cylinder" fromto="0 {-0.7 * RADIUS} 0 0 {-RADIUS} 0" size="{RADIUS}" rgba="0.2 0.2 0.22 1"/>
+      <geom type="cylinder" fromto="0 {0.7 * RADIUS} 0 0 {RADIUS} 0" size="{RADIUS}" rgba="0.2 0.2 0.22 1"/>
+    </body>
+  </worldbody>
+  <actuator>
+    <velocity name="forward" site="base" gear="1 0 0 0 0 0" kv="{MASS * LAG}" ctrlrange="{-SPEED} {SPEED}"/>
+    <velocity name="turn" site="base" gear="0 0 0 0 0 1" kv="{INERTIA * LAG}" ctrlrange="{-TURN} {TURN}"/>
+    <velocity name="sideways" site="base" gear="0 1 0 0 0 0" kv="{MASS * GRIP}" ctrlrange="-0.001 0.001"/>
+  </actuator>
+</mujoco>"""
 
 
 class WheelMaze(MujocoTask, AnalyticTask):
@@ -159,54 +181,10 @@ class WheelMaze(MujocoTask, AnalyticTask):
         return State(qpos, qvel, control)
 
     def model(self, engine: str) -> mujoco.MjModel:
-        spec = mujoco.MjSpec()
+        spec = mujoco.MjSpec.from_string(MJCF)
         spec.modelname = self.name
-        spec.option.timestep = TIME_STEP
-        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.worldbody.add_light(pos=[*(value / 2 for value in self.maze.extent), 4])
-        spec.worldbody.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_PLANE,
-            size=[5, 5, 0.1],
-            contype=0,
-            conaffinity=0,
-            rgba=[0.9, 0.9, 0.88, 1],
-        )
         self.maze.build(spec, contype=0, conaffinity=1, condim=1)
-        base = spec.worldbody.add_body(
-            name="base", mass=MASS, inertia=[INERTIA] * 3, explicitinertial=True, pos=[0, 0, RADIUS]
-        )
-        slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
-        for name, kind, axis in zip(JOINTS, (slide, slide, hinge), np.eye(3), strict=True):
-            base.add_joint(name=name, type=kind, axis=axis)
-        base.add_site(name="base")
-        sphere, cylinder = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CYLINDER
-        base.add_geom(
-            type=sphere, size=[RADIUS, 0, 0], contype=1, conaffinity=0, condim=1, rgba=[0.9, 0.5, 0.2, 1]
-        )
-        for side in (-RADIUS, RADIUS):
-            base.add_geom(
-                type=cylinder,
-                fromto=[0, 0.7 * side, 0, 0, side, 0],
-                size=[RADIUS, 0, 0],
-                contype=0,
-                conaffinity=0,
-                rgba=[0.2, 0.2, 0.22, 1],
-            )
-        servos = (
-            ("forward", 0, MASS * LAG, SPEED),
-            ("turn", 5, INERTIA * LAG, TURN),
-            ("sideways", 1, MASS * GRIP, 1e-3),
-        )
-        for name, direction, gain, limit in servos:
-            servo = spec.add_actuator(
-                name=name,
-                trntype=mujoco.mjtTrn.mjTRN_SITE,
-                target="base",
-                gear=np.eye(6)[direction],
-                ctrllimited=True,
-                ctrlrange=[-limit, limit],
-            )
-            servo.set_to_velocity(gain)
         return spec.compile()
 
     def marker(self, goal: Array) -> Array:
