@@ -36,7 +36,7 @@ MJCF = f"""
   <worldbody>
     <geom type="plane" size="5 5 0.1" rgba="0.9 0.9 0.88 1"/>
     <body name="base" pos="0 0 {RADIUS}">
-      <inertial mass="{MASS}" pos="0 0 0" diaginertia="{INERTIA} {INERTIA} {INERTIA}"/>
+      <inertial mass="{MASS}" pos="0 0 {RADIUS}" diaginertia="{INERTIA} {INERTIA} {INERTIA}"/>
       <joint name="x" type="slide" axis="1 0 0"/>
       <joint name="y" type="slide" axis="0 1 0"/>
       <joint name="heading" type="hinge" axis="0 0 1"/>
