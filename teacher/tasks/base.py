@@ -1,16 +1,17 @@
 """What a task is: how states become observations, actions controls, and where episodes begin."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import mujoco
 
 from teacher.randomization import DomainRandomization
-from teacher.spec import ObservationTerm, TaskSpec
+from teacher.spec import Floats, GoalSpec, ObservationTerm, SensorTerm, TaskSpec
 from teacher.tasks.mazes import Maze
 
 Array = Any  # NumPy or JAX
+Part = tuple[str, tuple[str, ...], str, str]  # of an observation: name, entries, unit, frame
 
 
 class Frames(NamedTuple):
@@ -159,13 +160,44 @@ def rotation_matrix(quaternion: Array) -> Array:
     return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def observation_terms(*parts: tuple[str, tuple[str, ...], str, str]) -> tuple[ObservationTerm, ...]:
+def observation_terms(*parts: Part) -> tuple[ObservationTerm, ...]:
     """Makes the terms of an observation, one after another, of (name, entries, unit, frame)."""
     terms: list[ObservationTerm] = []
     for name, entries, unit, frame in parts:
         start = terms[-1].stop if terms else 0
         terms.append(ObservationTerm(name=name, start=start, entries=entries, unit=unit, frame=frame))
     return tuple(terms)
+
+
+def sensor_terms(*parts: tuple[str, tuple[str, ...], str, str, float]) -> tuple[SensorTerm, ...]:
+    """Makes the terms of a reading likewise, of (name, entries, unit, frame, noise)."""
+    terms = observation_terms(*(part[:4] for part in parts))
+    return tuple(SensorTerm(**dict(term), noise=part[4]) for term, part in zip(terms, parts, strict=True))
+
+
+def goal_of(
+    terms: Sequence[ObservationTerm],
+    name: str,
+    low: Floats,
+    high: Floats,
+    radii: Floats,
+    tool: Floats | None = None,
+) -> GoalSpec:
+    """Makes the goal of a value of the named term's first entries, as many as `low` and `high` have.
+
+    Args: radii: strict, success and easy, in the term's unit; tool: of arms, see `GoalSpec`."""
+    term = next(term for term in terms if term.name == name)
+    return GoalSpec(
+        **term.model_dump(include={"name", "unit", "frame"}),
+        entries=term.entries[: len(low)],
+        observation_indices=tuple(range(term.start, term.start + len(low))),
+        low=low,
+        high=high,
+        strict_radius=radii[0],
+        success_radius=radii[1],
+        easy_radius=radii[2],
+        tool=tool,
+    )
 
 
 def achieved_goal(spec: TaskSpec, observation: Array) -> Array:

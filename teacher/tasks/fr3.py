@@ -12,11 +12,9 @@ from teacher.spec import (
     DeployedGoal,
     DeployedSpec,
     Floats,
-    GoalSpec,
-    SensorTerm,
     TaskSpec,
 )
-from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
+from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms, sensor_terms
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
@@ -43,15 +41,6 @@ WORKING_RANGE = (
 AXES = ("x", "y", "z")
 # Chosen: eight times what moves the outstretched flange (0.855 m) by the arm's repeatability, 0.1 mm.
 ENCODER_NOISE = 1e-3  # rad
-ENCODERS = DeployedSpec(
-    reading=(
-        SensorTerm(
-            name="joint_position", start=0, entries=JOINTS, unit="rad", frame="joint", noise=ENCODER_NOISE
-        ),
-    ),
-    history=3,
-    goal=DeployedGoal(name="flange_position", entries=AXES, unit="m", frame="base"),
-)
 
 
 class Fr3Reach(MujocoTask):
@@ -65,45 +54,35 @@ class Fr3Reach(MujocoTask):
 
     def __init__(self, *, sensed: bool = False, tool: Floats | None = None):
         self._sensed, self._tool = sensed, tool
-        self._point = "flange_position" if tool is None else "tool_position"
-        self._reach = 0.0 if tool is None else float(np.linalg.norm(tool))  # m beyond the flange
 
     @cached_property
     def spec(self) -> TaskSpec:
+        point = "flange_position" if self._tool is None else "tool_position"
+        reach = 0.0 if self._tool is None else float(np.linalg.norm(self._tool))  # m beyond the flange
+        terms = observation_terms(
+            ("joint_position", JOINTS, "rad", "joint"),
+            ("joint_velocity", JOINTS, "rad/s", "joint"),
+            (point, AXES, "m", "base"),
+        )
+        low, high = (edge - reach for edge in GOAL_LOW), (edge + reach for edge in GOAL_HIGH)
+        encoders = DeployedSpec(
+            reading=sensor_terms(("joint_position", JOINTS, "rad", "joint", ENCODER_NOISE)),
+            history=3,
+            goal=DeployedGoal(name=point, entries=AXES, unit="m", frame="base"),
+        )
         return TaskSpec(
             name="fr3_reach_sensed" if self._sensed else "fr3_reach",
             version=3,
-            observation=observation_terms(
-                ("joint_position", JOINTS, "rad", "joint"),
-                ("joint_velocity", JOINTS, "rad/s", "joint"),
-                (self._point, AXES, "m", "base"),
-            ),
-            goal=GoalSpec(
-                name=self._point,
-                entries=AXES,
-                unit="m",
-                frame="base",
-                observation_indices=(14, 15, 16),
-                low=tuple(edge - self._reach for edge in GOAL_LOW),
-                high=tuple(edge + self._reach for edge in GOAL_HIGH),
-                success_radius=0.05,
-                strict_radius=0.02,
-                easy_radius=0.1,
-                tool=self._tool,
-            ),
+            observation=terms,
+            goal=goal_of(terms, point, tuple(low), tuple(high), (0.02, 0.05, 0.1), self._tool),
             action=ActionSpec(
                 kind="joint_velocity", joints=JOINTS, unit="rad/s", scale=(1.0,) * 7, offset=(0.0,) * 7
             ),
             joints=joint_spec(*WORKING_RANGE),
             control_dt=0.05,
             episode_length=100,
-            deployed=self._encoders if self._sensed else None,
+            deployed=encoders if self._sensed else None,
         )
-
-    @property
-    def _encoders(self) -> DeployedSpec:
-        goal = ENCODERS.goal.model_copy(update={"name": self._point})
-        return ENCODERS.model_copy(update={"goal": goal})
 
     def _position(self, qpos: Array) -> Array:
         """[..., 7] -> [..., 3] m: of the point that goals mean."""

@@ -105,18 +105,6 @@ def flange_pose(qpos: Array) -> Array:
     return xp.concatenate([flange, *others], axis=-1)
 
 
-def tilted_pose(tip: Array, tilt: Array) -> Array:
-    """The flange's pose [..., 9] with its tip at [..., 3] m and the hand tilted outwards by [...] rad.
-
-    As joints 1, 2, 4 and 6 bring it about; written without their angles, which take long to compile."""
-    xp = tip.__array_namespace__()
-    x, y, zero = tip[..., 0], tip[..., 1], xp.zeros_like(tilt)
-    out, along = xp.hypot(x, y), xp.sin(tilt)
-    flange = tip + TIP * xp.stack([-along * x / out, -along * y / out, xp.cos(tilt)], axis=-1)
-    side = flange + SIDE * xp.stack([y / out, -x / out, zero], axis=-1)
-    return xp.concatenate([flange, tip, side], axis=-1)
-
-
 def reach_down(tip: Array) -> Array:
     """Where the tip should be, [..., 3] m and within reach -> angles [..., 7] of an arm that brings it there
     with the hand pointing straight down; joints 3, 5 and 7 are as in the home pose."""

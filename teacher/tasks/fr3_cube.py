@@ -8,16 +8,14 @@ plane without edges that the arm could push the cube over; cube, fingers and tab
 """
 
 from functools import cached_property, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.errors import unknown_name
-from teacher.spec import ActionKind, ActionSpec, Floats, GoalSpec, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
+from teacher.spec import ActionKind, ActionSpec, Floats, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
@@ -28,10 +26,8 @@ from teacher.tasks.fr3_arm import (
     joint_spec,
     reach_down,
     slowed,
-    tilted_pose,
 )
 
-GOALS = ("object", "flange", "both")  # what a goal is about
 AXES = ("x", "y", "z")
 DRIVEN = (0, 1, 3, 5)  # joints; the control law holds the others, so the fingers stay in a vertical plane
 SPEED = 1.0  # rad/s at full action
@@ -42,24 +38,21 @@ HOLD = 10.0  # 1/s: how fast the other joints return
 # integrated differently by MJX and the C engine.
 GAIN = (20.0, 20.0, 150.0, 20.0, 60.0, 12.0, 40.0)  # N m s/rad
 SPREAD = 0.1  # m: cube and goal begin this far from their regions' centres, at most, in x and in y
-# Poses to reach: the tip over the target's region at these heights (m), the hand tilted so far (rad).
-POSE_HEIGHT, POSE_HEIGHT_SPREAD, POSE_TILT = 0.2, 0.1, 0.3
+HEIGHT, HEIGHT_SPREAD = 0.2, 0.1  # m: of goals in the air
 WIDTH_OFFSET, WIDTH_SCALE = 0.05, 0.03  # m: at rest open around a cube of 4 cm, at full action closed on it
 
 SETTLED = 1e-5  # m: how far the cube sinks in at rest; where it only touches, rounding decides on contact
 
 
 class Fr3Cube(MujocoTask):
-    """Velocities of four joints, and with `grips` the gripper's width, move a cube, the hand or both.
+    """Velocities of four joints, and with `grips` the gripper's width, move a cube.
 
     Args:
       start: box (m) from which the hand's tip begins: x and y from the cube, z from the table.
       cube, target: centres (m) of the regions in which the cube begins and in which it is wanted.
       half: half the cube's edge, m.
       radii: strict, success and easy radius of the goal, m.
-      grips: whether the fingers open; half of the goals then lie in the air.
-      goal: "object", where the cube should be; "flange", the hand's pose as three points; or "both".
-    Raises: UsageError for another goal."""
+      grips: whether the fingers open; half of the goals then lie in the air."""
 
     engines = ("mjx", "mujoco")
     pushed = tuple(range(7))
@@ -74,17 +67,13 @@ class Fr3Cube(MujocoTask):
         half: float,
         radii: Floats,
         grips: bool = False,
-        goal: str = "object",
     ):
-        if goal not in GOALS:
-            raise unknown_name("goal", goal, GOALS)
-        self._name = name if goal == "object" else f"{name}_{goal}"
-        self._start, self._cube, self._target, self._half = start, cube, target, half
-        self._radii, self._grips, self._goal = radii, grips, goal
+        self._name, self._start, self._cube, self._target = name, start, cube, target
+        self._half, self._radii, self._grips = half, radii, grips
 
     @property
     def layouts(self) -> tuple[str, ...]:
-        return ("all", "air") if self._grips and self._goal != "flange" else ("all",)
+        return ("all", "air") if self._grips else ("all",)
 
     @cached_property
     def spec(self) -> TaskSpec:
@@ -95,34 +84,21 @@ class Fr3Cube(MujocoTask):
             ("cube_position", AXES, "m", "base"),
             *([("gripper_width", ("width",), "m", "hand")] if self._grips else []),
         )
-        pose, cube = (tuple(range(term.start, term.stop)) for term in terms[2:4])
-        low, high = self._goal_range()
+        grips, top = self._grips, HEIGHT + HEIGHT_SPREAD if self._grips else self._half
+        low, high = np.add(self._target, [[-SPREAD], [SPREAD]]).round(3).tolist()
+        goal = goal_of(terms, "cube_position", (*low, self._half), (*high, round(top, 3)), self._radii)
         joints = tuple(JOINTS[i] for i in DRIVEN)
-        strict, success, easy = self._radii
         return TaskSpec(
             name=self._name,
-            version=3 if self._grips else 2,
+            version=3 if grips else 2,
             observation=terms,
-            goal=GoalSpec(
-                name={"object": "cube_position", "flange": "flange_pose", "both": "flange_and_cube"}[
-                    self._goal
-                ],
-                entries=self._chosen(POSE_ENTRIES, tuple(f"cube_{axis}" for axis in AXES)),
-                unit="m",
-                frame="base",
-                observation_indices=self._chosen(pose, cube),
-                low=low,
-                high=high,
-                success_radius=success,
-                strict_radius=strict,
-                easy_radius=easy,
-            ),
+            goal=goal.model_copy(update={"entries": tuple(f"cube_{axis}" for axis in AXES)}),
             action=ActionSpec(
-                kind=(*KINDS, "gripper_width") if self._grips else "joint_velocity",
-                joints=(*joints, WIDTH) if self._grips else joints,
-                unit="rad/s, m" if self._grips else "rad/s",
-                scale=(SPEED,) * 4 + (WIDTH_SCALE,) * self._grips,
-                offset=(0.0,) * 4 + (WIDTH_OFFSET,) * self._grips,
+                kind=(*KINDS, "gripper_width") if grips else "joint_velocity",
+                joints=(*joints, WIDTH) if grips else joints,
+                unit="rad/s, m" if grips else "rad/s",
+                scale=(SPEED,) * 4 + (WIDTH_SCALE,) * grips,
+                offset=(0.0,) * 4 + (WIDTH_OFFSET,) * grips,
             ),
             joints=joint_spec(),
             control_dt=0.05,
@@ -158,35 +134,14 @@ class Fr3Cube(MujocoTask):
         return jnp.append(jnp.array(centre) + offset, self._half)
 
     def _draw_goal(self, key: Array, layout: str) -> Array:
-        pose_key, table_key, air_key = jax.random.split(key, 3)
-        pose = self._pose(jax.random.uniform(pose_key, (4,), minval=-1, maxval=1))
+        place_key, table_key, air_key = jax.random.split(key, 3)
         cube = self._on_table(table_key, self._target)
-        if self._grips:
-            in_air = (layout == "air") | jax.random.bernoulli(air_key)
-            cube = jnp.where(in_air, pose[3:6], cube)  # where a hand in that pose would hold it
-        return jnp.concatenate(self._chosen((pose,), (cube,)))
-
-    def _pose(self, offset: Array) -> Array:
-        """Place of the tip and tilt of the hand, [..., 4] within [-1, 1] -> a pose [..., 9] to reach."""
-        xp = offset.__array_namespace__()
-        centre = xp.asarray((*self._target, POSE_HEIGHT), dtype=offset.dtype)
-        spread = xp.asarray((SPREAD, SPREAD, POSE_HEIGHT_SPREAD), dtype=offset.dtype)
-        return tilted_pose(centre + spread * offset[..., :3], POSE_TILT * offset[..., 3])
-
-    def _goal_range(self) -> tuple[Floats, Floats]:
-        """Box around all goals, rounded outwards to the millimetre."""
-        poses = self._pose(np.stack(np.meshgrid(*[np.linspace(-1, 1, 9)] * 4), axis=-1).reshape(-1, 4))
-        cube = np.array([[x + side * SPREAD for x in self._target] + [self._half] for side in (-1, 1)])
-        if self._grips:
-            cube = np.concatenate([cube, poses[:, 3:6]])
-        ranges = self._chosen((poses,), (cube,))
-        low = np.concatenate([points.min(0) for points in ranges])
-        high = np.concatenate([points.max(0) for points in ranges])
-        low, high = np.floor(low * 1e3 + 1e-6) / 1e3, np.ceil(high * 1e3 - 1e-6) / 1e3
-        return tuple(low.tolist()), tuple(high.tolist())
-
-    def _chosen(self, of_flange: tuple[Any, ...], of_object: tuple[Any, ...]) -> tuple[Any, ...]:
-        return {"object": of_object, "flange": of_flange, "both": of_flange + of_object}[self._goal]
+        if not self._grips:
+            return cube
+        offset = jax.random.uniform(place_key, (4,), minval=-1, maxval=1)[:3]
+        spread = jnp.array((SPREAD, SPREAD, HEIGHT_SPREAD))
+        in_air = (layout == "air") | jax.random.bernoulli(air_key)
+        return jnp.where(in_air, jnp.array((*self._target, HEIGHT)) + spread * offset, cube)
 
     def observe(self, state: State) -> Array:
         qpos, xp = state.qpos, state.qpos.__array_namespace__()
@@ -211,8 +166,7 @@ class Fr3Cube(MujocoTask):
         return command
 
     def marker(self, goal: Array) -> Array:
-        """The cube's goal, or else the tip's."""
-        return goal[..., 3:6] if self._goal == "flange" else goal[..., -3:]
+        return goal
 
 
 # The hand begins low and beside the cube, which lies between it and the target.

@@ -17,8 +17,17 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms, rotation_matrix
+from teacher.spec import ActionSpec, Floats, JointSpec, TaskSpec
+from teacher.tasks.base import (
+    Array,
+    MujocoTask,
+    Part,
+    Start,
+    State,
+    goal_of,
+    observation_terms,
+    rotation_matrix,
+)
 from teacher.tasks.mazes import (
     BIG,
     BIG_HUMANOID,
@@ -33,8 +42,6 @@ from teacher.tasks.mazes import (
     U,
 )
 
-Part = tuple[str, tuple[str, ...], str, str]  # of an observation: name, entries, unit, frame
-
 AXES, QUATERNION = ("x", "y", "z"), ("w", "x", "y", "z")
 EPISODE = 1000  # control steps
 FLOOR = 100.0  # m: half size of the floor that is drawn; the floor itself is endless
@@ -42,20 +49,17 @@ MAX_CONTACTS = 12  # the deepest ones, in MJX and brax; a robot on its feet in a
 
 ANT_POSE = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)  # m, rad
 ANT_NOISE = 0.1  # of a start: m, rad, 1 for the quaternion; m/s, rad/s
-ANT_HEALTHY = (0.2, 1.0)  # m: heights of the torso at which an episode goes on
-HUMANOID_HEALTHY = (1.0, 2.0)
 HUMANOID_STANDING = 1.25  # m: height of a goal
 HUMANOID_CONTROL = 0.4  # at full action, a fraction of an actuator's gear
 HUMANOID_SPRING_GEAR = (350.0,) * 11 + (100.0,) * 6  # N m at a control of 1
 
 
-class Ant(MujocoTask):
-    """Eight joint torques at 20 Hz walk an ant's torso to a point; fewer of its geoms collide than published.
-
-    The observation is the joint state, the torso's place in the world first."""
+class Walker(MujocoTask):
+    """A robot of brax's whose torso goes from the start of a course to goals on it."""
 
     engines = ("mjx", "brax", "mujoco")
     pushed = (0, 1)
+    healthy: tuple[float, float]  # m: heights of the torso at which an episode goes on
 
     def __init__(self, name: str, course: Course):
         self._name, self._course = name, course
@@ -68,31 +72,49 @@ class Ant(MujocoTask):
     def maze(self) -> Maze | None:
         return self._course.maze
 
-    @cached_property
-    def spec(self) -> TaskSpec:
-        model = self.model("mjx")
-        joints = _hinges(model, np.array(ANT_POSE))
+    def _spec(
+        self, terms: Iterable[Part], height: Floats, scale: float, joints: JointSpec, control_dt: float
+    ) -> TaskSpec:
+        """Args: height: of goals above the floor, none if goals have none; scale: controls at full action."""
+        observation, (low, high), names = (
+            observation_terms(*terms),
+            self._course.goal_range,
+            _driven(self.model("mjx")),
+        )
         return TaskSpec(
             name=self._name,
             version=1,
-            observation=observation_terms(*_joint_state(joints.names)),
-            goal=GoalSpec(
-                name="torso_position",
-                entries=AXES[:2],
-                unit="m",
-                frame="world",
-                observation_indices=(0, 1),
-                low=self._course.goal_range[0],
-                high=self._course.goal_range[1],
-                success_radius=0.5,
-                strict_radius=0.25,
-                easy_radius=2.0,
+            observation=observation,
+            goal=goal_of(observation, "torso_position", low + height, high + height, radii=(0.25, 0.5, 2.0)),
+            action=ActionSpec(
+                kind="joint_torque",
+                joints=names,
+                unit="fraction",
+                scale=(scale,) * len(names),
+                offset=(0.0,) * len(names),
             ),
-            action=_torques(model, 1.0),
             joints=joints,
-            control_dt=0.05,
+            control_dt=control_dt,
             episode_length=EPISODE,
         )
+
+    def ended(self, state: State) -> Array:
+        """Whether the torso is too low or too high."""
+        height = state.qpos[..., 2]
+        return (height < self.healthy[0]) | (height > self.healthy[1])
+
+
+class Ant(Walker):
+    """Eight joint torques at 20 Hz walk an ant's torso to a point; fewer of its geoms collide than published.
+
+    The observation is the joint state, the torso's place in the world first."""
+
+    healthy = (0.2, 1.0)
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        joints = _hinges(self.model("mjx"), np.array(ANT_POSE))
+        return self._spec(_joint_state(joints.names), (), 1.0, joints, control_dt=0.05)
 
     def model(self, engine: str) -> mujoco.MjModel:
         spec = _packaged("ant", self._course, blocked="torso_geom")
@@ -118,16 +140,12 @@ class Ant(MujocoTask):
         """Fractions of the gear."""
         return action.__array_namespace__().clip(action, -1, 1)
 
-    def ended(self, state: State) -> Array:
-        """Whether the torso is too low or too high."""
-        return _outside(state.qpos[..., 2], ANT_HEALTHY)
-
     def marker(self, goal: Array) -> Array:
         xp = goal.__array_namespace__()
         return xp.concatenate([goal, xp.full_like(goal[..., :1], ANT_POSE[2])], axis=-1)
 
 
-class Humanoid(MujocoTask):
+class Humanoid(Walker):
     """Seventeen joint torques at 67 Hz walk a torso to a point; fewer geoms collide than published.
 
     Goals lie at its standing height.
@@ -139,46 +157,18 @@ class Humanoid(MujocoTask):
       goal_in_state: adds the body that shows the goal to model and observation, as the published state
         has it: the commanded goal then stands in the state that a critic is given."""
 
-    engines = ("mjx", "brax", "mujoco")
-    pushed = (0, 1)
+    healthy = (1.0, 2.0)
 
     def __init__(self, name: str, course: Course, goal_in_state: bool = False):
-        self._name, self._course, self._goal_in_state = name, course, goal_in_state
+        super().__init__(name, course)
+        self._goal_in_state = goal_in_state
         self.bodies = tuple(self._model.body(i).name for i in range(1, self._model.nbody))
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        return self._course.layouts
-
-    @property
-    def maze(self) -> Maze | None:
-        return self._course.maze
 
     @cached_property
     def spec(self) -> TaskSpec:
         joints = _hinges(self._model, self._model.qpos0)
-        low, high = self._course.goal_range
-        return TaskSpec(
-            name=self._name,
-            version=1,
-            observation=observation_terms(*self._observed(joints.names)),
-            goal=GoalSpec(
-                name="torso_position",
-                entries=AXES,
-                unit="m",
-                frame="world",
-                observation_indices=(0, 1, 2),
-                low=(*low, HUMANOID_STANDING),
-                high=(*high, HUMANOID_STANDING),
-                success_radius=0.5,
-                strict_radius=0.25,
-                easy_radius=2.0,
-            ),
-            action=_torques(self._model, HUMANOID_CONTROL),
-            joints=joints,
-            control_dt=0.015,
-            episode_length=EPISODE,
-        )
+        terms, height = self._observed(joints.names), (HUMANOID_STANDING,)
+        return self._spec(terms, height, HUMANOID_CONTROL, joints, control_dt=0.015)
 
     def _observed(self, joints: tuple[str, ...]) -> Iterable[Part]:
         goal = AXES[:2] if self._goal_in_state else ()
@@ -260,10 +250,6 @@ class Humanoid(MujocoTask):
         """Fractions of the gear, up to HUMANOID_CONTROL."""
         return HUMANOID_CONTROL * action.__array_namespace__().clip(action, -1, 1)
 
-    def ended(self, state: State) -> Array:
-        """Whether the torso is too low or too high."""
-        return _outside(state.qpos[..., 2], HUMANOID_HEALTHY)
-
     def marker(self, goal: Array) -> Array:
         return goal
 
@@ -313,14 +299,9 @@ def _hinges(model: mujoco.MjModel, pose: np.ndarray) -> JointSpec:
     )
 
 
-def _torques(model: mujoco.MjModel, scale: float) -> ActionSpec:
-    return ActionSpec(
-        kind="joint_torque",
-        joints=tuple(model.joint(i).name for i in model.actuator_trnid[:, 0]),
-        unit="fraction",
-        scale=(scale,) * model.nu,
-        offset=(0.0,) * model.nu,
-    )
+def _driven(model: mujoco.MjModel) -> tuple[str, ...]:
+    """Joints of the actuators."""
+    return tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
 
 
 def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterable[Part]:
@@ -335,10 +316,6 @@ def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterabl
     yield "joint_velocity", joints, "rad/s", "joint"
     if goal:
         yield "goal_velocity", goal, "m/s", "world"
-
-
-def _outside(height: Array, healthy: tuple[float, float]) -> Array:
-    return (height < healthy[0]) | (height > healthy[1])
 
 
 ANT_COURSES: dict[str, Course] = {

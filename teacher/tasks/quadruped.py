@@ -9,16 +9,17 @@ import mujoco
 import numpy as np
 
 from teacher.randomization import DomainRandomization
-from teacher.spec import (
-    ActionSpec,
-    DeployedGoal,
-    DeployedSpec,
-    GoalSpec,
-    JointSpec,
-    SensorTerm,
-    TaskSpec,
+from teacher.spec import ActionSpec, DeployedGoal, DeployedSpec, JointSpec, TaskSpec
+from teacher.tasks.base import (
+    Array,
+    MujocoTask,
+    Start,
+    State,
+    goal_of,
+    observation_terms,
+    rotation_matrix,
+    sensor_terms,
 )
-from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms, rotation_matrix
 
 LEGS = ("FR", "FL", "RR", "RL")  # in the order of the robot's own interface
 JOINTS = tuple(f"{leg}_{part}_joint" for leg in LEGS for part in ("hip", "thigh", "calf"))
@@ -70,29 +71,20 @@ class QuadReach(MujocoTask):
     @cached_property
     def spec(self) -> TaskSpec:
         axes = ("x", "y", "z")
+        terms = observation_terms(
+            ("base_position", axes, "m", "world"),
+            ("base_axes", tuple(f"{a}_{b}" for a in ("ahead", "up") for b in axes), "1", "world"),
+            ("base_velocity", axes, "m/s", "world"),
+            ("base_angular_velocity", axes, "rad/s", "world"),
+            ("joint_position", JOINTS, "rad", "joint"),
+            ("joint_velocity", JOINTS, "rad/s", "joint"),
+        )
+        low, high = (-GOAL_RADIUS,) * 2, (GOAL_RADIUS,) * 2
         return TaskSpec(
             name="quad_reach",
             version=1,
-            observation=observation_terms(
-                ("base_position", axes, "m", "world"),
-                ("base_axes", tuple(f"{a}_{b}" for a in ("ahead", "up") for b in axes), "1", "world"),
-                ("base_velocity", axes, "m/s", "world"),
-                ("base_angular_velocity", axes, "rad/s", "world"),
-                ("joint_position", JOINTS, "rad", "joint"),
-                ("joint_velocity", JOINTS, "rad/s", "joint"),
-            ),
-            goal=GoalSpec(
-                name="base_position",
-                entries=("x", "y"),
-                unit="m",
-                frame="world",
-                observation_indices=(0, 1),
-                low=(-GOAL_RADIUS,) * 2,
-                high=(GOAL_RADIUS,) * 2,
-                success_radius=0.3,
-                strict_radius=0.15,
-                easy_radius=0.6,
-            ),
+            observation=terms,
+            goal=goal_of(terms, "base_position", low, high, radii=(0.15, 0.3, 0.6)),
             action=ActionSpec(
                 kind="joint_position",
                 joints=JOINTS,
@@ -115,12 +107,12 @@ class QuadReach(MujocoTask):
             control_dt=0.02,
             episode_length=500,
             deployed=DeployedSpec(
-                reading=(
-                    _sensor("gravity_direction", 0, axes, "1", "body", 0.03),
-                    _sensor("base_angular_velocity", 3, axes, "rad/s", "body", 0.1),
-                    _sensor("joint_position_from_default", 6, JOINTS, "rad", "joint", 0.01),
-                    _sensor("joint_velocity", 18, JOINTS, "rad/s", "joint", 0.5),
-                    _sensor("last_action", 30, JOINTS, "1", "joint", 0.0),
+                reading=sensor_terms(
+                    ("gravity_direction", axes, "1", "body", 0.03),
+                    ("base_angular_velocity", axes, "rad/s", "body", 0.1),
+                    ("joint_position_from_default", JOINTS, "rad", "joint", 0.01),
+                    ("joint_velocity", JOINTS, "rad/s", "joint", 0.5),
+                    ("last_action", JOINTS, "1", "joint", 0.0),
                 ),
                 history=5,
                 goal=DeployedGoal(
@@ -185,9 +177,3 @@ class QuadReach(MujocoTask):
     def marker(self, goal: Array) -> Array:
         xp = goal.__array_namespace__()
         return xp.concatenate([goal, xp.zeros_like(goal[..., :1])], axis=-1)
-
-
-def _sensor(
-    name: str, start: int, entries: tuple[str, ...], unit: str, frame: str, noise: float
-) -> SensorTerm:
-    return SensorTerm(name=name, start=start, entries=entries, unit=unit, frame=frame, noise=noise)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State, observation_terms
+from teacher.spec import ActionSpec, JointSpec, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms
 
 JOINTS = ("joint0", "joint1")
 LINK, FINGERTIP = 0.1, 0.11  # m: length of the first link, fingertip beyond the second joint
@@ -35,26 +35,16 @@ class Reacher(MujocoTask):
 
     @cached_property
     def spec(self) -> TaskSpec:
+        terms = observation_terms(
+            ("joint_direction", ("cos_joint0", "cos_joint1", "sin_joint0", "sin_joint1"), "1", "joint"),
+            ("joint_velocity", JOINTS, "rad/s", "joint"),
+            ("fingertip_position", ("x", "y"), "m", "base"),
+        )
         return TaskSpec(
             name="reacher",
             version=2,
-            observation=observation_terms(
-                ("joint_direction", ("cos_joint0", "cos_joint1", "sin_joint0", "sin_joint1"), "1", "joint"),
-                ("joint_velocity", JOINTS, "rad/s", "joint"),
-                ("fingertip_position", ("x", "y"), "m", "base"),
-            ),
-            goal=GoalSpec(
-                name="fingertip_position",
-                entries=("x", "y"),
-                unit="m",
-                frame="base",
-                observation_indices=(6, 7),
-                low=(-REACH, -REACH),
-                high=(REACH, REACH),
-                success_radius=0.05,
-                strict_radius=0.02,
-                easy_radius=0.1,
-            ),
+            observation=terms,
+            goal=goal_of(terms, "fingertip_position", (-REACH,) * 2, (REACH,) * 2, radii=(0.02, 0.05, 0.1)),
             action=ActionSpec(
                 kind="joint_torque", joints=JOINTS, unit="fraction", scale=(1.0, 1.0), offset=(0.0, 0.0)
             ),

@@ -12,14 +12,15 @@ import mujoco
 import numpy as np
 
 from teacher.errors import unknown_name
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, TaskSpec
-from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State, observation_terms
+from teacher.spec import ActionSpec, JointSpec, TaskSpec
+from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State, goal_of, observation_terms
 from teacher.tasks.mazes import HARDEST, LABYRINTH, Maze
 
 CELL = 0.25  # m
 RADIUS = 0.0375  # m
 SPEED, TURN = 0.375, 4.0  # m/s and rad/s at full action
 CONTROL_DT = 0.1  # s
+RADII = (0.05, 0.1, 0.25)  # m: strict, success and easy
 KEPT = 0.7  # share of a velocity error that is left after a control period
 START_SPREAD = 0.05  # m around the start cell's centre
 NEAR = 5  # cells to walk, at most, from start to goal in the layout `near`
@@ -69,26 +70,18 @@ class WheelMaze(MujocoTask, AnalyticTask):
     @cached_property
     def spec(self) -> TaskSpec:
         cells = self.maze.centres("SG")
+        terms = observation_terms(
+            ("position", ("x", "y"), "m", "maze"),
+            ("heading", ("cos", "sin"), "1", "maze"),
+            ("speed", ("forward",), "m/s", "base"),
+            ("turning_rate", ("turn",), "rad/s", "base"),
+        )
         return TaskSpec(
             name=self.name,
             version=1,
-            observation=observation_terms(
-                ("position", ("x", "y"), "m", "maze"),
-                ("heading", ("cos", "sin"), "1", "maze"),
-                ("speed", ("forward",), "m/s", "base"),
-                ("turning_rate", ("turn",), "rad/s", "base"),
-            ),
-            goal=GoalSpec(
-                name="position",
-                entries=("x", "y"),
-                unit="m",
-                frame="maze",
-                observation_indices=(0, 1),
-                low=tuple(cells.min(0).tolist()),
-                high=tuple(cells.max(0).tolist()),
-                success_radius=0.1,
-                strict_radius=0.05,
-                easy_radius=0.25,
+            observation=terms,
+            goal=goal_of(
+                terms, "position", tuple(cells.min(0).tolist()), tuple(cells.max(0).tolist()), RADII
             ),
             action=ActionSpec(
                 kind="base_twist",
