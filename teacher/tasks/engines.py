@@ -34,23 +34,16 @@ LOST_STATE = {
     "PLUGIN": "plugins with a state",
     "PLASTIC": "springs that yield",
 }
-# Numbers of a model that MJX passes over in silence: any but zero are other physics than the C engine's.
+# Fields of mjModel that MJX passes over in silence: any but zero are other physics than the C engine's.
 UNREAD = {
-    "nplugin": "plugins",
-    "nflex": "flexible bodies",
-    "opt.noslip_iterations": "noslip_iterations",
-    "opt.disableactuator": "actuatorgroupdisable",
-    "flg_adhesion": "adhesion",
-    "geom_surfacevel": "surfacevel of geoms",
-    "geom_fluid": "fluidshape of geoms",
-    "actuator_actearly": "actearly of actuators",
-    "actuator_armature": "armature of actuators",
-    "actuator_damping": "damping of actuators",
-    "actuator_dampingpoly": "polynomial damping of actuators",
-    "dof_dampingpoly": "polynomial damping of joints",
-    "jnt_stiffnesspoly": "polynomial stiffness of joints",
-    "tendon_dampingpoly": "polynomial damping of tendons",
-    "tendon_stiffnesspoly": "polynomial stiffness of tendons",
+    "n": ("plugin", "flex"),
+    "opt.": ("noslip_iterations", "disableactuator"),
+    "flg_": ("adhesion",),
+    "geom_": ("surfacevel", "fluid"),
+    "actuator_": ("actearly", "armature", "damping", "dampingpoly"),
+    "dof_": ("dampingpoly",),
+    "jnt_": ("stiffnesspoly",),
+    "tendon_": ("dampingpoly", "stiffnesspoly"),
 }
 
 BRAX_LACKS = {"na": "actuators with an activation", "neq": "equality constraints"}
@@ -448,12 +441,9 @@ def unsupported(engine: "EngineClass", model: mujoco.MjModel, seen: Seen) -> lis
         for part, feature in LOST_STATE.items()
         if (bit := getattr(mujoco.mjtState, f"mjSTATE_{part}", 0)) and mujoco.mj_stateSize(model, bit)
     ]
-    for path, feature in UNREAD.items():
-        value: Any = model
-        for part in path.split("."):
-            value = getattr(value, part, 0)
-        if np.any(value):
-            found.append(feature)
+    for start, ends in UNREAD.items():
+        within, start = (model.opt, "") if start == "opt." else (model, start)
+        found += [f"{start}{end}" for end in ends if np.any(getattr(within, f"{start}{end}", 0))]
     implicit = model.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     if engine is MjxEngine and implicit and (model.actuator_gaintype == mujoco.mjtGain.mjGAIN_MUSCLE).any():
         found.append("muscles in the integrator implicitfast: Euler has them")
