@@ -57,27 +57,38 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ObservationTerm(_Part):
-    """Entries `[start, start + len(entries))` of the observation."""
+class Quantity(_Part):
+    """What some numbers are."""
 
     name: str
-    start: int = Field(ge=0)
     entries: Names
     unit: Unit
     frame: str
+
+
+class ObservationTerm(Quantity):
+    """Entries `[start, start + len(entries))` of the observation."""
+
+    start: int = Field(ge=0)
 
     @property
     def stop(self) -> int:
         return self.start + len(self.entries)
 
 
-class GoalSpec(_Part):
+class SensorTerm(ObservationTerm):
+    """Entries of one reading of the robot's sensors."""
+
+    noise: float = Field(ge=0, description="standard deviation of a reading's error, in `unit`")
+
+
+class DeployedGoal(Quantity):
+    """The goal in a frame that the robot knows."""
+
+
+class GoalSpec(Quantity):
     """A goal is a value that some entries of the observation should take."""
 
-    name: str
-    entries: Names
-    unit: Unit
-    frame: str
     observation_indices: tuple[int, ...]
     low: Floats = Field(description="lower edge of the training range, in `unit`")
     high: Floats = Field(description="upper edge of the training range, in `unit`")
@@ -86,6 +97,8 @@ class GoalSpec(_Part):
     easy_radius: PositiveFloat = Field(description="a wider radius, reported beside success")
     tool: Floats | None = Field(
         default=None,
+        min_length=3,
+        max_length=3,
         description="of an arm: from its flange to the point that goals mean, m in the flange's frame; "
         "none: the flange",
     )
@@ -99,8 +112,6 @@ class GoalSpec(_Part):
         for entry, low, high in zip(self.entries, self.low, self.high, strict=True):
             if low > high:
                 raise ValueError(f"goal entry {entry!r}: low is {low:g}, above high, {high:g}")
-        if self.tool is not None and len(self.tool) != 3:
-            raise ValueError(f"tool must be x, y and z from the flange in m, found {self.tool}")
         return self
 
 
@@ -202,21 +213,6 @@ class JointSpec(_Part):
         return -math.inf if low is None else low, math.inf if high is None else high
 
 
-class SensorTerm(ObservationTerm):
-    """Entries of one reading of the robot's sensors."""
-
-    noise: float = Field(ge=0, description="standard deviation of a reading's error, in `unit`")
-
-
-class DeployedGoal(_Part):
-    """The goal in a frame that the robot knows."""
-
-    name: str
-    entries: Names
-    unit: Unit
-    frame: str
-
-
 class DeployedSpec(_Part):
     """What a policy can see on the robot: the newest readings of its sensors, and the goal from there."""
 
@@ -272,7 +268,7 @@ class TaskSpec(_Part):
         size = self.deployed.reading_size
         return tuple(
             ObservationTerm(
-                **term.model_dump(include={"entries", "unit", "frame"}),
+                **term.model_dump(exclude={"name", "start", "noise"}),
                 name=f"{term.name}_t-{age}" if age else term.name,
                 start=age * size + term.start,
             )
@@ -295,15 +291,12 @@ class TaskSpec(_Part):
 
         On the robot, in Python, C++ and C, what the policy is given is read there and derived by nobody."""
         acted = next((term for term in self.reading if term.name == "last_action"), None)
-        fields = {"name", "start", "entries", "unit", "frame"}
         inputs = {
-            "reading": [term.model_dump(mode="json", include=fields) for term in self.reading],
+            "reading": [term.model_dump(mode="json", exclude={"noise"}) for term in self.reading],
             "history": self.history,
             "observation": [term.model_dump(mode="json") for term in self.sensed_observation],
             "last_action": acted and [acted.start, acted.stop],
-            "goal": self.sensed_goal.model_dump(
-                mode="json", include={"name", "entries", "unit", "frame", "low", "high"}
-            ),
+            "goal": self.sensed_goal.model_dump(mode="json", include={*Quantity.model_fields, "low", "high"}),
         }
         return self.model_dump(mode="json") | {"inputs": inputs}
 

@@ -8,8 +8,9 @@ from functools import cached_property
 
 import jax
 import jax.numpy as jnp
+from sled import toy_spec
 
-from teacher.spec import ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
+from teacher.spec import TaskSpec
 from teacher.tasks import AnalyticTask, Start, State
 from teacher.tasks.base import Array
 
@@ -24,61 +25,31 @@ class Probe(AnalyticTask):
     engines = ("analytic",)
     length: int  # control steps
     radius: float  # of success
-    low, high = (-1.0, -1.0), (1.0, 1.0)  # of goals
+    reach = 1.0  # of goals, around zero
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         """-> position, more, goal; [2] each."""
         raise NotImplementedError
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         """Position, more and control, [..., 2] each -> position and more afterwards."""
         raise NotImplementedError
 
     @cached_property
     def spec(self) -> TaskSpec:
-        return TaskSpec(
-            name=name_of(type(self)),
-            version=1,
-            observation=(
-                ObservationTerm(name="position", start=0, entries=AXES, unit="1", frame="world"),
-                ObservationTerm(name="more", start=2, entries=("u", "v"), unit="1", frame="world"),
-            ),
-            goal=GoalSpec(
-                name="position",
-                entries=AXES,
-                unit="1",
-                frame="world",
-                observation_indices=(0, 1),
-                low=self.low,
-                high=self.high,
-                success_radius=self.radius,
-                strict_radius=self.radius / 2,
-                easy_radius=self.radius * 2,
-            ),
-            action=ActionSpec(kind="other", joints=AXES, unit="1", scale=(1.0, 1.0), offset=(0.0, 0.0)),
-            joints=JointSpec(
-                names=AXES,
-                unit="1",
-                default=(0.0, 0.0),
-                lower=(-20.0, -20.0),
-                upper=(20.0, 20.0),
-                velocity=(1.0, 1.0),
-                slowdown=0.0,
-                margin=0.0,
-            ),
-            control_dt=1.0,
-            episode_length=self.length,
-        )
+        terms = (("position", AXES, "1", "world"), ("more", ("u", "v"), "1", "world"))
+        how = {"limit": 20.0, "dt": 1.0, "length": self.length}
+        return toy_spec(name_of(type(self)), terms, self.reach, self.radius, **how)
 
     def start(self, key: Array, layout: str) -> Start:
         position, more, goal = self.draw(key, layout)
         qpos = jnp.concatenate([position, more])
         return Start(qpos, jnp.zeros_like(qpos), goal)
 
-    def observe(self, state: State) -> Array:
+    def observe(self, state):
         return state.qpos
 
-    def control(self, state: State, action: Array) -> Array:
+    def control(self, state, action):
         return action.__array_namespace__().clip(action, -1, 1)
 
     def advance(self, state: State, control: Array) -> State:
@@ -92,10 +63,10 @@ class Aim(Probe):
 
     length, radius = 8, 0.3
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 1.0)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         return position + 0.25 * control, more
 
 
@@ -107,10 +78,10 @@ class Backswing(Probe):
 
     length, radius = 8, 0.3
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 0.8)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         return position - 0.15 * control + 0.4 * more, control
 
 
@@ -120,13 +91,13 @@ class Rooms(Probe):
     Goals from beyond an episode's end almost never have to do with its actions."""
 
     length, radius = 4, 0.2
-    low, high = (-1.5, -1.5), (1.5, 1.5)
+    reach = 1.5
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         start = _uniform(key, 0, 1.0)
         return start, jnp.zeros(2), start + _uniform(key, 1, 0.5)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         return position + 0.2 * control, more
 
 
@@ -141,7 +112,7 @@ class Home(Probe):
     layouts = ("home", "across")
     EDGE, HOME, ACROSS, STEP = 0.85, 0.6, -0.78, 0.2
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         home = self.HOME + _uniform(key, 0, 0.1)
         if layout == "across":
             angle = self.ACROSS + _uniform(key, 1, 0.05)[0]
@@ -150,15 +121,15 @@ class Home(Probe):
             angle = jnp.where(at_home, home[0], _uniform(key, 1, self.EDGE)[0])
         return angle * jnp.array([1.0, 0.0]), jnp.zeros(2), self._on_circle(home[1])
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         xp = control.__array_namespace__()
         return position + self.STEP * control * xp.asarray([1, 0], dtype=control.dtype), more
 
-    def observe(self, state: State) -> Array:
+    def observe(self, state):
         xp = state.qpos.__array_namespace__()
         return xp.concatenate([self._on_circle(state.qpos[..., 0]), state.qpos[..., 2:]], axis=-1)
 
-    def ended(self, state: State) -> Array:
+    def ended(self, state):
         return abs(state.qpos[..., 0]) > self.EDGE
 
     @staticmethod
@@ -173,11 +144,11 @@ class Signs(Probe):
     length, radius = 4, 0.15
     SIZE = (0.8, 0.2)
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         start, goal = (jnp.sign(_uniform(key, i, 1.0)) * jnp.array(self.SIZE) for i in (0, 1))
         return start, jnp.zeros(2), goal
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         xp = control.__array_namespace__()
         sides = 2 * (control > 0).astype(control.dtype) - 1
         return sides * xp.asarray([self.SIZE[0], -self.SIZE[1]], dtype=control.dtype), more
@@ -191,11 +162,11 @@ class Throw(Probe):
     length, radius = 2, 0.2
     AWAY, GATE = -2.0, 2.0
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         wind = _uniform(key, 0, 0.5)
         return jnp.full(2, self.AWAY), wind, wind + _uniform(key, 1, 0.4)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         xp = control.__array_namespace__()
         gate = xp.full_like(position, self.GATE)
         return xp.where(position == gate, more + 0.5 * control, gate), more
@@ -207,10 +178,10 @@ class Heavy(Probe):
     length, radius = 8, 0.35
     LEAST = 0.93
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 0.8)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         return position + 0.25 * control * (abs(control) > self.LEAST), more
 
 
@@ -220,14 +191,14 @@ class Units(Probe):
     length, radius = 4, 0.2
     SCALE = (30.0, 0.1)
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         wind = _uniform(key, 0, 0.5)
         return _uniform(key, 1, 1.0), wind, wind + _uniform(key, 2, 0.4)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         return more + 0.5 * control, more
 
-    def observe(self, state: State) -> Array:
+    def observe(self, state):
         xp = state.qpos.__array_namespace__()
         return state.qpos * xp.asarray((1, 1, *self.SCALE), dtype=state.qpos.dtype)
 
@@ -238,18 +209,18 @@ class Balance(Probe):
     Whoever does not know the way yet falls: what it sees then is unlike all that a good policy sees."""
 
     length, radius = 12, 0.15
-    low, high = (-0.3, -0.3), (0.3, 0.3)
+    reach = 0.3
     GROWTH, STEP, WIND = 1.6, 0.4, 0.1
     SCALE, OFFSET = (50.0, 1e-3), (1e3, 0.0)
 
-    def draw(self, key: Array, layout: str) -> tuple[Array, Array, Array]:
+    def draw(self, key, layout):
         return _uniform(key, 0, 0.2), _uniform(key, 1, 1.0), _uniform(key, 2, 0.3)
 
-    def move(self, position: Array, more: Array, control: Array) -> tuple[Array, Array]:
+    def move(self, position, more, control):
         xp = control.__array_namespace__()
         return xp.clip(self.GROWTH * position + self.STEP * control + self.WIND * more, -20, 20), more
 
-    def observe(self, state: State) -> Array:
+    def observe(self, state):
         xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
         offset = xp.asarray((0, 0, *self.OFFSET), dtype=dtype)
         return state.qpos * xp.asarray((1, 1, *self.SCALE), dtype=dtype) + offset

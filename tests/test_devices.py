@@ -115,20 +115,11 @@ class Pair:
     """Two processes of the command line that train together."""
 
     def __init__(self, folder, *words):
-        meeting = ["--coordinator", free_address(), "--processes", "2"]
+        meeting = ["--coordinator", free_address(), "--processes", "2", "--process"]
+        command = [*PIPELINE, "teacher", "--preset", "debug", "--json", *words, *meeting]
         self.processes = [
             subprocess.Popen(
-                [
-                    *PIPELINE,
-                    "teacher",
-                    "--preset",
-                    "debug",
-                    "--json",
-                    *words,
-                    *meeting,
-                    "--process",
-                    str(number),
-                ],
+                [*command, str(number)],
                 cwd=folder,
                 env=os.environ | {"XLA_FLAGS": f"{FLAG}=1"},
                 stdout=subprocess.PIPE,
@@ -211,20 +202,6 @@ def test_one_that_fails_ends_the_other(stopped):
     assert "cannot write" in errors[0]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--processes", "2"], "--coordinator, --process missing"),
-        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "the last is 1"),
-    ],
-)
-def test_half_of_an_address_is_refused(pipeline, tmp_path, flags, message):
-    done = pipeline("teacher", "--preset", "debug", *flags, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
 def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
     require_even(3, collect__envs=6, update__batch=9)
     with pytest.raises(UsageError, match=r"collect\.envs: found 8, which 3 devices .* 6 or 9 would do"):
@@ -234,42 +211,41 @@ def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("words", "message"),
     [
-        (["network.fused=true"], "network.fused needs network.precision bfloat16"),
-        (["network.fused=true", "network.precision=bfloat16"], "the kernels are for H100 and H200"),
-        (["network.precision=float16"], "network.precision: found 'float16'"),
+        ("--processes 2", "--coordinator, --process missing"),
+        ("--coordinator localhost:1 --processes 2 --process 2", "the last is 1"),
+        ("--set network.fused=true", "network.fused needs network.precision bfloat16"),
+        ("--set network.fused=true --set network.precision=bfloat16", "the kernels are for H100 and H200"),
+        ("--set network.precision=float16", "network.precision: found 'float16'"),
     ],
 )
-def test_what_the_device_cannot_compute_is_refused(pipeline, tmp_path, settings, message):
-    assignments = [word for setting in settings for word in ("--set", setting)]
-    done = pipeline("teacher", "--preset", "debug", *assignments, cwd=tmp_path)
+def test_half_of_an_address_and_what_devices_cannot_compute_is_refused(pipeline, tmp_path, words, message):
+    done = pipeline("teacher", "--preset", "debug", *words.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("environment", "joins", "takes_all_devices"),
+    ("environment", "ids"),
     [
-        ({}, False, None),
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}, False, None),
-        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, True, True),
-        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2"}, True, False),
-        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True, True),
-        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, True, False),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True, False),
+        ("", "not joined"),
+        ("SLURM_STEP_NUM_TASKS=1 SLURM_STEP_NUM_NODES=1", "not joined"),
+        ("SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=2", []),  # a process takes all of its machine's devices
+        ("SLURM_STEP_NUM_TASKS=16 SLURM_STEP_NUM_NODES=2", None),
+        ("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=1", []),
+        ("OMPI_COMM_WORLD_SIZE=8 OMPI_COMM_WORLD_LOCAL_SIZE=8", None),
+        ("KUBERNETES_SERVICE_HOST=10.0.0.1", "not joined"),
+        ("KUBERNETES_SERVICE_HOST=10.0.0.1 JOB_COMPLETION_INDEX=0", None),
     ],
 )
-def test_a_launcher_that_started_several_processes_is_recognised(
-    monkeypatch, environment, joins, takes_all_devices
-):
+def test_a_launcher_that_started_several_processes_is_recognised(monkeypatch, environment, ids):
     asked = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: asked.append(options))
-    for name, value in environment.items():
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *_, **how: asked.append(how["local_device_ids"])
+    )
+    for name, _, value in (setting.partition("=") for setting in environment.split()):
         monkeypatch.setenv(name, value)
     distributed.join(None, None, None)
-    assert len(asked) == joins
-    if joins:
-        assert asked[0]["local_device_ids"] == ([] if takes_all_devices else None)
+    assert asked == ([] if ids == "not joined" else [ids])

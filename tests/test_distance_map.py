@@ -2,12 +2,11 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from test_own_task import PUCK, written
 
-from pipelines import ground_truth, train_teacher
+from pipelines import train_teacher
 from pipelines.config import preset, with_values
 from pipelines.ground_truth import reference_episodes, share_of_reference
 from pipelines.progress import Display
@@ -113,23 +112,6 @@ def test_pictures_hold_distances_where_the_cells_are(maze):
     np.testing.assert_array_equal(found["quartiles"], 2 * np.arange(13)[:, None] * np.ones(3))
 
 
-def test_cells_without_a_way_are_farthest_and_in_no_quartile():
-    maze = Maze("#####\n#S#.#\n#####", CELL)
-    asked = asked_in(maze, [0, 1])
-    found = drawable(maze, asked, np.array([[1.0, 5.0], [4.0, 2.0]]))
-    assert found["cells"][1].tolist()[1::2] == [0, np.inf]
-    assert found["steps"].tolist() == [0] and found["quartiles"].tolist() == [[1.25, 1.5, 1.75]]
-    assert agreement(maze, asked, np.array([[1.0, 5.0], [4.0, 2.0]]))["rank_correlation"] > 0.8
-
-
-@pytest.mark.parametrize("name", ["wheel_maze", "humanoid_u_maze"])
-def test_goals_of_maze_tasks_are_places_in_their_maze(name):
-    task = make_task(name)
-    goals = jax.vmap(lambda key: task.start(key, "all").goal)(jax.random.split(jax.random.key(0), 20))
-    assert (task.maze.cell_number(goals[:, :2]) >= 0).all()
-    assert make_task("ant").maze is None and make_task("reacher").maze is None
-
-
 # In a run
 
 
@@ -220,8 +202,3 @@ def test_a_reference_policy_that_fails_is_named_and_costs_no_figure_of_the_teach
     assert missing <= {"share_of_reference", "share_of_reference_interval"}
     assert after["teacher"].pop("maze_distance")["states"] > 0
     assert after["teacher"].items() <= before["teacher"].items()
-
-
-def test_a_task_that_states_nothing_is_compared_with_nothing():
-    assert not ground_truth.is_known(make_task("fr3_reach"))
-    assert ground_truth.is_known(make_task("wheel_maze")) and ground_truth.is_known(make_task("ant_u4_maze"))

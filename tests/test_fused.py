@@ -229,9 +229,3 @@ def test_the_deepest_networks_lower_for_cuda(networks):
 def test_code_does_not_grow_with_depth_at_any_width(width):
     shallow, deep = (lowered_sizes(1, count, 16, width) for count in (1, 256))
     np.testing.assert_allclose(deep, shallow, rtol=0.02)
-
-
-def test_true_asks_for_the_interpreter():
-    case = make_case()
-    interpreted = partial(fused.forward, residual_scale=case.residual_scale, interpret=True)
-    assert "callback" in jax.jit(interpreted).lower(case.x, case.blocks).as_text()

@@ -5,13 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pydantic import ValidationError
 from test_own_task import PUCK, written
 
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.errors import Diverged, Unstable
 from teacher.learner import Learner, TeacherState
-from teacher.replay import Batch
 from teacher.rollout import simulation
 from teacher.train import require_sound, train
 
@@ -68,15 +66,10 @@ def test_a_run_has_its_length_and_stays_finite(run):
     assert written == [0, 2 * STEPS, 3 * STEPS, 4 * STEPS]  # the first update waits for the prefill
     for state in run.states:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    assert all(np.isfinite(value) for metrics in run.metrics for value in metrics.values())
-
-
-def test_metrics_mean_what_they_say(run):
     for metrics in run.metrics:
-        assert 0 <= metrics["critic_accuracy"] <= 1
-        assert 0 <= metrics["saturation"] <= 1
-        assert metrics["actor_gradient_norm"] > 0
-        assert metrics["critic_gradient_norm"] > 0
+        assert all(np.isfinite(value) for value in metrics.values())
+        assert 0 <= metrics["critic_accuracy"] <= 1 and 0 <= metrics["saturation"] <= 1
+    assert all((state.key == run.states[0].key).all() for state in run.states)
     weight = np.exp(run.states[-1].params.log_temperature)
     assert run.metrics[-1]["entropy_weight"] == pytest.approx(weight, abs=0.1)
 
@@ -102,22 +95,6 @@ def test_a_state_goes_on_as_if_it_had_never_stopped(learner, run):
     assert metrics == run.metrics[2]
 
 
-def test_one_update_moves_every_group_by_its_own_rate(learner):
-    state = learner.init(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    sizes = learner.spec.observation_size, learner.spec.action_size, learner.spec.goal_size
-    batch = Batch(*(rng.uniform(-1, 1, (16, size)).astype(np.float32) for size in sizes))
-    learned = state.params, state.optimiser
-    (after, _), metrics = jax.jit(learner.update)(learned, batch, jax.random.key(1))
-    assert all(np.isfinite(value) for value in metrics.values())
-
-    rates = learner.config.update
-    expected = [rates.actor_rate, rates.critic_rate, rates.critic_rate, rates.entropy_rate]
-    for before, now, rate in zip(state.params, after, expected, strict=True):
-        steps = [np.abs(b - a).max() for a, b in zip(*map(jax.tree.leaves, (before, now)), strict=True)]
-        np.testing.assert_allclose(steps, rate, rtol=0.01)  # Adam's first step is its rate
-
-
 def test_each_iteration_draws_batches_and_noise_of_its_own(learner, run):
     def updated(iteration):
         state = jax.tree.map(jnp.array, run.states[1]._replace(key=None))
@@ -128,14 +105,6 @@ def test_each_iteration_draws_batches_and_noise_of_its_own(learner, run):
     assert first == again
     for key in ("critic_loss", "actor_loss", "entropy"):
         assert first[key] != other[key]
-
-
-def test_an_update_leaves_its_inputs_and_everything_but_parameters_alone(run):
-    for before, after in zip(run.states[1:], run.states[2:], strict=False):
-        held = slice(0, int(before.replay.written))
-        for old, new in zip(before.replay.rows, after.replay.rows, strict=True):
-            np.testing.assert_array_equal(new[held], old[held])
-        np.testing.assert_array_equal(before.key, after.key)
 
 
 def ends(episode):
@@ -223,11 +192,6 @@ def test_goals_change_within_an_episode_as_often_as_asked(learner):
     np.testing.assert_array_equal(np.diff(step, axis=0)[goes_on], 1)  # the episode itself is not cut
 
 
-def test_goals_that_change_need_new_starts():
-    with pytest.raises(ValidationError, match="goal_steps"):
-        CollectConfig(goal_steps=5, starts="repeated")
-
-
 def with_changed(learner, group, change):
     """A fresh state in which `change` was applied to the leaves of one group of parameters."""
     state = learner.init(jax.random.key(0))
@@ -308,15 +272,6 @@ def test_the_first_iteration_is_excused_however_long_it_is(learner):
     config = learner.config.model_copy(update={"collect": collect})
     assert ended_in(RECOVERS[:1], config) is None
     assert ended_in(STAYS_BAD, config) == 2
-
-
-def test_a_critic_far_worse_than_guessing_stops_the_run(learner, monkeypatch):
-    monkeypatch.setattr("teacher.train.SETTLING", 5)  # one iteration's updates
-    bad = with_changed(learner, "goal", lambda leaf: 1e4 * leaf)
-    iterations = train(learner, bad)
-    next(iterations)
-    with pytest.raises(Diverged, match=r"critic_loss reached .* in iteration 2"):
-        next(iterations)
 
 
 # Physics that leave the finite numbers

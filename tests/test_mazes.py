@@ -46,12 +46,6 @@ def test_boxes_fill_the_wall_cells_and_nothing_else(maze):
             assert maze.is_wall(*point) == (letter == "#")
 
 
-def test_outside_a_maze_all_is_wall(maze):
-    x, y = maze.extent
-    outside = np.array([[-5.0, CELL], [CELL, -5.0], [x + CELL, CELL], [CELL, y + CELL], [1e3, 1e3]])
-    assert maze.is_wall(*outside.T).all()
-
-
 def test_every_free_cell_can_be_reached_from_the_only_start(maze):
     (start,) = maze.centres("S") / CELL
     reached, waiting = set(), [tuple(start.astype(int))]

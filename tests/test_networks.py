@@ -8,18 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from teacher.compilation import jit_once
-from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
-from teacher.learner import Learner
+from teacher.config import NetworkConfig
 from teacher.networks import (
-    LOG_STD_MAX,
-    LOG_STD_MIN,
     action_distribution,
-    embed_goal,
     embed_state_action,
     init_params,
     make_networks,
 )
-from teacher.replay import Batch
 
 SIZES = OBSERVATION, ACTION, GOAL = 17, 7, 3
 
@@ -63,23 +58,6 @@ def test_actor_and_critic_depths_are_honoured():
     assert counts == [3, 4, 4]
     params = shapes(depth=8, width=4, critic_depth=4)
     assert [len(tree["params"]["kernel"]) for tree in (params.actor, params.goal)] == [2, 1]
-
-
-def test_outputs_have_their_shapes_and_spreads_their_bounds(fresh):
-    networks, params = fresh
-    observation, action, goal = inputs(batch=6)
-    distribution = jax.jit(lambda actor: action_distribution(networks, actor, observation, goal))
-    mean, log_std = distribution(params.actor)
-    assert mean.shape == log_std.shape == (6, ACTION)
-    assert jax.eval_shape(
-        lambda: embed_state_action(networks, params.state_action, observation, action)
-    ).shape == (6, 5)
-    assert jax.eval_shape(lambda: embed_goal(networks, params.goal, goal)).shape == (6, 5)
-
-    for bias, bound in [(1e3, LOG_STD_MAX), (-1e3, LOG_STD_MIN)]:
-        biased = jax.tree.map(np.array, params.actor)
-        biased["params"]["output"]["bias"][ACTION:] = bias
-        np.testing.assert_allclose(distribution(biased)[1], bound, atol=1e-5)
 
 
 def test_fresh_kernels_are_uniform_with_a_third_of_the_fan_in_as_variance(fresh):
@@ -195,22 +173,3 @@ def test_a_fresh_network_of_any_depth_can_begin_to_learn(depth, width):
     assert 0.2 < start.scale < 1.5
     assert start.saturated < 0.01
     assert start.cosine < 0.95
-
-
-def test_what_the_update_compiles_does_not_grow_with_depth():
-    def lowered(depth):
-        config = TeacherConfig(
-            task=TaskConfig(name="reacher", engine="mujoco"),
-            network=NetworkConfig(depth=depth, width=8),
-            update=UpdateConfig(batch=4),
-            collect=CollectConfig(envs=4),
-        )
-        learner = Learner(config)
-        sizes = learner.spec.observation_size, learner.spec.action_size, learner.spec.goal_size
-        params = jax.eval_shape(lambda key: init_params(learner.networks, key, sizes), jax.random.key(0))
-        optimiser = jax.eval_shape(learner.optimiser.init, params)
-        batch = Batch(*(jax.ShapeDtypeStruct((4, size), jnp.float32) for size in sizes))
-        text = jax.jit(learner.update).lower((params, optimiser), batch, jax.random.key(0)).as_text()
-        return len(text.splitlines())
-
-    assert abs(lowered(64) - lowered(16)) <= 4

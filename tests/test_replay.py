@@ -120,16 +120,6 @@ def test_sampled_goals_follow_the_truncated_geometric():
         assert (np.abs(ahead / ahead.sum() - expected) <= 5 * spread).all()
 
 
-def test_the_episode_the_row_and_the_offset_are_drawn_independently():
-    replay = filled(labelled_rows(np.zeros((64, ENVIRONMENTS), np.int32)), 64, (64,))
-    batch = jit_sample(replay, jax.random.key(4), DRAWS, 0.5)
-    environment, _, row = np.asarray(batch.observation).T
-    ahead = np.asarray(batch.goal)[:, 2] - row
-    away = row < 50  # from the end, where offsets are cut
-    correlations = np.corrcoef(np.stack([environment, row, ahead])[:, away])
-    assert np.abs(correlations[~np.eye(3, dtype=bool)]).max() < 5 / away.sum() ** 0.5
-
-
 @pytest.mark.parametrize("discount", [0.3, 0.9, 0.99, 0.999])
 @pytest.mark.parametrize("remaining", [0, 1, 7, 400])
 def test_offsets_invert_the_truncated_geometric_distribution(discount, remaining):
@@ -152,13 +142,6 @@ def test_offsets_stay_in_range_at_the_edges_of_the_uniform(discount):
         assert (offset[:2] == 0).all()
         assert ((offset >= 0) & (offset <= remaining)).all()
     assert int(future_offset(edges[3:], jnp.array([1]), discount)[0]) == 1
-
-
-def test_different_keys_draw_different_batches_and_the_same_key_the_same():
-    replay = filled(labelled_rows(np.zeros((64, ENVIRONMENTS), np.int32)), 64, (64,))
-    first, again, other = (jit_sample(replay, jax.random.key(seed), DRAWS, 0.5) for seed in (4, 4, 5))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert (np.asarray(first.observation) != np.asarray(other.observation)).any(-1).mean() > 0.9
 
 
 @pytest.mark.parametrize("unknown_share", [0.05, 0.5, 1.0])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from teacher.blocks import Blocks, Settings, normalise
+from teacher.blocks import Blocks, Settings
 from teacher.compilation import jit_once
 from teacher.config import BLOCK_DEPTH
 from teacher.kernels import fused
@@ -104,12 +104,6 @@ def test_the_residual_stream_keeps_float32_increments(case):
     expected = [np.asarray(y - x) for x, y in zip(far, looped(far, blocks, settings), strict=True)]
     for a, b in zip(moved, expected, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
-
-
-def test_normalised_rows_have_mean_0_and_variance_1():
-    rows, inv_std = normalise(jnp.array([[1.0, 3.0], [10.0, 10.0], [-6.0, 2.0]]))
-    np.testing.assert_allclose(rows, [[-1, 1], [0, 0], [-1, 1]], atol=1e-6)
-    np.testing.assert_allclose(inv_std[:, 0], [1, 1000, 0.25], rtol=1e-5)
 
 
 def test_a_stack_may_be_applied_by_the_fused_kernels(monkeypatch):

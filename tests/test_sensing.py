@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.bundle import write_bundle
-from export.controller import ControllerError, describe, load
+from export.controller import ControllerError, load
 from pipelines import closed_loop
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
 from teacher.rollout import all_seeing, on_robot, simulation
@@ -155,13 +155,3 @@ def test_a_reading_that_is_not_finite_is_named_and_leaves_the_history(controller
     with pytest.raises(ControllerError, match=rf"reading: shape \[{READING - 1}\], allowed: \[{READING}\]"):
         controller.observe(good[1:])
     np.testing.assert_array_equal(controller.observe(good), before)
-
-
-def test_file_and_card_say_what_is_read_and_how_long_it_is_kept(bundle, controller):
-    said = describe(controller, steps=10)
-    assert f"obs [{OBSERVATION}]" in said
-    assert "joint_position_t-2" in said
-    card = (bundle / "README.md").read_text()
-    assert f"`obs` [{OBSERVATION}]" in card
-    assert "controller.observe(reading)" in card
-    assert "joint_velocity" not in card.split("## Output")[0]
