@@ -107,45 +107,38 @@ def test_each_iteration_draws_batches_and_noise_of_its_own(learner, run):
         assert first[key] != other[key]
 
 
-def ends(episode):
-    """[T, N] episode counters -> for each environment the rows after which an episode ended."""
-    return [np.flatnonzero(np.diff(column)) for column in episode.T]
-
-
 @pytest.fixture(scope="module")
 def rows(run):
     replay = run.states[-1].replay
     return jax.tree.map(lambda leaf: leaf[: int(replay.written)], replay.rows)
 
 
-def test_episodes_last_as_long_as_the_spec_says_and_end_at_different_times(learner, rows):
-    ended = ends(rows.episode)
+def test_episodes_have_the_specs_length_begin_afresh_and_end_at_different_times(learner, rows):
     assert set(np.unique(np.diff(rows.episode, axis=0))) == {0, 1}
-    for column in ended:
-        assert len(column) >= 2
-        assert column[0] < learner.spec.episode_length
-        np.testing.assert_array_equal(np.diff(column), learner.spec.episode_length)
-    assert len({column[0] for column in ended}) >= ENVS - 1
     np.testing.assert_array_equal(rows.episode[0], 0)
-
-
-def test_an_episode_begins_with_a_fresh_start(learner, rows):
-    starts = []
-    for n, ended in enumerate(ends(rows.episode)):
-        begins = np.concatenate([[0], ended + 1])
-        np.testing.assert_array_equal(rows.observation[begins, n, 4:6], 0.0)  # at rest
-        assert (
-            np.abs(rows.observation[begins, n, 2:4]) <= np.sin(0.1) + 1e-6
-        ).all()  # near the pose of starts
-        starts.extend(rows.observation[begins, n, :4])
-        inside = np.setdiff1d(np.arange(len(rows.episode)), begins)
-        assert (np.abs(rows.observation[inside, n, 4:6]).max(-1) > 0).all()
+    starts, first = [], set()
+    for n, column in enumerate(rows.episode.T):
+        begins = np.flatnonzero(np.diff(column, prepend=-1))
+        np.testing.assert_array_equal(np.diff(begins[1:]), learner.spec.episode_length)
+        assert len(begins) >= 3 and begins[1] <= learner.spec.episode_length
+        first.add(begins[1])
+        seen = rows.observation[:, n]
+        assert (seen[begins, 4:6] == 0).all()  # at rest, near the pose of starts
+        assert (np.abs(seen[begins, 2:4]) <= np.sin(0.1) + 1e-6).all()
+        assert (np.abs(np.delete(seen, begins, axis=0)[:, 4:6]).max(-1) > 0).all()
+        starts.extend(seen[begins, :4])
+    assert len(first) >= ENVS - 1
     assert len(np.unique(starts, axis=0)) == len(starts)
 
 
+def collecting(learner, **changes):
+    """Another learner of the same that collects otherwise."""
+    collect = learner.config.collect.model_copy(update=changes)
+    return Learner(learner.config.model_copy(update={"collect": collect}))
+
+
 def test_repeated_starts_give_every_environment_one_goal_for_the_whole_run(learner):
-    collect = learner.config.collect.model_copy(update={"starts": "repeated"})
-    repeating = Learner(learner.config.model_copy(update={"collect": collect}))
+    repeating = collecting(learner, starts="repeated")
     state = repeating.init(jax.random.key(0))
     before = np.array(state.environments.goal)
     state = repeating._collect(repeating._collect(state))
@@ -175,8 +168,7 @@ def test_a_goal_stays_for_an_episode_and_changes_with_it(run):
 
 
 def test_goals_change_within_an_episode_as_often_as_asked(learner):
-    collect = learner.config.collect.model_copy(update={"goal_steps": 5, "steps": 1})
-    wandering = Learner(learner.config.model_copy(update={"collect": collect}))
+    wandering = collecting(learner, goal_steps=5, steps=1)
     states = [wandering.init(jax.random.key(0))]
     for _ in range(100):
         states.append(wandering._collect(jax.tree.map(jnp.copy, states[-1])))
@@ -265,13 +257,6 @@ def test_a_large_first_loss_may_come_down_and_one_that_stays_or_comes_late_ends_
     assert ended_in(losses, config) == ends
     for resumed_at in range(1, ends or len(losses) + 1):  # a run that goes on knows nothing of earlier losses
         assert ended_in(losses, config, first=resumed_at) == ends
-
-
-def test_the_first_iteration_is_excused_however_long_it_is(learner):
-    collect = learner.config.collect.model_copy(update={"updates": 2000})
-    config = learner.config.model_copy(update={"collect": collect})
-    assert ended_in(RECOVERS[:1], config) is None
-    assert ended_in(STAYS_BAD, config) == 2
 
 
 # Physics that leave the finite numbers

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from pipelines import catalogue, stages
-from pipelines.config import Config, preset, with_values
+from pipelines.config import preset, with_values
 from pipelines.progress import Display
 from pipelines.rundir import Run
-from pipelines.sweep import combinations, described
 from teacher import checkpoint
-from teacher.config import task_reference
 from teacher.errors import FathomError, UsageError
 from teacher.rollout import simulation
 from teacher.tasks import TASKS, MujocoTask, State, make_task, task_names
@@ -155,15 +153,6 @@ def test_a_file_named_twice_is_one_task(robot, monkeypatch):
     assert make_task("my_robot.py:TwoWheels") is make_task(robot)
     monkeypatch.chdir(file.parent.parent)
     assert make_task(f"{file.parent.name}/../{file.parent.name}/my_robot.py:TwoWheels") is make_task(robot)
-
-
-def test_settings_hold_the_whole_path_and_names_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = with_values(Config(), ["task.name=my_robot.py:TwoWheels"])
-    assert config.teacher.task.name == f"{tmp_path.resolve()}/my_robot.py:TwoWheels"
-    monkeypatch.chdir("/")
-    assert Config.model_validate_json(config.model_dump_json()) == config
-    assert task_reference("fr3_reach") == "fr3_reach"
 
 
 def test_a_study_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
