@@ -13,6 +13,7 @@ from pipelines import catalogue, stages
 from pipelines.config import preset, with_values
 from pipelines.progress import Display
 from pipelines.rundir import Run
+from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
 from teacher.rollout import simulation
