@@ -222,8 +222,9 @@ def _write_segment(
     """Writes rows `start` to `stop` of a ring's leaves; returns how a manifest describes them."""
     file = directory / ROWS / f"{start:012d}-{stop:012d}.npz"
     numbers = np.arange(start, stop)
+    arrays: dict[str, Any] = {path: np.asarray(leaf[numbers % len(leaf)]) for path, leaf in rows.items()}
     with _appearing(file) as partial, partial.open("wb") as stream:
-        np.savez(stream, **{path: np.asarray(leaf[numbers % len(leaf)]) for path, leaf in rows.items()})
+        np.savez(stream, **arrays)
     if copied:
         _copy(file, directory / COPIES / file.name)
     return {"file": file.name, "start": start, "stop": stop, "sha256": _sha256(file), "copied": copied}

@@ -13,7 +13,7 @@ from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import UsageError
 from teacher.randomization import ALTER_MODEL, DomainRandomization, PhysicsParams, draw, pushes
-from teacher.sensing import Sensed, begin_history, deployed_observation, extend_history, fold_each, sense
+from teacher.sensing import Sensed, extend_history, fold_each, sense
 from teacher.tasks import Start, Task, make_task
 from teacher.tasks.engines import ENGINES, engines_of, make_engine
 
@@ -209,8 +209,8 @@ class Simulation:
         if deployed := self.task.spec.deployed:
             xp = start.goal.__array_namespace__()
             action = xp.zeros((len(start.goal), self.task.spec.action_size), dtype=xp.float32)
-            history = begin_history(deployed, self._reading(state, action, keys))
-            senses = _Senses(keys, start.goal, history)
+            reading = self._reading(state, action, keys)  # the first one stands for earlier ones
+            senses = _Senses(keys, start.goal, xp.repeat(reading[:, None], deployed.history, axis=1))
         return state, senses, self._frame(state, senses)
 
     def _next(
@@ -253,7 +253,7 @@ class Simulation:
             physical, sensed = self.engine.read(state.physics, state.conditions), None
             if senses:
                 goal = self.task.deployed_goal(physical.qpos, senses.goal)
-                sensed = Sensed(deployed_observation(senses.history), goal)
+                sensed = Sensed(senses.history.reshape(len(goal), -1), goal)
             observation = self.task.observe(physical)
         ended = self.task.ended(physical)
         return _Frame(physical.qpos, observation, ended, ended & False | broken, sensed)

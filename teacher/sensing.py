@@ -43,21 +43,10 @@ def noise_scale(deployed: DeployedSpec) -> np.ndarray:
     return np.concatenate([np.full(len(term.entries), term.noise) for term in deployed.reading])
 
 
-def begin_history(deployed: DeployedSpec, reading: Array) -> Array:
-    """The history [E, H, M] of episodes whose first reading [E, M] this is: nothing but that reading."""
-    xp = reading.__array_namespace__()
-    return xp.repeat(reading[:, None], deployed.history, axis=1)
-
-
 def extend_history(history: Array, reading: Array) -> Array:
     """History [E, H, M] with the reading [E, M] as its newest; the oldest is forgotten."""
     xp = reading.__array_namespace__()
     return xp.concatenate([reading[:, None], history[:, :-1]], axis=1)
-
-
-def deployed_observation(history: Array) -> Array:
-    """History [E, H, M] -> what a policy on the robot sees, [E, H * M]; the newest reading first."""
-    return history.reshape(len(history), -1)
 
 
 @partial(jax.jit, static_argnums=1)

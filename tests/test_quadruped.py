@@ -9,9 +9,6 @@ from scipy.spatial.transform import Rotation
 import teacher.rollout
 from teacher.rollout import Simulation
 from teacher.sensing import (
-    begin_history,
-    deployed_observation,
-    extend_history,
     noise_scale,
     sense,
 )
@@ -255,19 +252,3 @@ def test_noise_has_the_size_that_the_spec_says(quad):
         np.testing.assert_allclose(error.std(0), factor * scale, rtol=0.03)
         np.testing.assert_allclose(error.mean(0), 0, atol=0.04 * scale.max())
     np.testing.assert_array_equal(sense(quad, many(standing(), 3), action[:3], keys_of(0, 3), 0.0), exact[:3])
-
-
-def test_sensing_means_the_same_on_the_host_and_in_compiled_code(quad):
-    state = jax.tree.map(np.float32, tumbling(4))
-    action, key = np.zeros((4, 12), np.float32), keys_of(3, 4)
-
-    def seen(state, action, key):
-        first = begin_history(quad.spec.deployed, sense(quad, state, action, key))
-        later = extend_history(first, quad.reading(state, action + 0.5))
-        return deployed_observation(later), quad.deployed_goal(state.qpos, state.qpos[..., 7:9])
-
-    on_host, compiled = seen(state, action, key), jax.jit(seen)(state, action, key)
-    for here, there in zip(on_host, compiled, strict=True):
-        assert isinstance(here, np.ndarray)
-        assert here.dtype == there.dtype == np.float32
-        np.testing.assert_allclose(here, there, atol=1e-5)

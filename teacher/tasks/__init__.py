@@ -22,8 +22,7 @@ from teacher.tasks.reacher import Reacher
 from teacher.tasks.validation import own_code, require_sound
 from teacher.tasks.wheel_maze import WheelMaze, wheel_labyrinth
 
-Maker = Callable[[], Any]
-TASKS: dict[str, Maker] = {
+TASKS: dict[str, Callable[[], Any]] = {
     "fr3_pick_place": fr3_pick_place,
     "fr3_push_easy": fr3_push_easy,
     "fr3_push_hard": fr3_push_hard,
@@ -72,12 +71,10 @@ def make_task(name: str) -> Task:
 
 @cache
 def _made(name: str) -> Task:
-    if is_file(name):
-        maker = _from_file(name)
-    elif name in TASKS:
-        maker = TASKS[name]
-    else:
-        maker = _from_package(name)
+    maker = _from_file(name) if is_file(name) else TASKS.get(name) or _from_package(name)
+    if not callable(maker):
+        found = type(maker).__name__
+        raise FathomError(f"task {name!r}: is a {found}, not a class or a function that makes a task")
     with own_code(f"task {name!r} cannot be made", maker):
         task = maker()
     if not isinstance(task, Task):
@@ -164,7 +161,7 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else "of unknown name"
 
 
-def _from_package(name: str) -> Maker:
+def _from_package(name: str) -> Any:
     installed = _installed()
     if name.endswith(".py"):
         raise UsageError(f"task {name!r}: say which task of the file, {name}:NAME")
@@ -172,13 +169,11 @@ def _from_package(name: str) -> Maker:
         refusal = unknown_name("task", name, task_names())
         raise UsageError(f"{refusal}; a task of your own is named path/to/file.py:NAME")
     entry = installed[name]
-    what = f"task {name!r} of package {_package(entry)}"
-    with own_code(f"{what} cannot be loaded"):
-        maker = entry.load()
-    return _callable(maker, what)
+    with own_code(f"task {name!r} of package {_package(entry)} cannot be loaded"):
+        return entry.load()
 
 
-def _from_file(reference: str) -> Maker:
+def _from_file(reference: str) -> Any:
     """`/whole/path/file.py:NAME` -> what NAME is in that file."""
     file, _, name = task_reference(reference).rpartition(":")
     module = _module(Path(file))
@@ -189,14 +184,7 @@ def _from_file(reference: str) -> Maker:
             if callable(value) and getattr(value, "__module__", None) == module.__name__
         ]
         raise unknown_name(f"task in {file}", name, made_here)
-    return _callable(getattr(module, name), f"task {reference!r}")
-
-
-def _callable(maker: Any, what: str) -> Maker:
-    if not callable(maker):
-        raise FathomError(f"{what}: is a {type(maker).__name__}, not a class or a function that makes a task")
-    made: Maker = maker
-    return made
+    return getattr(module, name)
 
 
 @cache

@@ -49,6 +49,17 @@ class Task(abc.ABC):
     An engine integrates; the task only says how states become observations and how actions become
     controls, so that every engine shares one meaning."""
 
+    layouts: tuple[str, ...] = ("all",)  # names of the ways to lay out goals, the one to train on first
+    # How physics differ between the episodes of training, unless settings say otherwise.
+    randomise: DomainRandomization = DomainRandomization()
+    # Entries of qvel that a push changes: a base's, or those of joints where the base is fixed.
+    pushed: tuple[int, ...] = ()
+    # The maze through which the robot finds its way; a goal's first two entries are x and y in it.
+    maze: Maze | None = None
+    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it
+    # can be done, beside which scores are shown. None where no such controller is known.
+    reference_policy: Callable[[Array, Array], Array] | None = None
+
     @property
     @abc.abstractmethod
     def spec(self) -> TaskSpec:
@@ -60,29 +71,9 @@ class Task(abc.ABC):
         """Names of the engines that run this task, the default first."""
 
     @property
-    def layouts(self) -> tuple[str, ...]:
-        """Names of the ways to lay out goals, the one to train on first."""
-        return ("all",)
-
-    @property
     def evaluation_layout(self) -> str:
         """The layout to evaluate on, unless settings say otherwise."""
         return self.layouts[-1]
-
-    @property
-    def randomise(self) -> DomainRandomization:
-        """How physics differ between the episodes of training, unless settings say otherwise."""
-        return DomainRandomization()
-
-    @property
-    def pushed(self) -> tuple[int, ...]:
-        """Entries of qvel that a push changes: a base's, or those of joints where the base is fixed."""
-        return ()
-
-    @property
-    def maze(self) -> Maze | None:
-        """The maze through which the robot finds its way; a goal's first two entries are x and y in it."""
-        return None
 
     @abc.abstractmethod
     def start(self, key: Array, layout: str) -> Start:
@@ -104,10 +95,6 @@ class Task(abc.ABC):
         """-> [...] bool: whether the episode ends here, before its time."""
         xp = state.qpos.__array_namespace__()
         return xp.zeros(state.qpos.shape[:-1], dtype=bool)
-
-    # observation [..., N], goal [..., G] -> action [..., A] of a controller that knows the task: how well it
-    # can be done, beside which scores are shown. None where no such controller is known.
-    reference_policy: Callable[[Array, Array], Array] | None = None
 
     def reading(self, state: State, action: Array) -> Array:
         """What the robot's sensors say, without noise: -> [..., M], as `spec.deployed.reading` has it.

@@ -70,10 +70,7 @@ class Fr3Cube(MujocoTask):
     ):
         self._name, self._start, self._cube, self._target = name, start, cube, target
         self._half, self._radii, self._grips = half, radii, grips
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        return ("all", "air") if self._grips else ("all",)
+        self.layouts = ("all", "air") if grips else ("all",)
 
     @cached_property
     def spec(self) -> TaskSpec:

@@ -63,24 +63,18 @@ class Walker(MujocoTask):
 
     def __init__(self, name: str, course: Course):
         self._name, self._course = name, course
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        return self._course.layouts
-
-    @property
-    def maze(self) -> Maze | None:
-        return self._course.maze
+        self.layouts, self.maze = course.layouts, course.maze
 
     def _spec(
         self, terms: Iterable[Part], height: Floats, scale: float, joints: JointSpec, control_dt: float
     ) -> TaskSpec:
         """Args: height: of goals above the floor, none if goals have none; scale: controls at full action."""
-        observation, (low, high), names = (
+        observation, (low, high), model = (
             observation_terms(*terms),
             self._course.goal_range,
-            _driven(self.model("mjx")),
+            self.model("mjx"),
         )
+        names = tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
         return TaskSpec(
             name=self._name,
             version=1,
@@ -297,11 +291,6 @@ def _hinges(model: mujoco.MjModel, pose: np.ndarray) -> JointSpec:
         slowdown=0.0,
         margin=0.0,
     )
-
-
-def _driven(model: mujoco.MjModel) -> tuple[str, ...]:
-    """Joints of the actuators."""
-    return tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
 
 
 def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterable[Part]:

@@ -286,10 +286,10 @@ def _method_problems(
 
             expected.append((f"advance(state, control).{part}", advanced, (state,), entries, "the state has"))
     if deployed := spec.deployed:
-        size = len(deployed.goal.entries)
+        goal_size = len(deployed.goal.entries)
         expected += [
             ("reading(state, action)", task.reading, (state, action), deployed.reading_size, "spec has"),
-            ("deployed_goal(qpos, goal)", task.deployed_goal, (state.qpos, goal), size, "spec has"),
+            ("deployed_goal(qpos, goal)", task.deployed_goal, (state.qpos, goal), goal_size, "spec has"),
         ]
     for what, method, arguments, size, by in expected:
         yield from _answer_problems(what, answer(what, method, *arguments), xp, size, by)
