@@ -72,6 +72,7 @@ class Engine(Protocol):
 
     def push(self, state: Any, change: Any) -> Any:
         """Adds [E, nv] to the velocities."""
+        return state._replace(qvel=state.qvel + change)
 
     def read(self, state: Any, conditions: Any = ()) -> State:
         """The engine's state as tasks see it, [E, ...]."""
@@ -95,7 +96,7 @@ class MjxState(NamedTuple):
     rest: Any = ()  # the further fields of its data that this model's state has, by name
 
 
-class MjxEngine:
+class MjxEngine(Engine):
     """MuJoCo in JAX."""
 
     compiled, alters_model, takes_pushes = True, True, True
@@ -145,9 +146,6 @@ class MjxEngine:
             ctrl=state.control,
             **(state.rest or {}),
         )
-
-    def push(self, state: MjxState, change: Array) -> MjxState:
-        return state._replace(qvel=state.qvel + change)
 
     def read(self, state: MjxState, conditions: Any = ()) -> State:
         if not any(self._seen):
@@ -211,7 +209,7 @@ class BraxState(NamedTuple):
     control: Array
 
 
-class BraxEngine:
+class BraxEngine(Engine):
     """Brax's spring pipeline, for comparison with published numbers."""
 
     compiled, alters_model, takes_pushes = True, False, False
@@ -240,9 +238,6 @@ class BraxEngine:
             0, self._substeps, lambda _, s: self._pipeline.step(self._system, s, control), state
         )
 
-    def push(self, state: BraxState, change: Array) -> BraxState:
-        raise NotImplementedError
-
     def read(self, state: BraxState, conditions: Any = ()) -> State:
         pipeline = state.pipeline
         parts = (pipeline.x.pos, pipeline.x.rot, pipeline.xd.vel, pipeline.xd.ang)
@@ -250,7 +245,7 @@ class BraxEngine:
         return State(pipeline.q, pipeline.qd, state.control, bodies=bodies)
 
 
-class AnalyticEngine:
+class AnalyticEngine(Engine):
     """A task's own arithmetic, where a simulator of mechanics is not needed or too slow."""
 
     compiled, alters_model, takes_pushes = True, False, True
@@ -259,25 +254,18 @@ class AnalyticEngine:
         self._task = task
 
     def init(self, qpos: Array, qvel: Array, conditions: Any) -> State:
-        control = jax.eval_shape(
-            lambda q, v, a: self._task.control(State(q, v, a), a), qpos, qvel, self._no_action(len(qpos))
-        )
+        action = jnp.zeros((len(qpos), self._task.spec.action_size))
+        control = jax.eval_shape(self._task.control, State(qpos, qvel, action), action)
         return State(qpos, qvel, jnp.zeros(control.shape))
-
-    def _no_action(self, environments: int) -> Array:
-        return jnp.zeros((environments, self._task.spec.action_size))
 
     def step(self, state: State, control: Array, conditions: Any) -> State:
         return self._task.advance(state, control)._replace(control=control)
-
-    def push(self, state: State, change: Array) -> State:
-        return state._replace(qvel=state.qvel + change)
 
     def read(self, state: State, conditions: Any = ()) -> State:
         return state
 
 
-class MujocoEngine:
+class MujocoEngine(Engine):
     """The C engine: one MjData an environment, double precision."""
 
     compiled, alters_model, takes_pushes = False, True, True
@@ -380,8 +368,7 @@ def altered(model: Any, conditions: PhysicsParams) -> dict[str, Array]:
     }
 
 
-EngineClass = type[MjxEngine | WarpEngine | BraxEngine | MujocoEngine | AnalyticEngine]
-ENGINES: dict[str, EngineClass] = {
+ENGINES: dict[str, type[Engine]] = {
     "mjx": MjxEngine,
     "warp": WarpEngine,
     "brax": BraxEngine,
@@ -432,7 +419,7 @@ def seen_of(task: MujocoTask, model: mujoco.MjModel) -> Seen:
     return Seen(sites, bodies, tuple(entry for width in widths for entry in width))
 
 
-def unsupported(engine: "EngineClass", model: mujoco.MjModel, seen: Seen) -> list[str]:
+def unsupported(engine: type[Engine], model: mujoco.MjModel, seen: Seen) -> list[str]:
     """What the model has and the engine would pass over in silence, each by its name."""
     if engine is MujocoEngine:
         return []

@@ -69,11 +69,8 @@ class Walker(MujocoTask):
         self, terms: Iterable[Part], height: Floats, scale: float, joints: JointSpec, control_dt: float
     ) -> TaskSpec:
         """Args: height: of goals above the floor, none if goals have none; scale: controls at full action."""
-        observation, (low, high), model = (
-            observation_terms(*terms),
-            self._course.goal_range,
-            self.model("mjx"),
-        )
+        observation, model = observation_terms(*terms), self.model("mjx")
+        low, high = self._course.goal_range
         names = tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
         return TaskSpec(
             name=self._name,
