@@ -94,26 +94,9 @@ def test_the_learner_solves(probe, learners):
     assert score(learners[probe], trained(learners[probe], probe)) > SOLVED
 
 
-def other_rows_goals(rows):
-    return rows._replace(achieved_goal=np.random.default_rng(0).permutation(rows.achieved_goal, axis=1))
-
-
-def next_environments_goals(rows):
-    return rows._replace(achieved_goal=np.roll(rows.achieved_goal, 1, axis=1))
-
-
 def goals_from_the_past(rows):
     backwards = jax.tree.map(lambda leaf: leaf[::-1], rows)
     return backwards._replace(episode=rows.episode.max() - backwards.episode)
-
-
-def goals_of_the_action_alone(rows):
-    number = np.arange(len(rows.episode), dtype=np.int32)
-    return rows._replace(episode=np.broadcast_to(number[:, None], rows.episode.shape))
-
-
-def goals_from_later_episodes(rows):
-    return rows._replace(episode=np.zeros_like(rows.episode))
 
 
 def goals_from_beyond_a_fall(rows):
@@ -122,30 +105,44 @@ def goals_from_beyond_a_fall(rows):
     return rows._replace(episode=np.cumsum(begins & ~np.roll(fell, 1, axis=0), axis=0, dtype=np.int32))
 
 
-def actions_negated(rows):
-    return rows._replace(action=-rows.action)
+def changed(**how):
+    """A fault that rewrites one field of the rows."""
+    return lambda rows: rows._replace(**{field: change(rows) for field, change in how.items()})
 
 
-def second_action_negated(rows):
-    return rows._replace(action=rows.action * np.float32([1, -1]))
+def shuffled(rows):
+    return np.random.default_rng(0).permutation(rows.achieved_goal, axis=1)
 
 
-def goals_from_before_the_action(rows):
-    return rows._replace(achieved_goal=rows.observation[..., :2])
+def each_row_by_itself(rows):
+    return np.broadcast_to(np.arange(len(rows.episode), dtype=np.int32)[:, None], rows.episode.shape)
 
 
-def goals_from_after_the_reset(rows):
-    return rows._replace(achieved_goal=np.roll(rows.observation[..., :2], -1, axis=0))
+def standardised(rows):
+    return (rows.observation - rows.observation.mean((0, 1))) / (rows.observation.std((0, 1)) + 1e-6)
 
 
-def actions_a_step_late(rows):
-    return rows._replace(action=np.roll(rows.action, 1, axis=0))
-
-
-def statistics_of_another_time(rows):
-    """The policy acts on observations as they are and learns from standardised ones."""
-    seen = rows.observation
-    return rows._replace(observation=(seen - seen.mean((0, 1))) / (seen.std((0, 1)) + 1e-6))
+FAULTS = {
+    "goals of other rows": (Aim, changed(achieved_goal=shuffled)),
+    "goals from the past": (Backswing, goals_from_the_past),
+    "goals of the action alone": (Backswing, changed(episode=each_row_by_itself)),
+    "goals of the next environment": (
+        Backswing,
+        changed(achieved_goal=lambda rows: np.roll(rows.achieved_goal, 1, axis=1)),
+    ),
+    "goals from later episodes": (Rooms, changed(episode=lambda rows: np.zeros_like(rows.episode))),
+    "goals from beyond a fall": (Home, goals_from_beyond_a_fall),
+    "actions negated": (Signs, changed(action=lambda rows: -rows.action)),
+    "second action negated": (Signs, changed(action=lambda rows: rows.action * np.float32([1, -1]))),
+    "goals from before the action": (Throw, changed(achieved_goal=lambda rows: rows.observation[..., :2])),
+    "goals from after the reset": (
+        Throw,
+        changed(achieved_goal=lambda rows: np.roll(rows.observation[..., :2], -1, axis=0)),
+    ),
+    "actions a step late": (Throw, changed(action=lambda rows: np.roll(rows.action, 1, axis=0))),
+    # The policy acts on observations as they are and learns from standardised ones.
+    "statistics of another time": (Units, changed(observation=standardised)),
+}
 
 
 def in_order(ring: replay.Replay) -> replay.Rows:
@@ -168,23 +165,7 @@ def rewrite(monkeypatch, learner, fault):
     monkeypatch.setattr(learner, "_update", update_on_rewritten)
 
 
-FAULTS = [
-    (Aim, other_rows_goals),
-    (Backswing, goals_from_the_past),
-    (Backswing, goals_of_the_action_alone),
-    (Backswing, next_environments_goals),
-    (Rooms, goals_from_later_episodes),
-    (Home, goals_from_beyond_a_fall),
-    (Signs, actions_negated),
-    (Signs, second_action_negated),
-    (Throw, goals_from_before_the_action),
-    (Throw, goals_from_after_the_reset),
-    (Throw, actions_a_step_late),
-    (Units, statistics_of_another_time),
-]
-
-
-@pytest.mark.parametrize(("probe", "fault"), FAULTS)
+@pytest.mark.parametrize(("probe", "fault"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_in_what_is_learned_from_shows(probe, fault, learners, monkeypatch):
     learner = learners[probe]
     rewrite(monkeypatch, learner, fault)

@@ -93,7 +93,7 @@ DEGREES = {
     "spec": edited(joints__lower=(-60, None), joints__upper=(90, None)),
 }
 FAULTS = [
-    spec("TaskSpec: low has 1 entries, entries has 2", goal__low=(-1,)),
+    spec("TaskSpec: goal: low has 1 entries, entries has 2", goal__low=(-1,)),
     spec("joints.velocity.0: Input should be greater than 0, found -5", joints__velocity=(-5, 10)),
     spec("episode_length is 1", episode_length=1),
     spec(r"spec\.action\.joints: unknown joint of the model 'tail'", action__joints=("left_wheel", "tail")),

@@ -192,7 +192,7 @@ def _target_limited(model: mujoco.MjModel, actuator: int) -> bool:
     kind, target = model.actuator_trntype[actuator], model.actuator_trnid[actuator, 0]
     if kind == mujoco.mjtTrn.mjTRN_TENDON:
         return bool(model.tendon_actfrclimited[target])
-    of_joint = kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+    of_joint = kind == mujoco.mjtTrn.mjTRN_JOINT or kind == mujoco.mjtTrn.mjTRN_JOINTINPARENT
     return bool(of_joint and model.jnt_actfrclimited[target])
 
 
