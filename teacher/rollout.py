@@ -11,7 +11,7 @@ import numpy as np
 
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TaskConfig, TeacherConfig
-from teacher.errors import UsageError
+from teacher.errors import UsageError, unknown_name
 from teacher.randomization import ALTER_MODEL, DomainRandomization, PhysicsParams, draw, pushes
 from teacher.sensing import Sensed, extend_history, fold_each, sense
 from teacher.tasks import Start, Task, make_task
@@ -320,6 +320,9 @@ def _rows(starts: tuple[Start, Any], first: int, count: int) -> tuple[Start, Any
 
 
 def _draw(task: Task, randomise: DomainRandomization, layout: str, key: Array, numbers: Array) -> Start:
+    if layout not in task.layouts:
+        raise unknown_name("goal layout", layout, task.layouts)
+
     def one(number: Array) -> Start:
         own_key = jax.random.fold_in(key, number)
         start = task.start(own_key, layout)

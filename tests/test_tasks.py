@@ -303,6 +303,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name, engine, message):
         simulation(name, engine)
 
 
+def test_an_unknown_layout_is_answered_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"unknown goal layout 'nearby'; did you mean 'near'\?"):
+        simulation("wheel_maze").starts(jax.random.key(0), 2, "nearby")
+
+
 def test_a_task_is_made_once_whoever_names_it():
     stored = TeacherConfig.model_validate({"task": {"name": "wheel_maze"}}, context=STORED).task.name
     assert isinstance(stored, StoredName)

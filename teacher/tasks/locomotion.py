@@ -34,7 +34,6 @@ from teacher.tasks.mazes import (
     HARDEST,
     U4,
     U5,
-    WALL_BIT,
     Course,
     Maze,
     MazeCourse,
@@ -45,6 +44,7 @@ from teacher.tasks.mazes import (
 AXES, QUATERNION = ("x", "y", "z"), ("w", "x", "y", "z")
 EPISODE = 1000  # control steps
 FLOOR = 100.0  # m: half size of the floor that is drawn; the floor itself is endless
+WALL_BIT = 2  # of contype and conaffinity; the floor and feet meet on bit 1
 MAX_CONTACTS = 12  # the deepest ones, in MJX and brax; a robot on its feet in a corner has fewer
 
 ANT_POSE = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)  # m, rad
@@ -259,7 +259,8 @@ def _packaged(robot: str, course: Course, blocked: str) -> mujoco.MjSpec:
     spec.geom("floor").size = [FLOOR, FLOOR, 1]
     spec.geom(blocked).conaffinity |= WALL_BIT
     spec.add_numeric(name="max_contact_points", data=[MAX_CONTACTS], size=1)
-    course.build(spec)
+    if course.maze:
+        course.maze.build(spec, contype=WALL_BIT, conaffinity=1, condim=3)
     return spec
 
 

@@ -15,12 +15,9 @@ import mujoco
 import numpy as np
 import scipy.sparse.csgraph
 
-from teacher.errors import unknown_name
-
 Array = Any  # NumPy or JAX
 
 WALL_HEIGHT = 0.5  # of a cell
-WALL_BIT = 2  # of contype and conaffinity; the floor and feet meet on bit 1
 WALL_COLOUR = (0.45, 0.52, 0.6, 1.0)
 
 
@@ -142,16 +139,11 @@ class OpenFloor:
 
     def goal(self, key: Array, layout: str) -> Array:
         """Draws a goal [2] in m."""
-        if layout not in self.layouts:
-            raise unknown_name("goal layout", layout, self.layouts)
         distance_key, angle_key = jax.random.split(key)
         nearest, farthest = self._distances
         distance = jax.random.uniform(distance_key, minval=nearest, maxval=farthest)
         angle = jax.random.uniform(angle_key, minval=-jnp.pi, maxval=jnp.pi)
         return distance * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-
-    def build(self, spec: mujoco.MjSpec) -> None:
-        """Adds nothing to a model's world."""
 
 
 class MazeCourse:
@@ -174,13 +166,7 @@ class MazeCourse:
 
     def goal(self, key: Array, layout: str) -> Array:
         """Draws a goal [2] in m."""
-        if layout not in self._goals:
-            raise unknown_name("goal layout", layout, self._goals)
         return jax.random.choice(key, jnp.asarray(self._goals[layout]))
-
-    def build(self, spec: mujoco.MjSpec) -> None:
-        """Adds the walls to a model's world."""
-        self.maze.build(spec, contype=WALL_BIT, conaffinity=1, condim=3)
 
 
 Course = OpenFloor | MazeCourse
