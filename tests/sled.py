@@ -21,7 +21,7 @@ MJCF = f"""
   <worldbody>
     <geom type="plane" size="0 0 0.1" friction="{FRICTION} 0 0"/>
     <body name="sled" pos="0 0 0.1">
-      <inertial mass="{MASS}" pos="0 0 0" diaginertia="1 1 1"/>
+      <inertial mass="{MASS}" pos="0 0 0.1" diaginertia="1 1 1"/>
       <joint name="x" type="slide" axis="1 0 0"/> <joint name="z" type="slide" axis="0 0 1"/>
       <geom size="0.1" friction="{FRICTION} 0 0" solref="0.05 1" priority="1"/>
     </body>

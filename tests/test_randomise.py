@@ -5,7 +5,7 @@ import jax
 import mujoco
 import numpy as np
 import pytest
-from sled import FORCE_LIMIT, FRICTION, GAIN, MASS, PERIOD, STEPS, Sled
+from sled import FORCE_LIMIT, FRICTION, GAIN, MASS, PERIOD, STEPS, Sled, Slide
 
 import teacher.rollout
 from pipelines.config import Config, with_values
@@ -183,6 +183,22 @@ def test_a_mass_changed_for_one_episode_is_that_of_a_heavier_model():
     np.testing.assert_allclose(engine.read(state).qpos[0], data.qpos, atol=1e-12)
     np.testing.assert_allclose(state[0].subtree_com, data.subtree_com, atol=1e-12)
     np.testing.assert_array_equal(engine._model.body_mass, untouched)
+
+
+@pytest.mark.parametrize("engine", ["mjx", "mujoco"])
+def test_a_body_that_nothing_bears_is_heavier_too(engine):
+    """MuJoCo keeps the inertia of such simple bodies, and does not compute it again from their masses."""
+    cart = Slide(
+        """<mujoco><option timestep="0.05" gravity="0 0 0"/><worldbody><body><geom size="0.1" mass="1"/>
+        <joint name="slide" type="slide" axis="1 0 0" armature="0.5"/></body></worldbody>
+        <actuator><motor joint="slide" ctrlrange="-9 9"/></actuator></mujoco>"""
+    )
+    simulator, zero, one = make_engine(cart, engine), np.zeros((2, 1), np.float32), np.ones(2, np.float32)
+    conditions = PhysicsParams(one, np.float32([1, 3]), one, one, one)
+    state = simulator.step(simulator.init(zero, zero, conditions), zero + 6, conditions)
+    np.testing.assert_allclose(
+        simulator.read(state, conditions).qvel[:, 0], 6 * 0.05 / np.array([1.5, 3.5]), rtol=1e-5
+    )
 
 
 # What is drawn

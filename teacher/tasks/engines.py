@@ -282,6 +282,9 @@ class MujocoEngine(Engine):
                 model = copy.copy(model)
                 for name, value in altered(model, PhysicsParams(*(part[i] for part in conditions))).items():
                     getattr(model, name)[:] = value
+                # The inertia of bodies that move by themselves is not computed again from their masses.
+                armature = model.dof_armature
+                model.dof_M0[:] = armature + (model.dof_M0 - armature) * conditions.mass[i]
             data = mujoco.MjData(model)
             data.qpos, data.qvel = position, velocity
             state.append(data)
