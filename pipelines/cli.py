@@ -17,7 +17,7 @@ from pipelines.options import (
     JSON,
     PRESET_NAME,
     RUN_NAME,
-    RUN_OR_STUDY,
+    RUN_OR_SWEEP,
     STUDENT,
     TOML,
     Answer,
@@ -31,7 +31,7 @@ from pipelines.options import (
 
 if TYPE_CHECKING:
     from pipelines.config import Config
-    from pipelines.sweep import Study
+    from pipelines.sweep import Sweep
 
 Answers = Iterator[Answer | str]
 
@@ -79,18 +79,18 @@ def teacher(
 ) -> Answers:
     """Train the deep teacher; the first stage of a new run.
 
-    With --depths, --vary or --seeds: a study, one ordinary run for every combination, and a page that
+    With --depths, --vary or --seeds: a sweep, one ordinary run for every combination, and a page that
     compares them."""
     asked = first.request()
     from pipelines import distributed, run_sweep, tables, train_teacher
     from pipelines.progress import Display
 
     varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-    study = run_sweep.requested_study(
+    sweep = run_sweep.requested_sweep(
         first.run, asked, varied, first.seed, seeds, resume=first.resume, trust=first.trust
     )
-    if study is not None:
-        yield from _of_study(study, run_sweep.train_study(study), "teacher")
+    if sweep is not None:
+        yield from _of_sweep(sweep, run_sweep.train_sweep(sweep), "teacher")
         return
     with first.held() as target:
         if distributed.is_first():
@@ -103,7 +103,7 @@ def teacher(
 def distill(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_STUDY,
+    run: str | None = RUN_OR_SWEEP,
     baselines: str | None = typer.Option(
         None,
         metavar="all|NAME,...",
@@ -111,7 +111,7 @@ def distill(
         "cloning, dagger",
     ),
 ) -> Answers:
-    """Fit small students to a run's teacher: its policy and its critic. Of a study: to every run's.
+    """Fit small students to a run's teacher: its policy and its critic. Of a sweep: to every run's.
 
     With --baselines, which may also follow when the students are done: what they
     are compared with, each a run in RUN/baselines."""
@@ -121,9 +121,9 @@ def distill(
     from pipelines.baselines import distill_with_baselines
     from pipelines.progress import Display
 
-    if (study := where.study(run)) is not None:
-        study = stages.changed_study(study, asked)
-        yield from _of_study(study, run_sweep.distill_study(study, baselines=baselines, **how), "distill")
+    if (sweep := where.sweep(run)) is not None:
+        sweep = stages.changed_sweep(sweep, asked)
+        yield from _of_sweep(sweep, run_sweep.distill_sweep(sweep, baselines=baselines, **how), "distill")
         return
     target = stages.changed_run(where.open(run), asked)
     with target.locked():
@@ -137,7 +137,7 @@ def distill(
 def export(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_STUDY,
+    run: str | None = RUN_OR_SWEEP,
     student: str | None = STUDENT,
     profile: list[str] | None = typer.Option(
         None,
@@ -155,20 +155,20 @@ def export(
 ) -> Answers:
     """Write a bundle for each student (ONNX, specification, controller), compare with JAX, evaluate.
 
-    Of a study: for the students of every run, and a page that compares them over their teachers."""
+    Of a sweep: for the students of every run, and a page that compares them over their teachers."""
     from pipelines import export_students, run_sweep, stages, tables
     from pipelines.progress import Display
 
-    study = where.study(run)
-    target = where.open(run) if study is None else None
+    sweep = where.sweep(run)
+    target = where.open(run) if sweep is None else None
     # Beside those that are there already; --set export.profiles=... replaces them.
-    there = (study or target).config.export.profiles  # type: ignore[union-attr]  # one of them is there
+    there = (sweep or target).config.export.profiles  # type: ignore[union-attr]  # one of them is there
     profiles = ",".join(dict.fromkeys([*there, *profile])) if profile else None
     asked = later.request(student__choose=student, export__profiles=profiles)
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed, "sign": sign}
-    if study is not None:
-        study = stages.changed_study(study, asked)
-        yield from _of_study(study, run_sweep.export_study(study, **how), "export")
+    if sweep is not None:
+        sweep = stages.changed_sweep(sweep, asked)
+        yield from _of_sweep(sweep, run_sweep.export_sweep(sweep, **how), "export")
     elif target is not None:
         target = stages.changed_run(target, asked)
         with target.locked():
@@ -177,16 +177,16 @@ def export(
         export_students.require_selection(target)
 
 
-def _of_study(study: "Study", summary: dict[str, Any], stage: str) -> Answers:
-    """Answers a stage that was carried out in a study's runs."""
+def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
+    """Answers a stage that was carried out in a sweep's runs."""
     from pipelines import tables
     from pipelines.progress import Display
-    from pipelines.report import write_study_report
+    from pipelines.report import write_sweep_report
     from pipelines.run_sweep import require_success
 
-    Display().say(f"report: {write_study_report(study)}")
-    yield summary, tables.study if stage == "teacher" else tables.study_students
-    require_success(study, summary, stage)
+    Display().say(f"report: {write_sweep_report(sweep)}")
+    yield summary, tables.sweep if stage == "teacher" else tables.sweep_students
+    require_success(sweep, summary, stage)
 
 
 @command(app.command(cls=Command))
@@ -311,12 +311,12 @@ def inspect(
 
 
 @command(app.command(cls=Command))
-def report(where: Where, run: str | None = RUN_OR_STUDY) -> Answers:
-    """Write a run's or a study's report, one page that opens in any browser."""
-    from pipelines.report import write_report, write_study_report
+def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
+    """Write a run's or a sweep's report, one page that opens in any browser."""
+    from pipelines.report import write_report, write_sweep_report
 
-    study = where.study(run)
-    page = write_report(where.open(run)) if study is None else write_study_report(study)
+    sweep = where.sweep(run)
+    page = write_report(where.open(run)) if sweep is None else write_sweep_report(sweep)
     yield {"report": str(page)}, lambda found: found["report"]
 
 

@@ -1,4 +1,4 @@
-"""Runs compared: those of a study over its seeds, and any few side by side."""
+"""Runs compared: those of a sweep over its seeds, and any few side by side."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ import scipy.stats
 
 from pipelines.config import Config
 from pipelines.rundir import Run, open_run
-from pipelines.sweep import Member, Study, Values
+from pipelines.sweep import Member, Sweep, Values
 from student.networks import parameter_count
 from teacher.config import SHARES, NetworkConfig
 from teacher.errors import UsageError
@@ -28,12 +28,12 @@ COSTS = ("wall_s", "env_steps_per_s")
 OF_STUDENTS = ("time_at_goal", "retention", "teacher_time_at_goal")
 
 
-def compare_study(study: Study, failures: dict[str, JSON]) -> JSON:
-    """Returns what a study has found so far; `failures` as `Study.failures` has them.
+def compare_sweep(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
+    """Returns what a sweep has found so far; `failures` as `Sweep.failures` has them.
 
     `runs` holds each run's own summary, `combinations` means over the seeds that have finished, `students`
     those of each size of student that has been judged."""
-    settings, members = study.settings, study.members
+    settings, members = sweep.settings, sweep.members
     runs = [_run_figures(member, failures.get(member.name, {})) for member in members]
     different: list[Values] = []
     for member in members:

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from pipelines.config import Request
     from pipelines.rundir import Run
-    from pipelines.sweep import Study
+    from pipelines.sweep import Sweep
 
 Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
 """Figures, and the function that makes a table or a text for people of them."""
@@ -48,8 +48,9 @@ def complete_task(incomplete: str) -> list[str]:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Lists runs and studies under runs/."""
-    files = [*Path("runs").glob("*/config.json"), *Path("runs").glob("*/study.json")]
+    """Lists runs and sweeps under runs/."""
+    kinds = ("config.json", "sweep.json", "study.json")  # the last of sweeps made before
+    files = [file for kind in kinds for file in Path("runs").glob(f"*/{kind}")]
     return sorted(file.parent.name for file in files if file.parent.name.startswith(incomplete))
 
 
@@ -103,10 +104,10 @@ RUN_NAME = typer.Argument(
     help="run directory or name; not needed if there is only one",
     autocompletion=complete_run,
 )
-RUN_OR_STUDY = typer.Argument(
+RUN_OR_SWEEP = typer.Argument(
     None,
-    metavar="[RUN|STUDY]",
-    help="directory or name of a run, or of a study for all its runs; not needed if there is only one",
+    metavar="[RUN|SWEEP]",
+    help="directory or name of a run, or of a sweep for all its runs; not needed if there is only one",
     autocompletion=complete_run,
 )
 STUDENT = typer.Option(
@@ -249,15 +250,15 @@ class Where(NamedTuple):
 
         return trusted_run(self.named(argument), self.task, self.trust)
 
-    def study(self, argument: str | None) -> "Study | None":
-        """Opens the study of that name, if there is one."""
+    def sweep(self, argument: str | None) -> "Sweep | None":
+        """Opens the sweep of that name, if there is one."""
         from pipelines.stages import stand_for
-        from pipelines.sweep import find_study
+        from pipelines.sweep import find_sweep
 
-        study = find_study(self.named(argument))
-        if study is not None:
-            stand_for(study.all_runs, self.task, self.trust)
-        return study
+        sweep = find_sweep(self.named(argument))
+        if sweep is not None:
+            stand_for(sweep.all_runs, self.task, self.trust)
+        return sweep
 
 
 GROUPS = (First, Later, Where)

@@ -43,7 +43,6 @@ from teacher.errors import FathomError, UsageError
 JSON = dict[str, Any]
 
 RUNS = Path("runs")
-STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
@@ -313,7 +312,7 @@ def following_no_link(name: str, flags: int) -> int:
 
 
 def require_own_files(path: Path) -> None:
-    """Raises FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
+    """Raises FathomError naming what in a run or sweep is a link out of it, or neither a file nor a folder.
 
     Whoever packed it may have put that there, to have files read or written elsewhere."""
     root = path.resolve()
@@ -355,18 +354,18 @@ def open_run(name: str | None) -> Run:
     """Opens the run of that path or name under runs/; without one, the only run there is.
 
     Raises: UsageError if there is no such run, or a choice between several."""
-    known = sorted(file.parent for kind in ("config.json", STUDY) for file in RUNS.glob(f"*/{kind}"))
+    known = sorted({*sweeps(), *(file.parent for file in RUNS.glob("*/config.json"))})
     if name is None:
-        if len(known) == 1 and not is_study(known[0]):
+        if len(known) == 1 and not is_sweep(known[0]):
             return open_run(str(known[0]))
-        listed = "".join(f"\n  {path}{' (a study)' if is_study(path) else ''}" for path in known)
+        listed = "".join(f"\n  {path}{' (a sweep)' if is_sweep(path) else ''}" for path in known)
         raise UsageError(
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
         )
     path = run_path(name)
-    if is_study(path):
-        listed = "".join(f"\n  {path / entry['run']}" for entry in study_settings(path)["runs"])
-        raise UsageError(f"{path} is a study, not a run: name one of its runs{listed}")
+    if is_sweep(path):
+        listed = "".join(f"\n  {path / entry['run']}" for entry in sweep_settings(path)["runs"])
+        raise UsageError(f"{path} is a sweep, not a run: name one of its runs{listed}")
     is_stage = (path.parent / "config.json").is_file()
     if is_stage or not (path / "config.json").is_file():
         listed = ", ".join(p.name for p in known) or "none"
@@ -376,26 +375,37 @@ def open_run(name: str | None) -> Run:
     return Run(path)
 
 
-def is_study(path: Path) -> bool:
-    return (path / STUDY).is_file()
+def is_sweep(path: Path) -> bool:
+    return sweep_file(path).is_file()
 
 
-def study_settings(path: Path) -> JSON:
-    """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError for anything else."""
-    found = read_json(path / STUDY)
+def sweep_file(path: Path) -> Path:
+    """Returns what makes a directory of runs a sweep: of one made by an earlier version, study.json."""
+    earlier = path / "study.json"
+    return earlier if earlier.is_file() else path / "sweep.json"
+
+
+def sweeps() -> list[Path]:
+    return sorted(path for path in RUNS.glob("*") if is_sweep(path))
+
+
+def sweep_settings(path: Path) -> JSON:
+    """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a sweep; FathomError for anything else."""
+    file = sweep_file(path)
+    found = read_json(file)
     if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
-        raise FathomError(f"{path / STUDY} does not hold preset, config, vary, seeds and runs")
+        raise FathomError(f"{file} does not hold preset, config, vary, seeds and runs")
     require_own_files(path)
     for entry in found["runs"]:
         if not _resolved(path / entry["run"]).is_relative_to(path.resolve()):
-            raise FathomError(f"{path / STUDY}: runs: {entry['run']!r} lies outside the study")
+            raise FathomError(f"{file}: runs: {entry['run']!r} lies outside the sweep")
     return found
 
 
 def run_path(name: str) -> Path:
     """Returns runs/arm for `arm`; anything with a separator, or that exists, is a path as it stands.
 
-    A run of a study may be named without runs/ too. Raises: UsageError for what can be no path."""
+    A run of a sweep may be named without runs/ too. Raises: UsageError for what can be no path."""
     if not name.strip():
         raise UsageError(f"a run is named {name!r}: write its directory, or a name under {RUNS}/")
     path = Path(name)

@@ -26,7 +26,7 @@ from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
 from pipelines.render import keep
 from pipelines.rundir import Run, create_run, open_run, require_own_files
-from pipelines.sweep import Study
+from pipelines.sweep import Sweep
 from pipelines.tracking import require_trackers
 from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
@@ -127,13 +127,13 @@ def changed_run(target: Run, asked: Request) -> Run:
     return target if made.config == target.config else made
 
 
-def changed_study(study: Study, asked: Request) -> Study:
-    """Returns the study with other settings for the stages after the teacher; nothing is written yet.
+def changed_sweep(sweep: Sweep, asked: Request) -> Sweep:
+    """Returns the sweep with other settings for the stages after the teacher; nothing is written yet.
 
-    Its runs have the study's settings for these stages, also where they had their own.
+    Its runs have the sweep's settings for these stages, also where they had their own.
     Raises: UsageError, as `changed_run` does for one of them."""
-    made = Study(study.path, _after_teacher(study.config, asked))
-    for before, after in zip(study.all_runs, made.all_runs, strict=True):
+    made = Sweep(sweep.path, _after_teacher(sweep.config, asked))
+    for before, after in zip(sweep.all_runs, made.all_runs, strict=True):
         _require_possible(after, before.config)
     return made
 

@@ -431,7 +431,7 @@ class SweepSummary(Figures):
     """`summary.json` of a sweep.
 
     `pipeline teacher` with `--depths`, `--vary` or `--seeds` writes it, and `--json` prints it; so do
-    `pipeline distill` and `pipeline export` of a sweep. `study.json` beside it holds what was asked for."""
+    `pipeline distill` and `pipeline export` of a sweep. `sweep.json` beside it holds what was asked for."""
 
     preset: str = described("shared by all runs")
     vary: dict[str, list[Any]] = described("the values of each varied setting, by `group.field`")

@@ -1,6 +1,6 @@
-"""A study: a directory of ordinary teacher runs that differ in a few settings and in the seed.
+"""A sweep: a directory of ordinary teacher runs that differ in a few settings and in the seed.
 
-study.json        shared settings, what varies, and the runs in the order in which they are trained
+sweep.json        shared settings, what varies, and the runs in the order in which they are trained
 summary.json      the figures of every run that has ended, and of students over the seeds
 depth-4/seed-0/   a run, as `pipeline teacher` makes it
 report.html
@@ -16,16 +16,17 @@ from typing import Any, NamedTuple
 from pipelines.config import TEACHER_GROUPS, Change, Config, groups, with_values
 from pipelines.rundir import (
     RUNS,
-    STUDY,
     Run,
     create_run,
-    is_study,
+    is_sweep,
     new_folder,
     read_object,
     run_path,
     set_aside_if_damaged,
     stored_config,
-    study_settings,
+    sweep_file,
+    sweep_settings,
+    sweeps,
     write_json,
 )
 from teacher.errors import UsageError, unknown_name
@@ -143,9 +144,9 @@ def _texts(varied: Sequence[str], set_: set[str]) -> dict[str, list[str]]:
 
 
 class Member(NamedTuple):
-    """One run of a study."""
+    """One run of a sweep."""
 
-    name: str  # its directory within the study
+    name: str  # its directory within the sweep
     values: Values
     seed: int
     run: Run
@@ -166,8 +167,8 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Study:
-    """An existing study directory.
+class Sweep:
+    """An existing sweep directory.
 
     `changed` holds other shared settings, for the stages after the teacher, which all runs then take on."""
 
@@ -177,12 +178,12 @@ class Study:
     @property
     def settings(self) -> JSON:
         """`preset`, `config`, `vary` (values of each setting), `seeds` and `runs` (as they are ordered)."""
-        return study_settings(self.path)
+        return sweep_settings(self.path)
 
     @property
     def config(self) -> Config:
-        """The settings that all runs share; the varied ones hold what they would without the study."""
-        return self.changed or stored_config(self.settings, self.path / STUDY)
+        """The settings that all runs share; the varied ones hold what they would without the sweep."""
+        return self.changed or stored_config(self.settings, sweep_file(self.path))
 
     @property
     def members(self) -> list[Member]:
@@ -216,7 +217,9 @@ class Study:
     def write_changes(self) -> None:
         """Writes `changed` where `config` is read; each run takes it on when a stage of it begins."""
         if self.changed is not None:
-            write_json(self.path / STUDY, self.settings | {"config": self.changed.model_dump(mode="json")})
+            write_json(
+                sweep_file(self.path), self.settings | {"config": self.changed.model_dump(mode="json")}
+            )
 
     def mend(self, say: Callable[[str], None]) -> None:
         """Sets damaged summaries aside: they are made of what the runs hold."""
@@ -225,12 +228,12 @@ class Study:
         set_aside_if_damaged(self.path / "summary.json", say)
 
 
-def create_study(
+def create_sweep(
     path: Path, config: Config, preset: str, made: Sequence[Combination], seeds: Sequence[int]
-) -> Study:
-    """Creates a study with all its runs, none of them begun; UsageError if the path exists already.
+) -> Sweep:
+    """Creates a sweep with all its runs, none of them begun; UsageError if the path exists already.
 
-    One seed of every combination comes before the next seed, so that half a study compares them all."""
+    One seed of every combination comes before the next seed, so that half a sweep compares them all."""
     runs = []
     with new_folder(path) as partial:
         for seed, (values, combined) in itertools.product(seeds, made):
@@ -244,14 +247,14 @@ def create_study(
             "seeds": list(seeds),
             "runs": runs,
         }
-        write_json(partial / STUDY, settings)
-    return Study(path)
+        write_json(sweep_file(partial), settings)
+    return Sweep(path)
 
 
-def find_study(name: str | None) -> Study | None:
-    """Opens the study of that path or name under runs/; without one, the only study where there is no run."""
+def find_sweep(name: str | None) -> Sweep | None:
+    """Opens the sweep of that path or name under runs/; without one, the only sweep where there is no run."""
     if name is not None:
         path = run_path(name)
-        return Study(path) if is_study(path) else None
-    studies = [file.parent for file in RUNS.glob(f"*/{STUDY}")]
-    return Study(studies[0]) if len(studies) == 1 and not any(RUNS.glob("*/config.json")) else None
+        return Sweep(path) if is_sweep(path) else None
+    found = sweeps()
+    return Sweep(found[0]) if len(found) == 1 and not any(RUNS.glob("*/config.json")) else None

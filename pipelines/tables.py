@@ -38,8 +38,8 @@ def summary(figures: JSON) -> Group:
     return Group(table, "; ".join(notes))
 
 
-def study(figures: JSON) -> Group:
-    """Shows a study's summary, one row a combination of the varied values."""
+def sweep(figures: JSON) -> Group:
+    """Shows a sweep's summary, one row a combination of the varied values."""
     scores = (Column(name, min_width=11) for name in ("success", "at goal"))
     table = Table("values", "parameters", *scores, "seconds", "steps/s", "runs")
     for row in figures["combinations"]:
@@ -60,8 +60,8 @@ def study(figures: JSON) -> Group:
     return Group(table, "; ".join(notes))
 
 
-def study_students(figures: JSON) -> Table:
-    """Shows a study's students: one row a combination of the varied values and a size of student.
+def sweep_students(figures: JSON) -> Table:
+    """Shows a sweep's students: one row a combination of the varied values and a size of student.
 
     As long as no student has been judged: one row a run, with the students that it has."""
     if not figures["students"]:

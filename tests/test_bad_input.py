@@ -408,13 +408,13 @@ def test_a_file_is_written_in_place_of_no_link(tmp_path):
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_a_study_names_no_run_outside_of_it(gift, tmp_path):
-    study = tmp_path / "runs" / "study"
-    study.mkdir()
+def test_a_sweep_names_no_run_outside_of_it(gift, tmp_path):
+    sweep = tmp_path / "runs" / "sweep"
+    sweep.mkdir()
     entries = [{"run": "../gift", "values": {}, "seed": 0}]
     settings = {"preset": "debug", "config": preset("debug").model_dump(mode="json")}
-    (study / "study.json").write_text(json.dumps(settings | {"vary": {}, "seeds": [0], "runs": entries}))
-    for words in (["distill", "study"], ["report", "study"], ["teacher", "--resume", "--run", "study"]):
+    (sweep / "sweep.json").write_text(json.dumps(settings | {"vary": {}, "seeds": [0], "runs": entries}))
+    for words in (["distill", "sweep"], ["report", "sweep"], ["teacher", "--resume", "--run", "sweep"]):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 1, done.output
-        assert "'../gift' lies outside the study" in done.stderr
+        assert "'../gift' lies outside the sweep" in done.stderr

@@ -1,40 +1,40 @@
-"""Students of a whole study: what is done in which run, what is refused, and how the page compares them.
+"""Students of a whole sweep: what is done in which run, what is refused, and how the page compares them.
 
-Distillation and export are stood in for; tests/test_study.py does both."""
+Distillation and export are stood in for; tests/test_sweep.py does both."""
 
 import json
 from types import SimpleNamespace
 
 import pytest
-from test_study import Page, fill, made, page_of
+from test_sweep import Page, fill, made, page_of
 from typer.testing import CliRunner
 
 from pipelines import export_students, train_students
 from pipelines.cli import app
-from pipelines.compare import compare_study
+from pipelines.compare import compare_sweep
 from pipelines.rundir import read_json
 from pipelines.runtime import Interrupted
-from pipelines.sweep import Study
+from pipelines.sweep import Sweep
 from teacher.errors import Diverged, FathomError
 
 SIZES = ("2x16", "3x16")
 
 
-def with_students(study: Study, time_at_goal, retention=lambda member: 0.9) -> Study:
+def with_students(sweep: Sweep, time_at_goal, retention=lambda member: 0.9) -> Sweep:
     """Gives every run judged students; both functions give a figure for a member, None for none."""
-    for member in study.members:
+    for member in sweep.members:
         kept, reached = retention(member), time_at_goal(member)
         figures = {"parameters": 482, "wall_s": 3.0, "episodes": 1000, "time_at_goal": reached}
         figures |= {"teacher_time_at_goal": 0.8} | ({} if kept is None else {"retention": kept})
         member.run.update_summary({"students": dict.fromkeys(SIZES, figures)})
-    return study
+    return sweep
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> Study:
+def sweep(tmp_path, monkeypatch) -> Sweep:
     """Two depths and two seeds whose teachers are trained."""
     monkeypatch.chdir(tmp_path)
-    return fill(made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
+    return fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
 
 
 @pytest.fixture
@@ -83,116 +83,116 @@ def typed(*words: str):
 ALL = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
 
 
-def test_every_run_is_tried_in_order_and_finished_ones_are_kept(study, stages):
-    done = typed("distill", "study")
+def test_every_run_is_tried_in_order_and_finished_ones_are_kept(sweep, stages):
+    done = typed("distill", "sweep")
     assert done.exit_code == 0, done.stderr
     assert stages.tried == [("distill", name) for name in ALL]
     assert "run 2 of 4: depth 8, seed 0" in done.stderr
     assert done.stdout.count("2x16, 3x16") == 4
-    assert typed("distill", "study", "--resume").exit_code == 0
+    assert typed("distill", "sweep", "--resume").exit_code == 0
     assert len(stages.tried) == 4
-    # Where a study is all there is, it need not be named.
+    # Where a sweep is all there is, it need not be named.
     done = typed("export", "--json")
     assert done.exit_code == 0 and stages.tried[4:] == [("export", name) for name in ALL]
-    assert json.loads(done.stdout) == read_json(study.path / "summary.json")
-    assert "depth of the teacher" in (study.path / "report.html").read_text()
+    assert json.loads(done.stdout) == read_json(sweep.path / "summary.json")
+    assert "depth of the teacher" in (sweep.path / "report.html").read_text()
 
 
-def test_settings_hold_for_all_runs_and_need_not_be_given_again(study, stages):
+def test_settings_hold_for_all_runs_and_need_not_be_given_again(sweep, stages):
     stages.endings["distill", ALL[1]] = Interrupted("stopped; go on with --resume")
     sizes = ["--set", "student.sizes=2x8", "--set", "student.episodes=20"]
-    assert typed("distill", "study", *sizes).exit_code == 130
-    assert study.config.student.sizes == ("2x8",)
-    assert [member.run.config.student.sizes for member in study.members[:1]] == [("2x8",)]
+    assert typed("distill", "sweep", *sizes).exit_code == 130
+    assert sweep.config.student.sizes == ("2x8",)
+    assert [member.run.config.student.sizes for member in sweep.members[:1]] == [("2x8",)]
     stages.endings.clear()
-    assert typed("distill", "study", "--resume").exit_code == 0
+    assert typed("distill", "sweep", "--resume").exit_code == 0
     assert [name for _, name in stages.tried] == [ALL[0], ALL[1], *ALL[1:]]
     assert {config.student.sizes for config in stages.settings} == {("2x8",)}
     assert {config.student.episodes for config in stages.settings} == {20}
     assert [config.teacher.network.depth for config in stages.settings] == [4, 8, 8, 4, 8]
-    assert typed("export", "study", "--set", "student.episodes=30").exit_code == 0
+    assert typed("export", "sweep", "--set", "student.episodes=30").exit_code == 0
     assert stages.settings[-1].student.episodes == 30 and stages.settings[-1].student.sizes == ("2x8",)
 
 
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(study, stages):
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(sweep, stages):
     stages.endings["distill", ALL[1]] = Diverged("training diverged: actor_loss became nan in round 2")
-    done = typed("distill", "study")
+    done = typed("distill", "sweep")
     assert done.exit_code == 1 and len(stages.tried) == 4
     assert f"distill failed in 1 of 4 runs:\n  {ALL[1]}: training diverged" in done.stderr
-    entry = read_json(study.path / "summary.json")["runs"][1]
+    entry = read_json(sweep.path / "summary.json")["runs"][1]
     assert entry["state"] == "finished" and entry["stage_errors"].keys() == {"distill"}
-    assert typed("teacher", "--run", "study", "--resume").exit_code == 0  # its teachers are as they were
+    assert typed("teacher", "--run", "sweep", "--resume").exit_code == 0  # its teachers are as they were
     stages.endings["export", ALL[1]] = FathomError("no student in it")
-    done = typed("export", "study")
+    done = typed("export", "sweep")
     assert done.exit_code == 1
-    entry = read_json(study.path / "summary.json")["runs"][1]
+    entry = read_json(sweep.path / "summary.json")["runs"][1]
     assert entry["stage_errors"].keys() == {"distill", "export"}
-    page = Page((study.path / "report.html").read_text())
+    page = Page((sweep.path / "report.html").read_text())
     assert f"{ALL[1]}: distill failed: training diverged" in page.text
-    assert "students of 1 of 4 runs not judged yet: pipeline distill study --resume" in page.text.replace(
+    assert "students of 1 of 4 runs not judged yet: pipeline distill sweep --resume" in page.text.replace(
         "  ", " "
     )
     stages.endings.clear()
-    assert typed("distill", "study", "--resume").exit_code == 0
+    assert typed("distill", "sweep", "--resume").exit_code == 0
     assert stages.tried[-1] == ("distill", ALL[1]) and len(stages.tried) == 9
-    assert typed("export", "study", "--resume").exit_code == 0
-    assert not any("stage_errors" in run for run in read_json(study.path / "summary.json")["runs"])
+    assert typed("export", "sweep", "--resume").exit_code == 0
+    assert not any("stage_errors" in run for run in read_json(sweep.path / "summary.json")["runs"])
 
 
 def test_runs_without_a_teacher_are_left_out(tmp_path, monkeypatch, stages):
     monkeypatch.chdir(tmp_path)
-    study = made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0, 1])
-    fill(study, lambda m: 0.5, skip=[ALL[2]])
-    done = typed("distill", "study")
+    sweep = made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1])
+    fill(sweep, lambda m: 0.5, skip=[ALL[2]])
+    done = typed("distill", "sweep")
     assert done.exit_code == 0
     assert [name for _, name in stages.tried] == [ALL[0], ALL[1], ALL[3]]
     assert f"left out {ALL[2]}: its teacher has not finished" in done.stderr
 
 
-def test_runs_whose_students_keep_too_little_are_named_at_the_end(study, stages):
-    assert typed("distill", "study").exit_code == 0
+def test_runs_whose_students_keep_too_little_are_named_at_the_end(sweep, stages):
+    assert typed("distill", "sweep").exit_code == 0
     stages.passes = lambda run: run.config.teacher.network.depth == 4
-    done = typed("export", "study")
+    done = typed("export", "sweep")
     assert done.exit_code == 1 and len(stages.tried) == 8
     assert "no student keeps enough in 2 of 4 runs" in done.stderr
     assert "depth-8/seed-1: no student surely keeps" in done.stderr and "depth-4/seed-0:" not in done.stderr
-    assert "stage_errors" not in read_json(study.path / "summary.json")["runs"][1]
+    assert "stage_errors" not in read_json(sweep.path / "summary.json")["runs"][1]
     # A student that was asked for is taken whatever it keeps.
-    assert typed("export", "study", "--student", "2x16").exit_code == 0
+    assert typed("export", "sweep", "--student", "2x16").exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["distill", "study"], 2, "holds students already (depth-4/seed-0): add --resume"),
-        (["distill", "study", "--resume", "--set", "student.sizes=2x8"], 2, "made with other values"),
-        (["distill", "study", "--resume", "--set", "network.depth=16"], 2, "the teacher is trained"),
-        (["distill", "study", "--resume", "--set", "student.size=2x8"], 2, "did you mean 'sizes'?"),
-        (["export", "study", "--student", "9x9"], 2, "student.choose"),
-        (["export", "study", "--run", "other"], 2, "two runs are named"),
+        (["distill", "sweep"], 2, "holds students already (depth-4/seed-0): add --resume"),
+        (["distill", "sweep", "--resume", "--set", "student.sizes=2x8"], 2, "made with other values"),
+        (["distill", "sweep", "--resume", "--set", "network.depth=16"], 2, "the teacher is trained"),
+        (["distill", "sweep", "--resume", "--set", "student.size=2x8"], 2, "did you mean 'sizes'?"),
+        (["export", "sweep", "--student", "9x9"], 2, "student.choose"),
+        (["export", "sweep", "--run", "other"], 2, "two runs are named"),
     ],
 )
-def test_a_wrong_request_changes_nothing(study, stages, words, code, message):
-    assert typed("distill", "study").exit_code == 0
-    settings, tried = (study.path / "study.json").read_bytes(), list(stages.tried)
+def test_a_wrong_request_changes_nothing(sweep, stages, words, code, message):
+    assert typed("distill", "sweep").exit_code == 0
+    settings, tried = (sweep.path / "sweep.json").read_bytes(), list(stages.tried)
     done = typed(*words)
     assert done.exit_code == code and message in done.stderr
-    assert (study.path / "study.json").read_bytes() == settings and stages.tried == tried
+    assert (sweep.path / "sweep.json").read_bytes() == settings and stages.tried == tried
 
 
-def test_export_of_a_study_without_students_says_what_comes_first(study, stages):
-    done = typed("export", "study")
+def test_export_of_a_sweep_without_students_says_what_comes_first(sweep, stages):
+    done = typed("export", "sweep")
     assert done.exit_code == 1 and not stages.tried
-    assert "holds students: first comes pipeline distill runs/study" in done.stderr
+    assert "holds students: first comes pipeline distill runs/sweep" in done.stderr
 
 
-def test_students_are_means_over_seeds(study):
+def test_students_are_means_over_seeds(sweep):
     with_students(
-        study,
+        sweep,
         lambda m: {0: 0.4, 1: 0.6}[m.seed],
         lambda m: None if m.values["network.depth"] == 4 and m.seed == 1 else 0.9 + 0.2 * m.seed,
     )
-    rows = compare_study(study, {})["students"]
+    rows = compare_sweep(sweep, {})["students"]
     assert [(row["values"]["network.depth"], row["size"]) for row in rows] == [
         (depth, size) for depth in (4, 8) for size in SIZES
     ]
@@ -207,23 +207,23 @@ def test_students_are_means_over_seeds(study):
     assert rows[2]["retention_interval"] == pytest.approx([0.0, 1 + 12.7062 * 0.1], abs=1e-3)
 
 
-def test_the_page_shows_students_against_their_teachers_depth(study):
-    before = page_of(study)
+def test_the_page_shows_students_against_their_teachers_depth(sweep):
+    before = page_of(sweep)
     assert "Students, means over" not in before.text
-    page = page_of(with_students(study, lambda m: 0.4 + 0.1 * m.seed))
+    page = page_of(with_students(sweep, lambda m: 0.4 + 0.1 * m.seed))
     assert page.tags.count("figure") == before.tags.count("figure") + 2
     assert page.text.count("depth of the teacher") == 2
     rows = [row for row in page.rows if row and row[0].strip() == "depth 8" and len(row) == 6]
     assert [row[1].strip() for row in rows] == list(SIZES)
     assert rows[0][2].split()[0] == "45.0" and rows[0][3].split()[0] == "80.0"
     assert "the same 1,000 held-out episodes" in page.text
-    assert "pipeline distill study-again pipeline export study-again" in " ".join(page.text.split())
+    assert "pipeline distill sweep-again pipeline export sweep-again" in " ".join(page.text.split())
 
 
 def test_where_several_settings_vary_each_combination_of_the_others_has_its_plots(tmp_path):
     varied = ["network.width=8,16", "network.depth=4,8"]
-    study = fill(made(tmp_path / "arm", varied, [0]), lambda m: 0.5)
-    page = page_of(with_students(study, lambda m: 0.4, lambda m: None))
+    sweep = fill(made(tmp_path / "arm", varied, [0]), lambda m: 0.5)
+    page = page_of(with_students(sweep, lambda m: 0.4, lambda m: None))
     assert page.text.count("depth of the teacher") == 2
     assert "Time at goal of students, % at width 8" in page.text
     assert "Retention of time at goal, %" not in page.text

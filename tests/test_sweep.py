@@ -1,4 +1,4 @@
-"""Studies: the runs of one, its figures and its page, and what is refused before anything is created."""
+"""Sweeps: the runs of one, its figures and its page, and what is refused before anything is created."""
 
 import json
 import re
@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from pipelines import train_teacher
 from pipelines.cli import app
-from pipelines.compare import compare_study, seed_interval
+from pipelines.compare import compare_sweep, seed_interval
 from pipelines.config import preset, with_values
-from pipelines.report import write_study_report
-from pipelines.run_sweep import train_study
+from pipelines.report import write_sweep_report
+from pipelines.run_sweep import train_sweep
 from pipelines.rundir import Run, write_json
 from pipelines.runtime import Interrupted
-from pipelines.sweep import Study, combinations, create_study, parse_seeds
+from pipelines.sweep import Sweep, combinations, create_sweep, parse_seeds
 from teacher import checkpoint
 from teacher.errors import Diverged, UsageError
 from teacher.train import load_teacher
@@ -33,18 +33,18 @@ TINY = ["collect.total_steps=3200", "evaluate.every=5", "checkpoint.interval_s=0
 
 
 class Trained(NamedTuple):
-    study: Study
+    sweep: Sweep
     finished: subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, pipeline) -> Trained:
     """Two depths and two seeds: killed in the first run, then taken up again."""
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("sweep")
     settings = [word for assignment in TINY for word in ("--set", assignment)]
     begin = ["teacher", "--preset", "debug", "--depths", "4,8", "--seeds", "0,1", *settings]
-    study = Study(folder / "runs" / "debug-depth")
-    first = Run(study.path / NAMES[0])
+    sweep = Sweep(folder / "runs" / "debug-depth")
+    first = Run(sweep.path / NAMES[0])
     with subprocess.Popen([*PIPELINE, *begin], cwd=folder, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and max(checkpoint.saves(first.checkpoints), default=0) < 5:
             time.sleep(0.02)
@@ -52,22 +52,22 @@ def trained(tmp_path_factory, pipeline) -> Trained:
     assert process.returncode == -9
     finished = pipeline("teacher", "--run", "debug-depth", "--resume", "--json", cwd=folder)
     assert finished.returncode == 0, finished.stderr
-    return Trained(study, finished)
+    return Trained(sweep, finished)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def made(path, varied, seeds, values=()) -> Study:
-    """A study in which nothing has been trained."""
+def made(path, varied, seeds, values=()) -> Sweep:
+    """A sweep in which nothing has been trained."""
     config = with_values(preset("debug"), values)
-    return create_study(path, config, "debug", combinations(config, varied), seeds)
+    return create_sweep(path, config, "debug", combinations(config, varied), seeds)
 
 
-def fill(study: Study, success, *, skip=()) -> Study:
+def fill(sweep: Sweep, success, *, skip=()) -> Sweep:
     """Ends every run but `skip` as if it had been trained; `success` gives a share for a member."""
-    for member in study.members:
+    for member in sweep.members:
         if member.name in skip:
             continue
         member.run.begin_stage("teacher", None, member.seed)
@@ -79,35 +79,35 @@ def fill(study: Study, success, *, skip=()) -> Study:
         member.run.update_summary(
             {"task": "reacher", "engine": "mjx", "seed": member.seed, "teacher": figures}
         )
-    return study
+    return sweep
 
 
-def page_of(study: Study) -> Page:
-    return Page(write_study_report(study).read_text(encoding="utf-8"))
+def page_of(sweep: Sweep) -> Page:
+    return Page(write_sweep_report(sweep).read_text(encoding="utf-8"))
 
 
-def test_a_killed_study_goes_on_with_the_run_that_was_killed(trained):
+def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained):
     told = trained.finished.stderr
     assert re.search(r"run 1 of 4: depth 4, seed 0\nteacher: going on from iteration [5-9] of 10", told)
     assert "run 2 of 4: depth 8, seed 0; about" in told and "if what is untried takes as long" in told
     assert "run 4 of 4: depth 8, seed 1; about" in told
-    assert [member.name for member in trained.study.members] == NAMES
-    assert all(member.finished for member in trained.study.members)
+    assert [member.name for member in trained.sweep.members] == NAMES
+    assert all(member.finished for member in trained.sweep.members)
 
 
 def test_what_has_ended_is_kept(trained):
-    before = [files_of(member.run.path) for member in trained.study.members]
+    before = [files_of(member.run.path) for member in trained.sweep.members]
     summary = json.loads(trained.finished.stdout)
-    assert train_study(trained.study) == summary
-    assert [files_of(member.run.path) for member in trained.study.members] == before
+    assert train_sweep(trained.sweep) == summary
+    assert [files_of(member.run.path) for member in trained.sweep.members] == before
 
 
 def test_one_json_object_holds_the_summary_of_every_run(trained):
     printed = json.loads(trained.finished.stdout)
-    assert printed == json.loads((trained.study.path / "summary.json").read_text())
+    assert printed == json.loads((trained.sweep.path / "summary.json").read_text())
     assert printed["vary"] == {"network.depth": [4, 8]} and printed["seeds"] == [0, 1]
     for run, name in zip(printed["runs"], NAMES, strict=True):
-        own = json.loads((trained.study.path / name / "summary.json").read_text())
+        own = json.loads((trained.sweep.path / name / "summary.json").read_text())
         assert run["run"] == name and run["state"] == "finished"
         assert own.items() <= run.items()
         assert run["env_steps_per_s"] > 0 and run["parameters"]["critic"] > run["parameters"]["actor"]
@@ -119,7 +119,7 @@ def test_one_json_object_holds_the_summary_of_every_run(trained):
 
 def test_each_run_is_an_ordinary_one(trained):
     for name, depth, seed in zip(NAMES, (4, 8, 4, 8), (0, 0, 1, 1), strict=True):
-        run = Run(trained.study.path / name)
+        run = Run(trained.sweep.path / name)
         assert run.config == with_values(preset("debug"), [*TINY, f"network.depth={depth}"])
         assert run.seed == seed
         teacher = load_teacher(run.checkpoints)
@@ -128,7 +128,7 @@ def test_each_run_is_an_ordinary_one(trained):
 
 
 def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
-    source = (trained.study.path / "report.html").read_text()
+    source = (trained.sweep.path / "report.html").read_text()
     page = Page(source)
     assert page.tags.count("figure") == 4  # score and time; two learning curves
     for name in NAMES:
@@ -140,32 +140,32 @@ def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
 
 
 @pytest.mark.parametrize("command", [["control"], ["evaluate"], ["run", "--resume"]])
-def test_commands_for_one_run_name_the_runs_of_a_study(tmp_path, monkeypatch, command):
-    study = made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0])
+def test_commands_for_one_run_name_the_runs_of_a_sweep(tmp_path, monkeypatch, command):
+    sweep = made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0])
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, [*command, "--run", "study"])
+    done = CliRunner().invoke(app, [*command, "--run", "sweep"])
     assert done.exit_code == 2
-    assert "runs/study is a study, not a run" in done.stderr
-    for member in study.members:
-        assert f"runs/study/{member.name}" in done.stderr
+    assert "runs/sweep is a sweep, not a run" in done.stderr
+    for member in sweep.members:
+        assert f"runs/sweep/{member.name}" in done.stderr
 
 
-def test_a_study_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
-    study = fill(made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0]), lambda m: 0.5)
+def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
+    sweep = fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0]), lambda m: 0.5)
     monkeypatch.chdir(tmp_path)
     for words, page in (
-        ([], study.path / "report.html"),  # it is all there is
-        (["study"], study.path / "report.html"),
-        (["study/depth-8/seed-0"], study.path / "depth-8" / "seed-0" / "report.html"),
+        ([], sweep.path / "report.html"),  # it is all there is
+        (["sweep"], sweep.path / "report.html"),
+        (["sweep/depth-8/seed-0"], sweep.path / "depth-8" / "seed-0" / "report.html"),
     ):
         page.unlink(missing_ok=True)
         done = CliRunner().invoke(app, ["report", *words])
         assert done.exit_code == 0 and page.samefile(done.stdout.strip())
     text = Page(page.read_text()).text
-    assert "pipeline distill study/depth-8/seed-0" in text
-    assert "--run study-depth-8-seed-0-again" in text.replace("  ", " ")
+    assert "pipeline distill sweep/depth-8/seed-0" in text
+    assert "--run sweep-depth-8-seed-0-again" in text.replace("  ", " ")
     done = CliRunner().invoke(app, ["evaluate"])
-    assert done.exit_code == 2 and "runs/study (a study)" in done.stderr
+    assert done.exit_code == 2 and "runs/sweep (a sweep)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_study_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
         (["--seeds", "0,0"], ["0 is given twice"]),
         (["--seeds", "0,-1"], ["'-1'", "whole numbers"]),
         (["--seeds", "3000000000"], ["3000000000", "2147483647"]),
-        (["--depths", "4,8", "--resume"], ["runs/debug-depth is no study"]),
+        (["--depths", "4,8", "--resume"], ["runs/debug-depth is no sweep"]),
     ],
 )
 def test_a_wrong_request_exits_with_2_and_creates_nothing(tmp_path, monkeypatch, arguments, words):
@@ -211,7 +211,7 @@ def test_a_wrong_request_exits_with_2_and_creates_nothing(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["runs/study exists", "--resume"]),
+        ([], ["runs/sweep exists", "--resume"]),
         (["--resume", "--depths", "4,16"], ["begun with network.depth=4,8, not network.depth=4,16"]),
         (["--resume", "--vary", "network.width=4,8"], ["not network.width=4,8"]),
         (["--resume", "--seeds", "0"], ["begun with seeds 0,1, not 0"]),
@@ -221,10 +221,10 @@ def test_a_wrong_request_exits_with_2_and_creates_nothing(tmp_path, monkeypatch,
     ],
 )
 def test_resuming_with_other_values_is_refused(tmp_path, monkeypatch, arguments, words):
-    made(tmp_path / "runs" / "study", ["network.depth=4,8"], [0, 1])
+    made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1])
     before = files_of(tmp_path)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--run", "study", *arguments])
+    done = CliRunner().invoke(app, ["teacher", "--run", "sweep", *arguments])
     assert done.exit_code == 2, done.output
     for word in words:
         assert word in done.stderr
@@ -293,14 +293,14 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypa
 def test_a_run_too_large_for_the_device_is_recorded_and_tried_again(tmp_path, teach):
     endings, tried = teach
     endings[8] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-    study = made(tmp_path / "study", ["network.depth=4,8"], [0])
-    assert [run["state"] for run in train_study(study)["runs"]] == ["finished", "out of memory"]
+    sweep = made(tmp_path / "sweep", ["network.depth=4,8"], [0])
+    assert [run["state"] for run in train_sweep(sweep)["runs"]] == ["finished", "out of memory"]
     del endings[8]
-    assert [run["state"] for run in train_study(study)["runs"]] == ["finished", "finished"]
+    assert [run["state"] for run in train_sweep(sweep)["runs"]] == ["finished", "finished"]
     assert tried == [4, 8, 8]
 
 
-def test_an_interrupted_study_stops_and_goes_on_with_the_same_run(tmp_path, monkeypatch, teach):
+def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monkeypatch, teach):
     endings, tried = teach
     endings[8] = Interrupted("stopped and saved after iteration 3; go on with --resume")
     monkeypatch.chdir(tmp_path)
@@ -321,17 +321,17 @@ def test_one_seed_is_said(tmp_path):
 
 def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
     shares = {(4, 0): 0.2, (4, 1): 0.21, (8, 0): 0.7, (8, 1): 0.71, (16, 0): 0.68, (16, 1): 0.71}
-    study = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
-    page = page_of(fill(study, lambda m: shares[m.values["network.depth"], m.seed]))
+    sweep = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
+    page = page_of(fill(sweep, lambda m: shares[m.values["network.depth"], m.seed]))
     assert "Depth 8 reaches most goals: 70.5 % (64.1 to 76.9), the mean over 2 seeds" in page.text
     assert "These seeds do not prove that to be more than depth 16 reaches" in page.text
     assert "Depth 16 takes 26 s a run, 1.9 times as long as depth 4" in page.text
 
 
-def test_a_study_under_way_is_shown_as_far_as_it_came(tmp_path):
-    study = made(tmp_path / "arm", ["network.depth=4,8"], [0, 1])
-    assert "no run has finished" in page_of(study).text
-    page = page_of(fill(study, lambda m: 0.5, skip=["depth-8/seed-1"]))
+def test_a_sweep_under_way_is_shown_as_far_as_it_came(tmp_path):
+    sweep = made(tmp_path / "arm", ["network.depth=4,8"], [0, 1])
+    assert "no run has finished" in page_of(sweep).text
+    page = page_of(fill(sweep, lambda m: 0.5, skip=["depth-8/seed-1"]))
     assert "1 of 4 runs not ended yet: pipeline teacher --run arm --resume" in page.text.replace("  ", " ")
     assert "1 of 2" in " ".join(row[-1] for row in page.rows if row and row[0].strip() == "depth 8")
     assert "not begun" in " ".join(page.row("depth-8/seed-1"))
@@ -339,8 +339,8 @@ def test_a_study_under_way_is_shown_as_far_as_it_came(tmp_path):
 
 def test_two_settings_have_curves_for_each_value_of_the_first(tmp_path):
     varied = ["network.actor_depth=4,8", "network.critic_depth=4,8,16"]
-    study = fill(made(tmp_path / "arm", varied, [0]), lambda m: m.values["network.critic_depth"] / 20)
-    page = page_of(study)
+    sweep = fill(made(tmp_path / "arm", varied, [0]), lambda m: m.values["network.critic_depth"] / 20)
+    page = page_of(sweep)
     means = {row[0].strip(): row[3].split()[0] for row in page.rows if len(row) == 9}
     assert means["actor_depth 8, critic_depth 16"] == "80.0"
     assert page.tags.count("figure") == 4  # two curves for each actor depth
@@ -355,19 +355,19 @@ def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path):
             ["update.batch=16,32", "network.width=8,16", "collect.updates=2,3"],
         )
     ):
-        study = fill(made(tmp_path / str(i), varied, [0, 1]), lambda m: 0.4 + 0.1 * m.seed)
-        page = page_of(study)
-        for member in study.members:
+        sweep = fill(made(tmp_path / str(i), varied, [0, 1]), lambda m: 0.4 + 0.1 * m.seed)
+        page = page_of(sweep)
+        for member in sweep.members:
             assert page.row(member.name)
-        assert compare_study(study, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
+        assert compare_sweep(sweep, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
 
 
-def test_text_of_a_study_is_escaped(tmp_path):
+def test_text_of_a_sweep_is_escaped(tmp_path):
     evil = "<script>alert('&')</script>"
-    study = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5, skip=["depth-8/seed-0"])
+    sweep = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5, skip=["depth-8/seed-0"])
     failed = {"run": "depth-8/seed-0", "state": "diverged", "error": evil}
-    write_json(study.path / "summary.json", {"runs": [failed]})
-    page = page_of(study)
+    write_json(sweep.path / "summary.json", {"runs": [failed]})
+    page = page_of(sweep)
     assert evil in page.text and "script" not in page.tags
 
 
@@ -375,22 +375,24 @@ SMALL = ["student.sizes=2x16", "student.rounds=1", "student.updates=2", "student
 
 
 @pytest.fixture
-def two_depths(trained, tmp_path, monkeypatch) -> Study:
-    """The first two runs of the trained study, as a study of their own."""
-    study = Study(shutil.copytree(trained.study.path, tmp_path / "runs" / "study"))
-    write_json(study.path / "study.json", study.settings | {"runs": study.settings["runs"][:2], "seeds": [0]})
+def two_depths(trained, tmp_path, monkeypatch) -> Sweep:
+    """The first two runs of the trained sweep, as a sweep of their own, with the file of earlier versions."""
+    sweep = Sweep(shutil.copytree(trained.sweep.path, tmp_path / "runs" / "sweep"))
+    settings = sweep.settings
+    (sweep.path / "sweep.json").unlink()
+    write_json(sweep.path / "study.json", settings | {"runs": settings["runs"][:2], "seeds": [0]})
     monkeypatch.chdir(tmp_path)
-    return study
+    return sweep
 
 
-def test_students_of_a_whole_study_are_distilled_and_judged(two_depths):
+def test_students_of_a_whole_sweep_are_distilled_and_judged(two_depths):
     settings = [word for assignment in SMALL for word in ("--set", assignment)]
-    done = CliRunner().invoke(app, ["distill", "study", *settings])
+    done = CliRunner().invoke(app, ["distill", "sweep", *settings])
     assert done.exit_code == 0, done.stderr
     distilled = [files_of(member.run.path) for member in two_depths.members]
-    assert CliRunner().invoke(app, ["distill", "study", "--resume"]).exit_code == 0
+    assert CliRunner().invoke(app, ["distill", "sweep", "--resume"]).exit_code == 0
     assert [files_of(member.run.path) for member in two_depths.members] == distilled
-    done = CliRunner().invoke(app, ["export", "study", "--json"])
+    done = CliRunner().invoke(app, ["export", "sweep", "--json"])
     assert done.exit_code == 0, done.stderr
     summary = json.loads(done.stdout)
     for row, run, member in zip(summary["students"], summary["runs"], two_depths.members, strict=True):
@@ -402,18 +404,18 @@ def test_students_of_a_whole_study_are_distilled_and_judged(two_depths):
     assert "Students, means over" in Page((two_depths.path / "report.html").read_text()).text
 
 
-def test_a_study_beside_what_is_known_of_its_task(tmp_path):
+def test_a_sweep_beside_what_is_known_of_its_task(tmp_path):
     """The reference's line is in every plot that has one to compare, means over seeds in a table."""
-    study = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
-    assert "reference" not in page_of(study).text
-    for member in study.members:
+    sweep = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
+    assert "reference" not in page_of(sweep).text
+    for member in sweep.members:
         depth = member.values["network.depth"]
         add_truth(member.run, share=0.4 + 0.05 * depth + 0.01 * member.seed)
-    shallow, deep = compare_study(study, {})["combinations"]
+    shallow, deep = compare_sweep(sweep, {})["combinations"]
     assert shallow["share_of_reference"] == pytest.approx(0.605)
     assert deep["rank_correlation_far"] == pytest.approx(0.634)
     assert "rank_correlation_interval" not in deep  # both seeds agree exactly
-    page = page_of(study)
+    page = page_of(sweep)
     assert page.text.count("reference: time at goal") == 1 and page.text.count("reference policy") == 2
     row = [row for row in page.rows if row and row[0].strip() == "depth 8"][1]
     assert [cell.split()[0] for cell in row[1:]] == ["80.5", "0.812", "0.634"]
@@ -421,9 +423,9 @@ def test_a_study_beside_what_is_known_of_its_task(tmp_path):
 
 
 def test_lines_of_different_references_are_not_drawn(tmp_path):
-    study = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5)
-    for member in study.members:
+    sweep = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5)
+    for member in sweep.members:
         add_truth(member.run)
-    study.members[0].run.update_summary({"reference": {"time_at_goal": 0.5, "success_final": 0.5}})
-    page = page_of(study)
+    sweep.members[0].run.update_summary({"reference": {"time_at_goal": 0.5, "success_final": 0.5}})
+    page = page_of(sweep)
     assert "reference: time at goal" not in page.text and "reference policy" not in page.text
