@@ -66,14 +66,14 @@ def export(
         run.begin_stage("export", teacher.source, chosen)
     if len(kept) < len(students):
         run.update_summary({"teacher": {"latency_us_p50": teacher_latency(teacher)}})
-    with display.bar("export", len(students), len(kept), piece="students", groups=SHOWN) as bar:
+    with display.bar("export", len(students), len(kept), unit="students", groups=SHOWN) as bar:
         for number, student in enumerate((s for s in students if s not in kept), len(kept) + 1):
             bar.note = student.name
             scores, exported = _export_student(run, reference(), student, chosen)
             run.update_summary({"students": {student.name: scores}, "export": {student.name: exported}})
             parity = exported["parity_max_error"]
             display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-            bar.update(number, scores | exported, scores)
+            bar.show(number, scores | exported, scores)
         if key is not None:
             for student in students:
                 sign_bundle(run.bundles / student.name, key)

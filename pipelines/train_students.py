@@ -62,9 +62,8 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
             "students",
             config.rounds,
             int(state.round),
-            piece="rounds",
-            each=per_round,
             unit="labels",
+            each=per_round,
             groups=shown,
         ) as bar,
     ):
@@ -76,7 +75,7 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
             require_finite(metrics, f"round {done}")
             labels = done * per_round
             record({"round": done, "labels": labels, "env_steps": labels, "wall_s": clock.read(), **metrics})
-            bar.update(done, metrics)
+            bar.show(done, metrics)
             if done == config.rounds or timer.due() or interruption.requested:
                 with timer.saving():
                     save_state(folder, distiller, state)

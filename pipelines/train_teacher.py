@@ -62,7 +62,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.warn) as record,
         display.bar(
-            "teacher", total, done, piece="iterations", each=per_iteration, unit="steps", groups=SHOWN
+            "teacher", total, done, unit="steps", each=per_iteration, groups=SHOWN
         ) as bar,
     ):
         bar.note = "compiling"
@@ -80,7 +80,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
-            bar.update(done, metrics, evaluation)
+            bar.show(done, metrics, evaluation)
             reached = config.evaluate.reached(evaluation)
             save, stop, _ = distributed.agreed(
                 done == total or reached or timer.due(), interruption.requested, reached

@@ -186,10 +186,10 @@ def test_a_signal_after_the_last_iteration_is_not_forgotten():
 def test_the_wall_clock_may_jump(monkeypatch):
     timer, clock = SaveTimer(1e4), Clock([{"wall_s": 5.0}])
     display = Display()
-    with display.bar("stage", 10, piece="iterations") as bar:
+    with display.bar("stage", 10, unit="iterations") as bar:
         for now in (0.0, 4e9):
             monkeypatch.setattr(time, "time", lambda now=now: now)
-            bar.update(5, {})
+            bar.show(5, {})
             assert not timer.due()
             assert 5.0 <= clock.read() < 60.0
 
