@@ -9,8 +9,9 @@ import jax
 
 from pipelines import stages
 from pipelines.config import Config
+from pipelines.files import new_folder, read_json, write_json
 from pipelines.progress import Display
-from pipelines.rundir import Run, create_run, new_folder, read_json, write_json
+from pipelines.rundir import Run, create_run
 from pipelines.train_students import distill
 from pipelines.train_teacher import teach
 from student import baselines

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pipelines import distributed
 from pipelines.options import (
     ENGINE,
     EPISODES,
     HELD_OUT_SEED,
     JSON,
     PRESET_NAME,
-    RUN_NAME,
+    RUN,
     RUN_OR_SWEEP,
     STUDENT,
     TOML,
@@ -28,6 +29,9 @@ from pipelines.options import (
     command,
     refuse,
 )
+from pipelines.presets import PRESETS
+from pipelines.progress import Display
+from teacher.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -53,9 +57,8 @@ def main() -> None:
 @command(app.command(cls=Command))
 def run(first: First, student: str | None = STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
-    with first.held(student__choose=student) as target:
-        from pipelines import all_stages, distributed, export_students, tables, train_teacher
-        from pipelines.progress import Display
+    with first.held(first.request(student__choose=student)) as target:
+        from pipelines import all_stages, export_students, tables, train_teacher
 
         if distributed.is_first():
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
@@ -67,9 +70,7 @@ def run(first: First, student: str | None = STUDENT) -> Answers:
 @command(app.command(cls=Command))
 def teacher(
     first: First,
-    depths: str | None = typer.Option(
-        None, metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,..."
-    ),
+    depths: str | None = typer.Option(None, metavar="D1,D2,...", help="--vary network.depth=D1,D2,..."),
     vary: list[str] | None = typer.Option(
         None,
         metavar="GROUP.FIELD=V1,V2,...",
@@ -82,8 +83,7 @@ def teacher(
     With --depths, --vary or --seeds: a sweep, one ordinary run for every combination, and a page that
     compares them."""
     asked = first.request()
-    from pipelines import distributed, run_sweep, tables, train_teacher
-    from pipelines.progress import Display
+    from pipelines import run_sweep, tables, train_teacher
 
     varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
     sweep = run_sweep.requested_sweep(
@@ -92,7 +92,7 @@ def teacher(
     if sweep is not None:
         yield from _of_sweep(sweep, run_sweep.train_sweep(sweep), "teacher")
         return
-    with first.held() as target:
+    with first.held(asked) as target:
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
         else:
@@ -119,13 +119,12 @@ def distill(
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
     from pipelines import run_sweep, stages, tables, train_students
     from pipelines.baselines import distill_with_baselines
-    from pipelines.progress import Display
+    from pipelines.rundir import Run
 
-    if (sweep := where.sweep(run)) is not None:
-        sweep = stages.changed_sweep(sweep, asked)
-        yield from _of_sweep(sweep, run_sweep.distill_sweep(sweep, baselines=baselines, **how), "distill")
+    target = stages.changed(where.open_any(run), asked)
+    if not isinstance(target, Run):
+        yield from _of_sweep(target, run_sweep.distill_sweep(target, baselines=baselines, **how), "distill")
         return
-    target = stages.changed_run(where.open(run), asked)
     with target.locked():
         if baselines is None:
             yield train_students.distill(target, Display(), **how), tables.students
@@ -147,40 +146,32 @@ def export(
         "ros2, unitree; may be repeated",
     ),
     sign: Path | None = typer.Option(
-        None,
-        "--sign",
-        metavar="KEY",
-        help="sign every bundle with this private key (ed25519, PEM), for load(bundle, trusted=...)",
+        None, "--sign", metavar="KEY", help="sign bundles with this ed25519 key (PEM), for load(trusted=...)"
     ),
 ) -> Answers:
     """Write a bundle for each student (ONNX, specification, controller), compare with JAX, evaluate.
 
     Of a sweep: for the students of every run, and a page that compares them over their teachers."""
     from pipelines import export_students, run_sweep, stages, tables
-    from pipelines.progress import Display
+    from pipelines.rundir import Run
 
-    sweep = where.sweep(run)
-    target = where.open(run) if sweep is None else None
+    target = where.open_any(run)
     # Beside those that are there already; --set export.profiles=... replaces them.
-    there = (sweep or target).config.export.profiles  # type: ignore[union-attr]  # one of them is there
-    profiles = ",".join(dict.fromkeys([*there, *profile])) if profile else None
-    asked = later.request(student__choose=student, export__profiles=profiles)
+    profiles = ",".join(dict.fromkeys([*target.config.export.profiles, *profile])) if profile else None
+    target = stages.changed(target, later.request(student__choose=student, export__profiles=profiles))
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed, "sign": sign}
-    if sweep is not None:
-        sweep = stages.changed_sweep(sweep, asked)
-        yield from _of_sweep(sweep, run_sweep.export_sweep(sweep, **how), "export")
-    elif target is not None:
-        target = stages.changed_run(target, asked)
-        with target.locked():
-            summary = export_students.export(target, Display(), **how)
-        yield summary, tables.summary
-        export_students.require_selection(target)
+    if not isinstance(target, Run):
+        yield from _of_sweep(target, run_sweep.export_sweep(target, **how), "export")
+        return
+    with target.locked():
+        summary = export_students.export(target, Display(), **how)
+    yield summary, tables.summary
+    export_students.require_selection(target)
 
 
 def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
     """Answers a stage that was carried out in a sweep's runs."""
     from pipelines import tables
-    from pipelines.progress import Display
     from pipelines.report import write_sweep_report
     from pipelines.run_sweep import require_success
 
@@ -203,9 +194,7 @@ def control(
     ),
     host: str | None = typer.Option(None, metavar="ADDRESS", help="of the robot's control, for --robot fr3"),
     goals: str | None = typer.Option(
-        None,
-        metavar="N|X,Y,Z|FILE",
-        help="draw N as in training, go to one, or to each line of a file. Default: 10",
+        None, metavar="N|X,Y,Z|FILE", help="N as in training, one, or each line of a file. Default: 10"
     ),
     seconds: float | None = typer.Option(None, help="on the robot, for each goal. Default: 5"),
     far: bool = typer.Option(
@@ -217,15 +206,11 @@ def control(
     start: str | None = typer.Option(
         None, metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home"
     ),
-    log: Path | None = typer.Option(
-        None, metavar="FILE.npz", help="where every step on the robot is written"
-    ),
+    log: Path | None = typer.Option(None, metavar="FILE.npz", help="where steps on the robot are written"),
 ) -> Answers:
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
     from pipelines import stages, tables
-    from pipelines.progress import Display
     from pipelines.rundir import open_run
-    from teacher.errors import UsageError
 
     folder = Path(bundle or "")
     if bundle is None or not (folder / "spec.json").is_file():
@@ -238,10 +223,8 @@ def control(
     if robot is None:
         options = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
         refuse("only with --robot", options | {"--allow-far-goals": far})
-        yield (
-            stages.control(folder, Display(), task=where.task, engine=engine, episodes=episodes, seed=seed),
-            tables.score,
-        )
+        how = {"task": where.task, "engine": engine, "episodes": episodes, "seed": seed}
+        yield stages.control(folder, Display(), **how), tables.score
         return
     from pipelines.robot.driving import drive
 
@@ -253,7 +236,7 @@ def control(
 @command(app.command(cls=Command))
 def evaluate(
     where: Where,
-    run: str | None = RUN_NAME,
+    run: str | None = RUN,
     engine: str | None = ENGINE,
     episodes: int | None = EPISODES,
     seed: int | None = HELD_OUT_SEED,
@@ -284,7 +267,6 @@ def watch(
 ) -> Answers:
     """Look at a policy's episodes: a film and a page, without a display, or a window."""
     from pipelines import watch as watching
-    from pipelines.progress import Display
 
     watching.require_possible(out, live)
     subject = watching.chosen(where.named(target), policy, where.task, where.trust)
@@ -314,9 +296,10 @@ def inspect(
 def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
     """Write a run's or a sweep's report, one page that opens in any browser."""
     from pipelines.report import write_report, write_sweep_report
+    from pipelines.rundir import Run
 
-    sweep = where.sweep(run)
-    page = write_report(where.open(run)) if sweep is None else write_sweep_report(sweep)
+    target = where.open_any(run)
+    page = write_report(target) if isinstance(target, Run) else write_sweep_report(target)
     yield {"report": str(page)}, lambda found: found["report"]
 
 
@@ -353,7 +336,6 @@ def tasks(
 ) -> Answers:
     """List the tasks and what they ask for; checks your own."""
     from pipelines import catalogue, tables
-    from pipelines.progress import Display
 
     display = Display()
     found = catalogue.listed(names or [], display)
@@ -372,22 +354,18 @@ def list_presets(context: typer.Context) -> Answers:
     if context.invoked_subcommand is None:
         from pipelines import tables
         from pipelines.config import preset
-        from pipelines.presets import PRESETS
 
-        yield (
-            {
-                name: {"description": text, "config": preset(name).model_dump(mode="json")}
-                for name, (text, _) in PRESETS.items()
-            },
-            tables.presets,
-        )
+        found = {
+            name: {"description": text, "config": preset(name).model_dump(mode="json")}
+            for name, (text, _) in PRESETS.items()
+        }
+        yield found, tables.presets
 
 
 @command(presets.command("show", cls=Command))
 def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = JSON) -> Answers:
     """All settings of one preset, and what each of them is."""
     from pipelines.config import preset
-    from pipelines.presets import PRESETS
 
     config = preset(name)
     yield _settings(config, name, f"preset {name}: {PRESETS[name][0]}", as_toml, as_json)
@@ -395,7 +373,7 @@ def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = J
 
 @command(app.command(cls=Command))
 def config(
-    run: str | None = RUN_NAME,
+    run: str | None = RUN,
     schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
     as_toml: bool = TOML,
     as_json: bool = JSON,
@@ -428,7 +406,6 @@ def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: b
 def doctor(as_json: bool = JSON) -> Answers:
     """What is installed here and what is missing; tries every part, in about a minute."""
     from pipelines import doctor
-    from pipelines.progress import Display
 
     found = doctor.examine(Display())
     yield found, doctor.page

@@ -15,8 +15,9 @@ from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.targets import require_targets
 from pipelines.closed_loop import batched, controller_errors
+from pipelines.files import write_columns
 from pipelines.progress import QUIET, Display
-from pipelines.rundir import Run, write_columns
+from pipelines.rundir import Run
 from pipelines.train_students import teacher_of
 from student.checkpoint import TrainedStudent, load_student
 from student.evaluate import ReferenceEpisodes, SampledStates

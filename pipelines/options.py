@@ -10,11 +10,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import typer
 from typer.core import TyperCommand
+
+from pipelines import distributed
+from pipelines.presets import PRESETS
+from pipelines.progress import Terminal, printable
+from pipelines.runtime import quiet, sigterm_as_ctrl_c
+from teacher.errors import FathomError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.config import Request
@@ -30,28 +37,25 @@ TASKS = (
     *("fr3_push_easy", "fr3_push_hard", "fr3_reach", "fr3_reach_sensed", "humanoid", "humanoid_big_maze"),
     *("humanoid_published", "humanoid_u_maze", "quad_reach", "reacher", "wheel_labyrinth", "wheel_maze"),
 )
+MOST_EPISODES = 1_000_000  # as of `teacher.config`
 
 
 def complete_preset(incomplete: str) -> list[tuple[str, str]]:
     """Lists presets, and what they are."""
-    from pipelines.presets import PRESETS
-
     return [(name, text) for name, (text, _) in PRESETS.items() if name.startswith(incomplete)]
 
 
 def complete_task(incomplete: str) -> list[str]:
     """Lists tasks of this program and of installed packages."""
-    from importlib.metadata import entry_points
-
     names = {*TASKS, *entry_points(group="fathom.tasks").names}
     return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_run(incomplete: str) -> list[str]:
     """Lists runs and sweeps under runs/."""
-    kinds = ("config.json", "sweep.json", "study.json")  # the last of sweeps made before
-    files = [file for kind in kinds for file in Path("runs").glob(f"*/{kind}")]
-    return sorted(file.parent.name for file in files if file.parent.name.startswith(incomplete))
+    kinds = {"config.json", "sweep.json", "study.json"}  # the last of sweeps made before
+    found = [path.parent.name for path in Path("runs").glob("*/*.json") if path.name in kinds]
+    return sorted(name for name in found if name.startswith(incomplete))
 
 
 def complete_field(incomplete: str) -> list[tuple[str, str]]:
@@ -64,16 +68,6 @@ def complete_field(incomplete: str) -> list[tuple[str, str]]:
         for field, info in type(group).model_fields.items()
         if f"{name}.{field}=".startswith(incomplete)
     ]
-
-
-def _bounded(episodes: int | None) -> int | None:
-    """Looks the bound up only for a number that was given: it takes what is slow to import."""
-    if episodes is not None:
-        from teacher.config import MOST_EPISODES
-
-        if episodes > MOST_EPISODES:
-            raise typer.BadParameter(f"found {episodes:,}, allowed are at most {MOST_EPISODES:,}")
-    return episodes
 
 
 def _seed(help: str) -> Any:
@@ -98,23 +92,18 @@ TRUST = typer.Option(
     False, "--trust", help="execute the copy of a task file that the run keeps: code of whoever made the run"
 )
 RESUME = typer.Option(False, "--resume", help="go on where the run stopped; finished work is kept")
-RUN_NAME = typer.Argument(
-    None,
-    metavar="[RUN]",
-    help="run directory or name; not needed if there is only one",
-    autocompletion=complete_run,
+RUN = typer.Argument(
+    None, metavar="[RUN]", help="run directory or name; default: the only one", autocompletion=complete_run
 )
 RUN_OR_SWEEP = typer.Argument(
     None,
     metavar="[RUN|SWEEP]",
-    help="directory or name of a run, or of a sweep for all its runs; not needed if there is only one",
+    help="directory or name of a run, or of a sweep for all its runs; default: the only one",
     autocompletion=complete_run,
 )
-STUDENT = typer.Option(
-    None, metavar="SIZE", help="select this student; the same as --set student.choose=SIZE"
-)
+STUDENT = typer.Option(None, metavar="SIZE", help="select this student: --set student.choose=SIZE")
 ENGINE = typer.Option(None, help="simulator; default: as the run sets it")
-EPISODES = typer.Option(None, min=2, callback=_bounded, help="held-out episodes; default: as the run sets it")
+EPISODES = typer.Option(None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
 HELD_OUT_SEED = _seed("other held-out episodes than every run's")
 TOML = typer.Option(False, "--toml", help="print a file that --config takes")
 JSON = typer.Option(False, "--json", help="print one JSON object for machines")
@@ -132,7 +121,7 @@ class First(NamedTuple):
     task: str | None = typer.Option(
         None,
         metavar="NAME",
-        help="the same as --set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
+        help="--set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
         autocompletion=complete_task,
     )
     config: Path | None = SETTINGS_FILE
@@ -141,7 +130,7 @@ class First(NamedTuple):
     until: str | None = typer.Option(
         None,
         metavar="KEY=VALUE",
-        help="the same as --set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
+        help="--set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
         "for example time_at_goal=0.32",
     )
     run: str | None = typer.Option(
@@ -161,7 +150,6 @@ class First(NamedTuple):
 
     def request(self, **own: str | None) -> "Request":
         """Reads what is asked for, and meets the run's other processes."""
-        from pipelines import distributed
         from pipelines.config import requested
 
         own |= {"task__name": self.task, "evaluate__until": self.until}
@@ -170,16 +158,12 @@ class First(NamedTuple):
         return asked
 
     @contextmanager
-    def held(self, **own: str | None) -> Iterator["Run"]:
+    def held(self, asked: "Request") -> Iterator["Run"]:
         """Holds the run, made or opened by the first of its processes; the others find it there."""
-        asked = self.request(**own)
-        from pipelines import distributed, stages
-        from pipelines.rundir import create_run, open_run, run_path
-        from teacher.errors import UsageError
+        from pipelines import stages
+        from pipelines.rundir import open_run, run_path
 
-        usual = f"{asked.base}-seed{self.seed}" if self.seed else asked.base
-        path = run_path(usual if self.run is None else self.run)
-        target: Run | None = None
+        path = run_path(self.run or asked.base + (f"-seed{self.seed}" if self.seed else ""))
 
         def found() -> "Run":
             if self.resume:
@@ -187,18 +171,16 @@ class First(NamedTuple):
             return open_run(str(path))
 
         @contextmanager
-        def made() -> Iterator[None]:
-            nonlocal target
+        def made() -> Iterator["Run"]:
+            if self.trust and not self.resume:
+                raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
             if not self.resume:
-                if self.trust:
-                    raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
-                stages.check(asked.config)
-                create_run(path, asked.config, asked.base, self.seed or 0)
+                stages.new_run(path, asked.config, asked.base, self.seed or 0)
             target = found()
             with target.locked():
-                yield
+                yield target
 
-        with distributed.led(made()):
+        with distributed.led(made()) as target:
             yield target or found()
 
 
@@ -238,8 +220,6 @@ class Where(NamedTuple):
 
     def named(self, argument: str | None) -> str | None:
         """Returns the one name that was given, if any, as an argument or with --run."""
-        from teacher.errors import UsageError
-
         if argument is not None and self.run_option not in (None, argument):
             raise UsageError(f"two runs are named: {argument} and --run {self.run_option}")
         return self.run_option if argument is None else argument
@@ -250,14 +230,15 @@ class Where(NamedTuple):
 
         return trusted_run(self.named(argument), self.task, self.trust)
 
-    def sweep(self, argument: str | None) -> "Sweep | None":
-        """Opens the sweep of that name, if there is one."""
+    def open_any(self, argument: str | None) -> "Run | Sweep":
+        """Opens the sweep of that name, or else the run."""
         from pipelines.stages import stand_for
         from pipelines.sweep import find_sweep
 
         sweep = find_sweep(self.named(argument))
-        if sweep is not None:
-            stand_for(sweep.all_runs, self.task, self.trust)
+        if sweep is None:
+            return self.open(argument)
+        stand_for(sweep.all_runs, self.task, self.trust)
         return sweep
 
 
@@ -314,8 +295,6 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
 
 
 def _print(answer: Answer | str, as_json: bool) -> None:
-    from pipelines.progress import Terminal, printable
-
     if isinstance(answer, str):
         print(answer, end="")
         return
@@ -329,8 +308,6 @@ def _print(answer: Answer | str, as_json: bool) -> None:
 
 def refuse(why: str, options: dict[str, Any]) -> None:
     """Raises UsageError that names those of the options that were given."""
-    from teacher.errors import UsageError
-
     if given := [name for name, value in options.items() if value is not None and value is not False]:
         raise UsageError(f"{', '.join(given)}: {why}")
 
@@ -338,11 +315,6 @@ def refuse(why: str, options: dict[str, Any]) -> None:
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
-    from pipelines import distributed
-    from pipelines.progress import printable
-    from pipelines.runtime import quiet, sigterm_as_ctrl_c
-    from teacher.errors import FathomError
-
     if isinstance(sys.stdout, io.TextIOWrapper):  # what an output in ASCII lacks is written out
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 import jax
@@ -12,13 +12,12 @@ from pipelines import distributed, export_students, stages, train_students, trai
 from pipelines.baselines import distill_with_baselines
 from pipelines.compare import compare_sweep
 from pipelines.config import Request
+from pipelines.files import JSON, locked, write_json
 from pipelines.progress import Display, describe_duration
-from pipelines.rundir import Run, is_sweep, locked, run_path, sweeps, write_json
+from pipelines.rundir import Run, is_sweep, run_path, sweeps
 from pipelines.runtime import Interrupted
-from pipelines.stages import stood_for
 from pipelines.summary import SweepSummary
 from pipelines.sweep import (
-    JSON,
     Member,
     Sweep,
     combinations,
@@ -31,7 +30,7 @@ from pipelines.sweep import (
 from teacher import checkpoint
 from teacher.errors import Diverged, FathomError, UsageError
 
-OUT_OF_MEMORY = "out of memory"
+DIVERGED = "diverged"
 
 
 def requested_sweep(
@@ -62,7 +61,7 @@ def requested_sweep(
     if begun:
         sweep = Sweep(path)
         sweep.mend(Display().warn)
-        asked = stood_for(asked, sweep.all_runs, trust)
+        asked = stages.stood_for(asked, sweep.all_runs, trust)
         _require_same(sweep, asked, varied, chosen)
         for member in sweep.members:
             stages.check(member.run.config, trained=member.finished)
@@ -80,60 +79,34 @@ def requested_sweep(
 
 def _require_same(sweep: Sweep, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
     """Refuses to go on with a sweep that was begun with other values."""
-    settings, begun = sweep.settings, f"{sweep.path} was begun with"
+
+    def listed(vary: dict[str, Any]) -> str:
+        return " and ".join(f"{field}={','.join(map(shown, found))}" for field, found in vary.items())
+
+    settings, begun, remedy = sweep.settings, f"{sweep.path} was begun with", "or name another --run"
     if asked.preset not in (None, settings["preset"]):
-        raise UsageError(
-            f"{begun} preset {settings['preset']}; resume without --preset, or name another --run"
-        )
+        raise UsageError(f"{begun} preset {settings['preset']}; resume without --preset, {remedy}")
     if told := asked.different(sweep.config):
         raise UsageError(f"{begun} other settings: {told}")
-    asked_for: list[tuple[str, JSON, JSON]] = []
-    if seeds is not None:
-        asked_for.append(("seeds ", {"": list(seeds)}, {"": settings["seeds"]}))
+    pairs = [] if seeds is None else [(listed({"seeds": seeds}), listed({"seeds": settings["seeds"]}))]
     if varied:
-        vary = varied_values(made.values for made in combinations(sweep.config, varied, asked.assigned))
-        asked_for.append(("", vary, settings["vary"]))
-    for what, now, before in asked_for:
-        if now != before:
-            raise UsageError(
-                f"{begun} {what}{_listed(before)}, not {_listed(now)}; resume without them, "
-                "or name another --run"
-            )
-
-
-def _listed(vary: dict[str, Any]) -> str:
-    """`network.depth=4,8`; values alone where they have no name."""
-    texts = (f"{field}{'=' * bool(field)}{','.join(map(shown, values))}" for field, values in vary.items())
-    return " and ".join(texts) or "no setting varied"
+        now = varied_values(combinations(sweep.config, varied, asked.assigned))
+        pairs.append((listed(now), listed(settings["vary"]) or "no setting varied"))
+    for found, before in pairs:
+        if found != before:
+            raise UsageError(f"{begun} {before}, not {found}; resume without them, {remedy}")
 
 
 def train_sweep(sweep: Sweep) -> JSON:
     """Trains every run that has not ended yet; returns the summary.
 
-    A run that diverges or does not fit into the device's memory is recorded, and the next one begins.
     Taken up again, a run that diverged is left alone, for its seed would end there again; one that did
-    not fit is tried again, for the device may be another."""
-    members, display = sweep.members, Display()
-    failures = {name: found for name, found in sweep.failures.items() if found.get("state") != OUT_OF_MEMORY}
-    with locked(sweep.path):
-        for number, member in enumerate(members, 1):
-            if member.finished or member.name in failures:
-                continue
-            where, left = f"run {number} of {len(members)}: ", _time_left(members, failures)
-            display.say(f"{where}{member.title}{left}", "bold")
-            try:
-                with member.run.locked():
-                    train_teacher.teach(
-                        member.run, Display(f"{number}/{len(members)} {member.title}"), resume=True
-                    )
-            except Diverged as error:
-                failures[member.name] = {"state": "diverged", "error": str(error)}
-            except jax.errors.JaxRuntimeError as error:
-                failures[member.name] = {"state": OUT_OF_MEMORY, "error": _out_of_memory(error)}
-            if member.name in failures:
-                display.say(f"{where}{failures[member.name]['error']}", "red")
-            _write_summary(sweep, failures)
-        return _write_summary(sweep, failures)
+    not fit into the device's memory is tried again, for the device may be another."""
+
+    def work(run: Run, display: Display) -> None:
+        train_teacher.teach(run, display, resume=True)
+
+    return _carry_out(sweep, "teacher", work)
 
 
 def distill_sweep(
@@ -143,16 +116,16 @@ def distill_sweep(
 
     With `resume`, runs whose students are done are kept. `baselines` as `distill_with_baselines` takes them.
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
+    if baselines is not None:
+        beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
+        return _carry_out(sweep, "distill", beside, resume=resume)
     begun = [member.name for member in sweep.members if (member.run.students / "checkpoints").exists()]
-    if begun and baselines is None and not resume:
+    if begun and not resume:
         raise UsageError(
             f"{sweep.path} holds students already ({begun[0]}): add --resume, or begin a new sweep"
         )
-    if baselines is None:
-        work = partial(train_students.distill, resume=resume, seed=seed)
-        return _carry_out(sweep, "distill", work, resume=resume, is_done=_is_distilled)
-    beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
-    return _carry_out(sweep, "distill", beside, resume=resume)
+    work = partial(train_students.distill, resume=resume, seed=seed)
+    return _carry_out(sweep, "distill", work, resume=resume, is_done=_is_distilled)
 
 
 def export_sweep(
@@ -172,50 +145,59 @@ def _carry_out(
     stage: str,
     work: Callable[[Run, Display], object],
     *,
-    resume: bool,
+    resume: bool = False,
     is_done: Callable[[Member], bool] = lambda _: False,
 ) -> JSON:
-    """Does the work of a stage after the teacher in every run whose teacher has finished."""
-    display = Display()
+    """Does the work of a stage in every run that has not ended it, of those after the teacher's in every run
+    whose teacher has finished; returns the summary. A run in which it fails is recorded."""
+    display, is_first = Display(), stage == "teacher"
     with locked(sweep.path):
         if resume:
             sweep.mend(display.warn)
         sweep.write_changes()
         members, failures = sweep.members, sweep.failures
         for number, member in enumerate(members, 1):
-            if not member.finished:
+            known, failure = failures.get(member.name, {}), None
+            where = f"run {number} of {len(members)}: "
+            if is_first and (member.finished or known.get("state") == DIVERGED):
                 continue
-            where, error = f"run {number} of {len(members)}: ", None
+            if not is_first and not member.finished:
+                why = known.get("error", "its teacher has not finished training")
+                display.warn(f"left out {member.name}: {why}")
+                continue
             if resume and is_done(member):
                 display.say(f"{where}kept {member.run.students}")
             else:
-                display.say(f"{where}{member.title}", "bold")
-                error = _error_of(work, member, Display(f"{number}/{len(members)} {member.title}"))
-            if error is not None:
-                display.say(f"{where}{error}", "red")
+                left = _time_left(members, failures) if is_first else ""
+                display.say(f"{where}{member.title}{left}", "bold")
+                inner = Display(f"{number}/{len(members)} {member.title}")
+                failure = _failure(work, member, inner, Diverged if is_first else FathomError)
+            if failure:
+                display.say(f"{where}{failure['error']}", "red")
             # What became of the stage takes the place of what was known of it.
-            errors = failures.pop(member.name, {}).get("stage_errors", {}) | {stage: error}
-            if errors := {name: text for name, text in errors.items() if text is not None}:
-                failures[member.name] = {"stage_errors": errors}
+            errors = known.get("stage_errors", {}) | {stage: failure and failure["error"]}
+            kept = {name: text for name, text in errors.items() if text}
+            failures[member.name] = (failure or {}) if is_first else {"stage_errors": kept} if kept else {}
             _write_summary(sweep, failures)
-        for member in members:
-            if not member.finished:
-                why = failures.get(member.name, {}).get("error", "its teacher has not finished training")
-                display.warn(f"left out {member.name}: {why}")
         return _write_summary(sweep, failures)
 
 
-def _error_of(work: Callable[[Run, Display], object], member: Member, display: Display) -> str | None:
-    """Does the work in a run; returns why it failed, if it did."""
+def _failure(
+    work: Callable[[Run, Display], object], member: Member, display: Display, caught: type[FathomError]
+) -> JSON | None:
+    """Does the work in a run; returns `state` and `error` if it failed in a way that is caught."""
     try:
         with member.run.locked():
             work(member.run, display)
     except Interrupted:
         raise
-    except FathomError as error:
-        return str(error)
+    except caught as error:
+        return {"state": DIVERGED, "error": str(error)}
     except jax.errors.JaxRuntimeError as error:
-        return _out_of_memory(error)
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        text = f"the device's memory is too small: {error}".splitlines()[0]
+        return {"state": "out of memory", "error": text}
     return None
 
 
@@ -231,13 +213,6 @@ def _write_summary(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
     summary = checked.model_dump(mode="json", exclude_unset=True)
     write_json(sweep.path / "summary.json", summary)
     return summary
-
-
-def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
-    """Returns what to say of this error; any other is raised again."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        raise error
-    return f"the device's memory is too small: {error}".splitlines()[0]
 
 
 def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
@@ -259,16 +234,11 @@ def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
 
 
 def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:
-    """`; about 5 min left`, judged by the runs that have finished; empty before the first has."""
+    """`; about 5 min left`: others take as long as those of the same values, or else the longest, so far."""
     finished = [member for member in members if member.finished]
-    if not finished:
-        return ""
-    untried, seconds = False, 0.0
-    for member in members:
-        if not member.finished and member.name not in failures:
-            alike = [other.seconds for other in finished if other.values == member.values]
-            untried |= not alike
-            expected = mean(alike) if alike else max(other.seconds for other in finished)
-            seconds += max(0.0, expected - member.seconds)
-    basis = ", if what is untried takes as long as the slowest so far" if untried else ""
-    return f"; about {describe_duration(seconds)} left{basis}"
+    seconds = 0.0
+    for member in (each for each in members if not each.finished and not failures.get(each.name)):
+        alike = [other.seconds for other in finished if other.values == member.values]
+        longest = max((other.seconds for other in finished), default=0.0)
+        seconds += max(0.0, fmean(alike or [longest]) - member.seconds)
+    return f"; about {describe_duration(seconds)} left" if finished else ""

@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.config import TEACHER_GROUPS, Change, Config, groups, with_values
+from pipelines.files import new_folder, read_object, set_aside_if_damaged, write_json
 from pipelines.rundir import (
     RUNS,
     Run,
     create_run,
     is_sweep,
-    new_folder,
-    read_object,
     run_path,
-    set_aside_if_damaged,
     stored_config,
     sweep_file,
     sweep_settings,
     sweeps,
-    write_json,
 )
 from teacher.errors import UsageError, unknown_name
 
@@ -51,10 +48,9 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Chang
     `assigned` is what --set has brought into `config`. Without `varied` there is one combination.
     Raises: UsageError naming the field, what was found and what is allowed, for all of them at once."""
     texts = _texts(varied, {change.name for change in assigned})
-    rows = list(itertools.product(*texts.values()))
     made: list[Combination] = []
     problems: dict[str, None] = {}
-    for row in rows:
+    for row in itertools.product(*texts.values()):
         try:
             combined = with_values(
                 config, [f"{field}={text}" for field, text in zip(texts, row, strict=True)]
@@ -67,13 +63,9 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Chang
         made.append(Combination(values, combined))
     if problems:
         raise UsageError("\n".join(problems))
-    # Two runs of the same settings would look like two findings.
-    for position, (field, given) in enumerate(texts.items()):
-        value_of = {row[position]: each.values[field] for row, each in zip(rows, made, strict=True)}
-        values_given = [value_of[text] for text in given]
-        for i, text in enumerate(given):
-            if values_given[i] in values_given[:i]:
-                raise UsageError(f"{field}={','.join(given)}: {text} is given twice")
+    for i, (values, _) in enumerate(made):  # two runs of the same settings would look like two findings
+        if any(values == other.values for other in made[:i]):
+            raise UsageError(f"{described(values)} is given twice")
     networks = [each.config.teacher.network for each in made]
     if "network.depth" in texts and any(each.actor_depth and each.critic_depth for each in networks):
         raise UsageError(
@@ -83,14 +75,9 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Chang
     return made
 
 
-def varied_values(made: Iterable[Values]) -> dict[str, list[Any]]:
+def varied_values(made: Sequence[Combination]) -> dict[str, list[Any]]:
     """Returns each varied setting's values, in the order of the combinations."""
-    found: dict[str, list[Any]] = {}
-    for values in made:
-        for field, value in values.items():
-            if value not in found.setdefault(field, []):
-                found[field].append(value)
-    return found
+    return {field: list(dict.fromkeys(each.values[field] for each in made)) for field in made[0].values}
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -243,7 +230,7 @@ def create_sweep(
         settings = {
             "preset": preset,
             "config": config.model_dump(mode="json"),
-            "vary": varied_values(values for values, _ in made),
+            "vary": varied_values(made),
             "seeds": list(seeds),
             "runs": runs,
         }

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from pipelines.config import TrackConfig
-from pipelines.rundir import Run, read_json, write_json
+from pipelines.files import read_json, write_json
+from pipelines.rundir import Run
 from teacher.errors import UsageError
 
 JSON = dict[str, Any]

@@ -61,9 +61,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.warn) as record,
-        display.bar(
-            "teacher", total, done, unit="steps", each=per_iteration, groups=SHOWN
-        ) as bar,
+        display.bar("teacher", total, done, unit="steps", each=per_iteration, groups=SHOWN) as bar,
     ):
         bar.note = "compiling"
         for line in run.metrics("teacher"):

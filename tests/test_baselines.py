@@ -11,9 +11,10 @@ import pytest
 
 from pipelines.baselines import _prolonged, distill_with_baselines
 from pipelines.config import with_values
+from pipelines.files import write_json
 from pipelines.progress import Display
 from pipelines.report import write_report
-from pipelines.rundir import Run, create_run, write_json
+from pipelines.rundir import Run, create_run
 from pipelines.train_teacher import teach
 from student.baselines import (
     NAMES,

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.compare import compare_runs, different, open_runs
+from pipelines.files import write_json
 from pipelines.report import write_comparison
-from pipelines.rundir import write_json
 from teacher.errors import UsageError
 
 

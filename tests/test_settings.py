@@ -17,7 +17,7 @@ from pipelines.cli import app
 from pipelines.config import Config, as_toml, groups, preset, requested, schema, with_values
 from pipelines.presets import PRESETS
 from pipelines.rundir import create_run
-from pipelines.stages import changed_run, resumed_run
+from pipelines.stages import changed, resumed_run
 from teacher import memory
 from teacher.errors import UsageError
 from teacher.replay import future_offset
@@ -105,9 +105,9 @@ def test_two_presets_are_refused(file):
 def test_a_whole_file_serves_later_stages_as_long_as_the_teacher_is_the_same(tmp_path, file):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
     config = with_values(preset("debug"), ["student.envs=32"])
-    assert changed_run(run, requested(None, file(as_toml(config, "debug", "any")), None)).config == config
+    assert changed(run, requested(None, file(as_toml(config, "debug", "any")), None)).config == config
     with pytest.raises(UsageError, match=r"network\.depth: the teacher is trained"):
-        changed_run(run, requested(None, file("[network]\ndepth = 8"), None))
+        changed(run, requested(None, file("[network]\ndepth = 8"), None))
 
 
 def test_resuming_with_another_file_is_refused(tmp_path, file):

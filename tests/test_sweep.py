@@ -19,9 +19,10 @@ from pipelines import train_teacher
 from pipelines.cli import app
 from pipelines.compare import compare_sweep, seed_interval
 from pipelines.config import preset, with_values
+from pipelines.files import write_json
 from pipelines.report import write_sweep_report
 from pipelines.run_sweep import train_sweep
-from pipelines.rundir import Run, write_json
+from pipelines.rundir import Run
 from pipelines.runtime import Interrupted
 from pipelines.sweep import Sweep, combinations, create_sweep, parse_seeds
 from teacher import checkpoint

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipelines import export_students, train_students
 from pipelines.cli import app
 from pipelines.compare import compare_sweep
-from pipelines.rundir import read_json
+from pipelines.files import read_json
 from pipelines.runtime import Interrupted
 from pipelines.sweep import Sweep
 from teacher.errors import Diverged, FathomError

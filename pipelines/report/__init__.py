@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.files import read_json, write_text
 from pipelines.report.context import RunContext, SweepContext
 from pipelines.report.page import Page
 from pipelines.report.run_page import films, run_page
 from pipelines.report.several import comparison_page, sweep_page
-from pipelines.rundir import Run, read_json, understood, write_text
+from pipelines.rundir import Run, understood
 
 if TYPE_CHECKING:
     from pipelines.sweep import Sweep

@@ -5,17 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.files import read_columns, read_json
 from pipelines.report import wording
-from pipelines.rundir import (
-    DISTANCE_MAP,
-    PICTURES,
-    RECORDING,
-    ROBOT_LOG,
-    Run,
-    is_sweep,
-    read_columns,
-    read_json,
-)
+from pipelines.rundir import DISTANCE_MAP, PICTURES, RECORDING, ROBOT_LOG, Run, is_sweep
 
 JSON = dict[str, Any]
 
