@@ -8,19 +8,14 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 import pipelines
 from pipelines.progress import Display
@@ -28,9 +23,13 @@ from pipelines.rundir import PACKAGES
 from teacher.errors import FathomError
 
 JSON = dict[str, Any]
-NOT_NEEDED = (  # by everyone
-    *("jax-cuda12-plugin", "warp-lang", "av", "franky-control", "franky-sim", "tensorboardX", "wandb"),
-)
+EXTRAS = {  # what for, the module that it takes, how to install that
+    "warp engine": ("warp", "with an NVIDIA GPU: pip install 'mujoco-mjx[warp]'"),
+    "MP4 films": ("av", "pip install 'fathom-rl[video]'"),
+    "Franka robot": ("franky", "pip install 'fathom-rl[robot]'"),
+    "TensorBoard": ("tensorboardX", "pip install 'fathom-rl[tensorboard]'"),
+    "Weights & Biases": ("wandb", "pip install 'fathom-rl[wandb]'"),
+}
 SIZE = "2x16"  # of the student that is tried
 ENVIRONMENT = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "MUJOCO_GL")
 
@@ -48,21 +47,22 @@ def examine(display: Display) -> JSON:
                 passed, found = True, attempt()
             except Exception as error:  # whatever is broken here is what was looked for
                 passed, found = False, f"{type(error).__name__}: {error}"
-            seconds = round(time.perf_counter() - begun, 2)
-            result, style = ("works", "") if passed else ("fails", "red")
-            display.say(f"{part}: {result}, {seconds:.1f} s", style)
-            found = _anonymous(found.replace(folder, ""))
+            seconds, found = round(time.perf_counter() - begun, 2), _anonymous(found.replace(folder, ""))
             parts.append({"part": part, "passed": passed, "seconds": seconds, "found": found})
+            display.say(_line(parts[-1]), "" if passed else "red")
     devices = _devices()
+    gpus = [device for device in devices if device.startswith(("gpu", "cuda", "rocm"))]
+    gpu = {"found": ", ".join(gpus)} if gpus else {"install": "pip install 'fathom-rl[gpu]'"}
     return {
         "system": {
             "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
             "cores": os.cpu_count(),
         },
-        "versions": _versions(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "devices": devices,
         "environment": {name: _anonymous(os.environ[name]) for name in ENVIRONMENT if name in os.environ},
-        "extras": _extras(devices),
+        "extras": {"GPU": gpu, "pictures": _graphics()}
+        | {name: _package(module, install) for name, (module, install) in EXTRAS.items()},
         "parts": parts,
         "passed": all(part["passed"] for part in parts),
     }
@@ -105,44 +105,31 @@ def require_sound(found: JSON) -> None:
         raise FathomError(f"{', '.join(failed)}: failed, see above")
 
 
-def page(found: JSON) -> Group:
-    """Draws tables for a person, and the lines to paste."""
-    parts = Table("part", "result", "seconds", "found", title="self-test", title_justify="left")
-    for part in found["parts"]:
-        result = Text("works", "green") if part["passed"] else Text("fails", "red")
-        parts.add_row(part["part"], result, f"{part['seconds']:.1f}", part["found"])
-    extras = Table("for", "found", "to install", title="extras", title_justify="left")
-    for name, extra in found["extras"].items():
-        extras.add_row(name, extra.get("found", "missing"), extra.get("install", ""))
-    return Group(parts, extras, "for a bug report:\n", Text(block(found)))
-
-
-def block(found: JSON) -> str:
-    """Returns plain lines that say it all, and nothing of who and where the user is."""
+def page(found: JSON) -> str:
+    """Returns all of it as lines for a bug report, with nothing of who and where the user is."""
     lines = [
         f"{found['system']['platform']}, {found['system']['cores']} cores",
         *(f"device {device}" for device in found["devices"]),
         *(f"{name} {number}" for name, number in found["versions"].items()),
         *(f"{name}={value}" for name, value in found["environment"].items()),
-        *(f"{name}: {extra.get('found', 'missing')}" for name, extra in found["extras"].items()),
     ]
-    for part in found["parts"]:
-        result = "works" if part["passed"] else "FAILS"
-        lines.append(f"{part['part']}: {result}, {part['seconds']:.1f} s, {part['found']}")
-    folder = textwrap.TextWrapper(76, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    for name, extra in found["extras"].items():
+        lines.append(f"{name}: {extra.get('found') or 'missing; ' + extra['install']}")
+    lines += map(_line, found["parts"])
+    folder = textwrap.TextWrapper(76, subsequent_indent=" " * 4)
     return "\n".join(folder.fill(line) for line in "\n".join(lines).splitlines())
 
 
-def _versions() -> dict[str, str]:
-    """Of Python and the packages; those that are missing too, if everyone needs them."""
-    found = {"python": platform.python_version()}
-    for package in (*PACKAGES, *NOT_NEEDED):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            if package in PACKAGES:
-                found[package] = "missing"
-    return found
+def _line(part: JSON) -> str:
+    result = "works" if part["passed"] else "FAILS"
+    return f"{part['part']}: {result}, {part['seconds']:.1f} s, {part['found']}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
 
 
 def _devices() -> list[str]:
@@ -153,21 +140,6 @@ def _devices() -> list[str]:
         return [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     except (ImportError, RuntimeError):
         return []
-
-
-def _extras(devices: Iterable[str]) -> dict[str, JSON]:
-    """What some need: `found`, or how to `install` it."""
-    gpus = [device for device in devices if device.startswith(("gpu", "cuda", "rocm"))]
-    driver = "NVIDIA driver is here" if shutil.which("nvidia-smi") else "with an NVIDIA GPU"
-    return {
-        "GPU": {"found": ", ".join(gpus)} if gpus else {"install": f"{driver}: pip install 'fathom-rl[gpu]'"},
-        "warp engine": _package("warp", "with an NVIDIA GPU: pip install 'mujoco-mjx[warp]'"),
-        "pictures": _graphics(),
-        "MP4 films": _package("av", "pip install 'fathom-rl[video]'"),
-        "Franka robot": _package("franky", "pip install 'fathom-rl[robot]'"),
-        "TensorBoard": _package("tensorboardX", "pip install 'fathom-rl[tensorboard]'"),
-        "Weights & Biases": _package("wandb", "pip install 'fathom-rl[wandb]'"),
-    }
 
 
 def _package(module: str, install: str) -> JSON:
@@ -191,6 +163,5 @@ def _anonymous(text: str) -> str:
     except (KeyError, OSError):  # a number without an entry
         user = ""
     for name, stand_in in ((platform.node(), "HOST"), (user, "USER")):
-        if name:
-            text = re.sub(rf"\b{re.escape(name)}\b", stand_in, text)
+        text = re.sub(rf"\b{re.escape(name)}\b", stand_in, text) if name else text
     return text
