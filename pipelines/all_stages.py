@@ -35,11 +35,9 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict
                 bar.note = name
                 figures = control(run.bundles / name, display)
                 bar.show(number, figures, figures)
-    except BaseException:
+    finally:
         with suppress(FathomError):  # of a disk that is full: what stopped the run says so
             run.update_summary({"wall_s": before + time.monotonic() - begun})
-        raise
-    run.update_summary({"wall_s": before + time.monotonic() - begun})
     display.say(f"report: {write_report(run)}")
     return run.summary
 

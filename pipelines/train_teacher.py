@@ -92,12 +92,9 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
                 break
     if reached:
         display.say(f"teacher: {config.evaluate.until} is reached, after iteration {done} of {total}")
-    (depth, critic_depth), (width, critic_width) = config.network.depths, config.network.widths
     summary = {
-        "depth": depth,
-        "critic_depth": critic_depth,
-        "width": width,
-        "critic_width": critic_width,
+        **dict(zip(("depth", "critic_depth"), config.network.depths, strict=True)),
+        **dict(zip(("width", "critic_width"), config.network.widths, strict=True)),
         "env_steps": env_steps,
         "wall_s": clock.last,
         **(evaluation or {}),
