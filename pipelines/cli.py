@@ -27,6 +27,7 @@ from pipelines.options import (
     Later,
     Where,
     command,
+    option,
     refuse,
 )
 from pipelines.presets import PRESETS
@@ -47,6 +48,7 @@ app = typer.Typer(
     "layers, and exports an ONNX policy that a robot controller loads.",
     epilog="Start with: pipeline run --preset quickstart",
 )
+PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
 presets = typer.Typer(invoke_without_command=True)
 
 
@@ -70,13 +72,11 @@ def run(first: First, student: str | None = STUDENT) -> Answers:
 @command(app.command(cls=Command))
 def teacher(
     first: First,
-    depths: str | None = typer.Option(None, metavar="D1,D2,...", help="--vary network.depth=D1,D2,..."),
-    vary: list[str] | None = typer.Option(
-        None,
-        metavar="GROUP.FIELD=V1,V2,...",
-        help="one run for each value; repeated, one for each combination",
+    depths: str | None = option("D1,D2,...", "the same as --vary network.depth=D1,D2,..."),
+    vary: list[str] | None = option(
+        "GROUP.FIELD=V1,V2,...", "one run for each value; repeated, one for each combination"
     ),
-    seeds: str | None = typer.Option(None, metavar="S1,S2,...", help="one run for each seed"),
+    seeds: str | None = option("S1,S2,...", "one run for each seed"),
 ) -> Answers:
     """Train the deep teacher; the first stage of a new run.
 
@@ -104,11 +104,8 @@ def distill(
     later: Later,
     where: Where,
     run: str | None = RUN_OR_SWEEP,
-    baselines: str | None = typer.Option(
-        None,
-        metavar="all|NAME,...",
-        help="also train what distillation is compared with: direct, direct_long, shallow_actor, "
-        "cloning, dagger",
+    baselines: str | None = option(
+        "all|NAME,...", "also train baselines: direct, direct_long, shallow_actor, cloning, dagger"
     ),
 ) -> Answers:
     """Fit small students to a run's teacher: its policy and its critic. Of a sweep: to every run's.
@@ -138,16 +135,8 @@ def export(
     where: Where,
     run: str | None = RUN_OR_SWEEP,
     student: str | None = STUDENT,
-    profile: list[str] | None = typer.Option(
-        None,
-        "--profile",
-        metavar="NAME",
-        help="add the files of a controller: c99 (c99:PREFIX for other names in C), holosoma, mjlab, "
-        "ros2, unitree; may be repeated",
-    ),
-    sign: Path | None = typer.Option(
-        None, "--sign", metavar="KEY", help="sign bundles with this ed25519 key (PEM), for load(trusted=...)"
-    ),
+    profile: list[str] | None = option("NAME", "add a controller's files; may be repeated: " + PROFILES),
+    sign: Path | None = option("KEY", "sign bundles with this ed25519 key (PEM), for load(trusted=...)"),
 ) -> Answers:
     """Write a bundle for each student (ONNX, specification, controller), compare with JAX, evaluate.
 
@@ -189,24 +178,18 @@ def control(
     engine: str | None = ENGINE,
     episodes: int | None = EPISODES,
     seed: int | None = HELD_OUT_SEED,
-    robot: str | None = typer.Option(
-        None, metavar="fr3|fr3-sim", help="drive this robot instead: a Franka FR3, or one simulated here"
+    robot: str | None = option(
+        "fr3|fr3-sim", "drive this robot instead: a Franka FR3, or one simulated here"
     ),
-    host: str | None = typer.Option(None, metavar="ADDRESS", help="of the robot's control, for --robot fr3"),
-    goals: str | None = typer.Option(
-        None, metavar="N|X,Y,Z|FILE", help="N as in training, one, or each line of a file. Default: 10"
-    ),
-    seconds: float | None = typer.Option(None, help="on the robot, for each goal. Default: 5"),
+    host: str | None = option("ADDRESS", "of the robot's control, for --robot fr3"),
+    goals: str | None = option("N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10"),
+    seconds: float | None = option(None, "on the robot, for each goal. Default: 5"),
     far: bool = typer.Option(
         False, "--allow-far-goals", help="take goals outside the training range, with a warning"
     ),
-    tool: str | None = typer.Option(
-        None, metavar="X,Y,Z", help="the point that goals mean, m from the flange in its frame"
-    ),
-    start: str | None = typer.Option(
-        None, metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home"
-    ),
-    log: Path | None = typer.Option(None, metavar="FILE.npz", help="where steps on the robot are written"),
+    tool: str | None = option("X,Y,Z", "the point that goals mean, m from the flange in its frame"),
+    start: str | None = option("Q1,...,Q7", "where fr3-sim begins, rad. Default: home"),
+    log: Path | None = option("FILE.npz", "where steps on the robot are written"),
 ) -> Answers:
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
     from pipelines import stages, tables
@@ -254,15 +237,11 @@ def watch(
     target: str | None = typer.Argument(
         None, metavar="[RUN|BUNDLE]", help="not needed if there is only one run"
     ),
-    policy: str | None = typer.Option(
-        None, metavar="WHICH", help="of a run: teacher, student or a size. Default: its student"
-    ),
-    engine: str | None = typer.Option(None, help="simulator; default: as for control"),
+    policy: str | None = option("WHICH", "of a run: teacher, student or a size. Default: its student"),
+    engine: str | None = option(None, "simulator; default: as for control"),
     episodes: int = typer.Option(3, min=1, help="held-out episodes"),
     seed: int | None = HELD_OUT_SEED,
-    out: Path | None = typer.Option(
-        None, metavar="FILE", help="a .gif, .mp4 or .html; default: GIF and page"
-    ),
+    out: Path | None = option("FILE", "a .gif, .mp4 or .html; default: GIF and page"),
     live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
 ) -> Answers:
     """Look at a policy's episodes: a film and a page, without a display, or a window."""
@@ -306,9 +285,7 @@ def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
 @command(app.command(cls=Command))
 def compare(
     runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
-    out: Path | None = typer.Option(
-        None, metavar="FILE.html", help="default: compare.html beside the first run"
-    ),
+    out: Path | None = option("FILE.html", "default: compare.html beside the first run"),
 ) -> Answers:
     """Show runs side by side, in a table and as a page: what was set differently, and what came of it."""
     from pipelines import tables

@@ -70,39 +70,31 @@ def complete_field(incomplete: str) -> list[tuple[str, str]]:
     ]
 
 
+def option(metavar: str | None, help: str, *names: str, complete: Any = None) -> Any:
+    """Returns an option that takes a value, or several where its type is a list."""
+    return typer.Option(None, *names, metavar=metavar, help=help, autocompletion=complete)
+
+
 def _seed(help: str) -> Any:
     return typer.Option(None, "--seed", min=0, max=2**31 - 1, help=help)
 
 
+def _named(metavar: str, help: str) -> Any:
+    return typer.Argument(None, metavar=metavar, help=help, autocompletion=complete_run)
+
+
 PRESET_NAME = typer.Argument(..., metavar="NAME", autocompletion=complete_preset)
-SETTINGS_FILE = typer.Option(
-    None,
-    "--config",
-    metavar="FILE.toml",
-    help="settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one",
-)
-SET = typer.Option(
-    None,
-    "--set",
-    metavar="GROUP.FIELD=VALUE",
-    help="change one setting; may be repeated",
-    autocompletion=complete_field,
-)
+FILE_HELP = "settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one"
+SETTINGS_FILE = option("FILE.toml", FILE_HELP, "--config")
+SET = option("GROUP.FIELD=VALUE", "change one setting; may be repeated", "--set", complete=complete_field)
 TRUST = typer.Option(
     False, "--trust", help="execute the copy of a task file that the run keeps: code of whoever made the run"
 )
 RESUME = typer.Option(False, "--resume", help="go on where the run stopped; finished work is kept")
-RUN = typer.Argument(
-    None, metavar="[RUN]", help="run directory or name; default: the only one", autocompletion=complete_run
-)
-RUN_OR_SWEEP = typer.Argument(
-    None,
-    metavar="[RUN|SWEEP]",
-    help="directory or name of a run, or of a sweep for all its runs; default: the only one",
-    autocompletion=complete_run,
-)
-STUDENT = typer.Option(None, metavar="SIZE", help="select this student: --set student.choose=SIZE")
-ENGINE = typer.Option(None, help="simulator; default: as the run sets it")
+RUN = _named("[RUN]", "run directory or name; default: the only one")
+RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs; default: the only one")
+STUDENT = option("SIZE", "select this student; the same as --set student.choose=SIZE")
+ENGINE = option(None, "simulator; default: as the run sets it")
 EPISODES = typer.Option(None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
 HELD_OUT_SEED = _seed("other held-out episodes than every run's")
 TOML = typer.Option(False, "--toml", help="print a file that --config takes")
@@ -113,35 +105,23 @@ DEBUG = typer.Option(False, "--debug", help="show the traceback of an error, and
 class First(NamedTuple):
     """Options of a command that begins a run, or goes on with one."""
 
-    preset: str | None = typer.Option(
-        None,
-        help="named settings; `pipeline presets` lists them. Default: quickstart",
-        autocompletion=complete_preset,
+    preset: str | None = option(
+        None, "named settings: `pipeline presets`. Default: quickstart", complete=complete_preset
     )
-    task: str | None = typer.Option(
-        None,
-        metavar="NAME",
-        help="--set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
-        autocompletion=complete_task,
+    task: str | None = option(
+        "NAME", "one of `pipeline tasks`, or your own, path/to/file.py:NAME", complete=complete_task
     )
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
     seed: int | None = _seed("of all randomness. Default: 0")
-    until: str | None = typer.Option(
-        None,
-        metavar="KEY=VALUE",
-        help="--set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
-        "for example time_at_goal=0.32",
+    until: str | None = option(
+        "KEY=VALUE", "end training once an evaluation reaches this, for example time_at_goal=0.32"
     )
-    run: str | None = typer.Option(
-        None,
-        "--run",
-        metavar="DIR",
-        help="run directory, or a name under runs/. Default: the preset's name and the seed",
-        autocompletion=complete_run,
+    run: str | None = option(
+        "DIR", "directory, or a name under runs/. Default: preset and seed", "--run", complete=complete_run
     )
-    coordinator: str | None = typer.Option(
-        None, metavar="HOST:PORT", help="where a run's processes meet; not needed under Slurm or MPI"
+    coordinator: str | None = option(
+        "HOST:PORT", "where a run's processes meet; not needed under Slurm or MPI"
     )
     processes: int | None = typer.Option(None, min=1, help="how many processes train one teacher together")
     process: int | None = typer.Option(None, min=0, help="which of them this is, from 0")
@@ -187,11 +167,8 @@ class First(NamedTuple):
 class Later(NamedTuple):
     """Options by which a stage after the teacher changes its settings."""
 
-    preset: str | None = typer.Option(
-        None,
-        "--preset",
-        help="take this preset's settings for the stages after the teacher",
-        autocompletion=complete_preset,
+    preset: str | None = option(
+        None, "this preset's settings for the stages after the teacher", "--preset", complete=complete_preset
     )
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
@@ -207,14 +184,9 @@ class Later(NamedTuple):
 class Where(NamedTuple):
     """Options that say in which run a command works, and what becomes of its task's code."""
 
-    run_option: str | None = typer.Option(
-        None, "--run", metavar="DIR", help="the same as the argument", autocompletion=complete_run
-    )
-    task: str | None = typer.Option(
-        None,
-        "--task",
-        metavar="FILE.py:NAME",
-        help="where the task is, if it is code in a file: your file is executed in place of the run's",
+    run_option: str | None = option("DIR", "the same as the argument", "--run", complete=complete_run)
+    task: str | None = option(
+        "FILE.py:NAME", "where the task's code is: your file is executed in place of the run's", "--task"
     )
     trust: bool = TRUST
 
