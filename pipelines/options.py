@@ -143,7 +143,8 @@ class First(NamedTuple):
         from pipelines import stages
         from pipelines.rundir import open_run, run_path
 
-        path = run_path(self.run or asked.base + (f"-seed{self.seed}" if self.seed else ""))
+        usual = f"{asked.base}-seed{self.seed}" if self.seed else asked.base
+        path = run_path(usual if self.run is None else self.run)
 
         def found() -> "Run":
             if self.resume:

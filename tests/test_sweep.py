@@ -26,7 +26,7 @@ from pipelines.rundir import Run
 from pipelines.runtime import Interrupted
 from pipelines.sweep import Sweep, combinations, create_sweep, parse_seeds
 from teacher import checkpoint
-from teacher.errors import Diverged, UsageError
+from teacher.errors import Diverged
 from teacher.train import load_teacher
 
 NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
@@ -90,7 +90,7 @@ def page_of(sweep: Sweep) -> Page:
 def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained):
     told = trained.finished.stderr
     assert re.search(r"run 1 of 4: depth 4, seed 0\nteacher: going on from iteration [5-9] of 10", told)
-    assert "run 2 of 4: depth 8, seed 0; about" in told and "if what is untried takes as long" in told
+    assert "run 2 of 4: depth 8, seed 0; about" in told
     assert "run 4 of 4: depth 8, seed 1; about" in told
     assert [member.name for member in trained.sweep.members] == NAMES
     assert all(member.finished for member in trained.sweep.members)
@@ -140,17 +140,6 @@ def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
     assert "--vary network.depth=4,8 --seeds 0,1 --run debug-depth-again" in re.sub(" +", " ", page.text)
 
 
-@pytest.mark.parametrize("command", [["control"], ["evaluate"], ["run", "--resume"]])
-def test_commands_for_one_run_name_the_runs_of_a_sweep(tmp_path, monkeypatch, command):
-    sweep = made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0])
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, [*command, "--run", "sweep"])
-    assert done.exit_code == 2
-    assert "runs/sweep is a sweep, not a run" in done.stderr
-    for member in sweep.members:
-        assert f"runs/sweep/{member.name}" in done.stderr
-
-
 def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
     sweep = fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0]), lambda m: 0.5)
     monkeypatch.chdir(tmp_path)
@@ -164,49 +153,10 @@ def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
         assert done.exit_code == 0 and page.samefile(done.stdout.strip())
     text = Page(page.read_text()).text
     assert "pipeline distill sweep/depth-8/seed-0" in text
-    assert "--run sweep-depth-8-seed-0-again" in text.replace("  ", " ")
-    done = CliRunner().invoke(app, ["evaluate"])
-    assert done.exit_code == 2 and "runs/sweep (a sweep)" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--depths", "4,18"], ["network.depth", "18", "multiple of 4, for example 16 or 20"]),
-        (["--depths", "4,x"], ["network.depth", "'x'", "integer"]),
-        (["--depths", "4,,8"], ["group.field=value,value"]),
-        (["--depths", "4,16,4"], ["network.depth=4,16,4", "4 is given twice"]),
-        (["--depths", "4,8.0,8"], ["8 is given twice"]),
-        (["--depths", "4", "--vary", "network.depth=8"], ["network.depth is varied twice"]),
-        (["--depths", "4,8", "--set", "network.depth=8"], ["network.depth is both set and varied"]),
-        (
-            ["--depths", "4,8", "--set", "network.actor_depth=4", "--set", "network.critic_depth=4"],
-            ["network.depth changes nothing"],
-        ),
-        (["--vary", "network.dept=4,8"], ["'dept'", "did you mean 'depth'?"]),
-        (["--vary", "netwrk.depth=4,8"], ["'netwrk'", "did you mean 'network'?"]),
-        (["--vary", "student.rounds=3,4"], ["'student'", "group of the teacher"]),
-        (["--vary", "network"], ["'network'", "group.field=value,value"]),
-        (["--vary", "task.name=reacher,nothing"], ["'nothing'", "reacher"]),
-        (
-            ["--vary", "update.batch=32,999", "--vary", "collect.envs=16,64"],
-            ["update.batch is 999", "collect.envs * collect.prefill = 320"],
-        ),
-        (["--seed", "1", "--seeds", "0,1"], ["--seed 1 and --seeds 0,1"]),
-        (["--seeds", "0,0"], ["0 is given twice"]),
-        (["--seeds", "0,-1"], ["'-1'", "whole numbers"]),
-        (["--seeds", "3000000000"], ["3000000000", "2147483647"]),
-        (["--depths", "4,8", "--resume"], ["runs/debug-depth is no sweep"]),
-    ],
-)
-def test_a_wrong_request_exits_with_2_and_creates_nothing(tmp_path, monkeypatch, arguments, words):
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", *arguments])
-    assert done.exit_code == 2, done.output
-    assert done.stdout == ""
-    for word in words:
-        assert word in done.stderr
-    assert not list(tmp_path.iterdir())
+    for words in (["control"], ["evaluate"], ["run", "--resume"]):  # those for one run name the sweep's
+        done = CliRunner().invoke(app, [*words, "--run", "sweep"])
+        assert done.exit_code == 2 and "runs/sweep is a sweep, not a run" in done.stderr
+        assert all(f"runs/sweep/{member.name}" in done.stderr for member in sweep.members)
 
 
 @pytest.mark.parametrize(
@@ -240,12 +190,7 @@ def test_combinations_are_every_pair_with_the_last_setting_fastest():
     for (depth, batch), (_, combined) in zip(values, found, strict=True):
         assert combined.teacher.network.actor_depth == depth and combined.teacher.update.batch == batch
     assert combinations(config, []) == [({}, config)]
-
-
-def test_seeds_are_read_in_their_order():
     assert parse_seeds("2, 0,1") == [2, 0, 1]
-    with pytest.raises(UsageError, match="''"):
-        parse_seeds("0,")
 
 
 def test_interval_over_seeds_is_students():
@@ -313,13 +258,6 @@ def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monk
     assert done.exit_code == 0 and tried == [4, 8, 8, 16]
 
 
-def test_one_seed_is_said(tmp_path):
-    page = page_of(fill(made(tmp_path / "arm", ["network.depth=4,8"], [3]), lambda m: 0.5))
-    assert "One seed: the differences may be chance" in page.text
-    assert "there is no interval over seeds" in page.text
-    assert "Depth 4 and depth 8 reach most goals: 50.0 %, with one seed" in page.text
-
-
 def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
     shares = {(4, 0): 0.2, (4, 1): 0.21, (8, 0): 0.7, (8, 1): 0.71, (16, 0): 0.68, (16, 1): 0.71}
     sweep = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
@@ -332,6 +270,8 @@ def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
 def test_a_sweep_under_way_is_shown_as_far_as_it_came(tmp_path):
     sweep = made(tmp_path / "arm", ["network.depth=4,8"], [0, 1])
     assert "no run has finished" in page_of(sweep).text
+    one = made(tmp_path / "one", ["network.depth=4,8"], [3])
+    assert "One seed: the differences may be chance" in page_of(fill(one, lambda m: 0.5)).text
     page = page_of(fill(sweep, lambda m: 0.5, skip=["depth-8/seed-1"]))
     assert "1 of 4 runs not ended yet: pipeline teacher --run arm --resume" in page.text.replace("  ", " ")
     assert "1 of 2" in " ".join(row[-1] for row in page.rows if row and row[0].strip() == "depth 8")
@@ -361,15 +301,6 @@ def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path):
         for member in sweep.members:
             assert page.row(member.name)
         assert compare_sweep(sweep, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
-
-
-def test_text_of_a_sweep_is_escaped(tmp_path):
-    evil = "<script>alert('&')</script>"
-    sweep = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5, skip=["depth-8/seed-0"])
-    failed = {"run": "depth-8/seed-0", "state": "diverged", "error": evil}
-    write_json(sweep.path / "summary.json", {"runs": [failed]})
-    page = page_of(sweep)
-    assert evil in page.text and "script" not in page.tags
 
 
 SMALL = ["student.sizes=2x16", "student.rounds=1", "student.updates=2", "student.episodes=4"]
@@ -422,11 +353,7 @@ def test_a_sweep_beside_what_is_known_of_its_task(tmp_path):
     assert [cell.split()[0] for cell in row[1:]] == ["80.5", "0.812", "0.634"]
     assert "Depth 8 is at its goals for 80.5" in page.text
 
-
-def test_lines_of_different_references_are_not_drawn(tmp_path):
-    sweep = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0]), lambda m: 0.5)
-    for member in sweep.members:
-        add_truth(member.run)
+    # Lines of different references are not drawn.
     sweep.members[0].run.update_summary({"reference": {"time_at_goal": 0.5, "success_final": 0.5}})
-    page = page_of(sweep)
-    assert "reference: time at goal" not in page.text and "reference policy" not in page.text
+    text = page_of(sweep).text
+    assert "reference: time at goal" not in text and "reference policy" not in text
