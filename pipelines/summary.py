@@ -220,7 +220,7 @@ class ControlFigures(Score, Latencies):
 
     engine: Text = doc("the simulator")
     steps: Count = doc("answers given")
-    latency_us_max: Number = doc("the longest answer")
+    latency_us_max: Number = doc("the longest answer, of robots asked one after the other")
     missed_deadlines: Count = doc("answers later than the control period")
     student_sha256: Text = doc("fingerprint of the student")
 
