@@ -10,6 +10,7 @@ import pytest
 from test_export import SPEC, export, exported, policy, rollouts  # noqa: F401
 
 from pipelines.inspection import comparison, description, differences, inspect
+from pipelines.progress import Terminal
 from teacher.errors import FathomError, UsageError
 
 
@@ -19,9 +20,7 @@ def bundle(exported, tmp_path):  # noqa: F811
 
 
 def text(group):
-    from rich.console import Console
-
-    console = Console(width=200)
+    console = Terminal(width=200)
     with console.capture() as capture:
         console.print(group)
     return capture.get()
