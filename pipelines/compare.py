@@ -203,7 +203,7 @@ def _cautions(found: dict[str, JSON]) -> list[str]:
 
     def differing(*keys: str) -> str:
         """Returns `arm: mjx, maze: brax` of the runs that have a value; empty if all have the same."""
-        known = {}
+        known: JSON = {}
         for name, each in found.items():
             value: Any = each
             for key in keys:
