@@ -207,12 +207,9 @@ class Run:
         folder, (file, _, made) = self.path / TASK, self.task.rpartition(":")
         remedy = f"name the file with --task path/to/{Path(file).name}:{made}"
         hashes = read_json(folder / HASHES, remedy)
-        for name, expected in hashes.items():
-            if not (folder / name).is_file() or _sha256(folder / name) != expected:
+        for name in {*hashes, *(str(each.relative_to(folder)) for each in folder.rglob("*.py"))}:
+            if not (folder / name).is_file() or _sha256(folder / name) != hashes.get(name):
                 raise FathomError(f"{folder / name} is missing or was altered since it was copied; {remedy}")
-        code = {name for name in hashes if name.endswith(".py")}
-        if code != {str(each.relative_to(folder)) for each in folder.rglob("*.py")}:
-            raise FathomError(f"{folder} holds other files than {HASHES} lists; {remedy}")
         kept = f"{folder / Path(file).name}:{made}"
         try:
             make_task(kept)
