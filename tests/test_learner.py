@@ -14,7 +14,7 @@ from teacher.errors import Diverged, Unstable
 from teacher.learner import Learner, TeacherState
 from teacher.replay import Batch
 from teacher.rollout import simulation
-from teacher.train import require_sound, train
+from teacher.train import require_sound, train, with_average
 
 ENVS, STEPS, ITERATIONS = 6, 60, 3
 PREFILL = 90  # no multiple of STEPS: two pieces
@@ -420,3 +420,9 @@ def test_a_broken_episode_of_a_rollout_stands_still_before_the_break(tmp_path):
     np.testing.assert_array_equal(
         ran.qpos[steps[0] :], np.broadcast_to(ran.qpos[steps[0]], ran.qpos[steps[0] :].shape)
     )
+
+
+def test_saves_from_before_there_were_averages_go_on_from_their_parameters():
+    leaves = {".params.actor": 1, ".optimiser.mu": 2}
+    assert with_average(leaves) == leaves | {".average.actor": 1}
+    assert with_average(leaves | {".average.actor": 3}) == leaves | {".average.actor": 3}
