@@ -58,7 +58,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None,
     )
     stepped = POLICY_ROWS * config.network.widths[0] + SIMULATOR * spec.observation_size
     return Needs(
-        parameters=_bytes(params),
+        parameters=2 * _bytes(params),  # and their average
         gradients=_bytes(params),
         optimiser=-(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices),
         activations=_activations(config, batched, batch),

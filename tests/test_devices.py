@@ -211,23 +211,6 @@ def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--processes 2", "--coordinator, --process missing"),
-        ("--coordinator localhost:1 --processes 2 --process 2", "the last is 1"),
-        ("--set network.fused=true", "network.fused needs network.precision bfloat16"),
-        ("--set network.fused=true --set network.precision=bfloat16", "the kernels are for H100 and H200"),
-        ("--set network.precision=float16", "network.precision: found 'float16'"),
-    ],
-)
-def test_half_of_an_address_and_what_devices_cannot_compute_is_refused(pipeline, tmp_path, words, message):
-    done = pipeline("teacher", "--preset", "debug", *words.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
     ("environment", "ids"),
     [
         ("", "not joined"),

@@ -156,7 +156,7 @@ def test_a_file_named_twice_is_one_task(robot, monkeypatch):
     assert make_task(f"{file.parent.name}/../{file.parent.name}/my_robot.py:TwoWheels") is make_task(robot)
 
 
-def test_a_study_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
+def test_a_sweep_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = combinations(preset("debug"), ["task.name=reacher,robots/one.py:Robot"])
     assert [described(values, "-", "-") for values, _ in made] == ["name-reacher", "name-one.py:Robot"]
