@@ -234,7 +234,8 @@ class Learner:
         """Moves the average by an iteration's updates; the first ones count alike, for it began at none."""
         decay = self.config.update.ema_decay**self.config.collect.updates
         share = jnp.maximum(1 - decay, 1 / (iteration + 1))
-        return jax.tree.map(lambda mean, new: (1 - share) * mean + share * new, average, params)
+        moved: Params = jax.tree.map(lambda mean, new: (1 - share) * mean + share * new, average, params)
+        return moved
 
     def update(
         self, learned: tuple[Params, Any], batch: Batch, key: Array
