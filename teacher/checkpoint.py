@@ -1,6 +1,6 @@
 """Saves that survive `kill -9`: everything a stage needs to go on exactly, written atomically.
 
-DIRECTORY/STEP/state.npz      all arrays but the rows
+DIRECTORY/STEP/state/         all arrays but the rows, through orbax
 DIRECTORY/STEP/manifest.json  what belongs to this save, with the SHA-256 of every file; written last
 DIRECTORY/rows/FROM-TO.npz    rows FROM to TO of an append-only ring, shared between saves
 DIRECTORY/copies/FROM-TO.npz  the same again, where more than one save is kept
@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from teacher.errors import FathomError
 
-FORMAT_VERSION = 4
-MANIFEST, STATE, ROWS, COPIES = "manifest.json", "state.npz", "rows", "copies"
+FORMAT_VERSION = 3
+MANIFEST, STATE, ROWS, COPIES = "manifest.json", "state", "rows", "copies"
 # Parts of leaves' paths, and what older saves call them.
 RENAMED = (("log_temperature", "log_entropy_weight"), ("achieved_goal", "outcome"))
 
@@ -85,12 +86,14 @@ def save(
             partial.mkdir(parents=True)
             if start < written:
                 segments.append(_write_segment(directory, rows, start, written, copied=keep > 1))
-            np.savez(partial / STATE, **{path: _plain(leaf) for path, leaf in leaf_paths(state).items()})
+            leaves = {path: np.asarray(_plain(leaf)) for path, leaf in leaf_paths(state).items()}
+            with _checkpointer() as checkpointer:
+                checkpointer.save(partial.absolute() / STATE, leaves)
             shapes = {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in rows.items()}
             manifest = {
                 "format_version": FORMAT_VERSION,
                 "record": record,
-                "files": {STATE: _sha256(partial / STATE)},
+                "files": {str(f.relative_to(partial)): _sha256(f) for f in partial.rglob("*") if f.is_file()},
                 "rows": {"written": written, "segments": segments, "leaves": shapes},
             }
             write_manifest(partial, manifest)
@@ -179,17 +182,30 @@ def _load(directory: Path, step: int, rows: bool) -> Saved:
     try:
         for name, expected in manifest["files"].items():
             _check_file(folder / name, expected)
-        if (folder / STATE).exists():
-            with np.load(folder / STATE) as arrays:
-                leaves = dict(arrays)
-        else:  # format 3
-            import orbax.checkpoint as ocp
-
-            leaves = ocp.PyTreeCheckpointer().restore(folder.absolute() / "state")
+        with _checkpointer() as checkpointer:
+            leaves = checkpointer.restore(folder.absolute() / STATE)
         kept = _load_rows(directory, manifest["rows"]) if rows else {}
         return Saved(step, leaves, kept, manifest["record"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FathomError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[ocp.Checkpointer]:
+    """Of this process alone: orbax would wait for all of a run's processes to take part."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own)
+    )
+    log = logging.getLogger("absl")  # its threads log tracebacks of errors that it raises in ours as well
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            yield checkpointer
+    finally:
+        log.setLevel(level)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -198,9 +214,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         found, expected = manifest["format_version"], manifest.pop("sha256", None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FathomError(f"{folder / MANIFEST} cannot be read: {_reason(error)}") from error
-    if found not in (3, FORMAT_VERSION):
+    if found != FORMAT_VERSION:
         raise FathomError(
-            f"checkpoint {folder} has format version {found}, this program reads 3 and {FORMAT_VERSION}"
+            f"checkpoint {folder} has format version {found}, this program reads {FORMAT_VERSION}"
         )
     if expected != _content_sha256(manifest):
         raise FathomError(f"checkpoint file {folder / MANIFEST} is damaged: its SHA-256 is not the one in it")

@@ -27,6 +27,7 @@ FLOAT = 4  # bytes
 LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3.5
 BLOCK_GRADIENTS = 4  # two networks' gradients of one block, layer by layer and stacked
 POLICY_ROWS, SIMULATOR = 8, 64  # of a stepped environment: rows of a policy, numbers an observation's entry
+SAVED_COPIES = 2  # of what is learned, in the host's memory while a checkpoint is written
 TRAJECTORY_COPIES = 3  # step by step, stacked, and joined
 PROGRAM = 700 * 2**20  # what the program itself grows by, nearly all of it the compiler
 
@@ -40,6 +41,8 @@ class Needs(NamedTuple):
     activations: int
     replay: int
     environments: int
+    saving: int
+    """what copies of a save need beyond the gradients and activations that are gone by then"""
 
 
 def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None, devices: int = 1) -> Needs:
@@ -57,13 +60,18 @@ def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None,
         for rows in (collect.replay, collect.steps)
     )
     stepped = POLICY_ROWS * config.network.widths[0] + SIMULATOR * spec.observation_size
+    parameters = 2 * _bytes(params)  # and their average
+    moments = -(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices)
+    activations = _activations(config, batched, batch)
+    copies = SAVED_COPIES * (parameters + moments) if jax.default_backend() == "cpu" else 0
     return Needs(
-        parameters=2 * _bytes(params),  # and their average
+        parameters=parameters,
         gradients=_bytes(params),
-        optimiser=-(-_bytes(jax.eval_shape(make_optimiser(config).init, params)) // devices),
-        activations=_activations(config, batched, batch),
+        optimiser=moments,
+        activations=activations,
         replay=_bytes(kept),
         environments=_bytes(collected.rows) + environments * stepped * FLOAT,
+        saving=max(0, copies - _bytes(params) - activations),
     )
 
 

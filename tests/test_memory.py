@@ -67,7 +67,7 @@ def test_the_estimate_is_what_xla_reserves(monkeypatch, depth, width, batch, pre
     monkeypatch.setattr(networks, "is_batched", lambda: batched)
     asked = config(depth, width, batch, precision=precision)
     needs = memory.estimate(asked, SPEC, batched)
-    assert least < measured(asked) / (sum(needs) - needs.replay - needs.environments) < 1.15
+    assert least < measured(asked) / (sum(needs) - needs.replay - needs.environments - needs.saving) < 1.15
 
 
 def test_what_shapes_say_is_counted_exactly():
@@ -92,7 +92,7 @@ def test_several_devices_divide_all_but_parameters_and_gradients():
         assert getattr(four, part) == pytest.approx(getattr(one, part) / 4, rel=0.02)
 
 
-def test_a_save_copies_nothing(tmp_path):
+def test_a_save_makes_no_more_copies_than_foreseen(tmp_path):
     """In a process of its own, whose greatest use of memory is that of the save."""
     code = """
 import sys, jax.numpy as jnp, numpy as np
@@ -110,7 +110,7 @@ save(Path(sys.argv[1]) / "saves", 0, state, record={})
 print((used("VmHWM") - before) / sum(leaf.nbytes for leaf in state.values()))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 0.3
+    assert 0.5 < float(done.stdout) < memory.SAVED_COPIES + 0.3
 
 
 FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid")
