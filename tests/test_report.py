@@ -15,8 +15,7 @@ from pipelines.config import preset, with_values
 from pipelines.report import write_report
 from pipelines.report.context import RunContext
 from pipelines.report.figures import control_distances
-from pipelines.report.plot import MAX_POINTS, thinned
-from pipelines.report.run_page import commands, from_preset
+from pipelines.report.context import from_preset
 from pipelines.rundir import DISTANCE_MAP, RECORDING, create_run, write_columns, write_json
 from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError

@@ -1,17 +1,19 @@
 """A run, or a study, as one page that opens in any browser, without a network, plots and all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jinja2 import ChainableUndefined, Environment, PackageLoader, UndefinedError
+
+from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
+from pipelines.report import figures, page
 from pipelines.report.context import RunContext, StudyContext
-from pipelines.report.page import Page
-from pipelines.report.run_page import films, run_page
-from pipelines.report.several import comparison_page, study_page
-from pipelines.rundir import Run, read_json, understood, write_text
-
-if TYPE_CHECKING:
-    from pipelines.sweep import Study
+from pipelines.rundir import Run, understood, write_text
+from pipelines.sweep import Study
+from student.baselines import conclusion
+from teacher.config import FAR_CELLS
 
 __all__ = ["write_comparison", "write_report", "write_study_report", "write_watch_page"]
 
@@ -21,35 +23,23 @@ def write_report(run: Run) -> Path:
 
     Stages that have not run are named, figures that were not computed are left out.
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
-    target = run.path / "report.html"
     with understood(run.path):
-        write_text(target, run_page(RunContext.of(run)).html())
-    return target
+        return _write(run.path / "report.html", "run", run=RunContext(run))
 
 
-def write_study_report(study: "Study") -> Path:
+def write_study_report(study: Study) -> Path:
     """Writes the study's report.html, also while it is being trained.
 
     Runs that have not ended are named. Raises: as `write_report`."""
     from pipelines.compare import compare_study  # counts parameters, with JAX
     from teacher.tasks import make_task
 
-    target = study.path / "report.html"
     with understood(study.path):
-        members = study.members
-        tasks = [make_task(member.run.config.teacher.task.name) for member in members]
-        figures = compare_study(study, study.failures)
-        goals = [task.spec.goal.model_dump() for task in tasks]
-        context = StudyContext(
-            name=study.path.resolve().name,
-            settings=study.settings,
-            versions=read_json(members[0].run.path / "versions.json"),
-            **{key: figures[key] for key in ("preset", "seeds", "vary", "runs", "combinations", "students")},
-            metrics={member.name: member.run.metrics("teacher") for member in members},
-            goal=goals[0] if all(goal == goals[0] for goal in goals) else {},
-        )
-        write_text(target, study_page(context).html())
-    return target
+        tasks = {member.run.config.teacher.task.name for member in study.members}
+        goals = [make_task(name).spec.goal.model_dump() for name in tasks]
+        goal = goals[0] if all(goal == goals[0] for goal in goals) else {}
+        context = StudyContext(study, compare_study(study, study.failures), goal)
+        return _write(study.path / "report.html", "study", study=context)
 
 
 def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path) -> Path:
@@ -57,16 +47,39 @@ def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path)
 
     Raises: as `write_report`."""
     with understood(*(run.path for run in runs)):
-        contexts = dict(zip(figures["runs"], map(RunContext.of, runs), strict=True))
-        write_text(target, comparison_page(figures, contexts).html())
-    return target
+        contexts = dict(zip(figures["runs"], map(RunContext, runs), strict=True))
+        return _write(target, "comparison", found=figures, runs=contexts)
 
 
 def write_watch_page(
     target: Path, task: str, policy: str, recording: dict[str, Any], pictures: list[bytes]
 ) -> Path:
     """Writes a page of recorded episodes alone, as `pipelines.render` gives them."""
-    count = len(recording["episodes"])
-    about = f"{count} held-out episode{'s' if count > 1 else ''} of {policy}"
-    write_text(target, Page(task, about, f"{task}: {policy}", opening=films(recording, pictures)).html())
+    return _write(target, "watch", task=task, policy=policy, recording=recording, pictures=pictures)
+
+
+def _write(target: Path, template: str, **values: Any) -> Path:
+    """Writes a document that refers to nothing outside itself; all text in it is escaped."""
+    try:
+        write_text(target, _environment().get_template(f"{template}.html.j2").render(values))
+    except UndefinedError as error:  # of a value that a file of the run should have
+        raise ValueError(str(error)) from error
     return target
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipelines.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=ChainableUndefined,  # what a run has not computed
+        extensions=["jinja2.ext.do"],
+    )
+    formats = {name: each for name, each in vars(page).items() if getattr(each, "__module__", "") == page.__name__}
+    environment.filters |= formats
+    environment.globals |= formats | {"INTERVALS": page.INTERVALS, "FAR_CELLS": FAR_CELLS}
+    environment.globals |= {"figures": figures, "conclusion": conclusion}
+    environment.globals["ALLOWED"] = (ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE)
+    return environment
