@@ -77,7 +77,9 @@ def _environment() -> Environment:
         undefined=ChainableUndefined,  # what a run has not computed
         extensions=["jinja2.ext.do"],
     )
-    formats = {name: each for name, each in vars(page).items() if getattr(each, "__module__", "") == page.__name__}
+    formats = {
+        name: each for name, each in vars(page).items() if getattr(each, "__module__", "") == page.__name__
+    }
     environment.filters |= formats
     environment.globals |= formats | {"INTERVALS": page.INTERVALS, "FAR_CELLS": FAR_CELLS}
     environment.globals |= {"figures": figures, "conclusion": conclusion}

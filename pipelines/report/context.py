@@ -52,7 +52,9 @@ class RunContext:
         study = next((parent for parent in path.parents[:2] if is_study(parent)), None)
         self.name = str(path.relative_to(study.parent)) if study else path.name  # as commands take it
         # The selected student, if its controller was run, or if it drove a robot as it is exported now.
-        known = [size for size, found in self.summary.get("robot", {}).items() if self._is_of_file(size, found)]
+        known = [
+            size for size, found in self.summary.get("robot", {}).items() if self._is_of_file(size, found)
+        ]
         self.controlled, self.driven = (
             self.selected if self.selected in sizes else next(iter(sizes), None)
             for sizes in (self.control, known)
@@ -180,7 +182,11 @@ class StudyContext:
 
     def measured(self, of: JSON) -> list[str]:
         """Returns cells of a row: success, time at goal, final distance, time, environment steps a second."""
-        score = [figure(of, "success_final"), figure(of, "time_at_goal"), figure(of, "final_distance", self.length)]
+        score = [
+            figure(of, "success_final"),
+            figure(of, "time_at_goal"),
+            figure(of, "final_distance", self.length),
+        ]
         return [*score, duration(of.get("wall_s")), significant(of.get("env_steps_per_s"))]
 
     def may_equal(self, best: JSON) -> list[str]:
@@ -207,7 +213,9 @@ class StudyContext:
     def again(self) -> str:
         """Returns the commands that make the study again, of stages that have begun, or why there are none."""
         name = f"{self.name}-again"
-        options = [word for field, values in self.vary.items() for word in ("--vary", f"{field}={_comma(values)}")]
+        options = [
+            word for field, values in self.vary.items() for word in ("--vary", f"{field}={_comma(values)}")
+        ]
         options += ["--seeds", _comma(self.seeds), "--run", name]
         later = ["distill"] * bool(self.distilled) + ["export"] * bool(self.students)
         commands = [_command("teacher", self.settings, options)]

@@ -111,7 +111,9 @@ def _front(axes: Axes, run: RunContext, known: dict[str, JSON], key: str) -> Non
     for sizes, label, colour in ((others, "", TEACHER), (chosen, "selected", STUDENT)):
         of = [known[size] for size in sizes]
         plot.dots(axes, [costs[size] for size in sizes], of, "retention", label=label, color=colour)
-    teacher = run.teacher.get(key) or max((each.get(f"teacher_{key}", 0) for each in known.values()), default=0)
+    teacher = run.teacher.get(key) or max(
+        (each.get(f"teacher_{key}", 0) for each in known.values()), default=0
+    )
     if teacher:
         axes.plot(teacher, 1, "s", color=plot.MUTED, markersize=6, label="teacher")
         if key != "parameters":
@@ -345,7 +347,10 @@ def against_value(study: StudyContext) -> list[Figure]:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
         plot.reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", TEACHER)
         plot.all_percent(axes)
-    minutes = [[each | {"minutes": each["wall_s"] / 60} for each in some if "wall_s" in each] for some in (runs, rows)]
+    minutes = [
+        [each | {"minutes": each["wall_s"] / 60} for each in some if "wall_s" in each]
+        for some in (runs, rows)
+    ]
     with plot.figure("Wall-clock time of a run, min", figures) as axes:
         _against(axes, study, field, [("", "minutes", *minutes)])
         axes.set_ylim(bottom=0)
@@ -364,7 +369,10 @@ def study_students(study: StudyContext) -> list[Figure]:
     for panel, where in _panels(study.students, field):
         rows = [row for row in study.students if row["values"].items() >= panel.items()]
         runs = [run for run in study.finished if run["values"].items() >= panel.items()]
-        for key, title in (("time_at_goal", "Time at goal of students"), ("retention", "Retention of time at goal")):
+        for key, title in (
+            ("time_at_goal", "Time at goal of students"),
+            ("retention", "Retention of time at goal"),
+        ):
             with plot.figure(f"{title}{where}", figures) as axes:
                 lines = []
                 for size in dict.fromkeys(row["size"] for row in rows):

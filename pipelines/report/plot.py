@@ -162,7 +162,11 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float, float]]) ->
         for y, away, side in ((high, 5, "bottom"), (low, -5, "top")):
             text = axes.annotate(name, (x, y), (0, away), textcoords="offset points", ha="center", va=side)
             box = text.get_window_extent()
-            if not box.count_overlaps(taken) and axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max):
+            if (
+                not box.count_overlaps(taken)
+                and axes.bbox.contains(*box.min)
+                and axes.bbox.contains(*box.max)
+            ):
                 taken.append(box)
                 written.append(name)
                 break
