@@ -136,7 +136,7 @@ def robustness(run: RunContext) -> list[Figure]:
     """Draws time at goal of the selected student and its teacher, a row a condition."""
     found = run.conditions
     series = {who: (found, who, colour) for who, colour in (("teacher", TEACHER), ("student", STUDENT))}
-    return _rows("Time at goal", list(found), series)
+    return _rows("Time at goal by condition", list(found), series)
 
 
 def _rows(
