@@ -355,17 +355,14 @@ def shots(recording: Recording, frame_s: float, longest_s: float = LONGEST_S) ->
 
 def moving_pictures(recording: Recording) -> list[bytes]:
     """Returns each episode as an animated WebP of some 50 kB; raises as `rendering` does."""
+    found = []
     with rendering(recording, SMALL) as draw:
-        return [
-            _animation(
-                lambda _, step, note, n=number: draw(n, step, note),
-                *shots(recording._replace(episodes=[episode]), MOVING_FRAME_S, LONGEST_MOVING_S),
-                "webp",
-                quality=60,
-                method=2,
-            )
-            for number, episode in enumerate(recording.episodes)
-        ]
+        for number, episode in enumerate(recording.episodes):
+            alone = recording._replace(episodes=[episode])
+            planned, speed = shots(alone, MOVING_FRAME_S, LONGEST_MOVING_S)
+            planned = [shot._replace(episode=number) for shot in planned]
+            found.append(_animation(draw, planned, speed, "webp", quality=60, method=2))
+    return found
 
 
 def write_gif(file: Path, recording: Recording) -> None:

@@ -479,10 +479,10 @@ def test_a_long_curve_is_thinned_and_keeps_its_end():
 
 
 def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
-    kept = {"a": 0.90, "b": 0.95, "c": 0.95, "d": 0.93, "e": 0.99}
-    costs = {"a": 10, "b": 20, "c": 20, "d": 30, "e": 40}
-    assert figures.front(kept, costs) == ["a", "b", "e"]
-    assert figures.front({}, {}) == []
+    kept = {"a": (10, 0.90), "b": (20, 0.95), "c": (20, 0.95), "d": (30, 0.93), "e": (40, 0.99)}
+    points = {name: {"cost": cost, "retention": share} for name, (cost, share) in kept.items()}
+    assert figures.front(points, "cost") == ["a", "b", "e"]
+    assert figures.front({}, "cost") == []
 
 
 @pytest.mark.parametrize("far", [1.0, 1.7])

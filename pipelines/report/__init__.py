@@ -1,6 +1,6 @@
 """A run, or a study, as one page that opens in any browser, without a network, plots and all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -211,7 +211,7 @@ class StudyContext:
 
     @property
     def again(self) -> str:
-        """Returns the commands that make the study again, of stages that have begun, or why there are none."""
+        """Returns the commands that make the study again, as far as it came, or why there are none."""
         name = f"{self.name}-again"
         options = [
             word for field, values in self.vary.items() for word in ("--vary", f"{field}={_comma(values)}")

@@ -1,7 +1,8 @@
 """The figures of pages. Each function gives those for which there is something to draw."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,13 @@ from pipelines.sweep import described, short, shown
 
 SCORES = {"success_final": "Success", "time_at_goal": "Time at goal"}
 STUDENT, TEACHER, CONTROLLER, _ = plot.SERIES
-MARKERS = "osD^v"  # a kind for each run, so that colour is not all that tells them apart
+LEARNED = {
+    "critic_accuracy": "Critic accuracy on training batches",
+    "critic_loss": "Critic loss",
+    "actor_loss": "Actor loss",
+}
+# Of each run, so that colour is not all that tells them apart.
+MARKS = [{"color": colour, "marker": kind} for colour, kind in zip(plot.SERIES, "osD^", strict=True)]
 BINS = 40
 SMALLEST_ERROR = 1e-9  # drawn; smaller ones, and none at all, stand there
 SLOWEST = 1.5  # times the 99th percentile; slower answers stand there
@@ -33,42 +40,38 @@ DEPTH = "network.depth"  # stands on the axis of students where it varies
 def learning(run: RunContext) -> list[Figure]:
     """Draws the teacher's scores, accuracy and losses against environment steps."""
     figures: list[Figure] = []
-    lines = run.teacher_metrics
-    scores = {line["env_steps"]: line["evaluation"] for line in lines if "evaluation" in line}
+    scores = {line["env_steps"]: line["evaluation"] for line in run.teacher_metrics if "evaluation" in line}
     with plot.figure(f"Held-out episodes (bands: {INTERVALS})", figures) as axes:
         for key, label in SCORES.items():
             values, ends = ([each[k] for each in scores.values()] for k in (key, f"{key}_interval"))
-            plot.curve(axes, list(scores), values, label.lower(), ends)
+            plot.curve(axes, list(scores), values, label=label.lower(), band=ends)
         reference = run.summary.get("reference", {}).get("time_at_goal")
         plot.reference_line(axes, reference, "reference: time at goal", TEACHER)
         plot.all_percent(axes)
         plot.steps_axis(axes)
-    for key, title in (
-        ("critic_accuracy", "Critic accuracy on training batches"),
-        ("critic_loss", "Critic loss"),
-        ("actor_loss", "Actor loss"),
-    ):
+    for key, title in LEARNED.items():
         with plot.figure(title, figures) as axes:
-            known = [line for line in lines if key in line]
-            plot.curve(axes, [line["env_steps"] for line in known], [line[key] for line in known])
+            plot.curve(axes, *_columns(run.teacher_metrics, "env_steps", key))
             if key == "critic_accuracy":
                 plot.all_percent(axes)
             plot.steps_axis(axes)
     return figures
 
 
+def _columns(lines: Sequence[JSON], *keys: str) -> list[list[Any]]:
+    """Returns the values of each key, of the lines that have them all."""
+    return [[line[key] for line in lines if line.keys() >= {*keys}] for key in keys]
+
+
 def distillation(run: RunContext) -> list[Figure]:
     """Draws losses of every size, and of the critic, against labels."""
     lines, figures = run.student_metrics, list[Figure]()
-    order = list(run.students)
-    keys = [key for key in (lines[0] if lines else {}) if key.endswith("_loss") or key.startswith("critic/")]
-    keys.sort(key=lambda key: order.index(size) if (size := key.partition("/")[0]) in order else len(order))
+    names = [key for key in (lines[0] if lines else {}) if key.endswith("_loss")]
     for title, of_critic in (("Policy loss of the students", False), ("Critic loss of the students", True)):
         with plot.figure(title, figures) as axes:
-            for key in (key for key in keys if ("critic" in key) == of_critic):
-                known = [line for line in lines if key in line]
+            for key in (key for key in names if ("critic" in key) == of_critic):
                 label = re.sub(r"^critic/|_loss$|/(policy|critic)_loss$", "", key)
-                plot.curve(axes, [line["labels"] for line in known], [line[key] for line in known], label)
+                plot.curve(axes, *_columns(lines, "labels", key), label=label)
             low, high = axes.dataLim.intervaly
             if 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
                 plot.logarithmic(axes.yaxis, "{x:g}")
@@ -87,65 +90,60 @@ def retention_and_cost(runs: Mapping[str, RunContext]) -> list[Figure]:
             plot.logarithmic(axes.xaxis)
             plot.percent_axis(axes.yaxis)
             axes.set_xlabel(what)
-            for i, (name, run) in enumerate(runs.items()):
-                known = {size: each for size, each in run.students.items() if "retention" in each}
-                known = {size: run.exported.get(size, {}) | each for size, each in known.items()}
-                known = {size: each for size, each in known.items() if key in each}
+            for (name, run), look in zip(runs.items(), cycle(MARKS)):
+                found = {size: run.exported.get(size, {}) | each for size, each in run.students.items()}
+                points = {size: each for size, each in found.items() if each.keys() >= {"retention", key}}
                 if len(runs) == 1:
-                    _front(axes, run, known, key)
+                    _front(axes, run, points, key)
                 else:
-                    look = {"color": plot.SERIES[i % len(plot.SERIES)], "marker": MARKERS[i % len(MARKERS)]}
-                    costs = [each[key] for each in known.values()]
-                    plot.dots(axes, costs, list(known.values()), "retention", label=name, **look)
+                    _points(axes, points, points, key, label=name, **look)
     return figures
 
 
-def _front(axes: Axes, run: RunContext, known: dict[str, JSON], key: str) -> None:
-    costs = {size: each[key] for size, each in known.items()}
-    leading = front({size: each["retention"] for size, each in known.items()}, costs)
+def _points(axes: Axes, points: Mapping[str, JSON], sizes: Iterable[str], key: str, **look: Any) -> None:
+    of = [points[size] for size in sizes]
+    plot.dots(axes, [each[key] for each in of], of, "retention", **look)
+
+
+def _front(axes: Axes, run: RunContext, points: Mapping[str, JSON], key: str) -> None:
+    leading = front(points, key)
     plot.reference_line(axes, run.settings["config"]["student"]["retention"] or None, "required")
-    line = [costs[size] for size in leading], [known[size]["retention"] for size in leading]
-    axes.plot(*line, color=TEACHER, linewidth=0.8)
-    chosen = [size for size in known if size == run.selected]
-    others = [size for size in known if size != run.selected]
-    for sizes, label, colour in ((others, "", TEACHER), (chosen, "selected", STUDENT)):
-        of = [known[size] for size in sizes]
-        plot.dots(axes, [costs[size] for size in sizes], of, "retention", label=label, color=colour)
-    teacher = run.teacher.get(key) or max(
-        (each.get(f"teacher_{key}", 0) for each in known.values()), default=0
-    )
+    axes.plot(*_columns([points[size] for size in leading], key, "retention"), color=TEACHER, linewidth=0.8)
+    chosen = [size for size in points if size == run.selected]
+    _points(axes, points, points, key, color=TEACHER)
+    _points(axes, points, chosen, key, color=STUDENT, label="selected")
+    teacher = run.teacher.get(key) or next((each.get(f"teacher_{key}") for each in points.values()), None)
     if teacher:
         axes.plot(teacher, 1, "s", color=plot.MUTED, markersize=6, label="teacher")
         if key != "parameters":
             axes.set_xlabel(f"{axes.get_xlabel()}; of the teacher in JAX")
     axes.margins(x=0.1, y=0.2)
-    order = dict.fromkeys([*chosen, *leading, *known])
-    plot.name_points(axes, {size: (costs[size], *known[size]["retention_interval"]) for size in order})
+    order = {size: points[size] for size in (*chosen, *leading, *points)}
+    places = {size: (each[key], *each["retention_interval"]) for size, each in order.items()}
+    plot.name_points(axes, places)
 
 
-def front(kept: Mapping[str, float], costs: Mapping[str, float]) -> list[str]:
-    """Returns the students that none surpasses at no more cost, the cheapest first."""
+def front(points: Mapping[str, JSON], key: str) -> list[str]:
+    """Returns the students that none surpasses at no more cost, the cheapest first; `key` is the cost's."""
     found: list[str] = []
-    for size in sorted(costs, key=lambda size: (costs[size], -kept[size])):
-        if not found or kept[size] > kept[found[-1]]:
+    for size in sorted(points, key=lambda size: (points[size][key], -points[size]["retention"])):
+        if not found or points[size]["retention"] > points[found[-1]]["retention"]:
             found.append(size)
     return found
 
 
 def robustness(run: RunContext) -> list[Figure]:
     """Draws time at goal of the selected student and its teacher, a row a condition."""
-    found = run.conditions
-    series = {who: (found, who, colour) for who, colour in (("teacher", TEACHER), ("student", STUDENT))}
-    return _rows("Time at goal by condition", list(found), series)
+    series = {who: (run.conditions, who) for who in ("teacher", "student")}
+    return _rows("Time at goal by condition", list(run.conditions), series)
 
 
-def _rows(
-    title: str, names: list[str], series: Mapping[str, tuple[Mapping[str, JSON], str, str]]
-) -> list[Figure]:
-    """Draws one row a name and in it a dot a series: the figures of each row, their key, and a colour."""
+def _rows(title: str, names: list[str], series: Mapping[str, tuple[Mapping[str, JSON], str]]) -> list[Figure]:
+    """Draws one row a name and in it a dot a series; of each the figures of its rows and their key."""
     figures: list[Figure] = []
+    looks = zip((-0.2, 0.2, 0), (TEACHER, STUDENT, CONTROLLER), strict=True)
     with plot.figure(f"{title} (lines: {INTERVALS})", figures, 0.7 + 0.32 * len(names)) as axes:
-        for (label, (rows, key, colour)), shift in zip(series.items(), (-0.2, 0.2, 0), strict=False):
+        for (label, (rows, key)), (shift, colour) in zip(series.items(), looks, strict=False):
             at = [names.index(name) + shift for name in rows]
             plot.dots(axes, at, list(rows.values()), key, flat=True, label=label, color=colour)
         axes.set_yticks(range(len(names)), names)
@@ -179,7 +177,8 @@ def _draw_map(axes: Axes, values: np.ndarray, form: str) -> None:
     shades = [to_rgba(plot.SERIES[0], alpha) for alpha in (0, STRONGEST)]
     colours = LinearSegmentedColormap.from_list("", shades).with_extremes(bad=plot.RULE, over=shades[0])
     reached = values[np.isfinite(values)]
-    axes.pcolormesh(values, cmap=colours, vmin=reached.min(), vmax=reached.max())
+    place = [np.arange(length) for length in values.T.shape]
+    axes.pcolormesh(*place, values, cmap=colours, vmin=reached.min(), vmax=reached.max())
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             text = f"{value:{form}}" if np.isfinite(value) else "\N{EN DASH}"
@@ -194,8 +193,7 @@ def calibration(run: RunContext, engines: Sequence[str]) -> list[Figure]:
     figures: list[Figure] = []
     pairs = [{size: pair[i] for size, pair in run.run_again.items()} for i in range(2)]
     for key, title in SCORES.items():
-        looks = zip(engines, pairs, (TEACHER, STUDENT), strict=False)
-        series = {engine: (scores, key, colour) for engine, scores, colour in looks}
+        series = {engine: (scores, key) for engine, scores in zip(engines, pairs, strict=False)}
         figures += _rows(title, list(run.run_again), series)
     if found := run.chosen.get("calibration"):
         horizon, of_critic = found["horizon_s"], "by the critic's distance"
@@ -242,7 +240,7 @@ def control_distances(run: RunContext) -> list[Figure]:
         for i, episode in enumerate(recording.get("episodes", ()), 1):
             steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
             seconds = recording["control_dt"] * np.asarray(steps)
-            plot.curve(axes, seconds, scale * np.asarray(episode["distance"]), str(i))
+            plot.curve(axes, seconds, scale * np.asarray(episode["distance"]), label=str(i))
         plot.reference_line(axes, scale * recording.get("success_radius", 0), "success")
         axes.set(xlabel="seconds", xlim=(0, None), ylim=(0, None))
     return figures
@@ -271,54 +269,48 @@ def robot(run: RunContext) -> list[Figure]:
 
 def policies(runs: Mapping[str, RunContext]) -> list[Figure]:
     """Draws success and time at goal of several runs: a row a run, a dot a policy."""
-    figures: list[Figure] = []
-    for key, title in SCORES.items():
-        looks = zip(("teacher", "student", "controller"), (TEACHER, STUDENT, CONTROLLER), strict=True)
-        series = {
-            stage: ({n: run.scored[stage] for n, run in runs.items() if stage in run.scored}, key, colour)
-            for stage, colour in looks
-        }
-        figures += _rows(title, list(runs), series)
-    return figures
+    scored = {name: run.scored for name, run in runs.items()}
+    by_stage = {
+        stage: {name: found[stage] for name, found in scored.items() if stage in found}
+        for stage in ("teacher", "student", "controller")
+    }
+    titles = SCORES.items()
+    return [
+        figure
+        for key, title in titles
+        for figure in _rows(title, list(runs), {stage: (rows, key) for stage, rows in by_stage.items()})
+    ]
 
 
 def teachers(
     title: str,
     groups: Mapping[str, Sequence[Sequence[JSON]]],
     references: Mapping[str, float | None],
-    against_time: bool = False,
+    against: str = "env_steps",
 ) -> list[Figure]:
     """Draws scores of several teachers while they learned, a curve a group: the mean over its seeds.
 
     Args:
       title: what follows `Success` and `Time at goal`.
       groups: of each the metrics of its seeds.
-      references: of the scores to draw, the reference policy's, if it is known."""
+      references: of the scores to draw, the reference policy's, if it is known.
+      against: `env_steps` or `wall_s`."""
     figures: list[Figure] = []
     for key, reference in references.items():
         with plot.figure(f"{SCORES[key]}{title}", figures) as axes:
             for name, seeds in groups.items():
-                found = [
-                    {
-                        line["wall_s"] / 60 if against_time else line["env_steps"]: line["evaluation"][key]
-                        for line in lines
-                        if "evaluation" in line
-                    }
-                    for lines in seeds
-                ]
+                columns = [_columns(lines, against, "evaluation") for lines in seeds]
+                found = [{at: score[key] for at, score in zip(*each, strict=True)} for each in columns]
                 found = [each for each in found if each]
                 common = [at for at in (found[0] if found else ()) if all(at in each for each in found)]
                 mean = [float(np.mean([each[at] for each in found])) for at in common]
-                line = plot.curve(axes, common, mean, name)
+                line = plot.curve(axes, common, mean, label=name)
                 look: dict[str, Any] = {"color": line.get_color(), "linestyle": line.get_linestyle()}
                 for each in found if len(found) > 1 else ():
                     axes.plot(list(each), list(each.values()), linewidth=0.8, alpha=0.45, **look)
             plot.reference_line(axes, reference, "reference policy")
             plot.all_percent(axes)
-            plot.steps_axis(axes)
-            if against_time:
-                axes.xaxis.set_major_formatter("{x:g}")
-                axes.set_xlabel("wall-clock time, min")
+            plot.steps_axis(axes, "environment steps" if against == "env_steps" else "wall-clock time, s")
     return figures
 
 
@@ -326,7 +318,7 @@ def comparison_learning(runs: Mapping[str, RunContext]) -> list[Figure]:
     """Draws scores of several runs' teachers while they learned, against steps and against time."""
     metrics = {name: [run.teacher_metrics] for name, run in runs.items()}
     figures = teachers(" of the teachers", metrics, dict.fromkeys(SCORES))
-    return figures + teachers(" of the teachers against time", metrics, {"success_final": None}, True)
+    return figures + teachers(" of the teachers against time", metrics, {"success_final": None}, "wall_s")
 
 
 # A study
@@ -347,12 +339,8 @@ def against_value(study: StudyContext) -> list[Figure]:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
         plot.reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", TEACHER)
         plot.all_percent(axes)
-    minutes = [
-        [each | {"minutes": each["wall_s"] / 60} for each in some if "wall_s" in each]
-        for some in (runs, rows)
-    ]
-    with plot.figure("Wall-clock time of a run, min", figures) as axes:
-        _against(axes, study, field, [("", "minutes", *minutes)])
+    with plot.figure("Wall-clock time of a run, s", figures) as axes:
+        _against(axes, study, field, [("", "wall_s", runs, rows)])
         axes.set_ylim(bottom=0)
     return figures
 
@@ -363,23 +351,22 @@ def study_students(study: StudyContext) -> list[Figure]:
     Where several settings vary, against the depth or else the last one, two figures for each combination of
     the others; nothing where none does."""
     figures: list[Figure] = []
-    if not study.vary:
-        return figures
-    field = DEPTH if DEPTH in study.vary else list(study.vary)[-1]
-    for panel, where in _panels(study.students, field):
-        rows = [row for row in study.students if row["values"].items() >= panel.items()]
-        runs = [run for run in study.finished if run["values"].items() >= panel.items()]
-        for key, title in (
-            ("time_at_goal", "Time at goal of students"),
-            ("retention", "Retention of time at goal"),
-        ):
+    field = DEPTH if DEPTH in study.vary else next(reversed(study.vary), "")
+    titles = {"time_at_goal": "Time at goal of students", "retention": "Retention of time at goal"}
+    for panel, where in _panels(study.students, field) if field else ():
+        rows, runs = (_within(panel, some) for some in (study.students, study.finished))
+        by_size = {
+            size: (
+                [run.get("students", {}).get(size, {}) | {"values": run["values"]} for run in runs],
+                [row for row in rows if row["size"] == size],
+            )
+            for size in dict.fromkeys(row["size"] for row in rows)
+        }
+        for key, title in titles.items():
+            lines = [(size, key, *found) for size, found in by_size.items()]
+            if key == "time_at_goal":  # of teachers in the students' episodes, the same for all sizes
+                lines.append(("teacher", f"teacher_{key}", *next(iter(by_size.values()))))
             with plot.figure(f"{title}{where}", figures) as axes:
-                lines = []
-                for size in dict.fromkeys(row["size"] for row in rows):
-                    own = [run.get("students", {}).get(size, {}) | {"values": run["values"]} for run in runs]
-                    lines.append((size, key, own, [row for row in rows if row["size"] == size]))
-                if key == "time_at_goal":  # of teachers in the students' episodes, the same for all sizes
-                    lines.append(("teacher", f"teacher_{key}", *lines[0][2:]))
                 _against(axes, study, field, lines)
                 plot.percent_axis(axes.yaxis)
                 if key == "retention":
@@ -395,13 +382,12 @@ def study_learning(study: StudyContext) -> list[Figure]:
 
     Where several vary, figures for each combination of the others."""
     figures: list[Figure] = []
-    last = list(study.vary)[-1] if study.vary else ""
+    last = next(reversed(study.vary), "")
     for panel, where in _panels(study.combinations, last):
         groups: dict[str, list[list[JSON]]] = {}
-        for run in study.runs:
-            if run["values"].items() >= panel.items():
-                name = shown(run["values"][last]) if last else study.settings["preset"]
-                groups.setdefault(name, []).append(study.metrics[run["run"]])
+        for run in _within(panel, study.runs):
+            name = shown(run["values"][last]) if last else study.settings["preset"]
+            groups.setdefault(name, []).append(study.metrics[run["run"]])
         references = {key: study.reference(key, panel) for key in SCORES}
         figures += teachers(f"{where}, by {short(last) if last else 'preset'}", groups, references)
     return figures
@@ -417,23 +403,28 @@ def _panels(rows: Sequence[JSON], field: str) -> list[tuple[JSON, str]]:
     return [(panel, f" at {described(panel)}" if panel else "") for panel in panels]
 
 
+def _within(panel: JSON, rows: Sequence[JSON]) -> list[JSON]:
+    return [row for row in rows if row["values"].items() >= panel.items()]
+
+
 def _against(
     axes: Axes, study: StudyContext, field: str, lines: Sequence[tuple[str, str, list[JSON], list[JSON]]]
 ) -> None:
     """Draws measures over the values of a setting: means joined, with their intervals, beside a dot a run.
 
     Args: lines: of each its name, the key, and runs and means over seeds with their `values`."""
-    values, looks = study.vary[field], list(plot.LOOKS)
-    for i, (name, key, runs, rows) in enumerate(lines):
+    values = study.vary[field]
+    for i, ((name, key, runs, rows), look) in enumerate(zip(lines, cycle(plot.LOOKS))):
         shift = (i - (len(lines) - 1) / 2) * SPREAD / max(len(lines), 2)
-        at = {str(value): number + shift for number, value in enumerate(values)}
-        look = looks[i % len(looks)] | ({"color": plot.INK} if name == "teacher" else {})
-        known = sorted((at[str(row["values"][field])], n) for n, row in enumerate(rows) if key in row)
-        means = [rows[n] for _, n in known]
-        plot.dots(axes, [x for x, _ in known], means, key, label=name, **look)
+        colour = plot.INK if name == "teacher" else look["color"]
+        means = sorted(
+            (row for row in rows if key in row), key=lambda row: values.index(row["values"][field])
+        )
+        at = [values.index(row["values"][field]) + shift for row in means]
+        plot.dots(axes, at, means, key, label=name, color=colour, linestyle=look["linestyle"])
         dots = [run for run in runs if run.get(key) is not None]
-        beside = [at[str(run["values"][field])] + NEAR for run in dots]
-        axes.plot(beside, [run[key] for run in dots], "o", color=look["color"], alpha=0.6, markeredgewidth=0)
+        beside = [values.index(run["values"][field]) + shift + NEAR for run in dots]
+        axes.plot(beside, [run[key] for run in dots], "o", color=colour, alpha=0.6, markeredgewidth=0)
     axes.set_xticks(range(len(values)), list(map(shown, values)))
     axes.set_xlim(-0.3, len(values) - 0.7)
     axes.set_xlabel(short(field))

@@ -84,12 +84,12 @@ def figure(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterato
     figures.append(Figure(title, Markup(svg)))
 
 
-def curve(axes: Axes, x: Any, y: Any, label: str = "", band: Any = (), **look: Any) -> Line2D:
+def curve(axes: Axes, x: Any, y: Any, *, label: str = "", band: Any = ()) -> Line2D:
     """Draws a line [T], and its interval [T, 2]; of more points than can be told apart every n-th alone."""
     stride = len(x) // MAX_POINTS + 1
     kept = slice((len(x) - 1) % stride, None, stride)  # the last one among them
     marker = "o" if len(x) < 30 else ""
-    (line,) = axes.plot(x[kept], y[kept], label=label, marker=marker, markersize=2.5, **look)
+    (line,) = axes.plot(x[kept], y[kept], label=label, marker=marker, markersize=2.5)
     if len(band):
         low, high = np.transpose(band[kept])
         axes.fill_between(x[kept], low, high, color=line.get_color(), alpha=0.18, linewidth=0)
@@ -125,7 +125,7 @@ def steps_axis(axes: Axes, label: str = "environment steps") -> None:
 
 def logarithmic(axis: Axis, form: Any = None, subs: Sequence[float] = (1, 2, 5)) -> None:
     """Makes an axis logarithmic; `form` as matplotlib takes it, by default for counts: 200k, 1.2M."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.axes.set(**{"xscale" if axis is axis.axes.xaxis else "yscale": "log"})
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(form or EngFormatter(sep=""))
     axis.set_minor_formatter(NullFormatter())
