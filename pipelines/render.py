@@ -35,7 +35,7 @@ FRAMED = 100  # configurations that decide the camera
 WHOLE, WHOLE_VEHICLE = 16.0, 60.0
 REGION = 8.0  # robots' radii around a robot that is followed
 
-GOAL_COLOUR, PATH_COLOUR = (0.05, 0.65, 0.3, 0.4), (0.85, 0.35, 0.05, 1.0)
+GOAL_COLOUR, PATH_COLOUR = (0.05, 0.65, 0.3, 0.25), (0.85, 0.35, 0.05, 1.0)
 GROUND_COLOUR, LINE_COLOUR, SKY_COLOUR = (0.80, 0.81, 0.82, 1), (0.62, 0.63, 0.65, 1), (0.70, 0.75, 0.80, 1)
 GOAL_SHARE = 0.02  # of the camera's distance: the radius of a goal that is not measured in metres
 PATH_PIECES, PATH_WIDTH = 150, 3.0  # pixels
@@ -75,7 +75,7 @@ class Recording(NamedTuple):
     def goal_radius(self, view: "View") -> float:
         """Returns how large a goal is drawn, m."""
         goal = self.spec.goal
-        return goal.success_radius if goal.unit == "m" else GOAL_SHARE * view.distance
+        return goal.success_radius if goal.unit == "m" else GOAL_SHARE * view.camera.distance
 
     def figures(self) -> dict[str, Any]:
         """Returns what the report says of the episodes, as JSON."""
@@ -106,30 +106,11 @@ def record(task: Task, trajectories: Trajectories, goal: Array, count: int) -> R
 
 
 class View(NamedTuple):
-    """From where to look at a recording, by MuJoCo's conventions."""
+    """From where to look at a recording."""
 
-    target: Array  # [3] m
-    distance: float  # from the target, m
-    azimuth: float  # degrees
-    elevation: float  # degrees; negative: from above
-    robot: int  # the body that stands for it
-    follow: bool  # the camera looks at the robot instead of at its target
+    camera: mujoco.MjvCamera
     mobile: bool  # the robot can leave its place
     ground: float  # height of the floor, m
-
-    def axes(self) -> Array:
-        """Returns right, up and ahead in the world, [3, 3]."""
-        azimuth, elevation = np.radians([self.azimuth, self.elevation])
-        right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
-        ahead = np.array([*np.cos(elevation) * np.array([-right[1], right[0]]), np.sin(elevation)])
-        return np.stack([right, np.cross(right, ahead), ahead])
-
-    def place(self, camera: mujoco.MjvCamera) -> None:
-        """Puts a camera there."""
-        camera.lookat[:], camera.distance = self.target, self.distance
-        camera.azimuth, camera.elevation = self.azimuth, self.elevation
-        if self.follow:
-            camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING.value, self.robot
 
 
 def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
@@ -170,14 +151,21 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
     half = np.minimum(half, [REGION * reach, REGION * reach, reach]) if follow else half
     flatness = 1 - min(1.0, 2 * half[2] / max(half[:2]))
     floors = data.geom_xpos[plane & (data.geom_xmat[:, 8] > 0.99), 2]
-    ground = float(floors.min(initial=np.inf)) if len(floors) else min(0.0, float(low[2]))
-    azimuth = 165.0 if len(walls) else 130.0
-    view = View((low + high) / 2, 0.0, azimuth, -(20 + 35 * flatness), robot, bool(follow), mobile, ground)
+    ground = float(floors.min()) if len(floors) else min(0.0, float(low[2]))
+    camera = mujoco.MjvCamera()
+    camera.lookat, camera.azimuth = (low + high) / 2, 165 if len(walls) else 130
+    camera.elevation = -(20 + 35 * flatness)
+    if follow:
+        camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING.value, robot
+    # Right, up and ahead in the world; the farthest away that any corner needs.
+    azimuth, elevation = np.radians([camera.azimuth, camera.elevation])
+    right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+    ahead = np.array([*np.cos(elevation) * np.array([-right[1], right[0]]), np.sin(elevation)])
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
-    right, up, ahead = view.axes() @ corners.T
+    across, over, deep = np.stack([right, np.cross(right, ahead), ahead]) @ corners.T
     slope = np.tan(np.radians(FIELD_OF_VIEW / 2))
-    fitting = np.max([np.abs(up) / slope - ahead, np.abs(right) / (slope * aspect) - ahead])
-    return view._replace(distance=float(MARGIN * fitting))
+    camera.distance = MARGIN * np.max([np.abs(over) / slope - deep, np.abs(across) / (slope * aspect) - deep])
+    return View(camera, mobile, ground)
 
 
 @contextmanager
@@ -186,11 +174,8 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
 
     It returns [height, width, 3] bytes. Raises: NoGraphics where no picture can be drawn."""
     view, model = frame(recording, size[0] / size[1]), copy.copy(recording.model)
-    data, everything, area = (
-        mujoco.MjData(model),
-        mujoco.mjtCatBit.mjCAT_ALL.value,
-        mujoco.MjrRect(0, 0, *size),
-    )
+    data, area = mujoco.MjData(model), mujoco.MjrRect(0, 0, *size)
+    everything = mujoco.mjtCatBit.mjCAT_ALL.value
     planes = model.geom_type == GEOM.mjGEOM_PLANE
     model.geom_matid[planes], model.geom_rgba[planes] = -1, GROUND_COLOUR  # patterns hide the lines on it
     arm = Fr3.of(model)
@@ -200,34 +185,33 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
     drawn.vis.quality.shadowsize, drawn.vis.map.shadowclip = 1024, 3.0
     drawn.vis.headlight.ambient[:], drawn.vis.headlight.diffuse[:] = 0.45, 0.3
     drawn.vis.headlight.specular[:] = 0
-    drawn.stat.extent = view.distance / 2  # what is nearer than 0.01 and farther than 50 of it is cut off
-    scene, options, camera = mujoco.MjvScene(drawn, 20_000), mujoco.MjvOption(), mujoco.MjvCamera()
+    # What is nearer than 0.01 and farther than 50 of it is cut off.
+    drawn.stat.extent = view.camera.distance / 2
+    scene, options = mujoco.MjvScene(drawn, 20_000), mujoco.MjvOption()
+    scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE.value] = 0  # the sky is seen from within
     if arm:  # drawn once more for its shadow, meshes would take most of the time without a GPU
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW.value] = 0
     groups = {*range(SHOWN_GROUPS), *recording.model.geom_group[_shown(recording.model)]}
     options.geomgroup[:] = [group in groups for group in range(6)]
-    view.place(camera)
 
     def draw(number: int, step: int, note: str) -> Array:
         episode = recording.episodes[number]
         data.qpos[:] = episode.qpos[step]
         mujoco.mj_fwdPosition(model, data)
         first = (arm.model, arm.at(data.qpos)) if arm else (model, data)
-        mujoco.mjv_updateScene(*first, options, None, camera, everything, scene)
+        mujoco.mjv_updateScene(*first, options, None, view.camera, everything, scene)
         if arm:
             mujoco.mjv_addGeoms(model, data, options, mujoco.MjvPerturb(), everything, scene)
-        _add_surroundings(scene, view, camera.lookat)
+        _add_surroundings(scene, view)
         add_goal_and_path(scene, episode, step, recording.goal_radius(view))
         if view.mobile:  # a pole stands out above walls
-            half, thin = 0.06 * view.distance, 2e-3 * view.distance
+            half, thin = 0.06 * view.camera.distance, 2e-3 * view.camera.distance
             pole = np.array([*episode.marker[:2], view.ground + half])
             _add(scene, GEOM.mjGEOM_BOX, [thin, thin, half], pole, (*GOAL_COLOUR[:3], 1))
         mujoco.mjr_render(area, scene, context)
-        font, corners = mujoco.mjtFont.mjFONT_NORMAL.value, mujoco.mjtGridPos
-        mujoco.mjr_overlay(
-            font, corners.mjGRID_TOPLEFT.value, area, recording.caption(episode, step), "", context
-        )
-        mujoco.mjr_overlay(font, corners.mjGRID_TOPRIGHT.value, area, note, "", context)
+        left, right = mujoco.mjtGridPos.mjGRID_TOPLEFT.value, mujoco.mjtGridPos.mjGRID_TOPRIGHT.value
+        for corner, text in ((left, recording.caption(episode, step)), (right, note)):
+            mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text, "", context)
         pixels = np.empty((*size[::-1], 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, area, context)
         return pixels[::-1]
@@ -241,16 +225,15 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
             context.free()
 
 
-def _add_surroundings(scene: mujoco.MjvScene, view: View, place: Array) -> None:
+def _add_surroundings(scene: mujoco.MjvScene, view: View) -> None:
     """Adds a sun in place of the model's lights, a sky, and a ground with lines by which motion is seen."""
+    place, distance, box = view.camera.lookat, view.camera.distance, GEOM.mjGEOM_BOX
     scene.nlight, sun = 2, scene.lights[1]  # beside the camera's own
     sun.type, sun.headlight, sun.castshadow = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL.value, 0, 1
-    sun.dir, sun.pos = SUN, place - view.distance * SUN
+    sun.dir, sun.pos = SUN, place - distance * SUN
     sun.ambient, sun.diffuse, sun.specular = np.zeros(3), np.full(3, 0.5), np.full(3, 0.1)
     sun.attenuation, sun.cutoff, sun.exponent = (1, 0, 0), 180, 0
-    distance, axes, box = view.distance, view.axes(), GEOM.mjGEOM_BOX
-    wall = [40 * distance, 40 * distance, distance]
-    _add(scene, box, wall, place + 20 * distance * axes[2], SKY_COLOUR, emission=1.0, turn=axes.T)
+    _add(scene, GEOM.mjGEOM_SPHERE, [18 * distance] * 3, place, SKY_COLOUR, emission=1.0)
     thin = 5e-4 * distance
     under = np.array([*place[:2], view.ground - 2 * thin])
     _add(scene, box, [20 * distance, 20 * distance, thin], under, GROUND_COLOUR)
@@ -413,7 +396,8 @@ def show_live(recording: Recording) -> None:
     data, view = mujoco.MjData(recording.model), frame(recording)
     steps = [(episode, step) for episode in recording.episodes for step in range(len(episode.qpos))]
     with viewer.launch_passive(recording.model, data, show_left_ui=False, show_right_ui=False) as window:
-        view.place(window.cam)
+        for name in ("type", "trackbodyid", "lookat", "distance", "azimuth", "elevation"):
+            setattr(window.cam, name, getattr(view.camera, name))
         for episode, step in cycle(steps):
             if not window.is_running():
                 return
@@ -446,14 +430,17 @@ def _add(
     at: Array,
     colour: Sequence[float],
     emission: float = 0.0,
-    turn: Array | None = None,
 ) -> mujoco.MjvGeom | None:
     """Adds one more shape to the scene; None where it is full."""
     if scene.ngeom >= scene.maxgeom:
         return None
     drawn = scene.geoms[scene.ngeom]
-    matrix = np.eye(3) if turn is None else turn
-    numbers = np.asarray(size, float), np.asarray(at, float), matrix.ravel(), np.asarray(colour, np.float32)
+    numbers = (
+        np.asarray(size, float),
+        np.asarray(at, float),
+        np.eye(3).ravel(),
+        np.asarray(colour, np.float32),
+    )
     mujoco.mjv_initGeom(drawn, kind.value, *numbers)
     drawn.emission, drawn.category = emission, mujoco.mjtCatBit.mjCAT_DECOR.value
     scene.ngeom += 1

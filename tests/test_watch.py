@@ -18,6 +18,7 @@ from teacher.errors import FathomError, UsageError
 from teacher.rollout import Trajectories
 from teacher.tasks import State, make_task
 
+FREE = mujoco.mjtCamera.mjCAMERA_FREE
 GOALS = {"fr3_reach": [0.4, 0.2, 0.5], "wheel_maze": [1.5, 1.0]}
 
 
@@ -114,10 +115,15 @@ def test_an_episode_stops_where_it_ended_or_left_the_numbers():
 
 
 def inside(view, points) -> np.ndarray:
-    right, up, ahead = view.axes() @ (points - view.target).T
-    slope = np.tan(np.radians(render.FIELD_OF_VIEW / 2))
-    depth, aspect = view.distance + ahead, render.SIZE[0] / render.SIZE[1]
-    return (np.abs(up) < slope * depth) & (np.abs(right) < slope * aspect * depth)
+    """Which points a picture shows, by MuJoCo's meaning of a camera's angles."""
+    camera = view.camera
+    a, e = np.radians([camera.azimuth, camera.elevation])
+    ahead = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+    right = np.array([np.sin(a), -np.cos(a), 0])
+    away = points - (camera.lookat - camera.distance * ahead)
+    slope, depth = np.tan(np.radians(render.FIELD_OF_VIEW / 2)), away @ ahead
+    across, over = np.abs(away @ right), np.abs(away @ np.cross(right, ahead))
+    return (over < slope * depth) & (across < slope * depth * render.SIZE[0] / render.SIZE[1])
 
 
 def test_an_arm_and_its_goal_fill_the_picture_and_a_maze_is_seen_from_above():
@@ -128,22 +134,20 @@ def test_an_arm_and_its_goal_fill_the_picture_and_a_maze_is_seen_from_above():
         mujoco.mj_kinematics(found.model, data)
         points.append(data.geom_xpos.copy())
     assert inside(view, np.concatenate(points)).all()
-    assert view.distance < 3 and not view.follow and not view.mobile
+    assert view.camera.distance < 3 and view.camera.type == FREE and not view.mobile
     view = render.frame(recorded("wheel_maze"))
     corners = np.array([(0.0, 0.0, 0.0), (*make_task("wheel_maze").maze.extent, 0.0)])
     assert inside(view, corners).all()
-    assert view.elevation < -45 and not view.follow and view.mobile
+    assert view.camera.elevation < -45 and view.camera.type == FREE and view.mobile
 
 
 def test_a_robot_that_is_small_in_its_surroundings_is_followed():
     far = render.frame(workshop([200.0, 0.0, 0.0]))
-    assert far.follow and far.distance < 60 and far.ground == -0.5
-    camera = mujoco.MjvCamera()
-    far.place(camera)
-    assert camera.type == mujoco.mjtCamera.mjCAMERA_TRACKING and camera.trackbodyid == 1
-    near = render.frame(workshop([2.0, 0.0, 0.0]))
-    assert not near.follow and near.distance < 10  # the hidden sphere of 20 m does not count
-    assert np.isfinite(render.frame(workshop([1.0, 0.0, 0.0], shapes=False)).distance)
+    assert far.camera.distance < 60 and far.ground == -0.5
+    assert far.camera.type == mujoco.mjtCamera.mjCAMERA_TRACKING and far.camera.trackbodyid == 1
+    near = render.frame(workshop([2.0, 0.0, 0.0])).camera
+    assert near.type == FREE and near.distance < 10  # the hidden sphere of 20 m does not count
+    assert np.isfinite(render.frame(workshop([1.0, 0.0, 0.0], shapes=False)).camera.distance)
 
 
 # Pictures
