@@ -178,7 +178,9 @@ def _draw_map(axes: Axes, values: np.ndarray, form: str) -> None:
     colours = LinearSegmentedColormap.from_list("", shades).with_extremes(bad=plot.RULE, over=shades[0])
     reached = values[np.isfinite(values)]
     place = [np.arange(length) for length in values.T.shape]
-    axes.pcolormesh(*place, values, cmap=colours, vmin=reached.min(), vmax=reached.max())
+    axes.pcolormesh(
+        *place, values, cmap=colours, edgecolors="face", linewidth=0.5, vmin=reached.min(), vmax=reached.max()
+    )
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             text = f"{value:{form}}" if np.isfinite(value) else "\N{EN DASH}"
