@@ -199,6 +199,15 @@ def full_run(folder, name="arm", values=()):
     add_students(run)
     add_files(run)
     add_control(run)
+    direct = {
+        "size": SIZES[0],
+        "parameters": 731,
+        "student_parameters": 727,
+        "env_steps": 1280,
+        "wall_s": 9.0,
+    }
+    direct |= {"student_gain": 0.357, "student_gain_interval": [0.3, 0.4], **score(0.5, at_goal=0.5)}
+    run.update_summary({"baselines": {"direct": direct}})
     return run
 
 
@@ -301,10 +310,13 @@ def test_full_run_states_the_figures_of_the_summary(full_report):
         "all": "0.931|0.964|0.502|0.712|0.953|0.204|5.1",  # students share their critic
         "2": "80.1|70.2|10.3|9.1 to 11.5|87.6",  # steps of delay
         "mass": "20 %",
+        "distilled": "727|85.7|99.8",
+        "residual,": "731|1,280|50.0",
     }.items():
         assert all(figure in " ".join(page.row(row)) for figure in listed.split("|")), row
     for words in (
         "Selection: 2x16 is the smallest.",
+        "Distillation beats direct training",
         "rank correlation of 0.71, the plain distance to the goal with one of 0.83",
         "Every student's file was judged in MuJoCo XLA (mjx)",
         "Seconds to the goal, by the critic's distance",

@@ -19,7 +19,6 @@ from pipelines.rundir import (
     read_json,
 )
 from pipelines.sweep import Study, described, short, shown
-from student.baselines import NAMES
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from teacher.config import CollectConfig
 from teacher.errors import UsageError
@@ -127,11 +126,6 @@ class RunContext:
         return list(found.values())
 
     @property
-    def baselines(self) -> dict[str, JSON]:
-        """What the student of their size is compared with, in the order of `NAMES`."""
-        return {name: found for name in NAMES if (found := self.summary.get("baselines", {}).get(name))}
-
-    @property
     def again(self) -> str:
         """Returns the command that makes the run again, or why there is none."""
         # An existing run is never overwritten.
@@ -198,10 +192,6 @@ class StudyContext:
             if row is not best and "success_final" in row and not (here and there and there[1] < here[0]):
                 found.append(row["label"])
         return found
-
-    def planned(self, values: JSON) -> int:
-        """Returns how many runs there are of a combination."""
-        return sum(run["values"] == values for run in self.runs)
 
     def reference(self, key: str, among: JSON | None = None) -> float | None:
         """Returns the reference policy's score, if the same for all runs, or for those with these values."""

@@ -66,7 +66,9 @@ def _columns(lines: Sequence[JSON], *keys: str) -> list[list[Any]]:
 def distillation(run: RunContext) -> list[Figure]:
     """Draws losses of every size, and of the critic, against labels."""
     lines, figures = run.student_metrics, list[Figure]()
+    rank = {size: i for i, size in enumerate(run.settings["config"]["student"]["sizes"])}
     names = [key for key in (lines[0] if lines else {}) if key.endswith("_loss")]
+    names.sort(key=lambda key: rank.get(key.partition("/")[0], len(rank)))
     for title, of_critic in (("Policy loss of the students", False), ("Critic loss of the students", True)):
         with plot.figure(title, figures) as axes:
             for key in (key for key in names if ("critic" in key) == of_critic):
