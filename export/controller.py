@@ -44,6 +44,7 @@ if _PLANTED:  # before anything is imported that may be found here
     raise ImportError(_MESSAGE)
 
 import argparse
+import copy
 import hashlib
 import io
 import json
@@ -579,6 +580,14 @@ class Controller:
             array = vector.batch
             self._binding.bind_input(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         self._binding.bind_output("actions", "cpu", 0, np.float32, answer.shape, answer.ctypes.data)
+
+    def twin(self) -> Controller:
+        """Returns a controller for another robot, with readings of its own; both belong to one thread."""
+        other = copy.copy(self)
+        other._history = np.zeros_like(self._history)
+        other._seen = other._history.reshape(-1)
+        other.reset()
+        return other
 
     def reset(self) -> None:
         """Forgets all readings: the next one begins an episode, and stands for those before it."""

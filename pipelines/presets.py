@@ -63,7 +63,7 @@ PRESETS = {  # name: what it is, its settings
         f"task.name=wheel_maze {WHEELS}",
     ),
     "wheel-labyrinth": (
-        "the same robot in longer, narrower ways, for studies of depth on two cores",
+        "the same robot in longer, narrower ways, for sweeps of depth on two cores",
         f"task.name=wheel_labyrinth {WHEELS}",
     ),
     "ant-big-maze": (

@@ -61,9 +61,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.warn) as record,
-        display.bar(
-            "teacher", total, done, piece="iterations", each=per_iteration, unit="steps", groups=SHOWN
-        ) as bar,
+        display.bar("teacher", total, done, unit="steps", each=per_iteration, groups=SHOWN) as bar,
     ):
         bar.note = "compiling"
         for line in run.metrics("teacher"):
@@ -80,7 +78,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
-            bar.update(done, metrics, evaluation)
+            bar.show(done, metrics, evaluation)
             reached = config.evaluate.reached(evaluation)
             save, stop, _ = distributed.agreed(
                 done == total or reached or timer.due(), interruption.requested, reached
@@ -94,12 +92,9 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
                 break
     if reached:
         display.say(f"teacher: {config.evaluate.until} is reached, after iteration {done} of {total}")
-    (depth, critic_depth), (width, critic_width) = config.network.depths, config.network.widths
     summary = {
-        "depth": depth,
-        "critic_depth": critic_depth,
-        "width": width,
-        "critic_width": critic_width,
+        **dict(zip(("depth", "critic_depth"), config.network.depths, strict=True)),
+        **dict(zip(("width", "critic_width"), config.network.widths, strict=True)),
         "env_steps": env_steps,
         "wall_s": clock.last,
         **(evaluation or {}),

@@ -18,7 +18,7 @@ PROGRAMS = (
 )
 
 # Commands with these words are read, their options and values checked, and not run here: they need several
-# hosts, an account, a robot, a key, a file or a study of another block, or hours. Other tests run their like.
+# hosts, an account, a robot, a key, a file or a sweep of another block, or hours. Other tests run their like.
 READ = {
     *("--coordinator", "track.wandb=PROJECT", "--config", "--host", "--sign", "--robot", "--depths"),
     *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines"),

@@ -11,9 +11,10 @@ import pytest
 
 from pipelines.baselines import _prolonged, distill_with_baselines
 from pipelines.config import with_values
+from pipelines.files import write_json
 from pipelines.progress import Display
 from pipelines.report import write_report
-from pipelines.rundir import Run, create_run, write_json
+from pipelines.rundir import Run, create_run
 from pipelines.train_teacher import teach
 from student.baselines import (
     NAMES,
@@ -44,16 +45,6 @@ SIZES = OBSERVATION, ACTION, GOAL = 5, 2, 3
 REPRESENTATION = 4
 
 
-def networks_and_params(**config):
-    networks = make_networks(NetworkConfig(depth=4, width=8, representation=REPRESENTATION, **config), ACTION)
-    return networks, jit_once(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))
-
-
-def inputs(count=6):
-    rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=(count, size)), jnp.float32) for size in (*SIZES, ACTION)]
-
-
 class Plain(nn.Module):
     """Neither residual nor of the project's making: one hidden layer."""
 
@@ -77,31 +68,22 @@ def test_a_rival_is_residual_with_layernorm_four_layers_deep_and_as_wide_as_the_
         assert layers["input_norm"]["scale"].shape == (8,)
 
 
-@pytest.mark.parametrize("width", [8, 12])
-def test_an_actor_of_any_width_works_beside_the_encoders(width):
-    networks, params = networks_and_params(actor_width=width)
-    assert params.actor["params"]["kernel"].shape == (1, 4, width, width)
-    assert params.goal["params"]["kernel"].shape == (1, 4, 8, 8)
-    require_same_as_apart(networks, params)
-
-
-def test_other_networks_than_residual_ones_learn_alike():
-    networks, params = networks_and_params()
-    networks = networks._replace(state_action=Plain(REPRESENTATION), goal=Plain(REPRESENTATION))
-    params = jit_once(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))
-    require_same_as_apart(networks, params)
-
-
-def require_same_as_apart(networks, params):
+@pytest.mark.parametrize("other", [{}, {"actor_width": 12}, "plain"])
+def test_networks_of_any_width_and_kind_learn_together_as_apart(other):
     """What is passed forward together, for the goal and for two actions, is what each is alone; the encoder
     learns from the data's action, and the policy's has its derivative."""
-    observation, data, goal, policy = inputs()
-    together = act_and_embed_goal(networks, params, observation, goal)
-    apart = (
-        *action_distribution(networks, params.actor, observation, goal),
-        embed_goal(networks, params.goal, goal),
+    config = {} if other == "plain" else other
+    networks = make_networks(NetworkConfig(depth=4, width=8, representation=REPRESENTATION, **config), ACTION)
+    if other == "plain":
+        networks = networks._replace(state_action=Plain(REPRESENTATION), goal=Plain(REPRESENTATION))
+    params = jit_once(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    observation, data, goal, policy = (
+        jnp.asarray(rng.normal(size=(6, size)), jnp.float32) for size in (*SIZES, ACTION)
     )
-    for a, b in zip(together, apart, strict=True):
+    together = act_and_embed_goal(networks, params, observation, goal)
+    apart = action_distribution(networks, params.actor, observation, goal)
+    for a, b in zip(together, (*apart, embed_goal(networks, params.goal, goal)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     def both(tree, action):
@@ -180,12 +162,8 @@ def test_a_distillation_that_does_not_beat_direct_training_says_so(gain, interva
     direct |= {"parameters": 23_000, "student_parameters": 6_000, "env_steps": 1_280_000}
     said = conclusion({"direct": direct})
     assert said.startswith(says)
-    for words in (f"{100 * (0.8 + gain):.1f}\u202f%", "LayerNorm of depth 4", "6,000", "23,000", "1,280,000"):
-        assert words in said
-    both = conclusion({"direct": direct, "direct_long": direct})
-    assert both.startswith(said)
-    assert both.count(says) == 2
-    assert "wall time" in both
+    assert f"{100 * (0.8 + gain):.1f}\u202f%" in said
+    assert conclusion({"direct": direct, "direct_long": direct}).count(says) == 2
     assert conclusion({"cloning": direct}) is None
 
 
@@ -222,10 +200,8 @@ def test_every_baseline_is_judged_beside_the_student(compared):
     run, figures, said = compared
     assert figures == {key: run.summary[key] for key in ("students", "baselines")}
     assert tuple(figures["baselines"]) == NAMES
-    keys = "time_at_goal time_at_goal_interval success_final env_steps wall_s parameters student_gain "
-    keys += "student_parameters"
     for name, found in figures["baselines"].items():
-        assert set(keys.split()) <= set(found)
+        assert {"time_at_goal", "success_final", "env_steps", "wall_s", "student_gain"} <= set(found)
         assert ("labels" in found) == (name in ("cloning", "dagger"))
         assert found["episodes"] == run.config.student.episodes
         assert found["size"] == run.summary["selected"]
@@ -236,10 +212,6 @@ def test_every_baseline_is_judged_beside_the_student(compared):
     for name in ("direct", "shallow_actor"):
         assert figures["baselines"][name]["env_steps"] == teacher_steps
     assert conclusion(figures["baselines"]) in said
-
-
-def test_a_baseline_is_a_run_of_its_own(compared):
-    run, figures, _ = compared
     for name in TRAINED:
         own = Run(run.path / "baselines" / name)
         config = load_teacher(own.checkpoints).config

@@ -1,4 +1,4 @@
-"""A run, or a study, as one page that opens in any browser, without a network, plots and all."""
+"""A run, or a sweep, as one page that opens in any browser, without a network, plots and all."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,14 +8,15 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader, UndefinedError
 
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
+from pipelines.files import write_text
 from pipelines.report import figures, page
-from pipelines.report.context import RunContext, StudyContext
-from pipelines.rundir import Run, understood, write_text
-from pipelines.sweep import Study
+from pipelines.report.context import RunContext, SweepContext
+from pipelines.rundir import Run, understood
+from pipelines.sweep import Sweep
 from student.baselines import conclusion
 from teacher.config import FAR_CELLS
 
-__all__ = ["write_comparison", "write_report", "write_study_report", "write_watch_page"]
+__all__ = ["write_comparison", "write_report", "write_sweep_report", "write_watch_page"]
 
 
 def write_report(run: Run) -> Path:
@@ -27,19 +28,19 @@ def write_report(run: Run) -> Path:
         return _write(run.path / "report.html", "run", run=RunContext(run))
 
 
-def write_study_report(study: Study) -> Path:
-    """Writes the study's report.html, also while it is being trained.
+def write_sweep_report(sweep: Sweep) -> Path:
+    """Writes the sweep's report.html, also while it is being trained.
 
     Runs that have not ended are named. Raises: as `write_report`."""
-    from pipelines.compare import compare_study  # counts parameters, with JAX
+    from pipelines.compare import compare_sweep  # counts parameters, with JAX
     from teacher.tasks import make_task
 
-    with understood(study.path):
-        tasks = {member.run.config.teacher.task.name for member in study.members}
+    with understood(sweep.path):
+        tasks = {member.run.config.teacher.task.name for member in sweep.members}
         goals = [make_task(name).spec.goal.model_dump() for name in tasks]
         goal = goals[0] if all(goal == goals[0] for goal in goals) else {}
-        context = StudyContext(study, compare_study(study, study.failures), goal)
-        return _write(study.path / "report.html", "study", study=context)
+        context = SweepContext(sweep, compare_sweep(sweep, sweep.failures), goal)
+        return _write(sweep.path / "report.html", "sweep", sweep=context)
 
 
 def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What runs and studies have found so far, from their files: all that their pages are made of."""
+"""What runs and sweeps have found so far, from their files: all that their pages are made of."""
 
 import shlex
 from collections.abc import Iterator
@@ -6,19 +6,11 @@ from functools import partial
 from typing import Any
 
 from pipelines.config import Config, differing, preset, validated
+from pipelines.files import read_columns, read_json
 from pipelines.presets import DEFAULT, PRESETS
 from pipelines.report.page import as_json, duration, figure, percent, significant, with_unit
-from pipelines.rundir import (
-    DISTANCE_MAP,
-    PICTURES,
-    RECORDING,
-    ROBOT_LOG,
-    Run,
-    is_study,
-    read_columns,
-    read_json,
-)
-from pipelines.sweep import Study, described, short, shown
+from pipelines.rundir import DISTANCE_MAP, PICTURES, RECORDING, ROBOT_LOG, Run, is_sweep
+from pipelines.sweep import Sweep, described, short, shown
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from teacher.config import CollectConfig
 from teacher.errors import UsageError
@@ -48,8 +40,8 @@ class RunContext:
         self.selected: str | None = self.summary.get("selected")
         self.teacher_metrics, self.student_metrics = run.metrics("teacher"), run.metrics("students")
         path = run.path.resolve()
-        study = next((parent for parent in path.parents[:2] if is_study(parent)), None)
-        self.name = str(path.relative_to(study.parent)) if study else path.name  # as commands take it
+        sweep = next((parent for parent in path.parents[:2] if is_sweep(parent)), None)
+        self.name = str(path.relative_to(sweep.parent)) if sweep else path.name  # as commands take it
         # The selected student, if its controller was run, or if it drove a robot as it is exported now.
         known = [
             size for size, found in self.summary.get("robot", {}).items() if self._is_of_file(size, found)
@@ -143,14 +135,14 @@ def condition(name: str) -> str:
     return CONDITIONS.get(name, name)
 
 
-class StudyContext:
-    """Contents of a study and its runs, with `figures` as `pipelines.compare.compare_study` gives them."""
+class SweepContext:
+    """Contents of a sweep and its runs, with `figures` as `pipelines.compare.compare_sweep` gives them."""
 
-    def __init__(self, study: Study, figures: JSON, goal: JSON):
+    def __init__(self, sweep: Sweep, figures: JSON, goal: JSON):
         """Args: goal: what counts as success; empty if it is not the same for all runs."""
-        self.name, self.settings, self.goal = study.path.resolve().name, study.settings, goal
+        self.name, self.settings, self.goal = sweep.path.resolve().name, sweep.settings, goal
         self.length = partial(with_unit, unit=goal.get("unit"))
-        self.versions = study.members[0].run.versions
+        self.versions = sweep.members[0].run.versions
         self.seeds: list[int] = figures["seeds"]
         self.vary: dict[str, list[Any]] = figures["vary"]
         self.runs: list[JSON] = [run | run.get("teacher", {}) for run in figures["runs"]]
@@ -158,7 +150,7 @@ class StudyContext:
         self.students: list[JSON] = figures["students"]
         for row in (*self.combinations, *self.students):  # the preset's name where the seed alone varies
             row["label"] = described(row["values"]) or figures["preset"]
-        self.metrics = {member.name: member.run.metrics("teacher") for member in study.members}
+        self.metrics = {member.name: member.run.metrics("teacher") for member in sweep.members}
         self.finished = [run for run in self.runs if run["state"] == "finished"]
         self.failed = [run for run in self.runs if "error" in run]
         self.open = [run for run in self.runs if run["state"] in ("unfinished", "not begun")]
@@ -169,7 +161,7 @@ class StudyContext:
 
     @property
     def varied(self) -> list[str]:
-        """What the study is about, in words."""
+        """What the sweep is about, in words."""
         task = [] if "task.name" in self.vary else [self.settings["config"]["teacher"]["task"]["name"]]
         varied = [f"{short(field)} {', '.join(map(shown, values))}" for field, values in self.vary.items()]
         return [*task, *varied, f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"]
@@ -201,7 +193,7 @@ class StudyContext:
 
     @property
     def again(self) -> str:
-        """Returns the commands that make the study again, as far as it came, or why there are none."""
+        """Returns the commands that make the sweep again, as far as it came, or why there are none."""
         name = f"{self.name}-again"
         options = [
             word for field, values in self.vary.items() for word in ("--vary", f"{field}={_comma(values)}")

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from export.verify import ACTION_TOLERANCE
 from pipelines.report import plot
-from pipelines.report.context import JSON, RunContext, StudyContext
+from pipelines.report.context import JSON, RunContext, SweepContext
 from pipelines.report.page import INTERVALS, centimetres
 from pipelines.report.plot import Figure
 from pipelines.sweep import described, short, shown
@@ -325,40 +325,40 @@ def comparison_learning(runs: Mapping[str, RunContext]) -> list[Figure]:
     return figures + teachers(" of the teachers against time", metrics, {"success_final": None}, "wall_s")
 
 
-# A study
+# A sweep
 
 
-def against_value(study: StudyContext) -> list[Figure]:
+def against_value(sweep: SweepContext) -> list[Figure]:
     """Draws score and wall-clock time against the setting that varies; nothing for none or several."""
     figures: list[Figure] = []
-    if len(study.vary) != 1:
+    if len(sweep.vary) != 1:
         return figures
-    (field,) = study.vary
-    runs, rows = study.finished, study.combinations
+    (field,) = sweep.vary
+    runs, rows = sweep.finished, sweep.combinations
     with plot.figure(f"Success and time at goal against {short(field)}", figures) as axes:
         lines = [(label.lower(), key, runs, rows) for key, label in SCORES.items()]
-        _against(axes, study, field, lines)
-        failed = [study.vary[field].index(run["values"][field]) for run in study.failed]
+        _against(axes, sweep, field, lines)
+        failed = [sweep.vary[field].index(run["values"][field]) for run in sweep.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
-        plot.reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", TEACHER)
+        plot.reference_line(axes, sweep.reference("time_at_goal"), "reference: time at goal", TEACHER)
         plot.all_percent(axes)
     with plot.figure("Wall-clock time of a run, s", figures) as axes:
-        _against(axes, study, field, [("", "wall_s", runs, rows)])
+        _against(axes, sweep, field, [("", "wall_s", runs, rows)])
         axes.set_ylim(bottom=0)
     return figures
 
 
-def study_students(study: StudyContext) -> list[Figure]:
+def sweep_students(sweep: SweepContext) -> list[Figure]:
     """Draws students' time at goal and retention against the varied setting, a line a size, and teachers'.
 
     Where several settings vary, against the depth or else the last one, two figures for each combination of
     the others; nothing where none does."""
     figures: list[Figure] = []
-    field = DEPTH if DEPTH in study.vary else next(reversed(study.vary), "")
+    field = DEPTH if DEPTH in sweep.vary else next(reversed(sweep.vary), "")
     titles = {"time_at_goal": "Time at goal of students", "retention": "Retention of time at goal"}
-    for panel, where in _panels(study.students, field) if field else ():
-        rows, runs = (_within(panel, some) for some in (study.students, study.finished))
+    for panel, where in _panels(sweep.students, field) if field else ():
+        rows, runs = (_within(panel, some) for some in (sweep.students, sweep.finished))
         by_size = {
             size: (
                 [run.get("students", {}).get(size, {}) | {"values": run["values"]} for run in runs],
@@ -371,7 +371,7 @@ def study_students(study: StudyContext) -> list[Figure]:
             if key == "time_at_goal":  # of teachers in the students' episodes, the same for all sizes
                 lines.append(("teacher", f"teacher_{key}", *next(iter(by_size.values()))))
             with plot.figure(f"{title}{where}", figures) as axes:
-                _against(axes, study, field, lines)
+                _against(axes, sweep, field, lines)
                 plot.percent_axis(axes.yaxis)
                 if key == "retention":
                     axes.axhline(1, color=plot.MUTED, linewidth=1)
@@ -381,18 +381,18 @@ def study_students(study: StudyContext) -> list[Figure]:
     return figures
 
 
-def study_learning(study: StudyContext) -> list[Figure]:
+def sweep_learning(sweep: SweepContext) -> list[Figure]:
     """Draws scores against environment steps, a colour for each value of the last setting that varies.
 
     Where several vary, figures for each combination of the others."""
     figures: list[Figure] = []
-    last = next(reversed(study.vary), "")
-    for panel, where in _panels(study.combinations, last):
+    last = next(reversed(sweep.vary), "")
+    for panel, where in _panels(sweep.combinations, last):
         groups: dict[str, list[list[JSON]]] = {}
-        for run in _within(panel, study.runs):
-            name = shown(run["values"][last]) if last else study.settings["preset"]
-            groups.setdefault(name, []).append(study.metrics[run["run"]])
-        references = {key: study.reference(key, panel) for key in SCORES}
+        for run in _within(panel, sweep.runs):
+            name = shown(run["values"][last]) if last else sweep.settings["preset"]
+            groups.setdefault(name, []).append(sweep.metrics[run["run"]])
+        references = {key: sweep.reference(key, panel) for key in SCORES}
         figures += teachers(f"{where}, by {short(last) if last else 'preset'}", groups, references)
     return figures
 
@@ -412,12 +412,12 @@ def _within(panel: JSON, rows: Sequence[JSON]) -> list[JSON]:
 
 
 def _against(
-    axes: Axes, study: StudyContext, field: str, lines: Sequence[tuple[str, str, list[JSON], list[JSON]]]
+    axes: Axes, sweep: SweepContext, field: str, lines: Sequence[tuple[str, str, list[JSON], list[JSON]]]
 ) -> None:
     """Draws measures over the values of a setting: means joined, with their intervals, beside a dot a run.
 
     Args: lines: of each its name, the key, and runs and means over seeds with their `values`."""
-    values = study.vary[field]
+    values = sweep.vary[field]
     for i, ((name, key, runs, rows), look) in enumerate(zip(lines, cycle(plot.LOOKS))):
         shift = (i - (len(lines) - 1) / 2) * SPREAD / max(len(lines), 2)
         colour = plot.INK if name == "teacher" else look["color"]

@@ -73,7 +73,7 @@ def drive(
         ):
             with (
                 _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps,
-                display.bar("robot", len(places), piece="goals") as bar,
+                display.bar("robot", len(places), unit="goals") as bar,
             ):
                 following = _following(places, seconds, bar, lambda: interruption.requested)
                 goal = following if carried is None else _for_tool(following, arm, carried, made.spec, far)
@@ -185,7 +185,7 @@ def _following(
             raise Interrupted("interrupted: the robot was stopped")
         if (index := min(int(now / seconds), len(places) - 1)) != current:
             current = index
-            bar.update(current, {})
+            bar.show(current, {})
         return places[current]
 
     return goal
