@@ -410,6 +410,9 @@ def test_a_recording_of_before_is_shown_at_its_own_times(full):
 
 
 def test_broken_file_is_named(full):
+    write_json(full.path / "control" / SIZES[0] / RECORDING, {"episodes": [{}]})
+    with pytest.raises(FathomError, match="does not hold what this program writes"):
+        write_report(full)
     (full.path / "summary.json").write_text("{")
     with pytest.raises(FathomError, match=r"summary\.json"):
         write_report(full)
