@@ -505,5 +505,6 @@ def test_the_teacher_stands_beside_its_students_if_it_was_timed(full, timed):
     if timed:
         full.update_summary({"teacher": {"latency_us_p50": 184.0}})
     parameters, latency = (each.svg for each in figures.retention_and_cost({"arm": RunContext(full)}))
+    assert ">2x16</text>" in latency  # though all students are as fast
     assert ">teacher</text>" in parameters and ">2x16</text>" in parameters
     assert (">teacher</text>" in latency) == ("of the teacher in JAX" in latency) == timed

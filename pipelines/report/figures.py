@@ -120,6 +120,9 @@ def _front(axes: Axes, run: RunContext, points: Mapping[str, JSON], key: str) ->
         if key != "parameters":
             axes.set_xlabel(f"{axes.get_xlabel()}; of the teacher in JAX")
     axes.margins(x=0.1, y=0.2)
+    low, high = axes.dataLim.intervalx
+    if 0 < high < 1.01 * low:  # one cost alone, around which a logarithmic axis would have no width
+        axes.set_xlim(low / 2, 2 * low)
     order = {size: points[size] for size in (*chosen, *leading, *points)}
     places = {size: (each[key], *each["retention_interval"]) for size, each in order.items()}
     plot.name_points(axes, places)
