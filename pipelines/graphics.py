@@ -37,15 +37,14 @@ def library() -> str:
     for name in candidates():
         command, environment = [sys.executable, "-c", PROBE.format(name)], {**os.environ, VARIABLE: name}
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=False
+            subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=True
             )
+            return name
         except subprocess.TimeoutExpired:
             refused.append(f"{name}: no answer in {PROBE_S:.0f} s")
-            continue
-        if done.returncode == 0:
-            return name
-        refused.append(f"{name}: {[f'ended with {done.returncode}', *done.stderr.strip().splitlines()][-1]}")
+        except subprocess.CalledProcessError as error:
+            refused.append(f"{name}: {[str(error), *error.stderr.splitlines()][-1]}")
     raise NoGraphics(f"no pictures can be drawn here: {INSTALL} ({'; '.join(refused)})")
 
 
@@ -56,9 +55,9 @@ def candidates() -> tuple[str, ...]:
         return (chosen,)
     if chosen in ("disable", "disabled", "off", "false", "0"):
         return ()
-    if platform.system() != "Linux":
-        return ("cgl", "glfw") if platform.system() == "Darwin" else ("glfw",)
-    return ("egl", "osmesa", "glfw") if has_display() else ("egl", "osmesa")
+    if platform.system() == "Linux":
+        return ("egl", "osmesa", "glfw") if has_display() else ("egl", "osmesa")
+    return ("cgl", "glfw") if platform.system() == "Darwin" else ("glfw",)
 
 
 def has_display() -> bool:

@@ -1,9 +1,10 @@
 """Episodes of a policy to look at: GIF, MP4, a page, or a window."""
 
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines import closed_loop, render, stages
+from pipelines import closed_loop, graphics, render, stages
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
 from pipelines.report import write_watch_page
@@ -102,11 +103,10 @@ def of_run(run: Run, policy: str | None) -> Subject:
         teacher = load_teacher(run.checkpoints)
         seeing = all_seeing(teacher.policy())
         return Subject("teacher", seeing, run.config.teacher, run.config.control, run.path / "watch")
-    if policy == "student":
-        return _in(run, stages.selected_bundle(run))
-    if policy not in exported:
+    if policy not in ("student", *exported):
         raise unknown_name(f"policy of {run.path}", policy, ["teacher", "student", *exported])
-    return _in(run, run.bundles / policy)
+    bundle = stages.selected_bundle(run) if policy == "student" else run.bundles / policy
+    return of_bundle(bundle)._replace(folder=run.path / "watch")
 
 
 def of_bundle(bundle: Path, task: str | None = None) -> Subject:
@@ -117,10 +117,6 @@ def of_bundle(bundle: Path, task: str | None = None) -> Subject:
     return Subject(bundle.resolve().name, on_robot(closed_loop.batched(controller)), config, settings, folder)
 
 
-def _in(run: Run, bundle: Path) -> Subject:
-    return of_bundle(bundle)._replace(folder=run.path / "watch")
-
-
 def require_possible(out: Path | None, live: bool = False) -> None:
     """Raises: UsageError for a film of a kind that is not known, that needs what is not installed, or beside
     a window; FathomError for a window without a display."""
@@ -128,7 +124,9 @@ def require_possible(out: Path | None, live: bool = False) -> None:
         raise UsageError(f"--out {out}: found suffix {out.suffix!r}, allowed: {', '.join(SUFFIXES)}")
     if out is not None and live:
         raise UsageError("--live shows a window and --out writes a file: leave out one of them")
-    if out is not None and out.suffix == ".mp4":
-        render.require_mp4()
-    if live:
-        render.require_display()
+    if out is not None and out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
+        raise UsageError("MP4 needs PyAV: pip install 'fathom-rl[video]', or take a .gif or .html")
+    if live and not graphics.has_display():
+        raise FathomError(
+            "--live opens a window, and there is no display here: leave it out for a film and a page"
+        )

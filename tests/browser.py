@@ -1,142 +1,45 @@
-"""Headless Chromium, spoken to through two pipes: a page is opened, looked at and asked."""
+"""A page in headless Chromium: what JavaScript finds in it at a width, in light or dark."""
 
-import base64
+import html
 import json
-import os
+import re
 import shutil
 import subprocess
-import sys
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import Any
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--remote-debugging-pipe",
-)
-# The browser reads commands from 3 and answers on 4. Moved aside first: the ends may be 3 and 4 themselves.
-LAUNCH = """
-import fcntl, os, sys
-reading, writing = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
-os.dup2(reading, 3)
-os.dup2(writing, 4)
-os.execv(sys.argv[3], sys.argv[3:])
-"""
-ENDED = b"\0"  # after each message
-HARMLESS = "GL Driver Message"  # what software rendering logs of its own speed
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=20000")
+# Whatever a page asks the network for, or any script of its own, is a message on the console.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'unsafe-eval'"
+# A frame, because no window is as narrow as a phone.
+FRAME = """<!DOCTYPE html><title>nothing</title>
+<iframe width="{width}" height="800" style="border: 0; color-scheme: {scheme}"></iframe>
+<script>
+const frame = document.querySelector("iframe"), source = {source};
+frame.onload = async () => document.title = JSON.stringify(await frame.contentWindow.eval({asked}));
+frame.srcdoc = source;
+</script>"""
 
 
-class Browser:
-    """One tab. Everything that it logs or asks the network for is kept in `complaints` and `requests`."""
-
-    def __init__(self, commands: int, answers: int):
-        self.commands, self.answers = commands, os.fdopen(answers, "rb", buffering=0)
-        self.rest, self.number, self.loaded = b"", 0, False
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def open(self, page: Path, width: int, scheme: str) -> None:
-        """Lays the page out for a screen of this width, `light` or `dark`, and waits until it is loaded."""
-        screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.call("Emulation.setDeviceMetricsOverride", **screen)
-        self.scheme(scheme)
-        self.loaded, self.complaints, self.requests = False, [], []
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        while not self.loaded:
-            self._receive()
-        self.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def scheme(self, scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.call("Emulation.setEmulatedMedia", features=features)
-
-    def ask(self, expression: str) -> Any:
-        """What JavaScript answers, as JSON has it; a promise is waited for."""
-        asked = {"expression": expression, "awaitPromise": True, "returnByValue": True}
-        found = self.call("Runtime.evaluate", **asked)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
-
-    def picture(self, file: Path) -> None:
-        """The whole page, from its top to its end, as PNG."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(found["data"]))
-
-    def printed(self, file: Path) -> None:
-        """The page on paper, as PDF."""
-        file.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=False)["data"]))
-
-    def call(self, method: str, **params: Any) -> Any:
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": params}
-        if hasattr(self, "session"):
-            message["sessionId"] = self.session
-        os.write(self.commands, json.dumps(message).encode() + ENDED)
-        while True:
-            answer = self._receive()
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer["error"]
-                return answer["result"]
-
-    def _receive(self) -> dict[str, Any]:
-        while ENDED not in self.rest:
-            more = self.answers.read(1 << 20)
-            assert more, "the browser ended"
-            self.rest += more
-        text, _, self.rest = self.rest.partition(ENDED)
-        message = json.loads(text)
-        self._note(message.get("method"), message.get("params", {}))
-        return message
-
-    def _note(self, event: str | None, params: dict[str, Any]) -> None:
-        self.loaded |= event == "Page.loadEventFired"
-        if event == "Network.requestWillBeSent":
-            self.requests.append(params["request"]["url"])
-        said = None
-        if event == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-            said = str(params["args"])
-        if event == "Runtime.exceptionThrown":
-            said = str(params["exceptionDetails"])
-        if event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            said = params["entry"]["text"]
-        if said and HARMLESS not in said:
-            self.complaints.append(said)
-
-
-@contextmanager
-def browser(profile: Path, *flags: str):
-    """A browser with an empty profile there, and a tab in it; it ends with the block."""
-    assert PROGRAM is not None
-    commands, answers = os.pipe(), os.pipe()
-
-    ends = (commands[0], answers[1])
-    command = [sys.executable, "-c", LAUNCH, *map(str, ends), PROGRAM, *FLAGS, *flags]
-    process = subprocess.Popen(
-        [*command, f"--user-data-dir={profile}", "about:blank"],
-        pass_fds=ends,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def ask(page: Path, asked: str, width: int = 800, scheme: str = "light", *flags: str) -> Any:
+    """Returns what JavaScript answers in the page, as JSON has it; a message on the console is an error."""
+    policy = f'<head><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    source, script = (
+        json.dumps(text).replace("</", "<\\/")
+        for text in (page.read_text("utf-8").replace("<head>", policy, 1), asked)
     )
-    os.close(commands[0])
-    os.close(answers[1])
-    try:
-        yield Browser(commands[1], answers[0])
-    finally:
-        process.kill()
-        process.wait()
-        os.close(commands[1])
+    with tempfile.TemporaryDirectory() as folder:
+        frame = Path(folder) / "frame.html"
+        frame.write_text(FRAME.format(width=width, scheme=scheme, source=source, asked=script), "utf-8")
+        done = run(Path(folder), *flags, "--enable-logging=stderr", "--dump-dom", frame.as_uri())
+    assert ":CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    answer = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert answer, done.stderr[-2000:]
+    return json.loads(html.unescape(answer[1]))
+
+
+def run(profile: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [str(PROGRAM), *FLAGS, f"--user-data-dir={profile}", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

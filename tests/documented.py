@@ -1,7 +1,6 @@
 """What README.md and docs/ show to be typed: fenced blocks, the commands in them and in the text.
 
-Every block has a kind and every command a class; both tables below are closed, so that what nobody
-classed fails a test instead of going unread."""
+The tables below are closed: what nobody classed fails a test instead of going unread."""
 
 import re
 import shlex
@@ -18,37 +17,17 @@ PROGRAMS = (
     *("gcc", "g++", "openssl", "srun", ".", "#SBATCH"),
 )
 
-# Why a command is read, its options and values checked, and not run here.
+# Commands with these words are read, their options and values checked, and not run here: they need several
+# hosts, an account, a robot, a key, a file or a sweep of another block, or hours. Other tests run their like.
 READ = {
-    "--coordinator": "needs several hosts; tests/test_devices.py trains in two processes",
-    "track.wandb=PROJECT": "sends figures to an account; tests/test_tracking.py keeps such a run offline",
-    "--config": "needs a file of another block; tests/test_settings.py trains with such a file",
-    "--host": "needs a robot",
-    "--sign": "needs a key of another block; tests/test_export.py signs with one",
-    "--robot": "needs the machine for itself: test_commands_for_a_robot_run",
-    "--depths": "trains several teachers; tests/test_sweep.py trains such a sweep",
-    "wheel-labyrinth-depth": "needs a sweep; tests/test_sweep.py distils and exports one",
-    "--vary": "trains several teachers; tests/test_sweep.py trains such a sweep",
-    "--task": "needs a file of another block; tests/test_own_task.py goes the whole way with it",
-    "--table": "measures for minutes; tests/test_tasks.py measures one",
-    "--baselines": "trains as long as the rest together; tests/test_baselines.py trains them",
+    *("--coordinator", "track.wandb=PROJECT", "--config", "--host", "--sign", "--robot", "--depths"),
+    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines"),
 }
 # What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
 SMALL = {
-    "run": (),
-    "teacher": (),
-    "distill": ("students", "export", "control"),
-    "export": ("control",),
-    "control": (),
-    "evaluate": (),
-    "report": (),
-    "compare": (),
-    "inspect": (),
-    "watch": (),
-    "tasks": (),
-    "presets": (),
-    "config": (),
-    "doctor": (),
+    **dict.fromkeys(("run", "teacher", "control", "evaluate", "report", "compare", "inspect", "watch"), ()),
+    **dict.fromkeys(("tasks", "presets", "config", "doctor"), ()),
+    **{"distill": ("students", "export", "control"), "export": ("control",)},
 }
 
 
@@ -87,29 +66,13 @@ class Command(NamedTuple):
         return f"{self.place} {' '.join(self.words)}"
 
     @property
-    def way(self) -> str:
-        """`small`, or `read: ` and why; KeyError if nobody classed it."""
-        if self.words[0] != "pipeline":
-            return {
-                "pip": "read: CI installs by this line or its like",
-                "pytest": "read: CI runs it, or one may",
-                "python": "read: measures for minutes, or is a program of the bundle",
-                "python3": "read: CI makes such an environment",
-                ".": "read: CI enters such an environment",
-                "mkdocs": "read: CI builds the pages",
-                "openssl": "read: tests/test_export.py makes such keys and checks such a signature",
-                "gcc": "read: run with its program, in test_the_c_and_cpp_blocks_compile_and_run",
-                "g++": "read: run with its program, in test_the_c_and_cpp_blocks_compile_and_run",
-            }[self.words[0]]
-        if not self.fenced:
-            return "read: part of a sentence"
-        if self.stage.startswith("--"):
-            return "read: changes the shell of whoever types it"
-        for option, why in READ.items():
-            if option in self.words:
-                return f"read: {why}"
+    def runs(self) -> bool:
+        """Whether it runs here, in small; AssertionError if nobody classed it."""
+        if self.words[0] != "pipeline" or not self.fenced or self.stage.startswith("--"):
+            assert self.words[0] in PROGRAMS, f"no class for {self}"
+            return False
         assert self.stage in SMALL, f"no class for {self}"
-        return "small"
+        return not READ & {*self.words}
 
 
 def blocks() -> list[Block]:

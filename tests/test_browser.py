@@ -10,14 +10,13 @@ from pages import KINDS, write_pages
 WIDTHS, SCHEMES = (360, 800, 1400), ("light", "dark")
 AXE = "axe-core@4.14.1"
 LARGEST = 5_000_000  # bytes of a page
+LAID_OUT = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PAPER = "getComputedStyle(document.body).backgroundColor"
+# How many of the pictures are to be seen, of moving ones and of still ones.
+ALL = "[...document.querySelectorAll('.' + kind)]"
+SHOWN = f"['moving', 'still'].map(kind => {ALL}.filter(each => each.offsetHeight > 0).length)"
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -25,88 +24,52 @@ def written(tmp_path_factory):
     return write_pages(tmp_path_factory.mktemp("pages"))
 
 
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    """Source of the accessibility checker."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm here, which fetches the accessibility checker")
-    folder = tmp_path_factory.mktemp("axe")
-    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, AXE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        pytest.skip(f"the accessibility checker cannot be fetched: {done.stderr[-200:]}")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
-
-
-def require_sound(tab, page, width, scheme, picture):
-    tab.open(page, width, scheme)
-    assert not tab.complaints
-    outside = [url for url in tab.requests if url != page.resolve().as_uri() and not url.startswith("data:")]
-    assert not outside
-    assert tab.ask("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-    tab.picture(picture)
-    assert picture.stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_run_s_page_is_sound_at_any_width_and_in_both_schemes(tab, written, width, scheme, tmp_path):
-    require_sound(tab, written["run"], width, scheme, tmp_path / "page.png")
-    paper = tab.ask("getComputedStyle(document.body).backgroundColor")
+@pytest.mark.parametrize(
+    ("kind", "width", "scheme"),
+    [("run", width, scheme) for width in WIDTHS for scheme in SCHEMES]
+    + [(kind, WIDTHS[0], "dark") for kind in KINDS if kind != "run"],
+)
+def test_a_page_is_as_wide_as_the_screen_and_quiet_in_the_reader_s_colours(written, kind, width, scheme):
+    wider, paper = browser.ask(written[kind], f"[{LAID_OUT}, {PAPER}]", width, scheme)
+    assert wider == 0
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(23, 24, 26)"}[scheme]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "run"])
-def test_every_other_page_fits_a_phone(tab, written, kind, tmp_path):
-    require_sound(tab, written[kind], WIDTHS[0], "dark", tmp_path / "page.png")
-
-
-def test_a_page_prints(tab, written, tmp_path):
-    tab.open(written["run"], WIDTHS[2], "dark")
-    tab.printed(tmp_path / "page.pdf")
-    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
-    tab.call("Emulation.setEmulatedMedia", media="print")
-    try:
-        assert tab.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert tab.ask("getComputedStyle(document.querySelector('.films')).display") == "none"
-        assert shown(tab) == [0, 2]
-    finally:
-        tab.call("Emulation.setEmulatedMedia", media="")
-
-
-def test_a_debug_run_s_page_is_sound_and_small(tab, debug_run, tmp_path):
+def test_a_debug_run_s_page_is_sound_and_small(debug_run):
     page = debug_run.path / "report.html"
     assert page.stat().st_size < LARGEST
-    require_sound(tab, page, WIDTHS[0], "light", tmp_path / "page.png")
-
-
-def shown(tab):
-    """How many of the pictures are to be seen, of moving ones and of still ones."""
-    return [
-        tab.ask(f"[...document.querySelectorAll('.{kind}')].filter(each => each.offsetHeight > 0).length")
-        for kind in ("moving", "still")
-    ]
+    assert browser.ask(page, LAID_OUT, WIDTHS[0]) == 0
 
 
 @pytest.mark.parametrize("kind", ["run", "watch"])
-def test_moving_pictures_can_be_stopped(tab, written, kind):
-    tab.open(written[kind], WIDTHS[0], "light")
-    assert shown(tab) == [2, 0]
-    tab.ask("document.getElementById('still').click()")
-    assert shown(tab) == [0, 2]
-    tab.open(written[kind], WIDTHS[0], "light")
-    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
-    assert shown(tab) == [0, 2]
+def test_moving_pictures_can_be_stopped(written, kind):
+    assert browser.ask(written[kind], SHOWN) == [2, 0]
+    assert browser.ask(written[kind], f"document.getElementById('still').click(); {SHOWN}") == [0, 2]
+    flag = "--force-prefers-reduced-motion"
+    assert browser.ask(written[kind], SHOWN, WIDTHS[0], "light", flag) == [0, 2]
+
+
+def test_a_page_prints(written, tmp_path):
+    browser.run(tmp_path / "profile", f"--print-to-pdf={tmp_path / 'page.pdf'}", written["run"].as_uri())
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_rule_of_accessibility_is_broken(tab, written, axe, kind):
+def test_no_rule_of_accessibility_is_broken(written, kind, tmp_path):
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm here, which fetches the accessibility checker")
+    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", tmp_path, AXE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        pytest.skip(f"the accessibility checker cannot be fetched: {done.stderr[-200:]}")
+    axe = (tmp_path / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+    opened = "document.querySelectorAll('details').forEach(each => each.open = true)"
+    broken = "axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))"
     for width in WIDTHS:
         for scheme in SCHEMES:
-            tab.open(written[kind], width, scheme)
-            tab.ask("document.querySelectorAll('details').forEach(each => each.open = true)")
-            tab.ask(f"{axe}; 0")
-            found = tab.ask("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
-            assert not found, (width, scheme)
+            assert not browser.ask(written[kind], f"{opened}; {axe}; {broken}", width, scheme), (
+                width,
+                scheme,
+            )

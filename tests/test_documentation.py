@@ -1,6 +1,6 @@
 """README.md and docs/ are true: their commands are accepted and run, their snippets run, their names exist.
 
-documented.py says which command runs, in small, and which is only read, and why."""
+documented.py says which command runs, in small, and which is only read."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ from student.networks import init_student
 from teacher.tasks import GROUP, make_task
 
 BLOCKS, COMMANDS = blocks(), commands()
-IN_SMALL = sorted({in_small(command.words) for command in COMMANDS if command.way == "small"})
+IN_SMALL = sorted({in_small(command.words) for command in COMMANDS if command.runs})
 PIPELINE = [command for command in COMMANDS if command.words[0] == "pipeline"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SPEC = make_task("fr3_reach").spec
@@ -64,10 +65,8 @@ def snippet(page: str, number: int, kind: str = "python") -> str:
 
 def test_every_block_has_a_kind_and_every_command_a_class():
     assert not [block.place for block in BLOCKS if block.kind == "unknown"]
-    ways = [command.way for command in COMMANDS]  # raises for one without
-    assert {way.partition(":")[0] for way in ways} == {"small", "read"}
-    used = {command.stage for command in PIPELINE if command.fenced and not command.stage.startswith("--")}
-    assert used <= SMALL.keys()
+    assert any(command.runs for command in COMMANDS)  # raises for one without a class
+    used = {command.stage for command in PIPELINE if command.fenced}
     # Anybody's first questions have their command in a block.
     assert used >= {"run", "teacher", "distill", "export", "control", "inspect", "watch", "report", "tasks"}
 
@@ -86,35 +85,26 @@ def test_commands_are_accepted(command):
     with_values(preset(found.get("preset") or "quickstart"), values)
 
 
-@pytest.mark.parametrize("command", **named([c for c in COMMANDS if c.words[0] == "pip"]))
-def test_installations_name_extras_and_files_that_there_are(command):
-    words = list(command.words[2:])
-    if "-c" in words:
-        assert (ROOT / words[words.index("-c") + 1]).is_file()
-    if "-e" in words:
-        extras = re.fullmatch(r"\.(\[([\w,-]+)\])?", words[words.index("-e") + 1])
-        asked = set(extras[2].split(",")) if extras[2] else set()
-        assert asked <= PROJECT["project"]["optional-dependencies"].keys()
+@pytest.mark.parametrize(
+    "command", **named([c for c in COMMANDS if c.words[0] in ("pip", "pytest", "mkdocs", "python")])
+)
+def test_other_commands_name_what_there_is(command):
+    program, *words = command.words
+    if program == "pip" and "-e" in words:
+        asked = re.fullmatch(r"\.(?:\[([\w,-]+)\])?", words[words.index("-e") + 1])[1]
+        assert {*asked.split(",")} <= PROJECT["project"]["optional-dependencies"].keys() if asked else True
+        assert "-c" not in words or (ROOT / words[words.index("-c") + 1]).is_file()
+    elif program == "pip":
+        assert words[1].partition("[")[0] in ("jax", "playground", "tensorboard", "fathom-rl"), command
+    elif program in ("pytest", "mkdocs"):  # what CI types, or a marker
+        markers = PROJECT["tool"]["pytest"]["ini_options"]["markers"]
+        known = {marker.partition(":")[0] for marker in markers}
+        assert " ".join(command.words) in (ROOT / ".ci" / "run").read_text() or words[-1] in known
+    elif words[0].startswith("benchmarks/"):
+        text = (ROOT / words[0]).read_text() + (ROOT / "benchmarks" / "measuring.py").read_text()
+        assert all(f'"{word}"' in text for word in words if word.startswith("--"))
     else:
-        assert words[0].partition("[")[0] in ("jax", "playground", "tensorboard", "fathom-rl"), command
-
-
-@pytest.mark.parametrize("command", **named([c for c in COMMANDS if c.words[0] in ("pytest", "mkdocs")]))
-def test_what_contributors_type_is_what_ci_types_or_a_marker(command):
-    markers = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
-    line, *marker = " ".join(command.words), command.words[-1]
-    assert line in (ROOT / ".ci" / "run").read_text() or markers.issuperset(marker)
-
-
-@pytest.mark.parametrize("command", **named([c for c in COMMANDS if c.words[0] == "python"]))
-def test_programs_exist_and_have_the_options(command):
-    program = command.words[1]
-    if program.startswith("benchmarks/"):
-        options = [word for word in command.words[2:] if word.startswith("--")]
-        text = (ROOT / program).read_text() + (ROOT / "benchmarks" / "measuring.py").read_text()
-        assert all(f'"{option}"' in text for option in options)
-    else:
-        assert program == "-c" or program.endswith("controller.py")
+        assert words[0] == "-c" or words[0].endswith("controller.py")
 
 
 @pytest.mark.parametrize("words", IN_SMALL, ids=shlex.join)
@@ -223,23 +213,13 @@ def test_the_readme_trains_distils_exports_and_controls_and_nothing_prints(tmp_p
     assert found["bundle"] == Path("runs/arm/export/2x16")
 
 
-def test_the_page_on_python_judges_a_teacher(debug_run, tmp_path, monkeypatch):
-    shutil.copytree(debug_run.path, tmp_path / "runs" / "arm")
-    monkeypatch.chdir(tmp_path)
-    judged = executed(snippet("docs/python.md", 2))
-    assert judged["outcomes"].success_final.shape == (16,)
-
-
-def test_the_page_on_tracking_reads_metrics(debug_run, tmp_path, monkeypatch, capsys):
-    shutil.copytree(debug_run.path, tmp_path / "runs" / "quickstart")
+def test_the_pages_on_python_and_tracking_go_on_with_a_run(debug_run, tmp_path, monkeypatch, capsys):
+    for name in ("arm", "quickstart"):
+        shutil.copytree(debug_run.path, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
     executed(snippet("docs/tracking.md", 0))
     assert 0 <= float(capsys.readouterr().out) <= 1
-
-
-def test_the_page_on_python_trains_and_distils_step_by_step(debug_run, tmp_path, monkeypatch):
-    shutil.copytree(debug_run.path, tmp_path / "runs" / "arm")
-    monkeypatch.chdir(tmp_path)
+    assert executed(snippet("docs/python.md", 2))["outcomes"].success_final.shape == (16,)
     trained = executed(snippet("docs/python.md", 1), quickstart="debug")
     assert int(trained["state"].iteration) == preset("debug").teacher.collect.iterations
     distilled = executed(snippet("docs/python.md", 3))
@@ -253,19 +233,15 @@ def test_the_page_on_python_goes_through_all_stages(tmp_path, monkeypatch):
 
 
 def test_no_python_snippet_is_left_out():
+    pages = [block.page for block in of_kind("python")]
     run = {
         "README.md": 2,
+        "docs/python.md": 4,
         "docs/tutorial.md": 1,
         "docs/robots.md": 1,
-        "docs/python.md": 4,
         "docs/tracking.md": 1,
     }
-    elsewhere = {"docs/own-task.md": 4}  # tests/test_own_task.py makes files of them
-    counts = {}
-    for block in of_kind("python"):
-        compile(block.text, block.place, "exec")
-        counts[block.page] = counts.get(block.page, 0) + 1
-    assert counts == run | elsewhere
+    assert Counter(pages) == run | {"docs/own-task.md": 4}  # of which tests/test_own_task.py makes files
 
 
 def test_the_c_and_cpp_blocks_compile_and_run(arm, tmp_path):
@@ -305,29 +281,12 @@ def test_the_settings_file_is_read_as_described(tmp_path):
 # Names and keys
 
 
-def keys_of(value, sizes) -> set[str]:
-    """Names of all figures, without those that are sizes, conditions' own names, or intervals."""
-    if isinstance(value, list):
-        return set().union(*(keys_of(each, sizes) for each in value))
-    if not isinstance(value, dict):
-        return set()
-    found = set()
-    for key, inner in value.items():
-        for size in sizes:
-            key = re.sub(rf"^{size}\b", "SIZE", key)
-        found |= keys_of(inner, sizes) | {key.removesuffix("_interval")}
-    return found - {"SIZE"}
-
-
-def test_every_figure_of_a_run_is_explained(debug_run):
-    sizes = preset("debug").student.sizes
-    found = keys_of(debug_run.printed, sizes)
+def test_every_metric_of_a_run_is_explained(debug_run):
+    """Figures of a summary are those of the schema, whose text is the page: tests/test_summary.py."""
+    explained = set(re.findall(r"`([^`]+)`", (ROOT / "docs" / "summary.md").read_text()))
     for stage in ("teacher", "students"):
-        lines = (debug_run.path / stage / "metrics.jsonl").read_text().splitlines()
-        found |= set().union(*(keys_of(json.loads(line), sizes) for line in lines))
-    names = re.findall(r"`([^`]+)`", (ROOT / "docs" / "summary.md").read_text())
-    explained = set(names).union(*(name.split(".") for name in names))
-    assert not {key for key in found if not {key, f"{key}_interval"} & explained}
+        for line in (debug_run.path / stage / "metrics.jsonl").read_text().splitlines():
+            assert {re.sub(r"^\d+x\d+\b", "SIZE", key) for key in json.loads(line)} <= explained
 
 
 def test_functions_that_the_method_names_exist():

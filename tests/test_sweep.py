@@ -540,5 +540,5 @@ def test_the_page_shows_students_against_their_teachers_depth(sweep, tmp_path):
     # Where several settings vary, each combination of the others has its plots.
     both = fill(made(tmp_path / "arm", ["network.width=8,16", "network.depth=4,8"], [0]), lambda m: 0.5)
     page = page_of(with_students(both, lambda m: 0.4, lambda m: None))
-    assert "Time at goal of students, % at width 8" in page.text
-    assert "Retention of time at goal, %" not in page.text
+    assert "Time at goal of students at width 8" in page.text
+    assert "Retention of time at goal" not in page.text

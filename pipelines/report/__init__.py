@@ -1,18 +1,20 @@
 """A run, or a sweep, as one page that opens in any browser, without a network, plots and all."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines.files import read_json, write_text
+from jinja2 import ChainableUndefined, Environment, PackageLoader, UndefinedError
+
+from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
+from pipelines.files import write_text
+from pipelines.report import figures, page
 from pipelines.report.context import RunContext, SweepContext
-from pipelines.report.page import Page
-from pipelines.report.run_page import films, run_page
-from pipelines.report.several import comparison_page, sweep_page
 from pipelines.rundir import Run, understood
-
-if TYPE_CHECKING:
-    from pipelines.sweep import Sweep
+from pipelines.sweep import Sweep
+from student.baselines import conclusion
+from teacher.config import FAR_CELLS
 
 __all__ = ["write_comparison", "write_report", "write_sweep_report", "write_watch_page"]
 
@@ -22,35 +24,23 @@ def write_report(run: Run) -> Path:
 
     Stages that have not run are named, figures that were not computed are left out.
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
-    target = run.path / "report.html"
     with understood(run.path):
-        write_text(target, run_page(RunContext.of(run)).html())
-    return target
+        return _write(run.path / "report.html", "run", run=RunContext(run))
 
 
-def write_sweep_report(sweep: "Sweep") -> Path:
+def write_sweep_report(sweep: Sweep) -> Path:
     """Writes the sweep's report.html, also while it is being trained.
 
     Runs that have not ended are named. Raises: as `write_report`."""
     from pipelines.compare import compare_sweep  # counts parameters, with JAX
     from teacher.tasks import make_task
 
-    target = sweep.path / "report.html"
     with understood(sweep.path):
-        members = sweep.members
-        tasks = [make_task(member.run.config.teacher.task.name) for member in members]
-        figures = compare_sweep(sweep, sweep.failures)
-        goals = [task.spec.goal.model_dump() for task in tasks]
-        context = SweepContext(
-            name=sweep.path.resolve().name,
-            settings=sweep.settings,
-            versions=read_json(members[0].run.path / "versions.json"),
-            **{key: figures[key] for key in ("preset", "seeds", "vary", "runs", "combinations", "students")},
-            metrics={member.name: member.run.metrics("teacher") for member in members},
-            goal=goals[0] if all(goal == goals[0] for goal in goals) else {},
-        )
-        write_text(target, sweep_page(context).html())
-    return target
+        tasks = {member.run.config.teacher.task.name for member in sweep.members}
+        goals = [make_task(name).spec.goal.model_dump() for name in tasks]
+        goal = goals[0] if all(goal == goals[0] for goal in goals) else {}
+        context = SweepContext(sweep, compare_sweep(sweep, sweep.failures), goal)
+        return _write(sweep.path / "report.html", "sweep", sweep=context)
 
 
 def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path) -> Path:
@@ -58,16 +48,41 @@ def write_comparison(figures: dict[str, Any], runs: Sequence[Run], target: Path)
 
     Raises: as `write_report`."""
     with understood(*(run.path for run in runs)):
-        contexts = dict(zip(figures["runs"], map(RunContext.of, runs), strict=True))
-        write_text(target, comparison_page(figures, contexts).html())
-    return target
+        contexts = dict(zip(figures["runs"], map(RunContext, runs), strict=True))
+        return _write(target, "comparison", found=figures, runs=contexts)
 
 
 def write_watch_page(
     target: Path, task: str, policy: str, recording: dict[str, Any], pictures: list[bytes]
 ) -> Path:
     """Writes a page of recorded episodes alone, as `pipelines.render` gives them."""
-    count = len(recording["episodes"])
-    about = f"{count} held-out episode{'s' if count > 1 else ''} of {policy}"
-    write_text(target, Page(task, about, f"{task}: {policy}", opening=films(recording, pictures)).html())
+    return _write(target, "watch", task=task, policy=policy, recording=recording, pictures=pictures)
+
+
+def _write(target: Path, template: str, **values: Any) -> Path:
+    """Writes a document that refers to nothing outside itself; all text in it is escaped."""
+    try:
+        write_text(target, _environment().get_template(f"{template}.html.j2").render(values))
+    except UndefinedError as error:  # of a value that a file of the run should have
+        raise ValueError(str(error)) from error
     return target
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipelines.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=ChainableUndefined,  # what a run has not computed
+        extensions=["jinja2.ext.do"],
+    )
+    formats = {
+        name: each for name, each in vars(page).items() if getattr(each, "__module__", "") == page.__name__
+    }
+    environment.filters |= formats
+    environment.globals |= formats | {"INTERVALS": page.INTERVALS, "FAR_CELLS": FAR_CELLS}
+    environment.globals |= {"figures": figures, "conclusion": conclusion}
+    environment.globals["ALLOWED"] = (ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE)
+    return environment
