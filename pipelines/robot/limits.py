@@ -10,7 +10,8 @@ from teacher.tasks.fr3_arm import ACCELERATION, LOWER, UPPER
 PERIOD = 0.001  # s, between two states of the robot
 LOST = 20  # commands in a row, after which the robot ends the motion
 SLACK = 1e-3  # rad/s, of a joint that rests beside its limit
-SOFT = ("deceleration_limit", "velocity_offset")
+SOFT = "position_based_velocity_limits"
+KEYS = ("lower", "upper", "velocity", "deceleration_limit", "velocity_offset")
 
 
 class States(NamedTuple):
@@ -44,12 +45,11 @@ class VelocityLimits(NamedTuple):
         root = ElementTree.fromstring(urdf)
         rows = []
         for name in joints:
-            limit = root.find(f".//joint[@name='{name}']/limit")
-            soft = root.find(f".//joint[@name='{name}']/position_based_velocity_limits")
+            limit, soft = (root.find(f".//joint[@name='{name}']/{tag}") for tag in ("limit", SOFT))
             if limit is None or soft is None:
                 raise KeyError(f"{name}: the URDF states no position-dependent velocity limits")
-            edges = [float(limit.attrib[key]) for key in ("lower", "upper", "velocity")]
-            rows.append([*edges, *(float(soft.attrib[key]) for key in SOFT)])
+            stated = limit.attrib | soft.attrib
+            rows.append([float(stated[key]) for key in KEYS])
         return cls(*np.array(rows).T)
 
     def at(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
