@@ -102,30 +102,6 @@ def test_step_refuses_naming_input_and_entries(controller, obs, goal, damage, me
         controller.distance(obs, goal, goal)
 
 
-def flipped(content, at, bit):
-    return content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
-
-
-def test_one_flipped_bit_of_any_file_is_refused_by_its_name(copy):
-    """Of every byte of the description, and of some bytes of the others."""
-    random = np.random.default_rng(0)
-    free = ("README.md", ".gitattributes")
-    files = [path for path in copy.rglob("*") if path.is_file() and path.name not in free]
-    assert len(files) == 10
-    for path in files:
-        content, name = path.read_bytes(), path.relative_to(copy)
-        some = {0, len(content) - 1, *random.integers(len(content), size=20).tolist()}
-        for at in range(len(content)) if path.name == "spec.json" else some:
-            path.write_bytes(flipped(content, at, at % 8))
-            with pytest.raises(ControllerError, match=f"^{name}: "):
-                load(copy)
-        path.unlink()
-        with pytest.raises(ControllerError, match=f"^{name}: cannot be read"):
-            load(copy)
-        path.write_bytes(content)
-    load(copy)
-
-
 def test_the_model_card_altered_or_missing_is_a_warning(copy):
     (copy / "README.md").write_text("better than it is")
     with pytest.warns(UserWarning, match=r"README\.md: SHA-256"):
@@ -146,21 +122,6 @@ def test_a_file_with_a_fitting_hash_is_refused_all_the_same(copy):
     np.savez(copy / "golden.npz", **golden)
     rewrite(copy, rehash=["golden.npz", "policy.onnx"])
     with pytest.raises(ControllerError, match=r"golden\.npz: vector 11 of 64 is not reproduced"):
-        load(copy)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: r.update(format_version=2), "format 2, .*reads format 3; .*pipeline export RUN --resume"),
-        (lambda r: r["files"].pop("golden.npz"), r"lists no SHA-256 of golden\.npz"),
-        (lambda r: r.pop("task"), "not a description of a bundle: KeyError"),
-        (lambda r: r["task"]["action"]["scale"].__setitem__(0, 2.0), "another task specification"),
-    ],
-)
-def test_record_that_cannot_be_trusted_is_refused(copy, change, message):
-    rewrite(copy, change)
-    with pytest.raises(ControllerError, match=message):
         load(copy)
 
 

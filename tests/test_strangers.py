@@ -108,6 +108,15 @@ def inputs(**changes):
 
 
 SPECIFICATIONS = {
+    "another format": (
+        lambda record: record.update(format_version=2),
+        "format 2, .*reads format 3; .*--resume",
+    ),
+    "no task": (lambda record: record.pop("task"), "not a description of a bundle: KeyError"),
+    "another scale": (
+        lambda record: record["task"]["action"]["scale"].__setitem__(0, 2.0),
+        "another task specification",
+    ),
     "a list": (lambda record: record.update(files=[*controller.NEEDED_FILES]), "not a description"),
     "no joints": (lambda record: record["task"]["action"].update(joints=[]), r"of \(17, 3, 0\) entries"),
     "endless history": (inputs(history=10**12), "history is 1000000000000, of readings of 17 entries in 17"),
