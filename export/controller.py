@@ -66,8 +66,9 @@ CONTENT_HASH = f"{OWN_METADATA}content_hash"
 GOLDEN_TOLERANCE = 1e-5
 NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz", "controller.py")
 SIGNATURE = "spec.json.sig"
-LARGEST = {"spec.json": 1 << 22, "policy.onnx": 1 << 29, "critic.onnx": 1 << 29, SIGNATURE: 64}
-LARGEST_FILE = 1 << 30  # bytes, of files that are not in LARGEST, which are read piece by piece
+# Bytes; of other files, which are read piece by piece, LARGEST_FILE.
+LARGEST = {"spec.json": 1 << 22, "policy.onnx": 1 << 29, "critic.onnx": 1 << 29, "golden.npz": 1 << 27}
+LARGEST[SIGNATURE], LARGEST_FILE = 64, 1 << 30
 MOST_ENTRIES = 100_000  # of an observation, a goal or an action
 MOST_GOLDEN = 4096  # recorded answers
 MOST_VALUES = 1 << 24  # between a graph's inputs and its output
@@ -113,7 +114,7 @@ def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = Non
         found = hashlib.sha256(content[:12] + b"0" * 64 + content[76:]).hexdigest()
         if content[:12] + found.encode() != b'{"sha256": "' + content[12:76]:
             raise ControllerError(f"spec.json: SHA-256 is {found}, it states another: the file was altered")
-        contents = _read_listed(directory, record["files"], sum(_sizes(record["task"])), trusted is not None)
+        contents = _read_listed(directory, record["files"], strict=trusted is not None)
         controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ControllerError(f"spec.json: not a description of a bundle: {error!r}") from error
@@ -138,8 +139,8 @@ def _parsed(content: bytes) -> Any:
     return json.loads(content, parse_constant=number, parse_float=number, parse_int=number)
 
 
-def _sizes(task: dict[str, Any]) -> tuple[int, int, int]:
-    """Returns the sizes of observation, goal and action, checked before anything of these sizes is made."""
+def _check_sizes(task: dict[str, Any]) -> None:
+    """Checks the sizes of observation, goal and action before anything of these sizes is made."""
     inputs = task["inputs"]
     sizes = _size(inputs["observation"]), len(inputs["goal"]["entries"]), len(task["action"]["joints"])
     if not 1 <= min(sizes) <= max(sizes) <= MOST_ENTRIES:
@@ -151,7 +152,6 @@ def _sizes(task: dict[str, Any]) -> tuple[int, int, int]:
         raise ControllerError(
             f"spec.json: inputs.history is {history!r:.40}, of readings of {reading} entries in {sizes[0]}"
         )
-    return sizes
 
 
 def _size(terms: list[dict[str, Any]]) -> int:
@@ -177,12 +177,12 @@ def _check_signature(directory: Path, content: bytes, trusted: Path) -> None:
         raise ControllerError(f"{trusted}: no public key can be read from it: {error}") from error
 
 
-def _read(directory: Path, name: str, most: int | None = None, keep: bool = True) -> tuple[bytes, str]:
+def _read(directory: Path, name: str, keep: bool = True) -> tuple[bytes, str]:
     """Returns a plain file's content, if it is to be kept, and its SHA-256; links are not followed."""
     parts = name.split("/")
     if os.path.isabs(name) or not {"", ".", ".."}.isdisjoint(parts) or any(c in name for c in "\\:\0"):
         raise ControllerError(f"spec.json: lists the file {name!r}, allowed: names inside the bundle")
-    most = LARGEST.get(name, LARGEST_FILE) if most is None else most
+    most = LARGEST.get(name, LARGEST_FILE)
     try:
         for i in range(1, len(parts) + 1):
             plain = stat.S_ISDIR if i < len(parts) else stat.S_ISREG
@@ -204,18 +204,16 @@ def _read(directory: Path, name: str, most: int | None = None, keep: bool = True
     return bytes(kept), digest.hexdigest()
 
 
-def _read_listed(directory: Path, hashes: dict[str, str], entries: int, strict: bool) -> dict[str, bytes]:
+def _read_listed(directory: Path, hashes: dict[str, str], strict: bool) -> dict[str, bytes]:
     """Checks every listed file; returns those that are run, since the files may be others by then.
 
-    Args: entries: of a recorded question and its answer; strict: also the model card must be as it was."""
+    Args: strict: also the model card must be as it was."""
     if unlisted := [name for name in NEEDED_FILES if name not in hashes]:
         raise ControllerError(f"spec.json: lists no SHA-256 of {', '.join(unlisted)}")
-    # Each question twice, near and far, what critic and safe policy answer, and a header for each array.
-    largest = {"golden.npz": 4 * MOST_GOLDEN * (2 * entries + 3) + (1 << 14)}
     contents = {}
     for name, stated in hashes.items():
         try:
-            contents[name], found = _read(directory, name, largest.get(name), keep=name in NEEDED_FILES)
+            contents[name], found = _read(directory, name, keep=name in NEEDED_FILES)
             if found != stated:
                 message = f"{name}: SHA-256 is {found}, spec.json lists {stated}: the file was altered"
                 raise ControllerError(message)
@@ -519,7 +517,7 @@ class Controller:
         self.spec: dict[str, Any] = record["task"]
         self.provenance: dict[str, Any] = record["provenance"]
         self.max_golden_error = 0.0
-        _sizes(self.spec)
+        _check_sizes(self.spec)
         inputs, joints = self.spec["inputs"], self.spec["action"]["joints"]
         action = [{"name": "action", "entries": joints, "unit": "in [-1, 1]", "frame": "joint"}]
         self._obs, self._goal = _Vector("obs", inputs["observation"]), _Vector("goal", [inputs["goal"]])
@@ -764,7 +762,16 @@ class CommandLimiter:
             elif kind != "gripper_width":
                 self._rest[i] = rest
         needed = {self._names[i] for i, joint in self._joints.items() if joint.is_measured}
-        self._places = _positions_in(spec, needed)
+        home = dict(zip(joints["names"], joints["default"]))
+        places: dict[str, tuple[int, float]] = {}
+        for term in spec["inputs"]["reading"]:
+            if term["name"] in ("joint_position", "joint_position_from_default"):
+                for start, joint in enumerate(term["entries"], term["start"]):
+                    places[joint] = start, (0.0 if term["name"] == "joint_position" else home.get(joint, 0.0))
+        if missing := sorted(needed - places.keys()):
+            raise ControllerError(f"reading: no term joint_position with {missing}: limits cannot be kept")
+        # Where a reading holds each joint's position, and what is added to it; -1 where that is not needed.
+        self._places = [places[name] if name in needed else (-1, 0.0) for name in self._names]
         self._ramp_steps = max(1, round(ramp_s / dt))
         self._command = np.zeros(len(self._names))
         self.start()
@@ -864,25 +871,6 @@ def at_rest(action: dict[str, Any]) -> list[float]:
         {"joint_position": offset, "other": offset, "gripper_width": offset - abs(scale)}.get(kind, 0.0)
         for kind, scale, offset in rows
     ]
-
-
-def _positions_in(spec: dict[str, Any], needed: set[str]) -> list[tuple[int, float]]:
-    """Returns where a reading holds the commanded joints' positions, and what is to be added to each.
-
-    -1 and 0 for those of which that is not needed."""
-    home = dict(zip(spec["joints"]["names"], spec["joints"]["default"]))
-    found: dict[str, tuple[int, float]] = {}
-    for term in spec["inputs"]["reading"]:
-        if term["name"] in ("joint_position", "joint_position_from_default"):
-            for i, joint in enumerate(term["entries"]):
-                if joint in needed:
-                    base = 0.0 if term["name"] == "joint_position" else home[joint]
-                    found[joint] = term["start"] + i, base
-    if missing := needed - found.keys():
-        raise ControllerError(
-            f"reading: no term joint_position with {sorted(missing)}: limits cannot be kept"
-        )
-    return [found.get(joint, (-1, 0.0)) for joint in spec["action"]["joints"]]
 
 
 # The loop
@@ -1112,9 +1100,9 @@ def describe(controller: Controller, steps: int = 2000) -> str:
         span, names = f"{term['start']}:{term['start'] + len(term['entries'])}", ", ".join(term["entries"])
         lines.append(f"  {span:>7} {term['name']} [{term['unit']}, {term['frame']} frame]: {names}")
     lines.append(f"goal [{len(goal['entries'])}] {goal['name']} [{goal['unit']}, {goal['frame']} frame]")
-    for i, entry in enumerate(goal["entries"]):
-        trained = f" trained in [{goal['low'][i]}, {goal['high'][i]}]" if "low" in goal else ""
-        lines.append(f"  {entry}{trained}")
+    ranges = zip(goal["low"], goal["high"]) if "low" in goal else [None] * len(goal["entries"])
+    for entry, trained in zip(goal["entries"], ranges):
+        lines.append(f"  {entry}" + (f" trained in {list(trained)}" if trained else ""))
     lines.append(f"actions [{len(action['joints'])}] [{action['unit']}] = offset + scale * action")
     for joint, kind, scale, offset in zip(action["joints"], kinds(action), action["scale"], action["offset"]):
         lines.append(f"  {joint} {kind} scale {scale} offset {offset}")
