@@ -29,7 +29,6 @@ from teacher.compilation import jit_once
 from teacher.config import NetworkConfig, Precision
 from teacher.replay import Batch
 
-SECONDS = 25.0  # of measuring at one depth
 FEWEST_PAIRS = 5
 SAMPLE_S = 0.2  # the shortest sample
 
@@ -64,14 +63,14 @@ def runners(network: NetworkConfig, batch: Batch, published: bool) -> list[Runne
     return found
 
 
-def measure(runners: list[Runner], repeats: int) -> np.ndarray:
-    """Returns seconds per update [pairs, runners]: within SECONDS, unless FEWEST_PAIRS take longer."""
+def measure(runners: list[Runner], repeats: int, seconds: float) -> np.ndarray:
+    """Returns seconds per update [pairs, runners]: within `seconds`, unless FEWEST_PAIRS take longer."""
     for runner in runners:
         runner.run(2)  # warm-up
     updates = [max(1, round(SAMPLE_S / runner.run(1))) for runner in runners]
     pairs: list[np.ndarray] = []
     begun = time.perf_counter()
-    while len(pairs) < repeats and (len(pairs) < FEWEST_PAIRS or time.perf_counter() - begun < SECONDS):
+    while len(pairs) < repeats and (len(pairs) < FEWEST_PAIRS or time.perf_counter() - begun < seconds):
         pair = np.empty(len(runners))
         order = range(len(runners)) if len(pairs) % 2 else reversed(range(len(runners)))
         for i in order:
@@ -81,9 +80,9 @@ def measure(runners: list[Runner], repeats: int) -> np.ndarray:
     return np.stack(pairs)
 
 
-def row(network: NetworkConfig, batch: Batch, published: bool, repeats: int) -> Row:
+def row(network: NetworkConfig, batch: Batch, published: bool, repeats: int, seconds: float) -> Row:
     say(f"depth {network.depth}, {network.precision}{', fused' if network.fused else ''}")
-    seconds = measure(runners(network, batch, published), repeats)
+    times = measure(runners(network, batch, published), repeats, seconds)
     figures: Row = {
         "depth": network.depth,
         "width": network.width,
@@ -92,10 +91,10 @@ def row(network: NetworkConfig, batch: Batch, published: bool, repeats: int) -> 
         "precision": network.precision,
         "kernels": "fused" if network.fused else "scan",
     }
-    figures["ours_ms"], figures["ours_ms_spread"] = measuring.middle(1e3 * seconds[:, 0])
+    figures["ours_ms"], figures["ours_ms_spread"] = measuring.middle(1e3 * times[:, 0])
     if published:
-        figures["published_ms"], figures["published_ms_spread"] = measuring.middle(1e3 * seconds[:, 1])
-        figures["ratio"], figures["spread"] = measuring.middle(seconds[:, 1] / seconds[:, 0])
+        figures["published_ms"], figures["published_ms_spread"] = measuring.middle(1e3 * times[:, 1])
+        figures["ratio"], figures["spread"] = measuring.middle(times[:, 1] / times[:, 0])
     return figures
 
 
@@ -107,6 +106,8 @@ def main() -> None:
     default = [NetworkConfig().precision]
     parser.add_argument("--precision", choices=get_args(Precision), nargs="+", default=default)
     parser.add_argument("--fused", action="store_true", help="the fused kernels as well, with bfloat16")
+    parser.add_argument("--only-fused", action="store_true", help="nothing but the fused kernels")
+    parser.add_argument("--seconds", type=float, default=25.0, help="of measuring at one depth")
     parser.add_argument("--published-up-to", type=int, metavar="DEPTH", default=64)
     parser.add_argument("--repeats", type=int, default=100, help="pairs at one depth, at most")
     arguments = parser.parse_args()
@@ -114,14 +115,15 @@ def main() -> None:
         parser.error("--fused needs --precision bfloat16")
     kinds = [(precision, False) for precision in arguments.precision]
     kinds += [("bfloat16", True)] if arguments.fused else []
+    kinds = [("bfloat16", True)] if arguments.only_fused else kinds
     batch = measuring.random_batch(arguments.batch)
     rows = []
     for depth in arguments.depths:
         for precision, fused in kinds:
             network = NetworkConfig(depth=depth, width=arguments.width, precision=precision, fused=fused)
             # The published update has one precision: beside our first.
-            published = depth <= arguments.published_up_to and (precision, fused) == kinds[0]
-            rows.append(row(network, batch, published, arguments.repeats))
+            published = depth <= arguments.published_up_to and (precision, fused) == kinds[0] and not fused
+            rows.append(row(network, batch, published, arguments.repeats, arguments.seconds))
     measuring.show(rows, arguments.json, settings=("width", "batch", "device"))
 
 

@@ -40,6 +40,7 @@ if os.path.exists(os.path.join(_FOLDER, "spec.json")) and (_FOUND := _planted(_F
     raise (SystemExit if __name__ == "__main__" else ImportError)(f"refused: {_FOUND}")
 
 import argparse
+import copy
 import hashlib
 import io
 import json
@@ -534,6 +535,14 @@ class Controller:
             for vector in vectors:
                 array = vector.batch
                 bind(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+    def twin(self) -> Controller:
+        """Returns a controller for another robot, with readings of its own; both belong to one thread."""
+        other = copy.copy(self)
+        other._history = np.zeros_like(self._history)
+        other._seen = other._history.reshape(-1)
+        other.reset()
+        return other
 
     def reset(self) -> None:
         """Forgets all readings: the next one begins an episode, and stands for those before it."""

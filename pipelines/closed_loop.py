@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from teacher.evaluate import episode_metrics, evaluation_noise_key, evaluation_s
 from teacher.rollout import Policy, Simulation, on_robot
 
 RECORDED_EPISODES = 4
+ROBOTS = 256  # side by side; what compiled engines step at once
 
 
 def batched(controller: Controller) -> Policy:
@@ -39,28 +41,30 @@ def controller_errors() -> Iterator[None]:
 def control(
     controller: Controller, robot: Simulation, layout: str, episodes: int, seed: int | None = None
 ) -> tuple[dict[str, Any], Recording | None]:
-    """Runs held-out episodes of the controller, one robot at a time, every step timed.
+    """Runs held-out episodes of the controller, a robot each, every answer timed by itself.
 
-    The controller is given readings of the sensors and keeps their history, as on a robot. A deadline is
-    missed when an answer takes longer than the control period.
+    Each robot's controller is given readings of its sensors and keeps their history. A deadline is missed
+    when an answer takes longer than the control period.
     Returns: figures for the summary; the first episodes to look at, if the task can be drawn."""
     starts, noise_key = evaluation_starts(robot, episodes, layout, seed), evaluation_noise_key(seed)
     deployed = robot.task.spec.deployed
     entries = deployed.reading_size if deployed else robot.task.spec.observation_size
     seconds: list[float] = []
 
-    def timed(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        reading, g = observation[0, :entries].astype(np.float32), goal[0].astype(np.float32)
-        begun = time.perf_counter()
-        action = controller.step(controller.observe(reading), g)
-        seconds.append(time.perf_counter() - begun)
-        return np.broadcast_to(action, (len(goal), len(action)))  # the other rows are padding
+    def timed(observation: np.ndarray, goal: np.ndarray, controllers: list[Controller]) -> np.ndarray:
+        readings, goals = observation[:, :entries].astype(np.float32), goal.astype(np.float32)
+        actions = []
+        for own, reading, g in zip(controllers, readings, goals, strict=False):  # the other rows are padding
+            begun = time.perf_counter()
+            actions.append(own.step(own.observe(reading), g))
+            seconds.append(time.perf_counter() - begun)
+        return np.stack([*actions, *[actions[-1]] * (len(goal) - len(actions))])
 
     runs = []
-    for i in range(episodes):
-        controller.reset()
-        start = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], starts)
-        runs.append(robot.rollout(on_robot(timed), start, noise_key=jax.random.fold_in(noise_key, i)))
+    for first in range(0, episodes, ROBOTS):
+        some = jax.tree.map(lambda leaf, first=first: leaf[first : first + ROBOTS], starts)
+        policy = partial(timed, controllers=[controller.twin() for _ in some.goal])
+        runs.append(robot.rollout(on_robot(policy), some, noise_key=jax.random.fold_in(noise_key, first)))
     trajectories = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *runs)
     latency = np.array(seconds) * 1e6
     figures = {

@@ -264,7 +264,7 @@ class ControlFigures(Score, Latencies):
 
     engine: str | None = described("the simulator")
     steps: int | None = described("answers given")
-    latency_us_max: float | None = described("the longest answer")
+    latency_us_max: float | None = described("the longest answer, of robots asked one after the other")
     missed_deadlines: int | None = described("answers later than the control period")
     student_sha256: str | None = described("fingerprint of the student")
 

@@ -30,6 +30,7 @@ def case():
     return tuple(x), tuple(random_blocks(rng) for _ in range(NETWORKS)), directions
 
 
+@jax.default_matmul_precision("highest")
 def looped(inputs, blocks, settings):
     """The same networks, one block and one layer at a time."""
     outputs = []

@@ -37,6 +37,7 @@ def case(learner):
     return params, batch, jax.random.key(1)
 
 
+@jax.default_matmul_precision("highest")
 def forward(network, params, *inputs):
     """A network with JAX's own derivative."""
 
