@@ -539,8 +539,7 @@ class Controller:
     def twin(self) -> Controller:
         """Returns a controller for another robot, with readings of its own; both belong to one thread."""
         other = copy.copy(self)
-        other._history = np.zeros_like(self._history)
-        other._seen = other._history.reshape(-1)
+        other._history = self._history.copy()
         other.reset()
         return other
 
