@@ -164,7 +164,7 @@ def _robot(
         return
     with tempfile.TemporaryDirectory() as folder:
         states = Path(folder) / "states.npz"
-        with simulated_robot(states, pose) as address:
+        with simulated_robot(states, pose.tolist()) as address:
             yield Franka(address, controller.spec), figures
         figures |= violations(read_log(states), velocity_limits())
 

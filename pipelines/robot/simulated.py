@@ -86,7 +86,12 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
         with franky_sim.SimulationServer(simulator, hostname_candidates=[host]) as server:
             stopped = threading.Event()
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-            threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True).start()
+
+            def end_with_input() -> None:
+                sys.stdin.read()
+                stopped.set()
+
+            threading.Thread(target=end_with_input, daemon=True).start()
             answered = _noting_answers(server.robot_servers[0])
             gc.disable()  # nothing here is garbage, and a search for it outlasts many milliseconds
             print(READY, flush=True)
