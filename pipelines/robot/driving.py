@@ -79,7 +79,8 @@ def drive(
                 if carried is not None:
                     goal = _for_tool(goal, arm, carried, made.spec, far)
                 counted = run(controller, arm, goal, duration, log=steps)
-            ends = _ends(controller.spec, steps, arm.positions, len(places), seconds)
+            arm.read()
+            ends = _ends(controller.spec, steps, arm.latest, len(places), seconds)
     distances = np.linalg.norm(tool_position(ends, point) - places, axis=-1)
     figures = {
         "robot": robot,

@@ -54,7 +54,8 @@ class Franka:
                 self._robot = self._franky.Robot(host, realtime_config=config.Ignore)
         except self._franky.Exception as error:
             raise FathomError(f"robot {host}: not reachable: {error}") from error
-        state, mode = self._robot.state, self._robot.state.robot_mode
+        state = self._robot.state
+        mode = state.robot_mode
         if self._robot.has_errors or mode == self._franky.RobotMode.Reflex:
             found = f"in an error state ({state.current_errors})"
             raise FathomError(f"robot {host}: {found}: release it, then start again")
@@ -64,12 +65,6 @@ class Franka:
         planned = self._robot.joint_acceleration_limit
         planned.set(np.minimum(planned.max, PLANNED * np.array(ACCELERATION)))
         self._taken, self._at = -1, time.monotonic()
-
-    @property
-    def positions(self) -> np.ndarray:
-        """[7] rad."""
-        with self._named():
-            return np.array(self._robot.state.q)
 
     def read(self) -> tuple[float, np.ndarray]:
         with self._named():

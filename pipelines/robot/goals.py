@@ -36,7 +36,9 @@ def goals_of(
         if not 1 <= int(text) <= MOST:
             raise UsageError(f"--goals: {text}, allowed: {allowed}")
         moved = 0.0 if tool is None else tool_position(HOME_POSE, tool) - flange_position(HOME_POSE)
-        return drawn(task, int(text), seed) + moved, []
+        keys = jax.random.split(jax.random.key(seed), int(text))
+        drawn = jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys)  # as episodes have them
+        return np.array(drawn, np.float32) + moved, []
     lines = [("--goals", text)]
     if Path(text).is_file():
         try:
@@ -58,12 +60,6 @@ def goals_of(
     if outside and not far:
         raise UsageError(f"{'; '.join(outside)}; to go there all the same: --allow-far-goals")
     return goals, outside
-
-
-def drawn(task: Task, count: int, seed: int) -> np.ndarray:
-    """Goals [count, G] as episodes of training have them."""
-    keys = jax.random.split(jax.random.key(seed), count)
-    return np.array(jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys), np.float32)
 
 
 def _goal(where: str, line: str, allowed: str, size: int) -> list[float]:
