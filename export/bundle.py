@@ -182,7 +182,7 @@ def _annotated(
             "graph_sha256": graph_sha256(graph),
             "max_abs_error": verifications[name].max_abs_error,
             "tolerance": {"absolute": absolute, "relative": relative},
-            "observations": verifications[name].observations,
+            "observations": len(verifications[name].errors),
             "versions": {package: version(package) for package in RUNTIMES},
             **{key: provenance[key] for key in named if key in provenance},
         }

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -14,17 +13,12 @@ from teacher.errors import FathomError
 if TYPE_CHECKING:
     import jax
 
-ACTION_TOLERANCE = (1e-5, 0.0)
-"""Absolute, relative."""
-
-DISTANCE_TOLERANCE = (1e-5, 1e-5)
-"""Absolute, relative: a distance has no bound."""
-
+ACTION_TOLERANCE = (1e-5, 0.0)  # absolute, relative
+DISTANCE_TOLERANCE = (1e-5, 1e-5)  # a distance has no bound
 WARM_UP = 100
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """How close ONNX Runtime came to JAX on one graph, and how fast it was on this machine."""
 
     graph: str
@@ -32,20 +26,11 @@ class Verification:
     latencies_us: np.ndarray  # [K]
 
     @property
-    def observations(self) -> int:
-        return len(self.errors)
-
-    @property
     def max_abs_error(self) -> float:
         return float(self.errors.max())
 
-    @property
-    def latency_p50_us(self) -> float:
-        return float(np.percentile(self.latencies_us, 50))
-
-    @property
-    def latency_p99_us(self) -> float:
-        return float(np.percentile(self.latencies_us, 99))
+    def latency_us(self, percentile: float) -> float:
+        return float(np.percentile(self.latencies_us, percentile))
 
 
 def reference(function: "Callable[..., jax.Array]", inputs: Sequence[np.ndarray]) -> np.ndarray:
