@@ -22,8 +22,8 @@ from pipelines.progress import Display
 from pipelines.robot.driving import _for_tool, drive
 from pipelines.robot.franka import Franka, require_drivable
 from pipelines.robot.goals import goals_of
-from pipelines.robot.limits import States, violations
-from pipelines.robot.simulated import simulated_robot, velocity_limits
+from pipelines.robot.limits import States, velocity_limits, violations
+from pipelines.robot.simulated import simulated_robot
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 from teacher.tasks.fr3 import Fr3Reach

@@ -14,8 +14,8 @@ from pipelines.closed_loop import controller_errors
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
 from pipelines.robot.goals import goals_of
-from pipelines.robot.limits import violations
-from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits
+from pipelines.robot.limits import velocity_limits, violations
+from pipelines.robot.simulated import read_log, simulated_robot
 from pipelines.rundir import ROBOT_LOG
 from pipelines.runtime import Interrupted, deferred_interrupt
 from teacher.errors import FathomError, UsageError, unknown_name
@@ -45,14 +45,12 @@ def drive(
 ) -> JSON:
     """Moves the robot to one goal after another, some seconds each and without a stop between them.
 
-    Args:
-      robot: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at `start`.
-      goals, far, seed: as `pipelines.robot.goals.goals_of` takes them.
-      tool: `X,Y,Z`, the point that goals mean, in the flange's frame (m); the specification's if not given.
-      log: where every step is written (.npz), in place of the run's control/SIZE/robot.npz.
+    Args: as the command line has them: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at
+      `start`; tool: `X,Y,Z`, the point that goals mean, in the flange's frame (m); log: where every step is
+      written (.npz), in place of the run's control/SIZE/robot.npz.
     Returns: `goals`, `reached`, `worst_distance_m` and `distances_m` at the end of each goal's time,
-      `limit_violations` (None on the real robot, which keeps no log of its own), `missed_deadlines`,
-      `latency_us_p50`, `latency_us_p99`, and what `run` and `violations` count besides.
+      `limit_violations` (None on the real robot, which keeps no log of its own), and what `run` and
+      `violations` count besides.
     Raises UsageError or FathomError before anything moves, for what is said to be refused."""
     _require_consistent(robot, host, start, seconds, log)
     bundle, pose = bundle.resolve(), _pose(start)

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.robot.limits import PERIOD, States, VelocityLimits
+from pipelines.robot.limits import PERIOD, States
 from teacher.errors import FathomError
-from teacher.tasks.fr3_arm import JOINTS
 
 HOST = "127.0.0.1"
 READY = "ready"
@@ -66,13 +65,6 @@ def read_log(log: Path) -> States:
             return States(*(arrays[name] for name in States._fields))
     except (OSError, ValueError, KeyError) as error:
         raise FathomError(f"{log}: the simulated robot left no log: {error}") from error
-
-
-def velocity_limits() -> VelocityLimits:
-    """Of the FR3, as the URDF that comes with the simulator states them."""
-    from franky_sim.urdf import FR3_URDF
-
-    return VelocityLimits.of(FR3_URDF, tuple(joint.removeprefix("fr3_") for joint in JOINTS))
 
 
 def serve(host: str, log: Path, start: Sequence[float]) -> None:
