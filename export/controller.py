@@ -289,7 +289,7 @@ def read_graph(file: str, content: bytes, given: dict[str, Shape]) -> tuple[dict
         # Without who wrote it, and remarks.
         fields = _fields(memoryview(content))
         bare = b"".join(field for number, _, field in fields if number not in (2, 3, 4, 5, 6, 14))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ControllerError(f"{file}: not a graph as exports are: {error}") from error
     own = sorted(pair for pair in pairs if pair[0].startswith(OWN_METADATA) and pair[0] != CONTENT_HASH)
     parts = json.dumps([hashlib.sha256(bare).hexdigest(), own])
@@ -340,24 +340,26 @@ def _shape(operator: str, given: list[Shape], rows: list[Shape], attributes: dic
     """Returns a shape that no dimension of the result exceeds.
 
     Args: given: shapes of what the operator takes; rows: its integers, where they are known."""
-    first = given[0] if given else ()
+    first, row = given[0] if given else (), rows[1] if len(rows) > 1 else ()
     size, (axis,) = math.prod(first), attributes.get("axis") or [0]
+    if operator == "Squeeze" or attributes.get("keepdims") == [0]:
+        axes = row or attributes.get("axes") or ()
+        if not axes and (operator == "Squeeze" or len(rows) > 1 or "noop_with_empty_axes" in attributes):
+            raise ValueError(f"{operator} of axes that are not written there")
+        dropped = {each % len(first) for each in axes or range(len(first))}
+        return tuple(each for i, each in enumerate(first) if i not in dropped)
     if operator in _NO_LARGER:
         return first
     if operator == "Transpose":
         return tuple(first[i] for i in attributes.get("perm") or range(len(first))[::-1])
-    if operator in ("Reshape", "Squeeze", "Unsqueeze"):
-        row = rows[1] if operator != "Squeeze" or len(rows) > 1 else ()
-        if not row:
-            return size, size
-        if operator == "Reshape":
-            stated = math.prod(each for each in row if each > 0)
-            return tuple(each if each > 0 else size if each == 0 else size // stated for each in row)
-        rank = len(first) + (len(row) if operator == "Unsqueeze" else 0)
-        places, rest = {each % rank for each in row}, list(first)
-        if operator == "Squeeze":
-            return tuple(each for i, each in enumerate(first) if i not in places)
-        return tuple(1 if i in places else rest.pop(0) for i in range(rank))
+    if operator in ("Reshape", "Unsqueeze") and not row and size > 1:
+        raise ValueError(f"{operator} of a shape that is not written there")
+    if operator == "Reshape":
+        stated = math.prod(each for each in row if each > 0)
+        return tuple(each if each > 0 else size if each == 0 else size // stated for each in row)
+    if operator == "Unsqueeze":
+        places, rest = {each % (len(first) + len(row)) for each in row}, list(first)
+        return tuple(1 if i in places else rest.pop(0) for i in range(len(first) + len(row)))
     if operator in ("Expand", "ConstantOfShape"):
         if not rows[-1]:
             raise ValueError(f"{operator} of a shape that is not written there")
@@ -373,12 +375,14 @@ def _shape(operator: str, given: list[Shape], rows: list[Shape], attributes: dic
     if operator == "Gather":
         axis %= max(len(first), 1)
         return (*first[:axis], *given[1], *first[axis + 1 :])
-    if operator in ("Gemm", "MatMul"):
-        a, b = ((1,) * (2 - len(shape)) + shape for shape in given[:2])
-        across, down = attributes.get("transA") == [1], attributes.get("transB") == [1]
-        return (*(max(a[0], b[0]) for _ in a[2:]), a[-1 if across else -2], b[-2 if down else -1])
-    rank = max((len(shape) for shape in given), default=0)
+    rank = max(map(len, given), default=0)
     padded = [(1,) * (rank - len(shape)) + shape for shape in given]
+    if operator in ("Gemm", "MatMul"):
+        if min(map(len, given[:2])) < 2:
+            raise ValueError(f"{operator} of a row alone")
+        a, b = padded[:2]
+        across, down = attributes.get("transA") == [1], attributes.get("transB") == [1]
+        return (*map(max, zip(a[:-2], b[:-2])), a[-1 if across else -2], b[-2 if down else -1])
     shape = [max(sizes) for sizes in zip(*padded)]
     if operator == "Concat" and shape:
         shape[axis % rank] = sum(each[axis % rank] for each in padded)

@@ -306,6 +306,35 @@ GRAPHS = {
         ),
         "more memory",
     ),
+    # Of values whose number of dimensions is easily taken for another.
+    "a sum that drops an axis": (
+        before(
+            node("ReduceMax", ["pairs"], ["flat"], axes=[1], keepdims=0),
+            node("Add", ["flat", "column"], ["square"]),
+            node("Add", ["square", "block"], ["huge"]),
+            pairs=ROW.reshape(-1, 2)[:2000],
+            column=ROW.T[:2000],
+            block=ROW[:, :500].reshape(-1, 1, 1),
+        ),
+        "more memory",
+    ),
+    "products side by side": (
+        before(
+            node("MatMul", ["column", "blocks"], ["huge"]),
+            column=ROW.T[:4000],
+            blocks=ROW.reshape(-1, 1, 10),
+        ),
+        "more memory",
+    ),
+    "another shape of one that is computed": (
+        before(
+            node("Mul", ["shape", "shape"], ["squared"]),
+            node("Reshape", ["row", "squared"], ["block"]),
+            row=ROW[:, :1024],
+            shape=np.array([32, 1, 1]),
+        ),
+        "not a graph as exports are",
+    ),
     "another graph's content hash": (before(node("Identity", ["obs"], ["z"])), "it was altered"),
     "a flattering description": (
         lambda m: set_metadata(m, "fathom.judged", '{"success": 1}'),
