@@ -80,7 +80,7 @@ def perform(part: Part, seconds: float, log: Path) -> Row:
     environment = os.environ | {"PYTHONPATH": f"{TOP}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     if part.flags:
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {part.flags}".strip()
-    command = [word.format(work=log.parent) if "{work}" in word else word for word in part.command]
+    command = [word.replace("{work}", str(log.parent)) for word in part.command]
     begun = time.perf_counter()
     with log.open("w") as said:
         try:

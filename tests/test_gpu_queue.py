@@ -1,0 +1,56 @@
+"""The queue for a GPU: what a part prints is kept, what breaks is recorded, and nothing is measured twice."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import gpu
+
+
+def python(code, minutes=1.0):
+    return gpu.Part([sys.executable, "-c", code], minutes)
+
+
+@pytest.fixture
+def queue(monkeypatch, tmp_path):
+    """Runs the queue on three parts of a moment; returns each part's file."""
+    parts = {
+        "good": python("open('{work}/count', 'a').write('x'); print('[{\"figure\": 1}]')"),
+        "bad": python("import sys; print('half'); sys.exit('no such kernel')"),
+        "slow": python("import time; time.sleep(60)", minutes=0.02),
+    }
+    monkeypatch.setattr(gpu, "QUEUE", parts)
+    monkeypatch.setattr(gpu, "card", lambda: "jax 0, a card")
+
+    def run(*words):
+        monkeypatch.setattr(
+            sys, "argv", ["gpu.py", "--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work", *words]
+        )
+        gpu.main()
+        return {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
+
+    return run
+
+
+def test_each_part_leaves_its_figures_or_the_error_that_ended_it(queue, tmp_path, capsys):
+    found = queue("--minutes", "1", "--json")
+    assert found["good"]["result"] == [{"figure": 1}] and "error" not in found["good"]
+    assert found["good"]["device"] == "jax 0, a card" and found["slow"]["seconds"] >= 1
+    assert found["bad"]["error"] == "exit code 1: no such kernel\n" and found["bad"]["printed"] == "half\n"
+    assert found["slow"]["error"].startswith("stopped after 1 s")
+    again = queue("--minutes", "1", "--json", "--parts", "good", "bad")
+    assert again["good"] == found["good"] and (tmp_path / "work" / "count").read_text() == "x"
+    assert "good: there already" in capsys.readouterr().err
+
+
+def test_nothing_is_begun_when_time_is_up(queue):
+    assert queue("--minutes", "0.1") == {}
+
+
+def test_the_queue_names_files_and_options_that_exist():
+    for part in gpu.QUEUE.values():
+        files = [word for word in part.command if word.endswith(".py")]
+        assert all((gpu.TOP / file).exists() for file in files), files
