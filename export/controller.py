@@ -529,7 +529,7 @@ class Controller:
         self._reading, self._asked = _Vector("reading", inputs["reading"]), _Vector("action", action)
         self._answer = _Vector("actions", action)
         self._history = np.zeros((inputs["history"], self._reading.size), np.float32)
-        self._begun = False
+        self._seen, self._begun = self._history.reshape(-1), False
         self._critic = self._open("critic", critic, (self._obs, self._asked, self._goal), "distance", [1])
         given = (self._obs, self._goal)
         self._session = self._open("policy", policy, given, "actions", [1, len(joints)])
@@ -544,6 +544,7 @@ class Controller:
         """Returns a controller for another robot, with readings of its own; both belong to one thread."""
         other = copy.copy(self)
         other._history = self._history.copy()
+        other._seen = other._history.reshape(-1)
         other.reset()
         return other
 
@@ -568,7 +569,7 @@ class Controller:
         else:
             self._history[:] = self._reading.row
             self._begun = True
-        return self._history.reshape(-1)
+        return self._seen
 
     def step(self, obs: np.ndarray, goal: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Returns the action for one control period.
