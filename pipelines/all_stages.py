@@ -30,16 +30,14 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict
         distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [name for name in run.config.student.sizes if not (resume and _is_controlled(run, name))]
-        with display.bar("control", len(left), piece="students", groups=SHOWN) as bar:
+        with display.bar("control", len(left), unit="students", groups=SHOWN) as bar:
             for number, name in enumerate(left, 1):
                 bar.note = name
                 figures = control(run.bundles / name, display)
-                bar.update(number, figures, figures)
-    except BaseException:
+                bar.show(number, figures, figures)
+    finally:
         with suppress(FathomError):  # of a disk that is full: what stopped the run says so
             run.update_summary({"wall_s": before + time.monotonic() - begun})
-        raise
-    run.update_summary({"wall_s": before + time.monotonic() - begun})
     display.say(f"report: {write_report(run)}")
     return run.summary
 

@@ -9,8 +9,9 @@ import jax
 
 from pipelines import stages
 from pipelines.config import Config
+from pipelines.files import new_folder, read_json, write_json
 from pipelines.progress import Display
-from pipelines.rundir import Run, create_run, new_folder, read_json, write_json
+from pipelines.rundir import Run, create_run
 from pipelines.train_students import distill
 from pipelines.train_teacher import teach
 from student import baselines
@@ -19,7 +20,7 @@ from student.config import TRAINING_FIELDS
 from student.evaluate import ReferenceEpisodes, retention
 from student.networks import act, parameter_count
 from teacher.errors import FathomError, UsageError
-from teacher.evaluate import EpisodeMetrics, mean_interval, summarise
+from teacher.evaluate import mean_interval, summarise
 from teacher.rollout import SensingPolicy, all_seeing, on_robot
 from teacher.tasks import make_task
 from teacher.train import load_teacher
@@ -40,11 +41,19 @@ def distill_with_baselines(
     for folder in folders.values():
         if folder.exists() and not resume:
             raise UsageError(f"{folder} holds a baseline already: add --resume, or remove it")
-    _require_budget(run, [name for name in asked if not _is_scored(run, folders[name])])
+    teacher = run.summary.get("teacher")
+    if teacher is None:
+        raise FathomError(
+            f"{run.path} holds no finished teacher: first comes pipeline teacher --run {run.path} --resume"
+        )
+    length = make_task(run.task).spec.episode_length
+    waiting = [name for name in asked if not _is_scored(run, folders[name])]
+    baselines.require_budget(waiting, teacher, run.config.student, length)
     configs = {name: _config(folder, run.config, size) for name, folder in folders.items()}
     for name, folder in folders.items():
-        if folder.exists():
-            _require_same(Run(folder), configs[name])
+        pair = (Run(folder).config, configs[name]) if folder.exists() else ()
+        if len({(each.teacher, each.student.model_dump_json(include=TRAINING_FIELDS)) for each in pair}) > 1:
+            raise UsageError(f"{folder} was begun with other settings: remove it to begin anew")
     distill(run, display, resume=resume or "students" in run.summary, seed=seed)
     student = load_student(run.students / size)
     basis = {
@@ -62,7 +71,11 @@ def distill_with_baselines(
         of_student, _ = reference.run(_policy(student))
         for name in waiting:
             policy, effort = _train(run, folders[name], configs[name], size)
-            figures = basis | sizes | effort | _score(reference, policy, of_student)
+            found, _ = reference.run(policy)
+            gain = of_student.time_at_goal - found.time_at_goal  # in the same episodes
+            score = summarise(found, reference.layout) | retention(found, reference.outcomes)
+            gains = {"student_gain": float(gain.mean()), "student_gain_interval": list(mean_interval(gain))}
+            figures = basis | sizes | effort | score | gains
             run.update_summary({"baselines": {name: figures}})
             display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
     summary = run.summary
@@ -87,16 +100,6 @@ def _is_scored(run: Run, folder: Path, basis: JSON | None = None) -> bool:
     return folder.exists() and figures is not None and figures.items() >= (basis or {}).items()
 
 
-def _require_budget(run: Run, names: list[str]) -> None:
-    teacher, config = run.summary.get("teacher"), run.config
-    if teacher is None:
-        raise FathomError(
-            f"{run.path} holds no finished teacher: first comes pipeline teacher --run {run.path} --resume"
-        )
-    length = make_task(config.teacher.task.name).spec.episode_length
-    baselines.require_budget(names, teacher, config.student, length)
-
-
 def _config(folder: Path, config: Config, size: str) -> Config:
     """Returns a baseline's settings, refused where they do not run on the devices here.
 
@@ -111,14 +114,6 @@ def _config(folder: Path, config: Config, size: str) -> Config:
         stages.check(made)
         return made
     return config.model_copy(update={"student": baselines.student_config(name, config.student, size)})
-
-
-def _require_same(begun: Run, config: Config) -> None:
-    before, now = (
-        (each.teacher, each.student.model_dump(include=TRAINING_FIELDS)) for each in (begun.config, config)
-    )
-    if before != now:
-        raise UsageError(f"{begun.path} was begun with other settings: remove it to begin anew")
 
 
 def _train(run: Run, folder: Path, config: Config, size: str) -> tuple[SensingPolicy, JSON]:
@@ -161,17 +156,6 @@ def _prolonged(direct: Run, folder: Path, wall_s: float) -> Run:
         for stage in (partial, partial / "teacher"):
             write_json(stage / "config.json", read_json(stage / "config.json") | settings)
     return Run(folder)
-
-
-def _score(reference: ReferenceEpisodes, policy: SensingPolicy, of_student: EpisodeMetrics) -> JSON:
-    """Returns score and retention, and how much longer the student is at goals in the same episodes."""
-    outcomes, _ = reference.run(policy)
-    gain = of_student.time_at_goal - outcomes.time_at_goal
-    return (
-        summarise(outcomes, reference.layout)
-        | retention(outcomes, reference.outcomes)
-        | {"student_gain": float(gain.mean()), "student_gain_interval": list(mean_interval(gain))}
-    )
 
 
 def _policy(student: TrainedStudent) -> SensingPolicy:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from pipelines.progress import Display
 from teacher.compilation import jit_physics
 from teacher.errors import FathomError
 from teacher.rollout import simulation
-from teacher.tasks import Start, Task, hidden_tasks, make_task, task_names
+from teacher.tasks import Task, hidden_tasks, make_task, task_names
 from teacher.tasks.engines import engines_of
 
 JSON = dict[str, Any]
@@ -29,38 +30,35 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
     if names:
         return {name: make_task(name) for name in names}
     found = {}
-    complaints = hidden_tasks()
+    for complaint in hidden_tasks():
+        display.warn(complaint)
     for name in task_names():
         try:
             found[name] = make_task(name)
         except FathomError as error:
-            complaints.append(str(error))
-    for complaint in complaints:
-        display.warn(complaint)
+            display.warn(str(error))
     return found
 
 
 def describe(tasks: dict[str, Task]) -> JSON:
     """Returns what `pipeline tasks --json` says of tasks."""
-    return {name: _description(task) for name, task in tasks.items()}
-
-
-def _description(task: Task) -> JSON:
-    spec = task.spec
     return {
-        "name": spec.name,
-        "engines": list(engines_of(task)),
-        "observation": spec.observation_size,
-        "goal": spec.goal_size,
-        "action": spec.action_size,
-        "control_dt": spec.control_dt,
-        "episode_length": spec.episode_length,
-        "success_radius": spec.goal.success_radius,
-        "goal_unit": spec.goal.unit,
-        "layouts": list(task.layouts),
-        "evaluation_layout": task.evaluation_layout,
-        "randomised": task.randomise.alters_anything,
-        "description": (type(task).__doc__ or "").strip().partition("\n")[0],
+        name: {
+            "name": task.spec.name,
+            "engines": list(engines_of(task)),
+            "observation": task.spec.observation_size,
+            "goal": task.spec.goal_size,
+            "action": task.spec.action_size,
+            "control_dt": task.spec.control_dt,
+            "episode_length": task.spec.episode_length,
+            "success_radius": task.spec.goal.success_radius,
+            "goal_unit": task.spec.goal.unit,
+            "layouts": list(task.layouts),
+            "evaluation_layout": task.evaluation_layout,
+            "randomised": task.randomise.alters_anything,
+            "description": (type(task).__doc__ or "").strip().partition("\n")[0],
+        }
+        for name, task in tasks.items()
     }
 
 
@@ -100,15 +98,14 @@ def measure_engine(task: str, engine: str, envs: int) -> JSON:
         state = robot.step(state, action)
         return state, robot.observe(state)
 
-    def advance(start: Start, actions: np.ndarray) -> None:
-        state = robot.reset(start)
-        for action in actions:
-            state, _ = step(state, action)
-
     scan = jit_physics(lambda start, actions: jax.lax.scan(step, robot.reset(start), actions)[1])
-    call = (
-        (lambda: jax.block_until_ready(scan(start, actions))) if compiled else lambda: advance(start, actions)
-    )
+
+    def call() -> None:
+        if compiled:
+            jax.block_until_ready(scan(start, actions))
+        else:
+            reduce(lambda state, action: step(state, action)[0], actions, robot.reset(start))
+
     begun = time.perf_counter()
     call()
     figures = {"compile_s": time.perf_counter() - begun} if compiled else {}

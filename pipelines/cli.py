@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pipelines import distributed
 from pipelines.options import (
     ENGINE,
     EPISODES,
     HELD_OUT_SEED,
     JSON,
     PRESET_NAME,
-    RUN_NAME,
-    RUN_OR_STUDY,
+    RUN,
+    RUN_OR_SWEEP,
     STUDENT,
     TOML,
     Answer,
@@ -26,12 +27,16 @@ from pipelines.options import (
     Later,
     Where,
     command,
+    option,
     refuse,
 )
+from pipelines.presets import PRESETS
+from pipelines.progress import Display
+from teacher.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.config import Config
-    from pipelines.sweep import Study
+    from pipelines.sweep import Sweep
 
 Answers = Iterator[Answer | str]
 
@@ -43,6 +48,7 @@ app = typer.Typer(
     "layers, and exports an ONNX policy that a robot controller loads.",
     epilog="Start with: pipeline run --preset quickstart",
 )
+PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
 presets = typer.Typer(invoke_without_command=True)
 
 
@@ -53,9 +59,8 @@ def main() -> None:
 @command(app.command(cls=Command))
 def run(first: First, student: str | None = STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
-    with first.held(student__choose=student) as target:
-        from pipelines import all_stages, distributed, export_students, tables, train_teacher
-        from pipelines.progress import Display
+    with first.held(first.request(student__choose=student)) as target:
+        from pipelines import all_stages, export_students, tables, train_teacher
 
         if distributed.is_first():
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
@@ -67,32 +72,27 @@ def run(first: First, student: str | None = STUDENT) -> Answers:
 @command(app.command(cls=Command))
 def teacher(
     first: First,
-    depths: str | None = typer.Option(
-        None, metavar="D1,D2,...", help="the same as --vary network.depth=D1,D2,..."
+    depths: str | None = option("D1,D2,...", "the same as --vary network.depth=D1,D2,..."),
+    vary: list[str] | None = option(
+        "GROUP.FIELD=V1,V2,...", "one run for each value; repeated, one for each combination"
     ),
-    vary: list[str] | None = typer.Option(
-        None,
-        metavar="GROUP.FIELD=V1,V2,...",
-        help="one run for each value; repeated, one for each combination",
-    ),
-    seeds: str | None = typer.Option(None, metavar="S1,S2,...", help="one run for each seed"),
+    seeds: str | None = option("S1,S2,...", "one run for each seed"),
 ) -> Answers:
     """Train the deep teacher; the first stage of a new run.
 
-    With --depths, --vary or --seeds: a study, one ordinary run for every combination, and a page that
+    With --depths, --vary or --seeds: a sweep, one ordinary run for every combination, and a page that
     compares them."""
     asked = first.request()
-    from pipelines import distributed, run_sweep, tables, train_teacher
-    from pipelines.progress import Display
+    from pipelines import run_sweep, tables, train_teacher
 
     varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-    study = run_sweep.requested_study(
+    sweep = run_sweep.requested_sweep(
         first.run, asked, varied, first.seed, seeds, resume=first.resume, trust=first.trust
     )
-    if study is not None:
-        yield from _of_study(study, run_sweep.train_study(study), "teacher")
+    if sweep is not None:
+        yield from _of_sweep(sweep, run_sweep.train_sweep(sweep), "teacher")
         return
-    with first.held() as target:
+    with first.held(asked) as target:
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
         else:
@@ -103,15 +103,12 @@ def teacher(
 def distill(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_STUDY,
-    baselines: str | None = typer.Option(
-        None,
-        metavar="all|NAME,...",
-        help="also train what distillation is compared with: direct, direct_long, shallow_actor, "
-        "cloning, dagger",
+    run: str | None = RUN_OR_SWEEP,
+    baselines: str | None = option(
+        "all|NAME,...", "also train baselines: direct, direct_long, shallow_actor, cloning, dagger"
     ),
 ) -> Answers:
-    """Fit small students to a run's teacher: its policy and its critic. Of a study: to every run's.
+    """Fit small students to a run's teacher: its policy and its critic. Of a sweep: to every run's.
 
     With --baselines, which may also follow when the students are done: what they
     are compared with, each a run in RUN/baselines."""
@@ -119,13 +116,12 @@ def distill(
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
     from pipelines import run_sweep, stages, tables, train_students
     from pipelines.baselines import distill_with_baselines
-    from pipelines.progress import Display
+    from pipelines.rundir import Run
 
-    if (study := where.study(run)) is not None:
-        study = stages.changed_study(study, asked)
-        yield from _of_study(study, run_sweep.distill_study(study, baselines=baselines, **how), "distill")
+    target = stages.changed(where.open_any(run), asked)
+    if not isinstance(target, Run):
+        yield from _of_sweep(target, run_sweep.distill_sweep(target, baselines=baselines, **how), "distill")
         return
-    target = stages.changed_run(where.open(run), asked)
     with target.locked():
         if baselines is None:
             yield train_students.distill(target, Display(), **how), tables.students
@@ -137,56 +133,40 @@ def distill(
 def export(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_STUDY,
+    run: str | None = RUN_OR_SWEEP,
     student: str | None = STUDENT,
-    profile: list[str] | None = typer.Option(
-        None,
-        "--profile",
-        metavar="NAME",
-        help="add the files of a controller: c99 (c99:PREFIX for other names in C), holosoma, mjlab, "
-        "ros2, unitree; may be repeated",
-    ),
-    sign: Path | None = typer.Option(
-        None,
-        "--sign",
-        metavar="KEY",
-        help="sign every bundle with this private key (ed25519, PEM), for load(bundle, trusted=...)",
-    ),
+    profile: list[str] | None = option("NAME", "add a controller's files; may be repeated: " + PROFILES),
+    sign: Path | None = option("KEY", "sign bundles with this ed25519 key (PEM), for load(trusted=...)"),
 ) -> Answers:
     """Write a bundle for each student (ONNX, specification, controller), compare with JAX, evaluate.
 
-    Of a study: for the students of every run, and a page that compares them over their teachers."""
+    Of a sweep: for the students of every run, and a page that compares them over their teachers."""
     from pipelines import export_students, run_sweep, stages, tables
-    from pipelines.progress import Display
+    from pipelines.rundir import Run
 
-    study = where.study(run)
-    target = where.open(run) if study is None else None
+    target = where.open_any(run)
     # Beside those that are there already; --set export.profiles=... replaces them.
-    there = (study or target).config.export.profiles  # type: ignore[union-attr]  # one of them is there
-    profiles = ",".join(dict.fromkeys([*there, *profile])) if profile else None
-    asked = later.request(student__choose=student, export__profiles=profiles)
+    profiles = ",".join(dict.fromkeys([*target.config.export.profiles, *profile])) if profile else None
+    target = stages.changed(target, later.request(student__choose=student, export__profiles=profiles))
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed, "sign": sign}
-    if study is not None:
-        study = stages.changed_study(study, asked)
-        yield from _of_study(study, run_sweep.export_study(study, **how), "export")
-    elif target is not None:
-        target = stages.changed_run(target, asked)
-        with target.locked():
-            summary = export_students.export(target, Display(), **how)
-        yield summary, tables.summary
-        export_students.require_selection(target)
+    if not isinstance(target, Run):
+        yield from _of_sweep(target, run_sweep.export_sweep(target, **how), "export")
+        return
+    with target.locked():
+        summary = export_students.export(target, Display(), **how)
+    yield summary, tables.summary
+    export_students.require_selection(target)
 
 
-def _of_study(study: "Study", summary: dict[str, Any], stage: str) -> Answers:
-    """Answers a stage that was carried out in a study's runs."""
+def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
+    """Answers a stage that was carried out in a sweep's runs."""
     from pipelines import tables
-    from pipelines.progress import Display
-    from pipelines.report import write_study_report
+    from pipelines.report import write_sweep_report
     from pipelines.run_sweep import require_success
 
-    Display().say(f"report: {write_study_report(study)}")
-    yield summary, tables.study if stage == "teacher" else tables.study_students
-    require_success(study, summary, stage)
+    Display().say(f"report: {write_sweep_report(sweep)}")
+    yield summary, tables.sweep if stage == "teacher" else tables.sweep_students
+    require_success(sweep, summary, stage)
 
 
 @command(app.command(cls=Command))
@@ -198,34 +178,22 @@ def control(
     engine: str | None = ENGINE,
     episodes: int | None = EPISODES,
     seed: int | None = HELD_OUT_SEED,
-    robot: str | None = typer.Option(
-        None, metavar="fr3|fr3-sim", help="drive this robot instead: a Franka FR3, or one simulated here"
+    robot: str | None = option(
+        "fr3|fr3-sim", "drive this robot instead: a Franka FR3, or one simulated here"
     ),
-    host: str | None = typer.Option(None, metavar="ADDRESS", help="of the robot's control, for --robot fr3"),
-    goals: str | None = typer.Option(
-        None,
-        metavar="N|X,Y,Z|FILE",
-        help="draw N as in training, go to one, or to each line of a file. Default: 10",
-    ),
-    seconds: float | None = typer.Option(None, help="on the robot, for each goal. Default: 5"),
+    host: str | None = option("ADDRESS", "of the robot's control, for --robot fr3"),
+    goals: str | None = option("N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10"),
+    seconds: float | None = option(None, "on the robot, for each goal. Default: 5"),
     far: bool = typer.Option(
         False, "--allow-far-goals", help="take goals outside the training range, with a warning"
     ),
-    tool: str | None = typer.Option(
-        None, metavar="X,Y,Z", help="the point that goals mean, m from the flange in its frame"
-    ),
-    start: str | None = typer.Option(
-        None, metavar="Q1,...,Q7", help="where fr3-sim begins, rad. Default: home"
-    ),
-    log: Path | None = typer.Option(
-        None, metavar="FILE.npz", help="where every step on the robot is written"
-    ),
+    tool: str | None = option("X,Y,Z", "the point that goals mean, m from the flange in its frame"),
+    start: str | None = option("Q1,...,Q7", "where fr3-sim begins, rad. Default: home"),
+    log: Path | None = option("FILE.npz", "where steps on the robot are written"),
 ) -> Answers:
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
     from pipelines import stages, tables
-    from pipelines.progress import Display
     from pipelines.rundir import open_run
-    from teacher.errors import UsageError
 
     folder = Path(bundle or "")
     if bundle is None or not (folder / "spec.json").is_file():
@@ -238,10 +206,8 @@ def control(
     if robot is None:
         options = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
         refuse("only with --robot", options | {"--allow-far-goals": far})
-        yield (
-            stages.control(folder, Display(), task=where.task, engine=engine, episodes=episodes, seed=seed),
-            tables.score,
-        )
+        how = {"task": where.task, "engine": engine, "episodes": episodes, "seed": seed}
+        yield stages.control(folder, Display(), **how), tables.score
         return
     from pipelines.robot.driving import drive
 
@@ -253,7 +219,7 @@ def control(
 @command(app.command(cls=Command))
 def evaluate(
     where: Where,
-    run: str | None = RUN_NAME,
+    run: str | None = RUN,
     engine: str | None = ENGINE,
     episodes: int | None = EPISODES,
     seed: int | None = HELD_OUT_SEED,
@@ -271,20 +237,15 @@ def watch(
     target: str | None = typer.Argument(
         None, metavar="[RUN|BUNDLE]", help="not needed if there is only one run"
     ),
-    policy: str | None = typer.Option(
-        None, metavar="WHICH", help="of a run: teacher, student or a size. Default: its student"
-    ),
-    engine: str | None = typer.Option(None, help="simulator; default: as for control"),
+    policy: str | None = option("WHICH", "of a run: teacher, student or a size. Default: its student"),
+    engine: str | None = option(None, "simulator; default: as for control"),
     episodes: int = typer.Option(3, min=1, help="held-out episodes"),
     seed: int | None = HELD_OUT_SEED,
-    out: Path | None = typer.Option(
-        None, metavar="FILE", help="a .gif, .mp4 or .html; default: GIF and page"
-    ),
+    out: Path | None = option("FILE", "a .gif, .mp4 or .html; default: GIF and page"),
     live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
 ) -> Answers:
     """Look at a policy's episodes: a film and a page, without a display, or a window."""
     from pipelines import watch as watching
-    from pipelines.progress import Display
 
     watching.require_possible(out, live)
     subject = watching.chosen(where.named(target), policy, where.task, where.trust)
@@ -311,21 +272,20 @@ def inspect(
 
 
 @command(app.command(cls=Command))
-def report(where: Where, run: str | None = RUN_OR_STUDY) -> Answers:
-    """Write a run's or a study's report, one page that opens in any browser."""
-    from pipelines.report import write_report, write_study_report
+def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
+    """Write a run's or a sweep's report, one page that opens in any browser."""
+    from pipelines.report import write_report, write_sweep_report
+    from pipelines.rundir import Run
 
-    study = where.study(run)
-    page = write_report(where.open(run)) if study is None else write_study_report(study)
+    target = where.open_any(run)
+    page = write_report(target) if isinstance(target, Run) else write_sweep_report(target)
     yield {"report": str(page)}, lambda found: found["report"]
 
 
 @command(app.command(cls=Command))
 def compare(
     runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
-    out: Path | None = typer.Option(
-        None, metavar="FILE.html", help="default: compare.html beside the first run"
-    ),
+    out: Path | None = option("FILE.html", "default: compare.html beside the first run"),
 ) -> Answers:
     """Show runs side by side, in a table and as a page: what was set differently, and what came of it."""
     from pipelines import tables
@@ -353,7 +313,6 @@ def tasks(
 ) -> Answers:
     """List the tasks and what they ask for; checks your own."""
     from pipelines import catalogue, tables
-    from pipelines.progress import Display
 
     display = Display()
     found = catalogue.listed(names or [], display)
@@ -372,22 +331,18 @@ def list_presets(context: typer.Context) -> Answers:
     if context.invoked_subcommand is None:
         from pipelines import tables
         from pipelines.config import preset
-        from pipelines.presets import PRESETS
 
-        yield (
-            {
-                name: {"description": text, "config": preset(name).model_dump(mode="json")}
-                for name, (text, _) in PRESETS.items()
-            },
-            tables.presets,
-        )
+        found = {
+            name: {"description": text, "config": preset(name).model_dump(mode="json")}
+            for name, (text, _) in PRESETS.items()
+        }
+        yield found, tables.presets
 
 
 @command(presets.command("show", cls=Command))
 def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = JSON) -> Answers:
     """All settings of one preset, and what each of them is."""
     from pipelines.config import preset
-    from pipelines.presets import PRESETS
 
     config = preset(name)
     yield _settings(config, name, f"preset {name}: {PRESETS[name][0]}", as_toml, as_json)
@@ -395,7 +350,7 @@ def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = J
 
 @command(app.command(cls=Command))
 def config(
-    run: str | None = RUN_NAME,
+    run: str | None = RUN,
     schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
     as_toml: bool = TOML,
     as_json: bool = JSON,
@@ -428,7 +383,6 @@ def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: b
 def doctor(as_json: bool = JSON) -> Answers:
     """What is installed here and what is missing; tries every part, in about a minute."""
     from pipelines import doctor
-    from pipelines.progress import Display
 
     found = doctor.examine(Display())
     yield found, doctor.page

@@ -1,7 +1,9 @@
-"""Runs compared: those of a study over its seeds, and any few side by side."""
+"""Runs compared: those of a sweep over its seeds, and any few side by side."""
 
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from statistics import fmean, median, stdev
@@ -10,9 +12,8 @@ from typing import Any
 import jax
 import scipy.stats
 
-from pipelines.config import Config
 from pipelines.rundir import Run, open_run
-from pipelines.sweep import Member, Study, Values
+from pipelines.sweep import Member, Sweep
 from student.networks import parameter_count
 from teacher.config import SHARES, NetworkConfig
 from teacher.errors import UsageError
@@ -28,20 +29,17 @@ COSTS = ("wall_s", "env_steps_per_s")
 OF_STUDENTS = ("time_at_goal", "retention", "teacher_time_at_goal")
 
 
-def compare_study(study: Study, failures: dict[str, JSON]) -> JSON:
-    """Returns what a study has found so far; `failures` as `Study.failures` has them.
+def compare_sweep(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
+    """Returns what a sweep has found so far; `failures` as `Sweep.failures` has them.
 
     `runs` holds each run's own summary, `combinations` means over the seeds that have finished, `students`
     those of each size of student that has been judged."""
-    settings, members = study.settings, study.members
+    members = sweep.members
     runs = [_run_figures(member, failures.get(member.name, {})) for member in members]
-    different: list[Values] = []
-    for member in members:
-        if member.values not in different:
-            different.append(member.values)
-    alike = [[run for run in runs if run["values"] == values] for values in different]
+    values = {json.dumps(run["values"]): run["values"] for run in runs}.values()
+    alike = [[run for run in runs if run["values"] == each] for each in values]
     return {
-        **{key: settings[key] for key in ("preset", "vary", "seeds")},
+        **{key: sweep.settings[key] for key in ("preset", "vary", "seeds")},
         "wall_s": sum(member.seconds for member in members),
         "runs": runs,
         "combinations": [_over_seeds(each) for each in alike],
@@ -62,9 +60,8 @@ def seed_interval(values: list[float], lowest: float = 0.0, highest: float = mat
 
 def figures_of(run: JSON) -> JSON:
     """Collects all that a finished run of the summary was measured by."""
-    rate = {key: run[key] for key in ("env_steps_per_s",) if key in run}
-    in_maze = run["teacher"].get("maze_distance", {})
-    return rate | {key: in_maze[key] for key in RANKS if key in in_maze} | run["teacher"]
+    found = run | run["teacher"].get("maze_distance", {})
+    return {key: found[key] for key in ("env_steps_per_s", *RANKS) if key in found} | run["teacher"]
 
 
 def _run_figures(member: Member, failure: JSON) -> JSON:
@@ -77,19 +74,13 @@ def _run_figures(member: Member, failure: JSON) -> JSON:
         figures |= failure or {"state": "unfinished" if lines else "not begun"}
     if lines:
         figures["iteration"] = lines[-1]["iteration"]
-    rate = _env_steps_per_s(config, lines)
-    if rate is not None:
-        figures["env_steps_per_s"] = rate
+    # The median iteration neither compiles nor waits.
+    seconds = [after["wall_s"] - before["wall_s"] for before, after in pairwise(lines)]
+    if seconds := [each for each in seconds if each > 0]:
+        collect = config.teacher.collect
+        figures["env_steps_per_s"] = collect.envs * collect.steps / median(seconds)
     parameters = _parameters(config.teacher.task.name, config.teacher.network)
     return figures | {"parameters": parameters} | member.run.summary
-
-
-def _env_steps_per_s(config: Config, lines: list[JSON]) -> float | None:
-    """Environment steps with their updates, in the median iteration: one that neither compiles nor waits."""
-    seconds = [after["wall_s"] - before["wall_s"] for before, after in pairwise(lines)]
-    seconds = [each for each in seconds if each > 0]
-    collect = config.teacher.collect
-    return collect.envs * collect.steps / median(seconds) if seconds else None
 
 
 @cache
@@ -125,16 +116,12 @@ def _students_over_seeds(runs: list[JSON]) -> list[JSON]:
     for size in dict.fromkeys(size for run in runs for size in run.get("students", {})):
         students = {run["seed"]: run.get("students", {}).get(size, {}) for run in runs}
         judged = {seed: student for seed, student in students.items() if "time_at_goal" in student}
-        if not judged:
-            continue
         found = list(judged.values())
-        same = {
-            key: found[0][key]
-            for key in ("parameters", "episodes")
-            if key in found[0] and all(each.get(key) == found[0][key] for each in found)
-        }
-        row = {"values": runs[0]["values"], "size": size, "seeds": list(judged), **same}
-        rows.append(row | _means(found, OF_STUDENTS))
+        row: JSON = {"values": runs[0]["values"], "size": size, "seeds": list(judged)}
+        for key in ("parameters", "episodes"):
+            if len({each.get(key) for each in found}) == 1 and key in found[0]:
+                row[key] = found[0][key]
+        rows += [row | _means(found, OF_STUDENTS)] if judged else []
     return rows
 
 
@@ -153,20 +140,21 @@ def _means(found: list[JSON], keys: Iterable[str]) -> JSON:
 
 
 def open_runs(names: Sequence[str]) -> dict[str, Run]:
-    """Opens runs, by their directories' names, or more of their paths where two have the same.
+    """Opens runs, by their directories' names, or their paths where two have the same.
 
     Raises: UsageError for fewer than two, or one named twice."""
     if len(names) < 2:
         raise UsageError(f"{len(names)} run is named, at least two are compared: pipeline compare RUN RUN")
-    runs: dict[str, Run] = {}
-    for name in names:
-        run = open_run(name)
-        parts = run.path.resolve().parts
-        if parts in {other.path.resolve().parts for other in runs.values()}:
+    opened = [open_run(name) for name in names]
+    paths = [run.path.resolve() for run in opened]
+    for i, name in enumerate(names):
+        if paths[i] in paths[:i]:
             raise UsageError(f"{name} is named twice: a run is compared with others")
-        titles = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        runs[next(title for title in titles if title not in runs)] = run
-    return runs
+    same = Counter(path.name for path in paths)
+    return {
+        path.name if same[path.name] == 1 else str(run.path): run
+        for path, run in zip(paths, opened, strict=True)
+    }
 
 
 def compare_runs(runs: dict[str, Run]) -> JSON:
@@ -213,29 +201,27 @@ def _settings(run: Run) -> JSON:
 def _cautions(found: dict[str, JSON]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
 
-    def differing(value: Callable[[JSON], Any]) -> str | None:
-        """Returns `arm: mjx, maze: brax` of the runs that have a value; None if all have the same."""
-        known = {name: value(each) for name, each in found.items() if value(each) is not None}
-        differ = len(set(known.values())) > 1
-        return ", ".join(f"{name}: {each}" for name, each in known.items()) if differ else None
+    def differing(*keys: str) -> str:
+        """Returns `arm: mjx, maze: brax` of the runs that have a value; empty if all have the same."""
+        known: JSON = {}
+        for name, each in found.items():
+            value: Any = each
+            for key in keys:
+                value = value.get(key, {})
+            known |= {name: value} if value else {}
+        return ", ".join(f"{name}: {each}" for name, each in known.items()) * (len(set(known.values())) > 1)
 
-    if listed := differing(lambda each: each["task"]):
+    if listed := differing("task"):
         return [
             f"Scores, distances and sizes are not comparable: the tasks differ ({listed}). "
             "Retention alone is, for it is a share of each run's own teacher."
         ]
-    sentences = []
-    if listed := differing(lambda each: each["summary"].get("teacher", {}).get("layout")):
-        sentences.append(
-            f"Scores are not comparable: goals were laid out differently in evaluation ({listed})."
-        )
-    if listed := differing(lambda each: each["summary"].get("engine")):
-        sentences.append(
-            f"Scores of teachers and students are of different simulators ({listed}): compare those of the "
-            "controllers, where these ran in the same one."
-        )
-    if listed := differing(lambda each: each["summary"].get("teacher", {}).get("episodes")):
-        sentences.append(
-            f"Scores are over different numbers of held-out episodes ({listed}): compare their intervals."
-        )
-    return sentences
+    cautions = {
+        ("summary", "teacher", "layout"): "Scores are not comparable: goals were laid out differently in "
+        "evaluation ({}).",
+        ("summary", "engine"): "Scores of teachers and students are of different simulators ({}): compare "
+        "those of the controllers, where these ran in the same one.",
+        ("summary", "teacher", "episodes"): "Scores are over different numbers of held-out episodes ({}): "
+        "compare their intervals.",
+    }
+    return [text.format(listed) for keys, text in cautions.items() if (listed := differing(*keys))]

@@ -13,7 +13,6 @@ TOML has no null: as on the command line, the text "none" stands for no value.
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -81,8 +80,7 @@ class Change(NamedTuple):
         return f"{self.group}.{self.field}"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """Settings as a command line asks for them; a value is checked when it is put `on` others."""
 
     preset: str | None  # as --preset or the file names it
@@ -102,24 +100,23 @@ class Request:
         """Returns a copy with what was asked for; UsageError naming field, value, bounds, and the file."""
         return changed(config, [*self.of_file, *self.assigned])
 
-    def different(self, config: Config, allowed: tuple[str, ...] = ()) -> str:
-        """Says what is asked for that `config` has otherwise; empty if nothing, or only the allowed."""
+    def different(self, config: Config, allowed: str = "") -> str:
+        """Says what is asked for that `config` has otherwise; empty if nothing, or only what is allowed."""
         after = self.on(config)
         old, new = differing(after, config), differing(config, after)
-        if set(new) <= set(allowed):
+        if not new.keys() - {allowed}:
             return ""
         told = ", ".join(f"{field} is {brief(old[field])} there, not {brief(new[field])}" for field in new)
-        given = {"--config": self.of_file, "--set": self.assigned}
-        options = " and ".join(option for option, changes in given.items() if changes) or "--set"
-        return f"{told}; resume without {options}, or name another --run"
+        given = [name for name, found in (("--config", self.of_file), ("--set", self.assigned)) if found]
+        return f"{told}; resume without {' and '.join(given)}, or name another --run"
 
 
 def requested(name: str | None, file: Path | None, set_: list[str] | None, **own: str | None) -> Request:
     """Returns a request from options; `own` are fields with an option of their own, __ in place of the dot.
 
     Raises: UsageError naming what cannot be read, is unknown or is given twice."""
-    given = {field.replace("__", "."): value for field, value in own.items() if value is not None}
-    assigned = parsed([*(set_ or []), *(f"{field}={value}" for field, value in given.items())])
+    given = [f"{field.replace('__', '.')}={value}" for field, value in own.items() if value is not None]
+    assigned = parsed([*(set_ or []), *given])
     if name is not None:
         preset(name)
     base, changes = (None, []) if file is None else read_settings(file)
@@ -154,17 +151,15 @@ def parsed(assignments: Iterable[str]) -> list[Change]:
         target, separator, text = (part.strip() for part in assignment.partition("="))
         group, _, field = target.partition(".")
         if not (separator and group and field):
-            raise UsageError(
-                f"--set {brief(assignment)}: write group.field=value, for example network.depth=16"
-            )
+            message = "write group.field=value, for example network.depth=16"
+            raise UsageError(f"--set {brief(assignment)}: {message}")
+        if target in found:
+            raise UsageError(f"{target} is given twice: leave out one of them")
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):  # also of numbers and nesting without end
             value = None if text.lower() == NONE else text
-        change = Change(group, field, value)
-        if change.name in found:
-            raise UsageError(f"{change.name} is given twice: leave out one of them")
-        found[change.name] = change
+        found[target] = Change(group, field, value)
     return list(found.values())
 
 
@@ -173,16 +168,15 @@ def changed(config: Config, changes: Iterable[Change]) -> Config:
     values = config.model_dump()
     places = {}
     for change in changes:
-        if change.group not in GROUPS:
-            raise UsageError(f"{change.place}{unknown_name('group', change.group, GROUPS)}")
-        fields = (values["teacher"] if change.group in TEACHER_GROUPS else values)[change.group]
-        if change.field not in fields:
-            raise UsageError(
-                f"{change.place}{unknown_name(f'field of {change.group}', change.field, fields)}"
-            )
-        from_file = change.place and change.name == "task.name" and isinstance(change.value, str)
-        fields[change.field] = StoredName(change.value) if from_file else change.value
-        places[change.name] = change.place
+        group, field, value, place = change
+        if group not in GROUPS:
+            raise UsageError(f"{place}{unknown_name('group', group, GROUPS)}")
+        fields = (values["teacher"] if group in TEACHER_GROUPS else values)[group]
+        if field not in fields:
+            raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
+        from_file = place and change.name == "task.name" and isinstance(value, str)
+        fields[field] = StoredName(value) if from_file else value
+        places[change.name] = place
     return validated(values, places)
 
 
@@ -209,10 +203,10 @@ def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: 
 
 def differing(old: Config, new: Config) -> JSON:
     """Returns `group.field` of every value that differs, and the new one's, as JSON has it."""
-    before, after = groups(old), groups(new)
+    before = groups(old)
     return {
         f"{name}.{field}": value
-        for name, group in after.items()
+        for name, group in groups(new).items()
         for field, value in group.model_dump(mode="json").items()
         if getattr(before[name], field) != getattr(group, field)
     }
@@ -230,14 +224,11 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
     Raises: UsageError naming the file and what in it is no setting."""
     try:
         found = tomllib.loads(file.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"--config: {file} is not UTF-8 text: byte {error.start} is no part of it"
-        ) from error
     except OSError as error:
         raise UsageError(f"--config: {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config: {file} is not TOML: {error}") from error
+        kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "TOML"
+        raise UsageError(f"--config: {file} is not {kind}: {error}") from error
     base = found.pop(BASE, None)
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{file}: {BASE}: found {brief(base)}, must be the name of a preset")
@@ -248,9 +239,8 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
         if group not in GROUPS:
             raise UsageError(f"{file}: {unknown_name('group', group, [BASE, *GROUPS])}")
         if not isinstance(fields, dict):
-            raise UsageError(
-                f"{file}: {group}: found {brief(fields)}, write [{group}] and below it field = value"
-            )
+            message = f"write [{group}] and below it field = value"
+            raise UsageError(f"{file}: {group}: found {brief(fields)}, {message}")
         for field, value in fields.items():
             changes.append(Change(group, field, None if value == NONE else value, f"{file}: "))
     return base, changes
@@ -274,15 +264,13 @@ def as_toml(config: Config, base: str, title: str) -> str:
 def as_json(config: Config, base: str, title: str) -> JSON:
     """Returns `title`, `preset`, and in `settings` each group's fields: `value`, `default`, `description`."""
     usual = {name: group.model_dump(mode="json") for name, group in groups(Config()).items()}
+
+    def entry(name: str, group: Group, field: str, value: Any) -> JSON:
+        description = type(group).model_fields[field].description
+        return {"value": value, "default": usual[name][field], "description": description}
+
     settings = {
-        name: {
-            field: {
-                "value": value,
-                "default": usual[name][field],
-                "description": type(group).model_fields[field].description,
-            }
-            for field, value in group.model_dump(mode="json").items()
-        }
+        name: {f: entry(name, group, f, value) for f, value in group.model_dump(mode="json").items()}
         for name, group in groups(config).items()
     }
     return {"title": title, BASE: base, "settings": settings}

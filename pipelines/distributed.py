@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
 
 from pipelines.progress import printable
 from pipelines.runtime import Interrupted
 from teacher.errors import Diverged, FathomError, UsageError
 
+T = TypeVar("T")
 LONGEST_WAIT_S = 30 * 24 * 3600
 
 
@@ -109,17 +111,18 @@ def failing_together() -> Iterator[None]:
 
 
 @contextmanager
-def led(context: AbstractContextManager) -> Iterator[None]:
-    """Enters the context in the first process; the others wait until it is entered.
+def led(context: AbstractContextManager[T]) -> Iterator[T | None]:
+    """Enters the context in the first process; the others wait until it is entered, and get None.
 
     Raises: what entering raises; FathomError in the others if it did."""
     with ExitStack() as entered:
+        found = None
         if is_first():
             try:
-                entered.enter_context(context)
+                found = entered.enter_context(context)
             except BaseException:
                 agreed(False)
                 raise
         if not agreed(True)[0]:
             raise FathomError("the first process stopped; its message says why")
-        yield
+        yield found

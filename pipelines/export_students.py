@@ -1,7 +1,6 @@
 """The stage of export: students in, bundles out, evaluated beside their teacher; one is selected."""
 
 import time
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,18 @@ from export.controller import Controller, ControllerError
 from export.controller import load as load_controller
 from export.targets import require_targets
 from pipelines.closed_loop import batched, controller_errors
+from pipelines.files import write_columns
 from pipelines.progress import QUIET, Display
-from pipelines.rundir import Run, write_columns
+from pipelines.rundir import Run
 from pipelines.train_students import teacher_of
 from student.checkpoint import TrainedStudent, load_student
 from student.evaluate import ReferenceEpisodes, SampledStates
 from student.networks import Student, act, critic_distance
 from student.robustness import robustness
-from student.selection import Selection, select
+from student.selection import select
 from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.rollout import Simulation, on_robot
-from teacher.spec import TaskSpec
 from teacher.train import Teacher
 
 JSON = dict[str, Any]
@@ -66,55 +65,40 @@ def export(
         run.begin_stage("export", teacher.source, chosen)
     if len(kept) < len(students):
         run.update_summary({"teacher": {"latency_us_p50": teacher_latency(teacher)}})
-    with display.bar("export", len(students), len(kept), piece="students", groups=SHOWN) as bar:
+    with display.bar("export", len(students), len(kept), unit="students", groups=SHOWN) as bar:
         for number, student in enumerate((s for s in students if s not in kept), len(kept) + 1):
             bar.note = student.name
             scores, exported = _export_student(run, reference(), student, chosen)
             run.update_summary({"students": {student.name: scores}, "export": {student.name: exported}})
             parity = exported["parity_max_error"]
             display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
-            bar.update(number, scores | exported, scores)
+            bar.show(number, scores | exported, scores)
         if key is not None:
             for student in students:
                 sign_bundle(run.bundles / student.name, key)
-        selection = _select(run)
+        judged, last = run.summary["students"], [{}, *run.metrics("students")][-1]
+        sizes = config.student.sizes
+        learned = {size: last[key] for size in sizes if (key := f"{size}/action_error") in last}
+        selection = select({size: judged[size] for size in sizes}, config.student, learned)
+        run.update_summary(dict(zip(SELECTED, selection[:3], strict=True)))
         display.say(f"selected: {selection.because}")
         selected = next(student for student in students if student.name == selection.size)
         bar.note = f"{selected.name} under harder conditions"
-        _measure_robustness(run, reference, selected, resume=resume)
+        episodes = min(config.student.robustness, config.student.episodes)
+        basis = {"episodes": episodes, "student_sha256": selected.source}
+        known = run.summary["students"][selected.name].get("robustness", {})
+        if episodes and not (resume and known.items() >= basis.items()):
+            with controller_errors():
+                policy = batched(load_controller(run.bundles / selected.name))
+                found = basis | {"conditions": robustness(reference(), policy, episodes)}
+            run.update_summary({"students": {selected.name: {"robustness": found}}})
     return {key: run.summary[key] for key in ("students", "export", *SELECTED)}
-
-
-def _select(run: Run) -> Selection:
-    """Selects a student and marks it in the summary."""
-    config, summary = run.config.student, run.summary
-    last = lines[-1] if (lines := run.metrics("students")) else {}
-    learned = {size: last[key] for size in config.sizes if (key := f"{size}/action_error") in last}
-    selection = select({size: summary["students"][size] for size in config.sizes}, config, learned)
-    run.update_summary(dict(zip(SELECTED, selection[:3], strict=True)))
-    return selection
 
 
 def require_selection(run: Run) -> None:
     """FathomError that says what limits the students, if none keeps enough and none was asked for."""
     if run.config.student.choose is None and not run.summary["selected_passes"]:
         raise FathomError(run.summary["selected_because"])
-
-
-def _measure_robustness(
-    run: Run, reference: Callable[[], ReferenceEpisodes], student: TrainedStudent, *, resume: bool
-) -> None:
-    """Adds the robustness of the student's bundle to the summary, unless that is known."""
-    config = run.config.student
-    episodes = min(config.robustness, config.episodes)
-    basis = {"episodes": episodes, "student_sha256": student.source}
-    known = run.summary["students"][student.name].get("robustness", {})
-    if not episodes or (resume and known.items() >= basis.items()):
-        return
-    with controller_errors():
-        policy = batched(load_controller(run.bundles / student.name))
-        found = robustness(reference(), policy, episodes)
-    run.update_summary({"students": {student.name: {"robustness": basis | {"conditions": found}}}})
 
 
 def _export_student(
@@ -126,9 +110,15 @@ def _export_student(
     key = jax.random.fold_in(jax.random.key(seed), STREAM)
 
     def evaluate(controller: Controller) -> JSON:
+        """Returns what the model card says of the student's score."""
         with controller_errors():
             scores.update(reference.evaluate(batched(controller), controller.distance))
-        return _card_facts(student.spec, scores)
+        radius, unit = student.spec.goal.success_radius, student.spec.goal.unit
+        facts = {"held-out episodes": scores["episodes"]}
+        facts[f"within {radius:g} {unit} at the end"] = scores["success_final"]
+        facts[f"mean distance at the end ({unit})"] = scores["final_distance"]
+        kept = {"time at goal, relative to its teacher": scores.get("retention")}
+        return facts | (kept if "retention" in scores else {})
 
     verification = write_bundle(
         run.bundles / student.name,
@@ -227,14 +217,3 @@ def _is_exported(run: Run, student: TrainedStudent, display: Display, seed: int)
     found = (exported_with, *map(exported.get, ("student_sha256", "observations", "profiles")))
     now = (seed, student.source, config.export.observations, list(config.export.profiles))
     return found == now and scores.get("episodes") == config.student.episodes
-
-
-def _card_facts(spec: TaskSpec, scores: JSON) -> JSON:
-    """Returns what the model card says of the student's score."""
-    goal = spec.goal
-    success = f"within {goal.success_radius:g} {goal.unit} at the end"
-    facts = {"held-out episodes": scores["episodes"], success: scores["success_final"]}
-    facts[f"mean distance at the end ({goal.unit})"] = scores["final_distance"]
-    if "retention" in scores:
-        facts["time at goal, relative to its teacher"] = scores["retention"]
-    return facts

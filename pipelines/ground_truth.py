@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from pipelines.files import write_columns
 from pipelines.progress import Display
-from pipelines.rundir import DISTANCE_MAP, Run, write_columns
+from pipelines.rundir import DISTANCE_MAP, Run
 from student.evaluate import paired_ratio
 from teacher.distance_map import agreement, drawable, queries
 from teacher.errors import FathomError

@@ -107,23 +107,21 @@ def differences(first: Path, a: JSON, second: Path, b: JSON) -> JSON:
       observations of a bundle among them, if both policies take the same inputs."""
     before, after = _flat(a), _flat(b)
     names = [name for name in before | after if name.split(".")[0] not in ("file", "files", "graphs")]
-    fields = {
-        name: [before.get(name), after.get(name)] for name in names if before.get(name) != after.get(name)
-    }
+    pairs = {name: [before.get(name), after.get(name)] for name in names}
+    fields = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     found: JSON = {"compared": [str(first), str(second)], "fields": fields}
     recorded = next((path for path in (first, second) if path.is_dir()), None)
     alike = a["inputs"] == b["inputs"] and "actions" in a["outputs"].keys() & b["outputs"].keys()
     if recorded and alike and "spec" in a and "spec" in b:
         with np.load(recorded / "golden.npz") as golden:
-            pairs = [
-                {name: golden[name][i : i + 1] for name in a["inputs"]} for i in range(len(golden["obs"]))
-            ]
+            count = len(golden["obs"])
+            rows = [{name: golden[name][i : i + 1] for name in a["inputs"]} for i in range(count)]
         answers = []
         for path in (first, second):
             session = open_session((path / "policy.onnx" if path.is_dir() else path).read_bytes())
-            answers.append(np.concatenate([session.run(["actions"], pair)[0] for pair in pairs]))
+            answers.append(np.concatenate([session.run(["actions"], row)[0] for row in rows]))
         found["max_action_difference"] = float(np.abs(answers[0] - answers[1]).max())
-        found["observations"] = len(pairs)
+        found["observations"] = count
     return found
 
 
@@ -137,18 +135,8 @@ def _flat(value: Any, prefix: str = "") -> JSON:
     return {key: each for part in parts for key, each in part.items()}
 
 
-def _printable(value: Any) -> Any:
-    """All texts of a description without what a terminal would obey."""
-    if isinstance(value, dict):
-        return {_printable(key): _printable(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_printable(each) for each in value]
-    return printable(value) if isinstance(value, str) else value
-
-
 def description(found: JSON) -> Group:
-    """Shows what `inspect` gives."""
-    found = _printable(found)
+    """Shows what `inspect` gives; a `Terminal` writes out what would command it."""
     table = Table("", "name", "type", "shape")
     for kind in ("inputs", "outputs"):
         for name, each in found[kind].items():
@@ -177,7 +165,6 @@ def description(found: JSON) -> Group:
 
 def comparison(found: JSON) -> Group:
     """Shows what `differences` gives."""
-    found = _printable(found)
     table = Table("field", *found["compared"])
     for name, values in found["fields"].items():
         table.add_row(name, *("" if value is None else str(value) for value in values))

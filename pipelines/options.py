@@ -10,16 +10,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from pipelines import distributed
+from pipelines.presets import PRESETS
+from pipelines.progress import Terminal, printable
+from pipelines.runtime import quiet, sigterm_as_ctrl_c
+from teacher.errors import FathomError, UsageError
+
 if TYPE_CHECKING:
     from pipelines.config import Request
     from pipelines.rundir import Run
-    from pipelines.sweep import Study
+    from pipelines.sweep import Sweep
 
 Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
 """Figures, and the function that makes a table or a text for people of them."""
@@ -30,27 +37,25 @@ TASKS = (
     *("fr3_push_easy", "fr3_push_hard", "fr3_reach", "fr3_reach_sensed", "humanoid", "humanoid_big_maze"),
     *("humanoid_published", "humanoid_u_maze", "quad_reach", "reacher", "wheel_labyrinth", "wheel_maze"),
 )
+MOST_EPISODES = 1_000_000  # as of `teacher.config`
 
 
 def complete_preset(incomplete: str) -> list[tuple[str, str]]:
     """Lists presets, and what they are."""
-    from pipelines.presets import PRESETS
-
     return [(name, text) for name, (text, _) in PRESETS.items() if name.startswith(incomplete)]
 
 
 def complete_task(incomplete: str) -> list[str]:
     """Lists tasks of this program and of installed packages."""
-    from importlib.metadata import entry_points
-
     names = {*TASKS, *entry_points(group="fathom.tasks").names}
     return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Lists runs and studies under runs/."""
-    files = [*Path("runs").glob("*/config.json"), *Path("runs").glob("*/study.json")]
-    return sorted(file.parent.name for file in files if file.parent.name.startswith(incomplete))
+    """Lists runs and sweeps under runs/."""
+    kinds = {"config.json", "sweep.json", "study.json"}  # the last of sweeps made before
+    found = [path.parent.name for path in Path("runs").glob("*/*.json") if path.name in kinds]
+    return sorted(name for name in found if name.startswith(incomplete))
 
 
 def complete_field(incomplete: str) -> list[tuple[str, str]]:
@@ -65,55 +70,32 @@ def complete_field(incomplete: str) -> list[tuple[str, str]]:
     ]
 
 
-def _bounded(episodes: int | None) -> int | None:
-    """Looks the bound up only for a number that was given: it takes what is slow to import."""
-    if episodes is not None:
-        from teacher.config import MOST_EPISODES
-
-        if episodes > MOST_EPISODES:
-            raise typer.BadParameter(f"found {episodes:,}, allowed are at most {MOST_EPISODES:,}")
-    return episodes
+def option(metavar: str | None, help: str, *names: str, complete: Any = None) -> Any:
+    """Returns an option that takes a value, or several where its type is a list."""
+    return typer.Option(None, *names, metavar=metavar, help=help, autocompletion=complete)
 
 
 def _seed(help: str) -> Any:
     return typer.Option(None, "--seed", min=0, max=2**31 - 1, help=help)
 
 
+def _named(metavar: str, help: str) -> Any:
+    return typer.Argument(None, metavar=metavar, help=help, autocompletion=complete_run)
+
+
 PRESET_NAME = typer.Argument(..., metavar="NAME", autocompletion=complete_preset)
-SETTINGS_FILE = typer.Option(
-    None,
-    "--config",
-    metavar="FILE.toml",
-    help="settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one",
-)
-SET = typer.Option(
-    None,
-    "--set",
-    metavar="GROUP.FIELD=VALUE",
-    help="change one setting; may be repeated",
-    autocompletion=complete_field,
-)
+FILE_HELP = "settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one"
+SETTINGS_FILE = option("FILE.toml", FILE_HELP, "--config")
+SET = option("GROUP.FIELD=VALUE", "change one setting; may be repeated", "--set", complete=complete_field)
 TRUST = typer.Option(
     False, "--trust", help="execute the copy of a task file that the run keeps: code of whoever made the run"
 )
 RESUME = typer.Option(False, "--resume", help="go on where the run stopped; finished work is kept")
-RUN_NAME = typer.Argument(
-    None,
-    metavar="[RUN]",
-    help="run directory or name; not needed if there is only one",
-    autocompletion=complete_run,
-)
-RUN_OR_STUDY = typer.Argument(
-    None,
-    metavar="[RUN|STUDY]",
-    help="directory or name of a run, or of a study for all its runs; not needed if there is only one",
-    autocompletion=complete_run,
-)
-STUDENT = typer.Option(
-    None, metavar="SIZE", help="select this student; the same as --set student.choose=SIZE"
-)
-ENGINE = typer.Option(None, help="simulator; default: as the run sets it")
-EPISODES = typer.Option(None, min=2, callback=_bounded, help="held-out episodes; default: as the run sets it")
+RUN = _named("[RUN]", "run directory or name; default: the only one")
+RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs; default: the only one")
+STUDENT = option("SIZE", "select this student; the same as --set student.choose=SIZE")
+ENGINE = option(None, "simulator; default: as the run sets it")
+EPISODES = typer.Option(None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
 HELD_OUT_SEED = _seed("other held-out episodes than every run's")
 TOML = typer.Option(False, "--toml", help="print a file that --config takes")
 JSON = typer.Option(False, "--json", help="print one JSON object for machines")
@@ -123,35 +105,23 @@ DEBUG = typer.Option(False, "--debug", help="show the traceback of an error, and
 class First(NamedTuple):
     """Options of a command that begins a run, or goes on with one."""
 
-    preset: str | None = typer.Option(
-        None,
-        help="named settings; `pipeline presets` lists them. Default: quickstart",
-        autocompletion=complete_preset,
+    preset: str | None = option(
+        None, "named settings: `pipeline presets`. Default: quickstart", complete=complete_preset
     )
-    task: str | None = typer.Option(
-        None,
-        metavar="NAME",
-        help="the same as --set task.name=NAME: one of `pipeline tasks`, or your own, path/to/file.py:NAME",
-        autocompletion=complete_task,
+    task: str | None = option(
+        "NAME", "one of `pipeline tasks`, or your own, path/to/file.py:NAME", complete=complete_task
     )
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
     seed: int | None = _seed("of all randomness. Default: 0")
-    until: str | None = typer.Option(
-        None,
-        metavar="KEY=VALUE",
-        help="the same as --set evaluate.until=KEY=VALUE: end training once an evaluation reaches this, "
-        "for example time_at_goal=0.32",
+    until: str | None = option(
+        "KEY=VALUE", "end training once an evaluation reaches this, for example time_at_goal=0.32"
     )
-    run: str | None = typer.Option(
-        None,
-        "--run",
-        metavar="DIR",
-        help="run directory, or a name under runs/. Default: the preset's name and the seed",
-        autocompletion=complete_run,
+    run: str | None = option(
+        "DIR", "directory, or a name under runs/. Default: preset and seed", "--run", complete=complete_run
     )
-    coordinator: str | None = typer.Option(
-        None, metavar="HOST:PORT", help="where a run's processes meet; not needed under Slurm or MPI"
+    coordinator: str | None = option(
+        "HOST:PORT", "where a run's processes meet; not needed under Slurm or MPI"
     )
     processes: int | None = typer.Option(None, min=1, help="how many processes train one teacher together")
     process: int | None = typer.Option(None, min=0, help="which of them this is, from 0")
@@ -160,7 +130,6 @@ class First(NamedTuple):
 
     def request(self, **own: str | None) -> "Request":
         """Reads what is asked for, and meets the run's other processes."""
-        from pipelines import distributed
         from pipelines.config import requested
 
         own |= {"task__name": self.task, "evaluate__until": self.until}
@@ -169,16 +138,13 @@ class First(NamedTuple):
         return asked
 
     @contextmanager
-    def held(self, **own: str | None) -> Iterator["Run"]:
+    def held(self, asked: "Request") -> Iterator["Run"]:
         """Holds the run, made or opened by the first of its processes; the others find it there."""
-        asked = self.request(**own)
-        from pipelines import distributed, stages
-        from pipelines.rundir import create_run, open_run, run_path
-        from teacher.errors import UsageError
+        from pipelines import stages
+        from pipelines.rundir import open_run, run_path
 
         usual = f"{asked.base}-seed{self.seed}" if self.seed else asked.base
         path = run_path(usual if self.run is None else self.run)
-        target: Run | None = None
 
         def found() -> "Run":
             if self.resume:
@@ -186,29 +152,24 @@ class First(NamedTuple):
             return open_run(str(path))
 
         @contextmanager
-        def made() -> Iterator[None]:
-            nonlocal target
+        def made() -> Iterator["Run"]:
+            if self.trust and not self.resume:
+                raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
             if not self.resume:
-                if self.trust:
-                    raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
-                stages.check(asked.config)
-                create_run(path, asked.config, asked.base, self.seed or 0)
+                stages.new_run(path, asked.config, asked.base, self.seed or 0)
             target = found()
             with target.locked():
-                yield
+                yield target
 
-        with distributed.led(made()):
+        with distributed.led(made()) as target:
             yield target or found()
 
 
 class Later(NamedTuple):
     """Options by which a stage after the teacher changes its settings."""
 
-    preset: str | None = typer.Option(
-        None,
-        "--preset",
-        help="take this preset's settings for the stages after the teacher",
-        autocompletion=complete_preset,
+    preset: str | None = option(
+        None, "this preset's settings for the stages after the teacher", "--preset", complete=complete_preset
     )
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
@@ -224,21 +185,14 @@ class Later(NamedTuple):
 class Where(NamedTuple):
     """Options that say in which run a command works, and what becomes of its task's code."""
 
-    run_option: str | None = typer.Option(
-        None, "--run", metavar="DIR", help="the same as the argument", autocompletion=complete_run
-    )
-    task: str | None = typer.Option(
-        None,
-        "--task",
-        metavar="FILE.py:NAME",
-        help="where the task is, if it is code in a file: your file is executed in place of the run's",
+    run_option: str | None = option("DIR", "the same as the argument", "--run", complete=complete_run)
+    task: str | None = option(
+        "FILE.py:NAME", "where the task's code is: your file is executed in place of the run's", "--task"
     )
     trust: bool = TRUST
 
     def named(self, argument: str | None) -> str | None:
         """Returns the one name that was given, if any, as an argument or with --run."""
-        from teacher.errors import UsageError
-
         if argument is not None and self.run_option not in (None, argument):
             raise UsageError(f"two runs are named: {argument} and --run {self.run_option}")
         return self.run_option if argument is None else argument
@@ -249,15 +203,16 @@ class Where(NamedTuple):
 
         return trusted_run(self.named(argument), self.task, self.trust)
 
-    def study(self, argument: str | None) -> "Study | None":
-        """Opens the study of that name, if there is one."""
+    def open_any(self, argument: str | None) -> "Run | Sweep":
+        """Opens the sweep of that name, or else the run."""
         from pipelines.stages import stand_for
-        from pipelines.sweep import find_study
+        from pipelines.sweep import find_sweep
 
-        study = find_study(self.named(argument))
-        if study is not None:
-            stand_for(study.all_runs, self.task, self.trust)
-        return study
+        sweep = find_sweep(self.named(argument))
+        if sweep is None:
+            return self.open(argument)
+        stand_for(sweep.all_runs, self.task, self.trust)
+        return sweep
 
 
 GROUPS = (First, Later, Where)
@@ -313,8 +268,6 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
 
 
 def _print(answer: Answer | str, as_json: bool) -> None:
-    from pipelines.progress import Terminal, printable
-
     if isinstance(answer, str):
         print(answer, end="")
         return
@@ -328,8 +281,6 @@ def _print(answer: Answer | str, as_json: bool) -> None:
 
 def refuse(why: str, options: dict[str, Any]) -> None:
     """Raises UsageError that names those of the options that were given."""
-    from teacher.errors import UsageError
-
     if given := [name for name, value in options.items() if value is not None and value is not False]:
         raise UsageError(f"{', '.join(given)}: {why}")
 
@@ -337,11 +288,6 @@ def refuse(why: str, options: dict[str, Any]) -> None:
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
     """Errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
-    from pipelines import distributed
-    from pipelines.progress import printable
-    from pipelines.runtime import quiet, sigterm_as_ctrl_c
-    from teacher.errors import FathomError
-
     if isinstance(sys.stdout, io.TextIOWrapper):  # what an output in ASCII lacks is written out
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

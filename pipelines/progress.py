@@ -4,28 +4,22 @@ import re
 import resource
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 LINE_INTERVAL_S = 10.0
 REFRESHES_PER_S = 2  # each takes some milliseconds of a core that may be training
-RECENT = 20  # updates over which the rate is taken
+RECENT_S = 3600.0  # over which the rate is taken; iterations may take minutes
 ON_A_LINE = 2  # metrics of each group
 WIDEST = 100  # columns: further apart, what belongs together is hard to read together
-NARROWEST = 40  # below, and where the terminal is too low, there is one line only
-FRAME = 4  # columns that border and padding take
 GAP = "  "
 LEVELS = "▁▂▃▄▅▆▇█"
 TREND = 24  # values of a sparkline
@@ -83,29 +77,22 @@ class Display:
         total: int,
         done: int = 0,
         *,
-        piece: str,
+        unit: str,
         each: int = 1,
-        unit: str | None = None,
         groups: Groups | None = None,
     ) -> Iterator["Bar"]:
-        """Shows progress of a stage: `total` pieces of `each` units, of which `done` are there already.
+        """Shows progress of a stage: `total` parts of `each` units, of which `done` are there already.
 
         A panel stays until the stage ends, well or not; what it came to stays as a line."""
-        console = self.console
-        bar = Bar(self._run or stage, total, done, piece, each, unit or piece, groups or {})
         # FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter.
-        if console.quiet or not console.is_interactive or not console.file.isatty():
+        live = self.console.is_interactive and self.console.file.isatty()
+        bar = Bar(self.console, self._run or stage, total, done, unit, each, groups or {})
+        if not live or self.console.quiet:
             bar.say = self.say
             yield bar
             return
-        live = Live(
-            get_renderable=lambda: panel(bar.view, console.width, console.height),
-            console=console,
-            refresh_per_second=REFRESHES_PER_S,
-            transient=True,
-        )
         try:
-            with live:
+            with bar:
                 yield bar
         finally:
             if bar.done > bar.first:
@@ -115,44 +102,31 @@ class Display:
 QUIET = Display(quiet=True)
 
 
-class View(NamedTuple):
-    """What the panel shows of a stage."""
+class Bar(Progress):
+    """Progress of one stage, in parts (iterations, rounds, students) of `each` units (steps, labels)."""
 
-    title: str
-    share: float  # of the stage that is done
-    time: str
-    rows: Sequence[tuple[str, Sequence[str]]]  # label, values
-
-
-@dataclass
-class Bar:
-    """Progress of one stage, in pieces (iterations, rounds, students) of so many units (steps, labels)."""
-
-    stage: str
-    total: int
-    done: int
-    piece: str
-    each: int
-    unit: str
-    groups: Groups
-    note: str = ""
-    """what is being done, shown until the next update"""
-    say: Callable[[str], None] | None = None
-    """takes a line at every score, at the end, and every few seconds between"""
-
-    _metrics: Mapping[str, float] = field(default_factory=dict)
-    _score: Mapping[str, Any] = field(default_factory=dict)
-    _trend: list[float] = field(default_factory=list)
-    _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
-
-    def __post_init__(self) -> None:
-        self.first, self._begun = self.done, time.monotonic()
+    def __init__(
+        self, console: Console, stage: str, total: int, done: int, unit: str, each: int, groups: Groups
+    ):
+        self.stage, self.first, self.done, self.total = stage, done, done, total
+        self.unit, self.each, self.groups = unit, each, groups
+        self.note = ""  # what is being done, shown until the next update
+        self.say: Callable[[str], None] | None = None
+        """takes a line at every score, at the end, and every few seconds between"""
+        self._metrics: Mapping[str, float] = {}
+        self._score: Mapping[str, Any] = {}
+        self._trend: list[float] = []
         self._last_line = -LINE_INTERVAL_S
+        columns = BarColumn(None), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        options: dict[str, Any] = {"refresh_per_second": REFRESHES_PER_S, "speed_estimate_period": RECENT_S}
+        super().__init__(*columns, console=console, transient=True, expand=True, **options)
+        self.add_task(stage, total=total, completed=done)
+        (self._task,) = self.tasks
 
-    def update(self, done: int, metrics: Mapping[str, float], score: dict[str, Any] | None = None) -> None:
+    def show(self, done: int, metrics: Mapping[str, float], score: dict[str, Any] | None = None) -> None:
         """Moves on; of any `metrics`, those of the groups are shown, and `score` until the next one."""
         self.done, self._metrics, self.note, now = done, metrics, "", time.monotonic()
-        self._recent.append((now, done))
+        self.update(self._task.id, completed=done)
         if score:
             self.scored(score)
         if self.say and (score or done >= self.total or now - self._last_line >= LINE_INTERVAL_S):
@@ -167,35 +141,45 @@ class Bar:
     @property
     def line(self) -> str:
         """`teacher: 640 of 1,280 steps, 33 s left, 19 steps/s  success ...  critic loss ...`."""
-        spent, left, rate, mean_rate = self._pace()
+        spent, left = describe_duration(self._task.elapsed or 0.0), self._task.time_remaining
+        text = f"{self._so_far} {self.unit}"
         if self.done >= self.total:
             text = f"{(self.total - self.first) * self.each:,} {self.unit} in {spent}"
+        elif left is None:
+            text += ", time left unknown"
         else:
-            text = f"{self._so_far(self.each)} {self.unit}, {left}"
-        parts = [f"{self.stage}: {text}, {_number(rate or mean_rate)} {self.unit}/s"]
+            text += f", {describe_duration(left)} left"
+        parts = [", ".join([f"{self.stage}: {text}", *self._rate()])]
         if score := self._score:
             parts.append(f"success {_interval(score, 'success_final')}  at goal {score['time_at_goal']:.3f}")
         for group, values in self._shown().items():
             parts += [f"{group} {value}" for value in values[:ON_A_LINE]]
         return GAP.join(parts)
 
-    @property
-    def view(self) -> View:
-        spent, left, rate, mean_rate = self._pace()
-        rows = [(self.piece, [self._so_far(1)])]
-        if self.unit != self.piece:
-            rows.append((self.unit, [self._so_far(self.each)]))
-        if rate:
-            rows.append(("rate", [f"{_number(rate)} {self.unit}/s", f"{_number(mean_rate)} on average"]))
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Draws the panel, as rich asks for it: once before there is a task."""
+        if not self.tasks:
+            return
+        rows = {self.unit: [self._so_far, *self._rate()]}
         if score := self._score:
-            rows.append(("success", [_interval(score, "success_final")]))
-            rows.append(("at goal", [_interval(score, "time_at_goal"), sparkline(self._trend)]))
-        rows += [*self._shown().items(), ("memory", memory())]
-        title = f"{self.stage}: {self.note}" if self.note else self.stage
-        return View(title, self.done / max(self.total, 1), f"{spent}, {left}", rows)
+            rows["success"] = [_interval(score, "success_final")]
+            rows["at goal"] = [_interval(score, "time_at_goal"), sparkline(self._trend)]
+        table = Table.grid(padding=(0, len(GAP)))
+        for label, values in (rows | self._shown() | {"memory": memory()}).items():
+            table.add_row(Text(label, "dim", no_wrap=True), Text(GAP.join(values)))
+        title = Text(f"{self.stage}: {self.note}" if self.note else self.stage, "bold")
+        drawn = Group(self.make_tasks_table(self.tasks), table)
+        width = min(self.console.width, WIDEST)
+        yield Panel(drawn, title=title, title_align="left", border_style="cyan", width=width)
 
-    def _so_far(self, each: int) -> str:
-        return f"{self.done * each:,} of {self.total * each:,}"
+    @property
+    def _so_far(self) -> str:
+        return f"{self.done * self.each:,} of {self.total * self.each:,}"
+
+    def _rate(self) -> list[str]:
+        """Units a second since the first update, which mostly waited for compilation; empty until known."""
+        speed = self._task.finished_speed or self._task.speed
+        return [f"{_number(speed * self.each)} {self.unit}/s"] if speed else []
 
     def _shown(self) -> dict[str, list[str]]:
         """`critic` -> `loss 3.21`: the groups' metrics that there are, by what is left of their names."""
@@ -208,54 +192,6 @@ class Bar:
                 text = f"{label.replace('_', ' ')} {self._metrics[key]:.3g}"
                 found.setdefault(group.replace("_", " "), []).append(text)
         return found
-
-    def _pace(self) -> tuple[str, str, float | None, float]:
-        """Time spent and time left, for people; units per second of late, if known, and on average.
-
-        The first update mostly waited for compilation, and counts in the average alone."""
-        now = time.monotonic()
-        mean = (self.done - self.first) * self.each / max(now - self._begun, 1e-9)
-        spent, left, rate = describe_duration(now - self._begun), "time left unknown", None
-        if len(self._recent) > 1:
-            (begun, first), (last, done) = self._recent[0], self._recent[-1]
-            rate = (done - first) * self.each / max(last - begun, 1e-9)
-        if rate:
-            seconds = (self.total - self.done) * self.each / rate - (now - last)
-            left = f"{describe_duration(max(seconds, 0.0))} left"
-        return spent, left, rate, mean
-
-
-def panel(view: View, width: int, height: int) -> RenderableType:
-    """Draws a view in at most `width` columns and `height` lines.
-
-    Nothing wraps, and no number is cut in two: values that do not fit are left out."""
-    share = f"{100 * view.share:.0f} %"
-    if width < NARROWEST or height <= len(view.rows) + 3:
-        return Text(f"{share}{GAP}{view.time}{GAP}{view.title}", no_wrap=True, overflow="ellipsis")
-    width = min(width, WIDEST)
-    bar = Table.grid(padding=(0, len(GAP)), expand=True)
-    bar.add_column(ratio=1)
-    drawn = ProgressBar(1.0, view.share, complete_style="cyan", finished_style="green")
-    bar.add_row(drawn, Text(share), Text(view.time))
-    longest = max(len(label) for label, _ in view.rows)
-    room = width - FRAME - longest - len(GAP)
-    rows = [
-        Text.assemble((f"{label:{longest}}{GAP}", "dim"), _fitting(values, room))
-        for label, values in view.rows
-    ]
-    title = Text(view.title, "bold")
-    return Panel(
-        Group(bar, *rows), title=title, title_align="left", box=box.ROUNDED, border_style="cyan", width=width
-    )
-
-
-def _fitting(values: Sequence[str], room: int) -> str:
-    """The first of the values, as many as there is room for."""
-    for count in range(len(values), 0, -1):
-        text = GAP.join(values[:count]) + ("" if count == len(values) else f"{GAP}…")
-        if len(text) <= room:
-            return text
-    return "…"
 
 
 def sparkline(values: Sequence[float]) -> str:

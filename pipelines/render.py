@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines import graphics
-from pipelines.rundir import PICTURES, RECORDING, read_json, write_bytes, write_text
+from pipelines.files import read_json, write_bytes, write_text
+from pipelines.rundir import PICTURES, RECORDING
 from teacher.errors import FathomError, UsageError
 from teacher.rollout import Trajectories
 from teacher.spec import TaskSpec

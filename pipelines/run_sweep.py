@@ -1,28 +1,27 @@
-"""The stages of a study's runs, one run after another: a run in which one fails does not end the study."""
+"""The stages of a sweep's runs, one run after another: a run in which one fails does not end the sweep."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 import jax
 
 from pipelines import distributed, export_students, stages, train_students, train_teacher
 from pipelines.baselines import distill_with_baselines
-from pipelines.compare import compare_study
+from pipelines.compare import compare_sweep
 from pipelines.config import Request
+from pipelines.files import JSON, locked, write_json
 from pipelines.progress import Display, describe_duration
-from pipelines.rundir import RUNS, STUDY, Run, is_study, locked, run_path, write_json
+from pipelines.rundir import Run, is_sweep, run_path, sweeps
 from pipelines.runtime import Interrupted
-from pipelines.stages import stood_for
 from pipelines.summary import SweepSummary
 from pipelines.sweep import (
-    JSON,
     Member,
-    Study,
+    Sweep,
     combinations,
-    create_study,
+    create_sweep,
     parse_seeds,
     short,
     shown,
@@ -31,10 +30,10 @@ from pipelines.sweep import (
 from teacher import checkpoint
 from teacher.errors import Diverged, FathomError, UsageError
 
-OUT_OF_MEMORY = "out of memory"
+DIVERGED = "diverged"
 
 
-def requested_study(
+def requested_sweep(
     name: str | None,
     asked: Request,
     varied: Sequence[str],
@@ -43,12 +42,12 @@ def requested_study(
     *,
     resume: bool,
     trust: bool = False,
-) -> Study | None:
-    """Returns the study that `pipeline teacher` works in: new, or with `resume` the one that is there.
+) -> Sweep | None:
+    """Returns the sweep that `pipeline teacher` works in: new, or with `resume` the one that is there.
 
     `varied` are `group.field=value,value`, `seeds` is `0,1,2`. None if a single run is asked for.
     With `trust`, the copies of a task file that its runs keep are executed.
-    Raises: UsageError if a value is refused, or if the study was begun with others."""
+    Raises: UsageError if a value is refused, or if the sweep was begun with others."""
     if seed is not None and seeds is not None:
         raise UsageError(f"--seed {seed} and --seeds {seeds} are both given: leave out one of them")
     several = bool(varied) or seeds is not None
@@ -56,166 +55,149 @@ def requested_study(
     fields = [short(given.partition("=")[0].strip()) for given in varied]
     usual = "-".join([asked.base, *(fields or ["seeds"])]) if several else asked.base
     path = run_path(usual if name is None else name)
-    begun = resume and is_study(path)
+    begun = resume and is_sweep(path)
     if several or begun:
-        distributed.require_alone("a study")
+        distributed.require_alone("a sweep")
     if begun:
-        study = Study(path)
-        study.mend(Display().warn)
-        asked = stood_for(asked, study.all_runs, trust)
-        _require_same(study, asked, varied, chosen)
-        for member in study.members:
+        sweep = Sweep(path)
+        sweep.mend(Display().warn)
+        asked = stages.stood_for(asked, sweep.all_runs, trust)
+        _require_same(sweep, asked, varied, chosen)
+        for member in sweep.members:
             stages.check(member.run.config, trained=member.finished)
-        return study
+        return sweep
     if not several:
         return None
     if resume:
-        known = ", ".join(sorted(file.parent.name for file in RUNS.glob(f"*/{STUDY}"))) or "none"
-        raise UsageError(f"{path} is no study (studies here: {known})")
+        known = ", ".join(each.name for each in sweeps()) or "none"
+        raise UsageError(f"{path} is no sweep (sweeps here: {known})")
     made = combinations(asked.config, varied, asked.assigned)
     for _, combined in made:
         stages.check(combined)
-    return create_study(path, asked.config, asked.base, made, chosen or [0])
+    return create_sweep(path, asked.config, asked.base, made, chosen or [0])
 
 
-def _require_same(study: Study, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
-    """Refuses to go on with a study that was begun with other values."""
-    settings, begun = study.settings, f"{study.path} was begun with"
+def _require_same(sweep: Sweep, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
+    """Refuses to go on with a sweep that was begun with other values."""
+
+    def listed(vary: dict[str, Any]) -> str:
+        return " and ".join(f"{field}={','.join(map(shown, found))}" for field, found in vary.items())
+
+    settings, begun, remedy = sweep.settings, f"{sweep.path} was begun with", "or name another --run"
     if asked.preset not in (None, settings["preset"]):
-        raise UsageError(
-            f"{begun} preset {settings['preset']}; resume without --preset, or name another --run"
-        )
-    if told := asked.different(study.config):
+        raise UsageError(f"{begun} preset {settings['preset']}; resume without --preset, {remedy}")
+    if told := asked.different(sweep.config):
         raise UsageError(f"{begun} other settings: {told}")
-    asked_for: list[tuple[str, JSON, JSON]] = []
-    if seeds is not None:
-        asked_for.append(("seeds ", {"": list(seeds)}, {"": settings["seeds"]}))
+    pairs = [] if seeds is None else [(listed({"seeds": seeds}), listed({"seeds": settings["seeds"]}))]
     if varied:
-        vary = varied_values(made.values for made in combinations(study.config, varied, asked.assigned))
-        asked_for.append(("", vary, settings["vary"]))
-    for what, now, before in asked_for:
-        if now != before:
-            raise UsageError(
-                f"{begun} {what}{_listed(before)}, not {_listed(now)}; resume without them, "
-                "or name another --run"
-            )
+        now = varied_values(combinations(sweep.config, varied, asked.assigned))
+        pairs.append((listed(now), listed(settings["vary"]) or "no setting varied"))
+    for found, before in pairs:
+        if found != before:
+            raise UsageError(f"{begun} {before}, not {found}; resume without them, {remedy}")
 
 
-def _listed(vary: dict[str, Any]) -> str:
-    """`network.depth=4,8`; values alone where they have no name."""
-    texts = (f"{field}{'=' * bool(field)}{','.join(map(shown, values))}" for field, values in vary.items())
-    return " and ".join(texts) or "no setting varied"
-
-
-def train_study(study: Study) -> JSON:
+def train_sweep(sweep: Sweep) -> JSON:
     """Trains every run that has not ended yet; returns the summary.
 
-    A run that diverges or does not fit into the device's memory is recorded, and the next one begins.
     Taken up again, a run that diverged is left alone, for its seed would end there again; one that did
-    not fit is tried again, for the device may be another."""
-    members, display = study.members, Display()
-    failures = {name: found for name, found in study.failures.items() if found.get("state") != OUT_OF_MEMORY}
-    with locked(study.path):
-        for number, member in enumerate(members, 1):
-            if member.finished or member.name in failures:
-                continue
-            where, left = f"run {number} of {len(members)}: ", _time_left(members, failures)
-            display.say(f"{where}{member.title}{left}", "bold")
-            try:
-                with member.run.locked():
-                    train_teacher.teach(
-                        member.run, Display(f"{number}/{len(members)} {member.title}"), resume=True
-                    )
-            except Diverged as error:
-                failures[member.name] = {"state": "diverged", "error": str(error)}
-            except jax.errors.JaxRuntimeError as error:
-                failures[member.name] = {"state": OUT_OF_MEMORY, "error": _out_of_memory(error)}
-            if member.name in failures:
-                display.say(f"{where}{failures[member.name]['error']}", "red")
-            _write_summary(study, failures)
-        return _write_summary(study, failures)
+    not fit into the device's memory is tried again, for the device may be another."""
+
+    def work(run: Run, display: Display) -> None:
+        train_teacher.teach(run, display, resume=True)
+
+    return _carry_out(sweep, "teacher", work)
 
 
-def distill_study(
-    study: Study, *, baselines: str | None = None, resume: bool = False, seed: int | None = None
+def distill_sweep(
+    sweep: Sweep, *, baselines: str | None = None, resume: bool = False, seed: int | None = None
 ) -> JSON:
-    """Fits students to the teacher of every run that has finished; returns the study's summary.
+    """Fits students to the teacher of every run that has finished; returns the sweep's summary.
 
     With `resume`, runs whose students are done are kept. `baselines` as `distill_with_baselines` takes them.
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
-    begun = [member.name for member in study.members if (member.run.students / "checkpoints").exists()]
-    if begun and baselines is None and not resume:
+    if baselines is not None:
+        beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
+        return _carry_out(sweep, "distill", beside, resume=resume)
+    begun = [member.name for member in sweep.members if (member.run.students / "checkpoints").exists()]
+    if begun and not resume:
         raise UsageError(
-            f"{study.path} holds students already ({begun[0]}): add --resume, or begin a new study"
+            f"{sweep.path} holds students already ({begun[0]}): add --resume, or begin a new sweep"
         )
-    if baselines is None:
-        work = partial(train_students.distill, resume=resume, seed=seed)
-        return _carry_out(study, "distill", work, resume=resume, is_done=_is_distilled)
-    beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
-    return _carry_out(study, "distill", beside, resume=resume)
+    work = partial(train_students.distill, resume=resume, seed=seed)
+    return _carry_out(sweep, "distill", work, resume=resume, is_done=_is_distilled)
 
 
-def export_study(
-    study: Study, *, resume: bool = False, seed: int | None = None, sign: Path | None = None
+def export_sweep(
+    sweep: Sweep, *, resume: bool = False, seed: int | None = None, sign: Path | None = None
 ) -> JSON:
-    """Exports and judges the students of every run that has any; returns the study's summary.
+    """Exports and judges the students of every run that has any; returns the sweep's summary.
 
     Raises: FathomError if no run has."""
-    if not any(map(_is_distilled, study.members)):
-        raise FathomError(f"no run of {study.path} holds students: first comes pipeline distill {study.path}")
+    if not any(map(_is_distilled, sweep.members)):
+        raise FathomError(f"no run of {sweep.path} holds students: first comes pipeline distill {sweep.path}")
     work = partial(export_students.export, resume=resume, seed=seed, sign=sign)
-    return _carry_out(study, "export", work, resume=resume)
+    return _carry_out(sweep, "export", work, resume=resume)
 
 
 def _carry_out(
-    study: Study,
+    sweep: Sweep,
     stage: str,
     work: Callable[[Run, Display], object],
     *,
-    resume: bool,
+    resume: bool = False,
     is_done: Callable[[Member], bool] = lambda _: False,
 ) -> JSON:
-    """Does the work of a stage after the teacher in every run whose teacher has finished."""
-    display = Display()
-    with locked(study.path):
+    """Does the work of a stage in every run that has not ended it, of those after the teacher's in every run
+    whose teacher has finished; returns the summary. A run in which it fails is recorded."""
+    display, is_first = Display(), stage == "teacher"
+    with locked(sweep.path):
         if resume:
-            study.mend(display.warn)
-        study.write_changes()
-        members, failures = study.members, study.failures
+            sweep.mend(display.warn)
+        sweep.write_changes()
+        members, failures = sweep.members, sweep.failures
         for number, member in enumerate(members, 1):
-            if not member.finished:
+            known, failure = failures.get(member.name, {}), None
+            where = f"run {number} of {len(members)}: "
+            if is_first and (member.finished or known.get("state") == DIVERGED):
                 continue
-            where, error = f"run {number} of {len(members)}: ", None
+            if not is_first and not member.finished:
+                why = known.get("error", "its teacher has not finished training")
+                display.warn(f"left out {member.name}: {why}")
+                continue
             if resume and is_done(member):
                 display.say(f"{where}kept {member.run.students}")
             else:
-                display.say(f"{where}{member.title}", "bold")
-                error = _error_of(work, member, Display(f"{number}/{len(members)} {member.title}"))
-            if error is not None:
-                display.say(f"{where}{error}", "red")
+                left = _time_left(members, failures) if is_first else ""
+                display.say(f"{where}{member.title}{left}", "bold")
+                inner = Display(f"{number}/{len(members)} {member.title}")
+                failure = _failure(work, member, inner, Diverged if is_first else FathomError)
+            if failure:
+                display.say(f"{where}{failure['error']}", "red")
             # What became of the stage takes the place of what was known of it.
-            errors = failures.pop(member.name, {}).get("stage_errors", {}) | {stage: error}
-            if errors := {name: text for name, text in errors.items() if text is not None}:
-                failures[member.name] = {"stage_errors": errors}
-            _write_summary(study, failures)
-        for member in members:
-            if not member.finished:
-                why = failures.get(member.name, {}).get("error", "its teacher has not finished training")
-                display.warn(f"left out {member.name}: {why}")
-        return _write_summary(study, failures)
+            errors = known.get("stage_errors", {}) | {stage: failure and failure["error"]}
+            kept = {name: text for name, text in errors.items() if text}
+            failures[member.name] = (failure or {}) if is_first else {"stage_errors": kept} if kept else {}
+            _write_summary(sweep, failures)
+        return _write_summary(sweep, failures)
 
 
-def _error_of(work: Callable[[Run, Display], object], member: Member, display: Display) -> str | None:
-    """Does the work in a run; returns why it failed, if it did."""
+def _failure(
+    work: Callable[[Run, Display], object], member: Member, display: Display, caught: type[FathomError]
+) -> JSON | None:
+    """Does the work in a run; returns `state` and `error` if it failed in a way that is caught."""
     try:
         with member.run.locked():
             work(member.run, display)
     except Interrupted:
         raise
-    except FathomError as error:
-        return str(error)
+    except caught as error:
+        return {"state": DIVERGED, "error": str(error)}
     except jax.errors.JaxRuntimeError as error:
-        return _out_of_memory(error)
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        text = f"the device's memory is too small: {error}".splitlines()[0]
+        return {"state": "out of memory", "error": text}
     return None
 
 
@@ -226,24 +208,17 @@ def _is_distilled(member: Member) -> bool:
     return all("parameters" in known.get(s, {}) and bool(checkpoint.saves(run.students / s)) for s in sizes)
 
 
-def _write_summary(study: Study, failures: dict[str, JSON]) -> JSON:
-    checked = SweepSummary.model_validate(compare_study(study, failures))
+def _write_summary(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
+    checked = SweepSummary.model_validate(compare_sweep(sweep, failures))
     summary = checked.model_dump(mode="json", exclude_unset=True)
-    write_json(study.path / "summary.json", summary)
+    write_json(sweep.path / "summary.json", summary)
     return summary
 
 
-def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
-    """Returns what to say of this error; any other is raised again."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        raise error
-    return f"the device's memory is too small: {error}".splitlines()[0]
-
-
-def require_success(study: Study, summary: JSON, stage: str) -> None:
+def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
     """Raises FathomError naming the runs in which a stage failed, and those none of whose students passes."""
     failed, failing, lines = {}, {}, []
-    judged = stage == "export" and study.config.student.choose is None
+    judged = stage == "export" and sweep.config.student.choose is None
     for run in summary["runs"]:
         error = run.get("error") if stage == "teacher" else run.get("stage_errors", {}).get(stage)
         if error:
@@ -259,16 +234,11 @@ def require_success(study: Study, summary: JSON, stage: str) -> None:
 
 
 def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:
-    """`; about 5 min left`, judged by the runs that have finished; empty before the first has."""
+    """`; about 5 min left`: others take as long as those of the same values, or else the longest, so far."""
     finished = [member for member in members if member.finished]
-    if not finished:
-        return ""
-    untried, seconds = False, 0.0
-    for member in members:
-        if not member.finished and member.name not in failures:
-            alike = [other.seconds for other in finished if other.values == member.values]
-            untried |= not alike
-            expected = mean(alike) if alike else max(other.seconds for other in finished)
-            seconds += max(0.0, expected - member.seconds)
-    basis = ", if what is untried takes as long as the slowest so far" if untried else ""
-    return f"; about {describe_duration(seconds)} left{basis}"
+    seconds = 0.0
+    for member in (each for each in members if not each.finished and not failures.get(each.name)):
+        alike = [other.seconds for other in finished if other.values == member.values]
+        longest = max((other.seconds for other in finished), default=0.0)
+        seconds += max(0.0, fmean(alike or [longest]) - member.seconds)
+    return f"; about {describe_duration(seconds)} left" if finished else ""

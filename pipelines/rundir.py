@@ -14,41 +14,44 @@ report.html
 Files of a run are its own: one that holds a link out of it, or what is neither file nor folder, is refused.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import platform
-import pwd
-import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
-from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, cast
-from zipfile import BadZipFile
+from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from pipelines.config import Config, brief, validated
-from pipelines.runtime import Interrupted
+from pipelines.files import (
+    MENDED,
+    following_no_link,
+    locked,
+    new_folder,
+    parse_json,
+    read_json,
+    read_object,
+    require_own_files,
+    resolved,
+    set_aside_if_damaged,
+    waiting_lock,
+    write_bytes,
+    write_json,
+)
 from pipelines.summary import Summary, problem
 from teacher.errors import FathomError, UsageError
 
 JSON = dict[str, Any]
 
 RUNS = Path("runs")
-STUDY = "study.json"  # the file that makes a directory of runs a study
 RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
 TASK, HASHES = "task", "files.json"
-MENDED = "the command that writes it mends it with --resume"
 PACKAGES = (
     *("fathom-rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "mujoco", "mujoco-mjx", "brax"),
     *("numpy", "jax2onnx", "onnx", "onnxruntime"),
@@ -63,6 +66,11 @@ class Run:
 
     path: Path
     changed: Config | None = None
+
+    @property
+    def all_runs(self) -> list["Run"]:
+        """Itself, as a sweep has its runs."""
+        return [self]
 
     @property
     def checkpoints(self) -> Path:
@@ -102,8 +110,7 @@ class Run:
 
     def update_summary(self, values: JSON) -> None:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
-        with _opened(self.path / ".summary.lock") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with waiting_lock(self.path / ".summary.lock"):
             file = self.path / "summary.json"
             write_json(file, _checked_summary(file, _merged(self.summary, values)))
 
@@ -116,7 +123,7 @@ class Run:
         found = []
         for number, line in enumerate(self._metrics_lines(stage), 1):
             try:
-                found.append(_object(line))
+                found.append(parse_json(line))
             except ValueError as error:
                 file = self.path / stage / "metrics.jsonl"
                 raise FathomError(f"{file} is damaged in line {number}: {error}; {MENDED}") from error
@@ -143,7 +150,7 @@ class Run:
         kept = []
         for line in self._metrics_lines(stage)[:count]:
             with suppress(ValueError):
-                _object(line)
+                parse_json(line)
                 kept.append(line)
         if lost := count - len(kept):
             say(f"{file} was damaged: {lost} of {count} lines are lost")
@@ -173,15 +180,14 @@ class Run:
     @property
     def versions(self) -> dict[str, str]:
         """Of the packages when the run was made; empty where they are not known."""
-        file = self.path / "versions.json"
-        return read_versions(file) if file.exists() else {}
+        return _versions_of(self.path)
 
     def other_versions(self, stage: str) -> str:
         """Packages that the stage began with in other versions than today's, for people; may be empty."""
-        file, now = self.path / stage / "versions.json", versions()
-        before = read_versions(file) if file.exists() else now
-        pairs = {name: (before.get(name), version) for name, version in now.items()}
-        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old != new)
+        now = versions()
+        before = _versions_of(self.path / stage) or now
+        differ = {name: (before.get(name), found) for name, found in now.items() if before.get(name) != found}
+        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in differ.items())
 
     @property
     def is_there(self) -> bool:
@@ -201,12 +207,9 @@ class Run:
         folder, (file, _, made) = self.path / TASK, self.task.rpartition(":")
         remedy = f"name the file with --task path/to/{Path(file).name}:{made}"
         hashes = read_json(folder / HASHES, remedy)
-        for name, expected in hashes.items():
-            if not (folder / name).is_file() or _sha256(folder / name) != expected:
+        for name in {*hashes, *(str(each.relative_to(folder)) for each in folder.rglob("*.py"))}:
+            if not (folder / name).is_file() or _sha256(folder / name) != hashes.get(name):
                 raise FathomError(f"{folder / name} is missing or was altered since it was copied; {remedy}")
-        code = {name for name in hashes if name.endswith(".py")}
-        if code != {str(each.relative_to(folder)) for each in folder.rglob("*.py")}:
-            raise FathomError(f"{folder} holds other files than {HASHES} lists; {remedy}")
         kept = f"{folder / Path(file).name}:{made}"
         try:
             make_task(kept)
@@ -227,175 +230,99 @@ class Run:
 
 @contextmanager
 def understood(*paths: Path) -> Iterator[None]:
-    """Turns errors about values that this program does not write into one message.
-
-    Raises: FathomError that names the run, and what to do."""
+    """Turns errors about values that this program does not write into one FathomError that names the run."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise FathomError(
             f"{' or '.join(map(str, paths))}: summary.json or another file there does not hold what this "
-            f"program writes ({reason}); without summary.json, its stages write it anew with --resume; "
-            "--debug shows where it is read"
+            f"program writes ({type(error).__name__}: {error}); without summary.json, its stages write it "
+            "anew with --resume; --debug shows where it is read"
         ) from error
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a directory for this process; FathomError, naming its owner, if another process holds it.
-
-    Raises: Interrupted for a KeyboardInterrupt meanwhile; says how to go on."""
-    with _opened(folder / ".lock") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            owner = stream.read().decode(errors="replace") or "another process"
-            raise FathomError(f"{folder} is in use by {owner}") from None
-        try:
-            user = pwd.getpwuid(os.getuid()).pw_name
-        except KeyError:  # in a container, whose users have no names
-            user = f"user {os.getuid()}"
-        now = datetime.now().astimezone().isoformat(" ", "seconds")
-        try:
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} of {user} on {platform.node()}, since {now}".encode())
-        except OSError as error:
-            raise FathomError(f"cannot write {folder / '.lock'}: {error.strerror}") from error
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; what was finished is kept in {folder}: the same command with --resume goes on"
-            ) from None
-
-
-def _opened(file: Path) -> FileIO:
-    """A file to hold a lock on, written and read without a buffer."""
-    try:
-        return cast(FileIO, open(file, "ab+", buffering=0, opener=following_no_link))
-    except OSError as error:
-        raise FathomError(f"cannot write {file}: {error.strerror}") from error
-
-
 def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
-    """Creates a run directory with its settings; UsageError if the path exists already."""
+    """Creates a run directory with its settings, and a copy of the task's file and of what that imports.
+
+    Raises: UsageError if the path exists already."""
+    from teacher.tasks import is_file, task_files  # heavy
+
     with new_folder(path) as partial:
         settings = {"preset": preset, "seed": seed, "config": config.model_dump(mode="json")}
         write_json(partial / "config.json", settings)
         write_json(partial / "versions.json", versions())
-        _keep_task(partial, config.teacher.task.name)
+        hashes = {}
+        name = config.teacher.task.name
+        for relative, file in task_files(name).items() if is_file(name) else ():
+            copy = partial / TASK / relative
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(copy, file.read_bytes())
+            hashes[relative] = _sha256(copy)
+        if hashes:
+            write_json(partial / TASK / HASHES, hashes)
     return Run(path)
-
-
-def _keep_task(folder: Path, name: str) -> None:
-    """Copies the file of a task, and the modules beside it that it imported."""
-    from teacher.tasks import is_file, task_files  # heavy, and seldom needed
-
-    hashes = {}
-    for relative, file in task_files(name).items() if is_file(name) else ():
-        copy = folder / TASK / relative
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(copy, file.read_bytes())
-        hashes[relative] = _sha256(copy)
-    if hashes:
-        write_json(folder / TASK / HASHES, hashes)
 
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def following_no_link(name: str, flags: int) -> int:
-    """Opens a file for `open`; OSError where a link stands in place of a file to write."""
-    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
-
-
-def require_own_files(path: Path) -> None:
-    """Raises FathomError naming what in a run or study is a link out of it, or neither a file nor a folder.
-
-    Whoever packed it may have put that there, to have files read or written elsewhere."""
-    root = path.resolve()
-    if root.parent.name == "baselines":  # whose teacher is that of the run around them
-        root = root.parents[1]
-    for folder, folders, files in os.walk(path.resolve()):
-        for found in (Path(folder, name) for name in folders + files):
-            with suppress(FileNotFoundError):  # of another process that works in the run
-                kind = found.lstat().st_mode
-                if stat.S_ISLNK(kind) and not _resolved(found).is_relative_to(root):
-                    raise FathomError(f"{found} is a link out of {path}: remove it; nothing was opened")
-                if stat.S_IFMT(kind) not in (stat.S_IFLNK, stat.S_IFREG, stat.S_IFDIR):
-                    raise FathomError(f"{found} is no file and no folder: remove it; nothing was opened")
-
-
-def _resolved(link: Path) -> Path:
-    try:
-        return link.resolve()
-    except (OSError, RuntimeError):  # a circle
-        return Path(link.anchor)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a folder to fill, which then appears at `path` in one step; UsageError if that exists already."""
-    if path.exists():
-        raise UsageError(f"{path} exists and is never overwritten: add --resume, or name another --run")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(path)
-    except OSError as error:
-        raise FathomError(f"cannot create run {path}: {error.strerror}") from error
-
-
 def open_run(name: str | None) -> Run:
     """Opens the run of that path or name under runs/; without one, the only run there is.
 
     Raises: UsageError if there is no such run, or a choice between several."""
-    known = sorted(file.parent for kind in ("config.json", STUDY) for file in RUNS.glob(f"*/{kind}"))
+    known = sorted({*sweeps(), *(file.parent for file in RUNS.glob("*/config.json"))})
     if name is None:
-        if len(known) == 1 and not is_study(known[0]):
+        if len(known) == 1 and not is_sweep(known[0]):
             return open_run(str(known[0]))
-        listed = "".join(f"\n  {path}{' (a study)' if is_study(path) else ''}" for path in known)
+        listed = "".join(f"\n  {path}{' (a sweep)' * is_sweep(path)}" for path in known)
         raise UsageError(
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
         )
     path = run_path(name)
-    if is_study(path):
-        listed = "".join(f"\n  {path / entry['run']}" for entry in study_settings(path)["runs"])
-        raise UsageError(f"{path} is a study, not a run: name one of its runs{listed}")
+    if is_sweep(path):
+        listed = "".join(f"\n  {path / entry['run']}" for entry in sweep_settings(path)["runs"])
+        raise UsageError(f"{path} is a sweep, not a run: name one of its runs{listed}")
     is_stage = (path.parent / "config.json").is_file()
     if is_stage or not (path / "config.json").is_file():
-        listed = ", ".join(p.name for p in known) or "none"
+        listed = ", ".join(each.name for each in known) or "none"
         why = f"it is part of {path.parent}" if is_stage else "it has no config.json"
         raise UsageError(f"{path} is no run: {why} (runs here: {listed})")
     require_own_files(path)
     return Run(path)
 
 
-def is_study(path: Path) -> bool:
-    return (path / STUDY).is_file()
+def is_sweep(path: Path) -> bool:
+    return sweep_file(path).is_file()
 
 
-def study_settings(path: Path) -> JSON:
-    """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a study; FathomError for anything else."""
-    found = read_json(path / STUDY)
+def sweep_file(path: Path) -> Path:
+    """Returns what makes a directory of runs a sweep: of one made by an earlier version, study.json."""
+    earlier = path / "study.json"
+    return earlier if earlier.is_file() else path / "sweep.json"
+
+
+def sweeps() -> list[Path]:
+    return sorted(path for path in RUNS.glob("*") if is_sweep(path))
+
+
+def sweep_settings(path: Path) -> JSON:
+    """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a sweep; FathomError for anything else."""
+    file = sweep_file(path)
+    found = read_json(file)
     if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
-        raise FathomError(f"{path / STUDY} does not hold preset, config, vary, seeds and runs")
+        raise FathomError(f"{file} does not hold preset, config, vary, seeds and runs")
     require_own_files(path)
     for entry in found["runs"]:
-        if not _resolved(path / entry["run"]).is_relative_to(path.resolve()):
-            raise FathomError(f"{path / STUDY}: runs: {entry['run']!r} lies outside the study")
+        if not resolved(path / entry["run"]).is_relative_to(path.resolve()):
+            raise FathomError(f"{file}: runs: {entry['run']!r} lies outside the sweep")
     return found
 
 
 def run_path(name: str) -> Path:
     """Returns runs/arm for `arm`; anything with a separator, or that exists, is a path as it stands.
 
-    A run of a study may be named without runs/ too. Raises: UsageError for what can be no path."""
+    A run of a sweep may be named without runs/ too. Raises: UsageError for what can be no path."""
     if not name.strip():
         raise UsageError(f"a run is named {name!r}: write its directory, or a name under {RUNS}/")
     path = Path(name)
@@ -408,17 +335,14 @@ def run_path(name: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    return found | {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
-def read_json(file: Path, remedy: str | None = None) -> Any:
-    """Reads a JSON file; FathomError if it cannot be read, which says what the remedy is."""
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        advice = f"; {remedy}" if remedy else ""
-        raise FathomError(f"{file} cannot be read: {error}{advice}") from error
+def _versions_of(folder: Path) -> dict[str, str]:
+    """Reads versions by package; empty where there is no such file."""
+    file, remedy = folder / "versions.json", "it can be removed: the versions are then not known"
+    found = read_json(file, remedy, dict) if file.exists() else {}
+    return {name: str(each) for name, each in found.items()}
 
 
 def stored_config(settings: JSON, file: Path) -> Config:
@@ -427,23 +351,6 @@ def stored_config(settings: JSON, file: Path) -> Config:
         return validated(settings["config"], stored=True)
     except UsageError as error:
         raise FathomError(f"{file}: {error}") from error
-
-
-def read_versions(file: Path) -> dict[str, str]:
-    """Reads versions by package; FathomError if the file holds none."""
-    remedy = "it can be removed: the versions are then not known"
-    found = read_json(file, remedy)
-    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
-        raise FathomError(f"{file} does not hold versions by package; {remedy}")
-    return found
-
-
-def read_object(file: Path) -> JSON:
-    """Reads a JSON object that is made of other files; empty if it is not there yet."""
-    try:
-        return _object(file.read_bytes()) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise FathomError(f"{file} cannot be read: {error}; {MENDED}") from error
 
 
 def read_summary(file: Path) -> JSON:
@@ -456,62 +363,6 @@ def _checked_summary(file: Path, values: JSON) -> JSON:
         return Summary.model_validate(values).model_dump(mode="json", exclude_unset=True)
     except ValidationError as error:
         raise FathomError(f"{file} is damaged: {problem(error)}; {MENDED}") from error
-
-
-def set_aside_if_damaged(
-    file: Path, say: Callable[[str], None], read: Callable[[Path], object] = read_object
-) -> None:
-    """Renames what cannot be read, so that it can be made anew and is not lost; says so."""
-    try:
-        read(file)
-    except FathomError as error:
-        aside = file.with_name(f"damaged-{file.name}")
-        file.replace(aside)
-        say(f"{error}; set aside as {aside.name}")
-
-
-def _object(text: bytes) -> JSON:
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    return found
-
-
-def write_json(file: Path, value: Any) -> None:
-    write_text(file, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    write_bytes(file, text.encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Replaces the file in one step, so that no reader ever finds half of it."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with open(partial, "wb", opener=following_no_link) as stream:
-            stream.write(content)
-        partial.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise FathomError(f"cannot write {file}: {error.strerror}") from error
-
-
-def write_columns(file: Path, **columns: np.ndarray) -> None:
-    """Replaces the .npz in one step, as `write_text` does."""
-    stream = BytesIO()
-    np.savez_compressed(stream, **columns)  # type: ignore[arg-type]  # none is called allow_pickle
-    write_bytes(file, stream.getvalue())
-
-
-def read_columns(file: Path) -> dict[str, np.ndarray]:
-    """Reads an .npz; empty if there is none, another process is writing it, or it was damaged."""
-    try:
-        with np.load(file) as columns:
-            return dict(columns)
-    except (OSError, ValueError, BadZipFile):
-        return {}
 
 
 def _merged(old: JSON, new: JSON) -> JSON:

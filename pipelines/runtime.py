@@ -134,9 +134,7 @@ def quiet(everything: bool = False) -> Iterator[None]:
                 show: Any = warnings.showwarning
 
                 def showwarning(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
-                    # Silent about libraries, and about how this program uses them.
-                    outdated = issubclass(category, DeprecationWarning | FutureWarning)
-                    if not (_is_library(filename) or (outdated and _is_own(Path(filename).resolve()))):
+                    if not _is_hidden(filename, issubclass(category, DeprecationWarning | FutureWarning)):
                         show(message, category, filename, *rest, **named)
 
                 warnings.showwarning = showwarning
@@ -149,17 +147,16 @@ class _ToUser(logging.Handler):
     """Anybody's errors, and warnings of ours or of a user's task file."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR or not _is_library(record.pathname):
+        if record.levelno >= logging.ERROR or not _is_hidden(record.pathname):
             print(printable(f"{record.levelname.lower()}: {self.format(record)}"), file=sys.stderr)
 
 
-def _is_library(filename: str) -> bool:
+def _is_hidden(filename: str, outdated: bool = False) -> bool:
+    """Says whether a warning is of a library, or of how this program uses one."""
     file = Path(filename).resolve()
-    return not _is_own(file) and any(file.is_relative_to(folder) for folder in _LIBRARIES)
-
-
-def _is_own(file: Path) -> bool:
-    return any(file.is_relative_to(folder) for folder in _OWN)
+    if any(file.is_relative_to(folder) for folder in _OWN):
+        return outdated
+    return any(file.is_relative_to(folder) for folder in _LIBRARIES)
 
 
 class SaveTimer:

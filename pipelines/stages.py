@@ -5,7 +5,7 @@ Of a command line's request: a new run, one to go on with, or one whose later se
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -14,19 +14,13 @@ from export.controller import load as load_controller
 from export.targets import require_targets
 from pipelines import closed_loop
 from pipelines.closed_loop import controller_errors
-from pipelines.config import (
-    TEACHER_GROUPS,
-    Config,
-    ControlConfig,
-    Request,
-    differing,
-    preset,
-)
+from pipelines.config import TEACHER_GROUPS, Config, ControlConfig, Request, differing, preset
+from pipelines.files import require_own_files
 from pipelines.presets import DEFAULT
 from pipelines.progress import QUIET, Display
 from pipelines.render import keep
-from pipelines.rundir import Run, create_run, open_run, require_own_files
-from pipelines.sweep import Study
+from pipelines.rundir import Run, create_run, open_run
+from pipelines.sweep import Sweep
 from pipelines.tracking import require_trackers
 from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
@@ -42,6 +36,7 @@ from teacher.tasks.validation import require_same
 from teacher.train import load_teacher, reevaluate
 
 JSON = dict[str, Any]
+Target = TypeVar("Target", bound=Run | Sweep)
 
 
 def check(config: Config, *, trained: bool = False) -> None:
@@ -64,13 +59,14 @@ def check(config: Config, *, trained: bool = False) -> None:
     require_targets(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     student = config.student
-    for setting, episodes in (
-        ("evaluate.episodes", config.teacher.evaluate.episodes),
-        ("student.episodes", student.episodes),
-        ("student.robustness", student.robustness),
-        ("student.envs", student.envs),
-        ("control.episodes", config.control.episodes),
-    ):
+    simulated = {
+        "evaluate.episodes": config.teacher.evaluate.episodes,
+        "student.episodes": student.episodes,
+        "student.robustness": student.robustness,
+        "student.envs": student.envs,
+        "control.episodes": config.control.episodes,
+    }
+    for setting, episodes in simulated.items():
         require_episodes_fit(setting, episodes, task.spec)
     kept = student.rounds * student.envs * task.spec.episode_length
     row = label_bytes(task.spec, config.teacher.network.representation)
@@ -102,7 +98,7 @@ def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = Fals
             "resume without --preset and --seed, or name another --run"
         )
     before = begun.config
-    if told := asked.different(before, ("collect.total_steps",)):
+    if told := asked.different(before, "collect.total_steps"):
         raise UsageError(f"{path} was begun with other settings: {told}")
     target = begun if asked.on(before) == before else Run(path, asked.on(before))
     steps, had = (each.teacher.collect.total_steps for each in (target.config, before))
@@ -120,43 +116,27 @@ def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = Fals
     return target
 
 
-def changed_run(target: Run, asked: Request) -> Run:
-    """Returns the run with other settings for the stages after the teacher; nothing is written yet."""
-    made = Run(target.path, _after_teacher(target.config, asked))
-    _require_possible(made, target.config)
-    return target if made.config == target.config else made
+def changed(target: Target, asked: Request) -> Target:
+    """Returns a run or sweep with other settings for the stages after the teacher; nothing is written yet.
 
-
-def changed_study(study: Study, asked: Request) -> Study:
-    """Returns the study with other settings for the stages after the teacher; nothing is written yet.
-
-    Its runs have the study's settings for these stages, also where they had their own.
-    Raises: UsageError, as `changed_run` does for one of them."""
-    made = Study(study.path, _after_teacher(study.config, asked))
-    for before, after in zip(study.all_runs, made.all_runs, strict=True):
-        _require_possible(after, before.config)
-    return made
-
-
-def _after_teacher(before: Config, asked: Request) -> Config:
-    """Settings as asked for; UsageError if that would change those of the teacher."""
-    config = before
+    Runs of a sweep have its settings for these stages, also where they had their own.
+    Raises: UsageError for settings of the teacher, those that `check` refuses, and those that students which
+    are there already were not made with."""
+    before = config = target.config
     if asked.preset is not None:
         config = preset(asked.preset).model_copy(update={"teacher": before.teacher})
     config = asked.on(config)
-    changed = [name for name in differing(before, config) if name.partition(".")[0] in TEACHER_GROUPS]
-    if changed:
-        raise UsageError(f"{', '.join(changed)}: the teacher is trained; only later groups can be changed")
-    return config
-
-
-def _require_possible(run: Run, before: Config) -> None:
-    """Refuses settings that a run cannot have, or that students it already has were not made with."""
-    check(run.config, trained=True)
-    training = {f"student.{field}" for field in TRAINING_FIELDS}
-    names = ", ".join(field for field in differing(before, run.config) if field in training)
-    if names and (run.students / "checkpoints").exists():
-        raise UsageError(f"{names}: {run.path} holds students already, made with other values")
+    names = [name for name in differing(before, config) if name.partition(".")[0] in TEACHER_GROUPS]
+    if names:
+        raise UsageError(f"{', '.join(names)}: the teacher is trained; only later groups can be changed")
+    made = replace(target, changed=config)
+    for old, run in zip(target.all_runs, made.all_runs, strict=True):
+        check(run.config, trained=True)
+        training = {f"student.{field}" for field in TRAINING_FIELDS}
+        fields = ", ".join(name for name in differing(old.config, run.config) if name in training)
+        if fields and (run.students / "checkpoints").exists():
+            raise UsageError(f"{fields}: {run.path} holds students already, made with other values")
+    return target if isinstance(target, Run) and config == before else made
 
 
 def stand_for(runs: Iterable[Run], task: str | None, trust: bool) -> None:
@@ -190,7 +170,7 @@ def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
     if not trust and (task is None or not is_file(task) or not all(is_file(run.task) for run in runs)):
         return asked
     stand_for(runs, task, trust)
-    return replace(asked, assigned=tuple(each for each in asked.assigned if each.name != "task.name"))
+    return asked._replace(assigned=tuple(each for each in asked.assigned if each.name != "task.name"))
 
 
 def control(

@@ -3,14 +3,16 @@
 `docs/summary.md` is made of it: python -m pipelines.summary > docs/summary.md"""
 
 import inspect
-import re
 from collections.abc import Iterator
 from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-Interval = tuple[float, float]  # 95 %
+Number = float | None
+Count = int | None
+Text = str | None
+Interval = tuple[float, float] | None  # 95 %
 Json = dict[str, Any]
 
 
@@ -20,58 +22,43 @@ class Figures(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def described(text: str, default: Any = None) -> Any:
+def doc(text: str, default: Any = None) -> Any:
     return Field(default, description=text)
 
 
 class Retained(Figures):
     """What is kept of a teacher's time at goal."""
 
-    retention: float | None = described(
-        "time at goal over the teacher's. Absent when the teacher was at a goal so rarely that the "
-        "ratio has no "
-        "interval"
-    )
-    retention_interval: Interval | None = None
+    retention: Number = doc("time at goal over the teacher's; absent where that is too small for an interval")
+    retention_interval: Interval = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_two_ends(cls, values: Any) -> Any:
         """Reads the interval's ends from where earlier versions wrote them."""
         if isinstance(values, dict) and {"retention_low", "retention_high"} <= values.keys():
-            low, high = values["retention_low"], values["retention_high"]
-            rest = {
-                key: value for key, value in values.items() if not re.fullmatch("retention_(low|high)", key)
-            }
-            return {"retention_interval": (low, high)} | rest
+            values = dict(values)
+            values["retention_interval"] = values.pop("retention_low"), values.pop("retention_high")
         return values
 
 
 class Score(Figures):
     """A **score** is over `episodes` held-out starts and goals, the same for every policy of a task."""
 
-    episodes: int | None = described("number of held-out episodes")
-    layout: str | None = described(
-        "how goals were laid out: one of the task's layouts, `pipeline tasks` lists them. Scores of "
-        "different "
-        "layouts are of different tasks"
-    )
-    time_at_goal: float | None = described("share of an episode's steps within the task's success radius")
-    time_at_goal_interval: Interval | None = None
-    time_near_goal: float | None = described("share of an episode's steps within the easy radius")
-    time_near_goal_interval: Interval | None = None
-    success_final: float | None = described(
-        "share of episodes within the success radius at the last step; none that ended early"
-    )
-    success_final_interval: Interval | None = None
-    success_any: float | None = described("share of episodes within the success radius at any step")
-    success_any_interval: Interval | None = None
-    strict_final: float | None = described(
-        "share within the tighter radius (`fr3_reach`: 2 cm) at the last step"
-    )
-    strict_final_interval: Interval | None = None
-    final_distance: float | None = described("mean distance at the last step, in the goal's unit")
-    final_distance_interval: Interval | None = None
+    episodes: Count = doc("number of held-out episodes")
+    layout: Text = doc("how goals were laid out (`pipeline tasks`); scores of two layouts are of two tasks")
+    time_at_goal: Number = doc("share of an episode's steps within the task's success radius")
+    time_at_goal_interval: Interval = None
+    time_near_goal: Number = doc("share of an episode's steps within the easy radius")
+    time_near_goal_interval: Interval = None
+    success_final: Number = doc("share of episodes that end within the success radius, not early")
+    success_final_interval: Interval = None
+    success_any: Number = doc("share of episodes within the success radius at any step")
+    success_any_interval: Interval = None
+    strict_final: Number = doc("share within the tighter radius (`fr3_reach`: 2 cm) at the last step")
+    strict_final_interval: Interval = None
+    final_distance: Number = doc("mean distance at the last step, in the goal's unit")
+    final_distance_interval: Interval = None
 
 
 class MazeDistance(Figures):
@@ -86,74 +73,55 @@ class MazeDistance(Figures):
     first state in the maze's grid (NaN in walls), and of all pairs the `quartiles` of the critic's distance
     by the number of cells to walk, `steps`."""
 
-    states: int | None = described("number of states asked from")
-    cells: int | None = described("number of free cells asked for")
-    rank_correlation: float | None = described(
-        "Spearman's, of its distance and the number of cells to walk, over all pairs of a state and a cell"
-    )
-    rank_correlation_far: float | None = described(
-        "the same over pairs at least 8 cells apart. Near pairs are easy: there the straight line is "
-        "nearly right"
-    )
-    rank_correlation_straight: float | None = described(
-        "the first of the straight line in place of the critic"
-    )
-    rank_correlation_far_straight: float | None = described("the second of the straight line likewise")
+    states: Count = doc("number of states asked from")
+    cells: Count = doc("number of free cells asked for")
+    rank_correlation: Number = doc("Spearman's, of its distance and the cells to walk, over all pairs")
+    rank_correlation_far: Number = doc("the same over pairs at least 8 cells apart; near pairs are easy")
+    rank_correlation_straight: Number = doc("the first of the straight line in place of the critic")
+    rank_correlation_far_straight: Number = doc("the second of the straight line likewise")
 
 
 class TeacherFigures(Score):
     """The teacher's last evaluation, and what it took."""
 
-    depth: int | None = described("hidden layers of the actor")
-    width: int | None = described("width of the actor")
-    critic_depth: int | None = described("hidden layers of each encoder")
-    critic_width: int | None = described("width of the encoders")
-    env_steps: int | None = described("control steps over all environments")
-    wall_s: float | None = described("seconds of training, added up over resumptions")
-    ended_by: str | None = described(
-        "`collect.total_steps`, or `evaluate.until` where an evaluation reached that"
-    )
-    latency_us_p50: float | None = described("of one answer in JAX, where the students were exported")
-    share_of_reference: float | None = described(
-        "time at goal over that of the task's reference policy in the same episodes, where it states one"
-    )
-    share_of_reference_interval: Interval | None = None
-    maze_distance: MazeDistance | None = described("where the task states a maze")
+    depth: Count = doc("hidden layers of the actor")
+    width: Count = doc("width of the actor")
+    critic_depth: Count = doc("hidden layers of each encoder")
+    critic_width: Count = doc("width of the encoders")
+    env_steps: Count = doc("control steps over all environments")
+    wall_s: Number = doc("seconds of training, added up over resumptions")
+    ended_by: Text = doc("`collect.total_steps`, or `evaluate.until` where an evaluation reached that")
+    latency_us_p50: Number = doc("of one answer in JAX, where the students were exported")
+    share_of_reference: Number = doc("time at goal over that of the task's reference policy")
+    share_of_reference_interval: Interval = None
+    maze_distance: MazeDistance | None = doc("where the task states a maze")
 
 
 class CriticAgreement(Figures):
     """Agreement with the teacher's critic, in one state of each of up to 256 held-out episodes."""
 
-    spearman_actions: float | None = described(
-        "mean rank correlation of the distances to one goal, over 32 random actions in one state"
-    )
-    spearman_states: float | None = described("the same over all the states")
-    best_action: float | None = described("how often both find the same of these actions best")
-    top1: float | None = described("how often both find the same of the goals nearest")
-    gradient_cosine: float | None = described(
-        "mean cosine between the derivatives of the distance with respect to the action"
-    )
-    distance_error: float | None = described(
-        "mean absolute difference of the distances from all states to all goals"
-    )
-    distance_error_relative: float | None = described(
-        "the same in standard deviations of the teacher's distances"
-    )
+    spearman_actions: Number = doc("mean rank correlation of distances to a goal, over 32 actions")
+    spearman_states: Number = doc("the same over all the states")
+    best_action: Number = doc("how often both find the same of these actions best")
+    top1: Number = doc("how often both find the same of the goals nearest")
+    gradient_cosine: Number = doc("mean cosine between the distance's derivatives by the action")
+    distance_error: Number = doc("mean absolute difference of the distances from all states to all goals")
+    distance_error_relative: Number = doc("the same in standard deviations of the teacher's distances")
 
 
 class Decile(Figures):
     """Mean time at goal in a tenth of the episodes."""
 
-    student: float | None = described("the student's")
-    teacher: float | None = described("the teacher's")
-    difference_interval: Interval | None = described("of their difference, over pairs of episodes")
+    student: Number = doc("the student's")
+    teacher: Number = doc("the teacher's")
+    difference_interval: Interval = doc("of their difference, over pairs of episodes")
 
 
 class PolicyError(Figures):
     """Root mean square difference of an action's entries from the teacher's."""
 
-    teacher_states: float | None = described("on states of the teacher's held-out episodes")
-    own_states: float | None = described("on states of the student's own")
+    teacher_states: Number = doc("on states of the teacher's held-out episodes")
+    own_states: Number = doc("on states of the student's own")
 
 
 class Calibration(Figures):
@@ -161,29 +129,24 @@ class Calibration(Figures):
 
     Absent where hardly any state came to its goal."""
 
-    states: int | None = described("number of states")
-    horizon_s: float | None = described("seconds for which each was followed")
-    distance: list[float] | None = described("median of each of ten groups of states, ordered by distance")
-    seconds: list[list[float | None]] | None = described(
-        "quartiles of the time to the goal in each group (null: later or never)"
-    )
-    arrived: list[float] | None = described("share of each group that came to the goal")
-    rank_correlation: float | None = described("Spearman's, of distance and time")
-    rank_correlation_straight: float | None = described("the same of the plain distance to the goal")
+    states: Count = doc("number of states")
+    horizon_s: Number = doc("seconds for which each was followed")
+    distance: list[float] | None = doc("median of each of ten groups of states, ordered by distance")
+    seconds: list[list[float | None]] | None = doc("quartiles of the time to the goal in each (null: never)")
+    arrived: list[float] | None = doc("share of each group that came to the goal")
+    rank_correlation: Number = doc("Spearman's, of distance and time")
+    rank_correlation_straight: Number = doc("the same of the plain distance to the goal")
 
 
 class Condition(Retained):
     """Student and teacher under one harder condition, with the same starts, goals, noise and pushes."""
 
-    student: float | None = described("the student's mean time at goal")
-    student_interval: Interval | None = None
-    teacher: float | None = described("the teacher's")
-    teacher_interval: Interval | None = None
-    excess_drop: float | None = described(
-        "by how much more the student's time at goal fell than the teacher's, from `nominal` to this "
-        "condition"
-    )
-    excess_drop_interval: Interval | None = None
+    student: Number = doc("the student's mean time at goal")
+    student_interval: Interval = None
+    teacher: Number = doc("the teacher's")
+    teacher_interval: Interval = None
+    excess_drop: Number = doc("by how much more than the teacher's its time at goal fell from `nominal`")
+    excess_drop_interval: Interval = None
 
 
 class Robustness(Figures):
@@ -198,9 +161,9 @@ class Robustness(Figures):
     | `delay_1`, `delay_2`, `delay_3` | actions come late by that many control steps |
     | `goals_beyond` | goals just outside the training range, by up to a quarter of half its width |"""  # noqa: E501
 
-    episodes: int | None = described("episodes under each condition")
-    student_sha256: str | None = described("fingerprint of the student")
-    conditions: dict[str, Condition] | None = described("by name of the condition")
+    episodes: Count = doc("episodes under each condition")
+    student_sha256: Text = doc("fingerprint of the student")
+    conditions: dict[str, Condition] | None = doc("by name of the condition")
 
 
 class StudentFigures(Score, Retained):
@@ -209,52 +172,45 @@ class StudentFigures(Score, Retained):
     What it keeps is measured on the same episodes as its score; intervals are bootstraps over pairs of
     episodes."""
 
-    parameters: int | None = described("of the policy")
-    wall_s: float | None = described("seconds of distillation, of all sizes together")
-    labels: int | None = described("labels asked of the teacher, for all sizes together")
-    env_steps: int | None = described("control steps taken for them")
-    seed_kept: int | None = described("with several seeds (`student.seeds`): the one that is exported")
-    time_at_goal_of_seeds: list[float] | None = described("with several seeds: of each, on training starts")
-    teacher_time_at_goal: float | None = described("the teacher's in these episodes")
-    teacher_parameters: int | None = described("of the teacher's actor")
-    success_retention: float | None = described(
-        "`success_final` over the teacher's; absent as `retention` is"
+    parameters: Count = doc("of the policy")
+    wall_s: Number = doc("seconds of distillation, of all sizes together")
+    labels: Count = doc("labels asked of the teacher, for all sizes together")
+    env_steps: Count = doc("control steps taken for them")
+    seed_kept: Count = doc("with several seeds (`student.seeds`): the one that is exported")
+    time_at_goal_of_seeds: list[float] | None = doc("with several seeds: of each, on training starts")
+    teacher_time_at_goal: Number = doc("the teacher's in these episodes")
+    teacher_parameters: Count = doc("of the teacher's actor")
+    success_retention: Number = doc("`success_final` over the teacher's; absent as `retention` is")
+    success_retention_interval: Interval = None
+    final_distance_change: Number = doc("how much further from the goal the student ends, in the goal's unit")
+    final_distance_change_interval: Interval = None
+    hardest_decile: Decile | None = doc(
+        "the tenth of episodes in which the teacher's time at goal is shortest: by its luck as well as by "
+        "their difficulty, so that a faithful student may come out ahead"
     )
-    success_retention_interval: Interval | None = None
-    final_distance_change: float | None = described(
-        "how much further from the goal the student ends, in the goal's unit"
-    )
-    final_distance_change_interval: Interval | None = None
-    hardest_decile: Decile | None = described(
-        "the tenth of episodes that is hardest for the teacher (its time at goal is shortest there). "
-        "Chosen by the "
-        "teacher's luck as well as by difficulty, so that a faithful student may come out ahead"
-    )
-    worst_decile: Decile | None = described(
-        "each in its own worst tenth: it also shows goals that the student alone has lost"
-    )
-    policy_error: PolicyError | None = described("how far its actions are from the teacher's")
-    critic: CriticAgreement | None = described("how far its critic agrees with the teacher's")
-    calibration: Calibration | None = described("its critic's distance beside the time to the goal")
-    robustness: Robustness | None = described("of the selected student")
+    worst_decile: Decile | None = doc("each in its own worst tenth: also goals lost by the student alone")
+    policy_error: PolicyError | None = doc("how far its actions are from the teacher's")
+    critic: CriticAgreement | None = doc("how far its critic agrees with the teacher's")
+    calibration: Calibration | None = doc("its critic's distance beside the time to the goal")
+    robustness: Robustness | None = doc("of the selected student")
 
 
 class Latencies(Figures):
     """Microseconds of a computation on this machine, one thread."""
 
-    latency_us_p50: float | None = described("median")
-    latency_us_p99: float | None = described("99th percentile")
+    latency_us_p50: Number = doc("median")
+    latency_us_p99: Number = doc("99th percentile")
 
 
 class ExportFigures(Latencies):
     """A bundle, and how close ONNX Runtime comes to JAX; latencies are of `session.run` of `policy.onnx`."""
 
-    bundle: str | None = described("relative to the run")
-    student_sha256: str | None = described("fingerprint of the student")
-    parity_max_error: float | None = described("largest difference of an action's entry")
-    distance_max_error: float | None = described("largest difference of the critic's distance")
-    observations: int | None = described("number compared")
-    profiles: list[str] | None = described("controllers whose files it holds too")
+    bundle: Text = doc("relative to the run")
+    student_sha256: Text = doc("fingerprint of the student")
+    parity_max_error: Number = doc("largest difference of an action's entry")
+    distance_max_error: Number = doc("largest difference of the critic's distance")
+    observations: Count = doc("number compared")
+    profiles: list[str] | None = doc("controllers whose files it holds too")
 
 
 class ControlFigures(Score, Latencies):
@@ -262,41 +218,35 @@ class ControlFigures(Score, Latencies):
 
     Kept only for the run's own settings and held-out episodes."""
 
-    engine: str | None = described("the simulator")
-    steps: int | None = described("answers given")
-    latency_us_max: float | None = described("the longest answer, of robots asked one after the other")
-    missed_deadlines: int | None = described("answers later than the control period")
-    student_sha256: str | None = described("fingerprint of the student")
+    engine: Text = doc("the simulator")
+    steps: Count = doc("answers given")
+    latency_us_max: Number = doc("the longest answer, of robots asked one after the other")
+    missed_deadlines: Count = doc("answers later than the control period")
+    student_sha256: Text = doc("fingerprint of the student")
 
 
 class RobotFigures(Latencies):
     """The last `pipeline control --robot`; latencies are from reading to writing."""
 
-    robot: str | None = described("`fr3`, or `fr3-sim`, the simulated one")
-    goals: int | None = described("number of goals, one after another")
-    reached: int | None = described("those within the success radius when their time was over")
-    worst_distance_m: float | None = described("of the ends")
-    mean_distance_m: float | None = described("of the ends")
-    distances_m: list[float] | None = described("of each end")
-    tool_m: list[float] | None = described(
-        "the point that came to the goals, from the flange, where not the flange"
-    )
-    steps: int | None = described("control periods")
-    held: int | None = described("those in which the robot was held for want of a fresh reading")
-    missed_deadlines: int | None = described("periods that were over before the command was sent")
-    latency_us_max: float | None = described("the longest")
-    student_sha256: str | None = described("fingerprint of the student")
-    limit_violations: int | None = described(
-        "states beyond a limit; null for a real robot, which keeps no log"
-    )
-    violations: dict[str, int] | None = described("by kind of limit, of a simulated robot, as the rest")
-    states: int | None = described("one a millisecond")
-    late_packets: int | None = described("states in motion without a new command")
-    largest_acceleration: float | None = described("rad/s², of commands")
-    largest_acceleration_delivered: float | None = described(
-        "rad/s², from one state to the next, late packets and all"
-    )
-    largest_velocity_share: float | None = described("of the velocity limit")
+    robot: Text = doc("`fr3`, or `fr3-sim`, the simulated one")
+    goals: Count = doc("number of goals, one after another")
+    reached: Count = doc("those within the success radius when their time was over")
+    worst_distance_m: Number = doc("of the ends")
+    mean_distance_m: Number = doc("of the ends")
+    distances_m: list[float] | None = doc("of each end")
+    tool_m: list[float] | None = doc("the point that came to the goals, from the flange, if not that")
+    steps: Count = doc("control periods")
+    held: Count = doc("those in which the robot was held for want of a fresh reading")
+    missed_deadlines: Count = doc("periods that were over before the command was sent")
+    latency_us_max: Number = doc("the longest")
+    student_sha256: Text = doc("fingerprint of the student")
+    limit_violations: Count = doc("states beyond a limit; null for a real robot, which keeps no log")
+    violations: dict[str, int] | None = doc("by kind of limit, of a simulated robot, as the rest")
+    states: Count = doc("one a millisecond")
+    late_packets: Count = doc("states in motion without a new command")
+    largest_acceleration: Number = doc("rad/s², of commands")
+    largest_acceleration_delivered: Number = doc("rad/s², from one state to the next, late packets and all")
+    largest_velocity_share: Number = doc("of the velocity limit")
 
 
 class BaselineFigures(Score, Retained):
@@ -308,18 +258,16 @@ class BaselineFigures(Score, Retained):
     `teacher.wall_s`, but never shorter than `direct`, which it brings), `shallow_actor` (that actor beside
     encoders as deep as the teacher's), `cloning` and `dagger`."""
 
-    size: str | None = described("of the student that it is compared with")
-    parameters: int | None = described("of its policy; of a residual one more than of the student's")
-    student_parameters: int | None = described("of the student's policy")
-    env_steps: int | None = described("control steps over all environments")
-    labels: int | None = described("labels asked of the teacher, where there are any")
-    wall_s: float | None = described("seconds of training")
-    student_gain: float | None = described(
-        "by how much longer the distilled student of this size is at its goals"
-    )
-    student_gain_interval: Interval | None = None
-    teacher_sha256: str | None = described("fingerprint of the teacher")
-    student_sha256: str | None = described("fingerprint of the student")
+    size: Text = doc("of the student that it is compared with")
+    parameters: Count = doc("of its policy; of a residual one more than of the student's")
+    student_parameters: Count = doc("of the student's policy")
+    env_steps: Count = doc("control steps over all environments")
+    labels: Count = doc("labels asked of the teacher, where there are any")
+    wall_s: Number = doc("seconds of training")
+    student_gain: Number = doc("by how much longer the distilled student of this size is at its goals")
+    student_gain_interval: Interval = None
+    teacher_sha256: Text = doc("fingerprint of the teacher")
+    student_sha256: Text = doc("fingerprint of the student")
 
 
 class Summary(Figures):
@@ -329,29 +277,26 @@ class Summary(Figures):
     A figure that was not computed is absent, never zero. Every mean or share `key` over episodes has its 95 %
     interval beside it as `key_interval: [low, high]` (Wilson for shares, bootstrap for means)."""
 
-    task: str | None = described("what was learned")
-    engine: str | None = described("the simulator it was learned in")
-    seed: int | None = described("the run's")
-    wall_s: float | None = described("seconds of `pipeline run`, added up over resumptions")
-    teacher: TeacherFigures | None = described("the teacher")
-    reference: Score | None = described(
+    task: Text = doc("what was learned")
+    engine: Text = doc("the simulator it was learned in")
+    seed: Count = doc("the run's")
+    wall_s: Number = doc("seconds of `pipeline run`, added up over resumptions")
+    teacher: TeacherFigures | None = doc("the teacher")
+    reference: Score | None = doc(
         "a score of the task's reference policy, a controller that knows the task, on the teacher's held-out "
-        "episodes: what can be reached there. Absent where the task states none "
-        "([own-task.md](own-task.md#what-is-known-of-the-task))"
+        "episodes; absent where it states none ([own-task.md](own-task.md#what-is-known-of-the-task))"
     )
-    students: dict[str, StudentFigures] = described("by size", {})
-    selected: str | None = described(
-        "the smallest student whose retention's lower bound reaches `student.retention`, or the one that "
-        "`student.choose` names; if none reaches it, the one longest at its goals"
+    students: dict[str, StudentFigures] = doc("by size", {})
+    selected: Text = doc(
+        "the smallest student whose retention's lower bound reaches `student.retention`, the one that "
+        "`student.choose` names, or, if none reaches it, the one longest at its goals"
     )
-    selected_passes: bool | None = described("whether its lower bound reaches it")
-    selected_because: str | None = described(
-        "the reason in words, which also says what limits students that keep too little, and the next step"
-    )
-    export: dict[str, ExportFigures] = described("by size", {})
-    control: dict[str, ControlFigures] = described("by size", {})
-    robot: dict[str, RobotFigures] = described("by size", {})
-    baselines: dict[str, BaselineFigures] = described("by name", {})
+    selected_passes: bool | None = doc("whether its lower bound reaches it")
+    selected_because: Text = doc("the reason in words, and what limits students that keep too little")
+    export: dict[str, ExportFigures] = doc("by size", {})
+    control: dict[str, ControlFigures] = doc("by size", {})
+    robot: dict[str, RobotFigures] = doc("by size", {})
+    baselines: dict[str, BaselineFigures] = doc("by name", {})
 
     @model_validator(mode="after")
     def _selected_is_a_student(self) -> Self:
@@ -365,29 +310,24 @@ class Summary(Figures):
 class Parameters(Figures):
     """Numbers of parameters."""
 
-    actor: int = described("of the actor")
-    critic: int = described("of both encoders together")
+    actor: int = doc("of the actor")
+    critic: int = doc("of both encoders together")
 
 
 class SweepRun(Summary):
     """One run of a sweep: its own `summary.json`, and how it stands."""
 
-    run: str = described("its directory within the sweep")
-    values: Json = described("of the varied settings")
-    state: str = described("`finished`, `diverged`, `out of memory`, `unfinished` (stopped) or `not begun`")
-    error: str | None = described("why it has no score; only if it diverged or did not fit into memory")
-    stage_errors: dict[str, str] | None = described(
-        "why `distill` or `export` failed in this run, by the name of the stage; absent where none "
-        "did. That no "
-        "student keeps enough is no failure of the stage: `selected_passes` and `selected_because` say it"
+    run: str = doc("its directory within the sweep")
+    values: Json = doc("of the varied settings")
+    state: str = doc("`finished`, `diverged`, `out of memory`, `unfinished` (stopped) or `not begun`")
+    error: Text = doc("why it has no score; only if it diverged or did not fit into memory")
+    stage_errors: dict[str, str] | None = doc(
+        "why `distill` or `export` failed in this run, by stage; that no student keeps enough is no failure "
+        "(`selected_passes`, `selected_because`)"
     )
-    iteration: int | None = described("the last one")
-    env_steps_per_s: float | None = described(
-        "control steps a second with their updates, in the median iteration, which holds neither "
-        "compilation nor "
-        "evaluation"
-    )
-    parameters: Parameters = described("numbers of parameters")
+    iteration: Count = doc("the last one")
+    env_steps_per_s: Number = doc("control steps a second with their updates, in the median iteration")
+    parameters: Parameters = doc("numbers of parameters")
 
 
 class Combination(Score):
@@ -396,17 +336,17 @@ class Combination(Score):
     `key_interval` is the 95 % interval of the mean over seeds (Student's t, kept within what is possible). It
     is absent for one seed and where all seeds agree exactly: there is no spread to estimate it from."""
 
-    values: Json = described("of the varied settings")
-    seeds: list[int] = described("of the runs that finished")
-    parameters: Parameters = described("numbers of parameters")
-    share_of_reference: float | None = described("of the teacher")
-    share_of_reference_interval: Interval | None = None
-    rank_correlation: float | None = described("of `teacher.maze_distance`")
-    rank_correlation_interval: Interval | None = None
-    rank_correlation_far: float | None = described("likewise")
-    rank_correlation_far_interval: Interval | None = None
-    wall_s: float | None = described("seconds of training")
-    env_steps_per_s: float | None = described("as in `runs`")
+    values: Json = doc("of the varied settings")
+    seeds: list[int] = doc("of the runs that finished")
+    parameters: Parameters = doc("numbers of parameters")
+    share_of_reference: Number = doc("of the teacher")
+    share_of_reference_interval: Interval = None
+    rank_correlation: Number = doc("of `teacher.maze_distance`")
+    rank_correlation_interval: Interval = None
+    rank_correlation_far: Number = doc("likewise")
+    rank_correlation_far_interval: Interval = None
+    wall_s: Number = doc("seconds of training")
+    env_steps_per_s: Number = doc("as in `runs`")
 
 
 class SweepStudents(Figures):
@@ -414,32 +354,32 @@ class SweepStudents(Figures):
 
     Intervals are over seeds. A mean is absent if one of the runs lacks the figure."""
 
-    values: Json = described("of the varied settings")
-    size: str = described("of the students")
-    seeds: list[int] = described("of these runs")
-    parameters: int | None = described("of the policy")
-    episodes: int | None = described("episodes in each run")
-    time_at_goal: float | None = described("the student's")
-    time_at_goal_interval: Interval | None = None
-    retention: float | None = described("mean of the runs' retentions")
-    retention_interval: Interval | None = None
-    teacher_time_at_goal: float | None = described("its teacher's in the same episodes")
-    teacher_time_at_goal_interval: Interval | None = None
+    values: Json = doc("of the varied settings")
+    size: str = doc("of the students")
+    seeds: list[int] = doc("of these runs")
+    parameters: Count = doc("of the policy")
+    episodes: Count = doc("episodes in each run")
+    time_at_goal: Number = doc("the student's")
+    time_at_goal_interval: Interval = None
+    retention: Number = doc("mean of the runs' retentions")
+    retention_interval: Interval = None
+    teacher_time_at_goal: Number = doc("its teacher's in the same episodes")
+    teacher_time_at_goal_interval: Interval = None
 
 
 class SweepSummary(Figures):
     """`summary.json` of a sweep.
 
     `pipeline teacher` with `--depths`, `--vary` or `--seeds` writes it, and `--json` prints it; so do
-    `pipeline distill` and `pipeline export` of a sweep. `study.json` beside it holds what was asked for."""
+    `pipeline distill` and `pipeline export` of a sweep. `sweep.json` beside it holds what was asked for."""
 
-    preset: str = described("shared by all runs")
-    vary: dict[str, list[Any]] = described("the values of each varied setting, by `group.field`")
-    seeds: list[int] = described("every run's seed")
-    wall_s: float = described("seconds of all runs together")
-    runs: list[SweepRun] = described("one object a run, in the order of training")
-    combinations: list[Combination] = described("one object a combination of values")
-    students: list[SweepStudents] = described("one object a combination of values and a size of student", [])
+    preset: str = doc("shared by all runs")
+    vary: dict[str, list[Any]] = doc("the values of each varied setting, by `group.field`")
+    seeds: list[int] = doc("every run's seed")
+    wall_s: float = doc("seconds of all runs together")
+    runs: list[SweepRun] = doc("one object a run, in the order of training")
+    combinations: list[Combination] = doc("one object a combination of values")
+    students: list[SweepStudents] = doc("one object a combination of values and a size of student", [])
 
 
 def problem(error: ValidationError) -> str:

@@ -1,6 +1,6 @@
-"""A study: a directory of ordinary teacher runs that differ in a few settings and in the seed.
+"""A sweep: a directory of ordinary teacher runs that differ in a few settings and in the seed.
 
-study.json        shared settings, what varies, and the runs in the order in which they are trained
+sweep.json        shared settings, what varies, and the runs in the order in which they are trained
 summary.json      the figures of every run that has ended, and of students over the seeds
 depth-4/seed-0/   a run, as `pipeline teacher` makes it
 report.html
@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.config import TEACHER_GROUPS, Change, Config, groups, with_values
+from pipelines.files import new_folder, read_object, set_aside_if_damaged, write_json
 from pipelines.rundir import (
     RUNS,
-    STUDY,
     Run,
     create_run,
-    is_study,
-    new_folder,
-    read_object,
+    is_sweep,
     run_path,
-    set_aside_if_damaged,
     stored_config,
-    study_settings,
-    write_json,
+    sweep_file,
+    sweep_settings,
+    sweeps,
 )
 from teacher.errors import UsageError, unknown_name
 
@@ -50,10 +48,9 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Chang
     `assigned` is what --set has brought into `config`. Without `varied` there is one combination.
     Raises: UsageError naming the field, what was found and what is allowed, for all of them at once."""
     texts = _texts(varied, {change.name for change in assigned})
-    rows = list(itertools.product(*texts.values()))
     made: list[Combination] = []
     problems: dict[str, None] = {}
-    for row in rows:
+    for row in itertools.product(*texts.values()):
         try:
             combined = with_values(
                 config, [f"{field}={text}" for field, text in zip(texts, row, strict=True)]
@@ -66,13 +63,9 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Chang
         made.append(Combination(values, combined))
     if problems:
         raise UsageError("\n".join(problems))
-    # Two runs of the same settings would look like two findings.
-    for position, (field, given) in enumerate(texts.items()):
-        value_of = {row[position]: each.values[field] for row, each in zip(rows, made, strict=True)}
-        values_given = [value_of[text] for text in given]
-        for i, text in enumerate(given):
-            if values_given[i] in values_given[:i]:
-                raise UsageError(f"{field}={','.join(given)}: {text} is given twice")
+    for i, (values, _) in enumerate(made):  # two runs of the same settings would look like two findings
+        if any(values == other.values for other in made[:i]):
+            raise UsageError(f"{described(values)} is given twice")
     networks = [each.config.teacher.network for each in made]
     if "network.depth" in texts and any(each.actor_depth and each.critic_depth for each in networks):
         raise UsageError(
@@ -82,14 +75,9 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Chang
     return made
 
 
-def varied_values(made: Iterable[Values]) -> dict[str, list[Any]]:
+def varied_values(made: Sequence[Combination]) -> dict[str, list[Any]]:
     """Returns each varied setting's values, in the order of the combinations."""
-    found: dict[str, list[Any]] = {}
-    for values in made:
-        for field, value in values.items():
-            if value not in found.setdefault(field, []):
-                found[field].append(value)
-    return found
+    return {field: list(dict.fromkeys(each.values[field] for each in made)) for field in made[0].values}
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -143,9 +131,9 @@ def _texts(varied: Sequence[str], set_: set[str]) -> dict[str, list[str]]:
 
 
 class Member(NamedTuple):
-    """One run of a study."""
+    """One run of a sweep."""
 
-    name: str  # its directory within the study
+    name: str  # its directory within the sweep
     values: Values
     seed: int
     run: Run
@@ -166,8 +154,8 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Study:
-    """An existing study directory.
+class Sweep:
+    """An existing sweep directory.
 
     `changed` holds other shared settings, for the stages after the teacher, which all runs then take on."""
 
@@ -177,12 +165,12 @@ class Study:
     @property
     def settings(self) -> JSON:
         """`preset`, `config`, `vary` (values of each setting), `seeds` and `runs` (as they are ordered)."""
-        return study_settings(self.path)
+        return sweep_settings(self.path)
 
     @property
     def config(self) -> Config:
-        """The settings that all runs share; the varied ones hold what they would without the study."""
-        return self.changed or stored_config(self.settings, self.path / STUDY)
+        """The settings that all runs share; the varied ones hold what they would without the sweep."""
+        return self.changed or stored_config(self.settings, sweep_file(self.path))
 
     @property
     def members(self) -> list[Member]:
@@ -216,7 +204,9 @@ class Study:
     def write_changes(self) -> None:
         """Writes `changed` where `config` is read; each run takes it on when a stage of it begins."""
         if self.changed is not None:
-            write_json(self.path / STUDY, self.settings | {"config": self.changed.model_dump(mode="json")})
+            write_json(
+                sweep_file(self.path), self.settings | {"config": self.changed.model_dump(mode="json")}
+            )
 
     def mend(self, say: Callable[[str], None]) -> None:
         """Sets damaged summaries aside: they are made of what the runs hold."""
@@ -225,12 +215,12 @@ class Study:
         set_aside_if_damaged(self.path / "summary.json", say)
 
 
-def create_study(
+def create_sweep(
     path: Path, config: Config, preset: str, made: Sequence[Combination], seeds: Sequence[int]
-) -> Study:
-    """Creates a study with all its runs, none of them begun; UsageError if the path exists already.
+) -> Sweep:
+    """Creates a sweep with all its runs, none of them begun; UsageError if the path exists already.
 
-    One seed of every combination comes before the next seed, so that half a study compares them all."""
+    One seed of every combination comes before the next seed, so that half a sweep compares them all."""
     runs = []
     with new_folder(path) as partial:
         for seed, (values, combined) in itertools.product(seeds, made):
@@ -240,18 +230,18 @@ def create_study(
         settings = {
             "preset": preset,
             "config": config.model_dump(mode="json"),
-            "vary": varied_values(values for values, _ in made),
+            "vary": varied_values(made),
             "seeds": list(seeds),
             "runs": runs,
         }
-        write_json(partial / STUDY, settings)
-    return Study(path)
+        write_json(sweep_file(partial), settings)
+    return Sweep(path)
 
 
-def find_study(name: str | None) -> Study | None:
-    """Opens the study of that path or name under runs/; without one, the only study where there is no run."""
+def find_sweep(name: str | None) -> Sweep | None:
+    """Opens the sweep of that path or name under runs/; without one, the only sweep where there is no run."""
     if name is not None:
         path = run_path(name)
-        return Study(path) if is_study(path) else None
-    studies = [file.parent for file in RUNS.glob(f"*/{STUDY}")]
-    return Study(studies[0]) if len(studies) == 1 and not any(RUNS.glob("*/config.json")) else None
+        return Sweep(path) if is_sweep(path) else None
+    found = sweeps()
+    return Sweep(found[0]) if len(found) == 1 and not any(RUNS.glob("*/config.json")) else None

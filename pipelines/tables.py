@@ -9,6 +9,7 @@ from rich.text import Text
 from pipelines.sweep import described
 
 JSON = dict[str, Any]
+SCORES = ("success_final", "time_at_goal", "retention")
 
 
 def summary(figures: JSON) -> Group:
@@ -18,7 +19,7 @@ def summary(figures: JSON) -> Group:
     for name in ("teacher", "reference"):
         if found := figures.get(name):
             size = f"depth {found['depth']}" if name == "teacher" else "knows the task"
-            table.add_row(name, size, *(_figure(found, key) for key in ("success_final", "time_at_goal")))
+            table.add_row(name, size, *_figures(found, "success_final", "time_at_goal"))
     for name, student in figures.get("students", {}).items():
         exported = figures.get("export", {}).get(name, {})
         robot = figures.get("control", {}).get(name, {})
@@ -26,10 +27,8 @@ def summary(figures: JSON) -> Group:
         table.add_row(
             f"{name} *" if name == figures.get("selected") else name,
             f"{student['parameters']:,}" + (f"\n{exported['latency_us_p50']:.1f} µs" if exported else ""),
-            _figure(student, "success_final"),
-            _figure(student, "time_at_goal"),
-            _retention(student),
-            _figure(robot, "success_final"),
+            *_figures(student, *SCORES),
+            *_figures(robot, "success_final"),
         )
     mark = "* selected" + ("" if figures.get("selected_passes", True) else ", though it may keep too little")
     notes = [mark, "95 % intervals below each figure"]
@@ -38,30 +37,26 @@ def summary(figures: JSON) -> Group:
     return Group(table, "; ".join(notes))
 
 
-def study(figures: JSON) -> Group:
-    """Shows a study's summary, one row a combination of the varied values."""
-    scores = (Column(name, min_width=11) for name in ("success", "at goal"))
-    table = Table("values", "parameters", *scores, "seconds", "steps/s", "runs")
+def sweep(figures: JSON) -> Group:
+    """Shows a sweep's summary, one row a combination of the varied values."""
+    table = Table("values", "parameters", *_wide("success", "at goal"), "seconds", "steps/s", "runs")
     for row in figures["combinations"]:
         planned = sum(run["values"] == row["values"] for run in figures["runs"])
         table.add_row(
             described(row["values"]) or figures["preset"],
             f"{sum(row['parameters'].values()):,}",
-            _figure(row, "success_final"),
-            _figure(row, "time_at_goal"),
+            *_figures(row, "success_final", "time_at_goal"),
             *(f"{row[key]:,.0f}" if key in row else "" for key in ("wall_s", "env_steps_per_s")),
             f"{len(row['seeds'])}/{planned}",
         )
-    one = len(figures["seeds"]) == 1
-    notes = [
-        "one seed: no intervals, differences may be chance" if one else "means; 95 % intervals over seeds"
-    ]
-    notes += [f"{figures['wall_s']:,.0f} s in all"]
-    return Group(table, "; ".join(notes))
+    note = "means; 95 % intervals over seeds"
+    if len(figures["seeds"]) == 1:
+        note = "one seed: no intervals, differences may be chance"
+    return Group(table, f"{note}; {figures['wall_s']:,.0f} s in all")
 
 
-def study_students(figures: JSON) -> Table:
-    """Shows a study's students: one row a combination of the varied values and a size of student.
+def sweep_students(figures: JSON) -> Table:
+    """Shows a sweep's students: one row a combination of the varied values and a size of student.
 
     As long as no student has been judged: one row a run, with the students that it has."""
     if not figures["students"]:
@@ -71,41 +66,34 @@ def study_students(figures: JSON) -> Table:
             seconds = max((student["wall_s"] for student in found.values()), default=None)
             table.add_row(run["run"], ", ".join(found), "" if seconds is None else f"{seconds:,.0f}")
         return table
-    scores = (Column(name, min_width=11) for name in ("at goal", "retention", "teacher"))
-    table = Table("teacher's values", "size", *scores, "seeds")
+    table = Table("teacher's values", "size", *_wide("at goal", "retention", "teacher"), "seeds")
     for row in figures["students"]:
-        keys = ("time_at_goal", "retention", "teacher_time_at_goal")
-        table.add_row(
-            described(row["values"]) or figures["preset"],
-            row["size"],
-            *(_figure(row, key) for key in keys),
-            str(len(row["seeds"])),
-        )
+        values = described(row["values"]) or figures["preset"]
+        scores = _figures(row, "time_at_goal", "retention", "teacher_time_at_goal")
+        table.add_row(values, row["size"], *scores, str(len(row["seeds"])))
     table.caption = "at goal, teacher: time at goal in the same episodes; means, 95 % intervals over seeds"
     return table
 
 
 def side_by_side(figures: JSON) -> Group:
     """Shows what `pipelines.compare.compare_runs` gives: one column a run, one row a figure."""
-    runs = figures["runs"]
-    table = Table("", *runs)
+    table = Table("", *figures["runs"])
     for field, values in figures["settings"].items():
         table.add_row(field, *("" if value is None else str(value) for value in values))
     table.add_section()
-    summaries = [each["summary"] for each in runs.values()]
+    summaries = [each["summary"] for each in figures["runs"].values()]
     selected = [each.get("selected", "") for each in summaries]
-    teachers = [each.get("teacher", {}) for each in summaries]
-    students, files, control = (
-        [each.get(stage, {}).get(size, {}) for each, size in zip(summaries, selected, strict=True)]
-        for stage in ("students", "export", "control")
-    )
-    for who, found in (("teacher", teachers), ("student", students), ("controller", control)):
+    found = {"teacher": [each.get("teacher", {}) for each in summaries]}
+    for who, stage in (("student", "students"), ("file", "export"), ("controller", "control")):
+        pairs = zip(summaries, selected, strict=True)
+        found[who] = [each.get(stage, {}).get(size, {}) for each, size in pairs]
+    for who in ("teacher", "student", "controller"):
         for key, name in (("success_final", "success"), ("time_at_goal", "time at goal")):
-            table.add_row(f"{who}: {name}", *(_figure(each, key) for each in found))
+            table.add_row(f"{who}: {name}", *(_figure(each, key) for each in found[who]))
     table.add_row("student", *selected)
-    table.add_row("student: retention", *(_retention(each) if each else "" for each in students))
-    table.add_row("file: latency, µs", *(_rounded(each, "latency_us_p50") for each in files))
-    table.add_row("seconds of training", *(_rounded(each, "wall_s") for each in teachers))
+    table.add_row("student: retention", *(_figure(each, "retention") for each in found["student"]))
+    table.add_row("file: latency, µs", *(_rounded(each, "latency_us_p50") for each in found["file"]))
+    table.add_row("seconds of training", *(_rounded(each, "wall_s") for each in found["teacher"]))
     notes = [*figures["not_comparable"], f"95 % intervals below each figure; page: {figures['page']}"]
     return Group(table, *map(Text, notes))
 
@@ -119,17 +107,10 @@ def students(figures: JSON) -> Table:
 
 def beside_baselines(figures: JSON) -> Group:
     """Shows `students` and `baselines` of a summary."""
-    scores = (Column(name, min_width=11) for name in ("success", "at goal", "retention"))
-    table = Table("baseline", "parameters", "steps", *scores)
+    table = Table("baseline", "parameters", "steps", *_wide("success", "at goal", "retention"))
     for name, baseline in figures["baselines"].items():
-        table.add_row(
-            name,
-            f"{baseline['parameters']:,}",
-            f"{baseline['env_steps']:,}\n{baseline['wall_s']:,.0f} s",
-            _figure(baseline, "success_final"),
-            _figure(baseline, "time_at_goal"),
-            _retention(baseline),
-        )
+        effort = f"{baseline['env_steps']:,}\n{baseline['wall_s']:,.0f} s"
+        table.add_row(name, f"{baseline['parameters']:,}", effort, *_figures(baseline, *SCORES))
     return Group(students(figures["students"]), table)
 
 
@@ -181,13 +162,8 @@ def settings(figures: JSON) -> Table:
 
 def tasks(figures: JSON) -> Table:
     """Shows what `pipelines.catalogue.describe` gives."""
-    table = Table(
-        Column("task", no_wrap=True),
-        "engines",
-        "sizes",
-        Column("episode", no_wrap=True),
-        "what it is",
-    )
+    task, episode = Column("task", no_wrap=True), Column("episode", no_wrap=True)
+    table = Table(task, "engines", "sizes", episode, "what it is")
     for name, task in figures.items():
         notes = [f"success within {task['success_radius']:g} {task['goal_unit']}"]
         if len(task["layouts"]) > 1:
@@ -209,14 +185,14 @@ def throughput(figures: JSON) -> Table:
     engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
     table = Table("task", *(Column(engine, justify="right") for engine in engines))
     for name, measured in figures["tasks"].items():
-        table.add_row(name, *(_rate(measured[engine]) if engine in measured else "" for engine in engines))
+        rates = {
+            key: f"{found['steps_per_s']:,.0f}" if "error" not in found else "fails"
+            for key, found in measured.items()
+        }
+        table.add_row(name, *(rates.get(engine, "") for engine in engines))
     together = f"{figures['environments']} environments together"
     table.caption = f"control steps per second on {figures['device']}, of {together}; mujoco: of one"
     return table
-
-
-def _rate(figures: JSON) -> str:
-    return "fails" if "error" in figures else f"{figures['steps_per_s']:,.0f}"
 
 
 def presets(figures: JSON) -> Table:
@@ -239,13 +215,17 @@ def _rounded(figures: JSON, key: str) -> str:
     return f"{figures[key]:,.1f}" if key in figures else ""
 
 
-def _retention(student: JSON) -> Text:
-    return _figure(student, "retention") if "retention" in student else Text("undefined")
+def _wide(*names: str) -> list[Column]:
+    return [Column(name, min_width=11) for name in names]
+
+
+def _figures(figures: JSON, *keys: str) -> list[Text]:
+    return [_figure(figures, key) for key in keys]
 
 
 def _figure(figures: JSON, key: str) -> Text:
     """A figure with its interval below, as far as there are such."""
     if key not in figures:
-        return Text()
+        return Text("undefined" if key == "retention" and figures else "")
     found, interval = Text(f"{figures[key]:.3f}"), figures.get(f"{key}_interval")
     return found.append("\n" + "-".join(f"{edge:.3f}" for edge in interval), "dim") if interval else found

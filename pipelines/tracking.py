@@ -9,23 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.config import TrackConfig
-from pipelines.rundir import Run, read_json, write_json
+from pipelines.files import read_json, write_json
+from pipelines.rundir import Run
 from teacher.errors import UsageError
 
 JSON = dict[str, Any]
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # by field of `track`, which is also the extra
-
-
-class Tracker(Protocol):
-    """Where one stage's metrics go besides metrics.jsonl; any exception ends it, and nothing else."""
-
-    def log(self, line: JSON) -> None:
-        """Takes one line of metrics.jsonl."""
-
-    def close(self) -> None: ...
 
 
 def require_trackers(track: TrackConfig) -> None:
@@ -43,7 +35,7 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
 
     Trackers first get what metrics.jsonl holds already, of before the stage was taken up again. One that
     fails is named to the user and gets no more; the stage goes on."""
-    trackers: dict[str, Tracker] = {}
+    trackers: dict[str, TensorBoard | WandB] = {}
     history = run.metrics(stage)
 
     def attempt(name: str, action: Callable[[], None]) -> None:
@@ -54,21 +46,19 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             say(f"track.{name} failed and is off: {reason}; metrics.jsonl has it all")
 
-    def begin(name: str, opened: Callable[[Run, str], Tracker]) -> None:
-        trackers[name] = opened(run, stage)
+    def begin(name: str) -> None:
+        trackers[name] = TensorBoard(run, stage) if name == "tensorboard" else WandB(run, stage)
         for line in history:
             trackers[name].log(line)
-
-    known: dict[str, Callable[[Run, str], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
-    for name, opened in known.items():
-        if getattr(run.config.track, name):
-            attempt(name, partial(begin, name, opened))
 
     def record(line: JSON) -> None:
         run.append_metrics(stage, line)
         for name, tracker in [*trackers.items()]:
             attempt(name, partial(tracker.log, line))
 
+    for name in PACKAGES:
+        if getattr(run.config.track, name):
+            attempt(name, partial(begin, name))
     try:
         yield record
     finally:
@@ -128,6 +118,15 @@ class WandB:
 
         file = run.path / stage / "wandb.json"
         known: str | None = read_json(file)["id"] if file.exists() else None
+        settings = wandb.Settings(
+            silent=True,  # also: asks for nothing
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+        )
         self._run = wandb.init(
             project=run.config.track.wandb,
             group=run.path.name,
@@ -136,15 +135,7 @@ class WandB:
             resume="allow",
             config=run.settings,
             dir=str(run.path / stage),
-            settings=wandb.Settings(
-                silent=True,  # also: asks for nothing
-                console="off",
-                disable_git=True,
-                save_code=False,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_save_requirements=False,
-            ),
+            settings=settings,
         )
         write_json(file, {"id": self._run.id})
         self._logged = self._run.step if known else 0  # up to which steps it has been told

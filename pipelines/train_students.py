@@ -10,13 +10,16 @@ from pipelines.runtime import Clock, Interrupted, SaveTimer, deferred_interrupt
 from pipelines.tracking import recorded
 from pipelines.train_teacher import warn_of_versions
 from student.checkpoint import load_student, restore_state, save_state, save_students
-from student.distill import Distiller, DistillState
+from student.distill import Distiller
 from student.networks import parameter_count
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
 from teacher.train import Teacher, confirm, load_teacher, require_finite
 
 JSON = dict[str, Any]
+CRITIC_LOSSES = [
+    f"critic/{term}_loss" for term in ("preference", "gradient", "features", "goal_features", "distance")
+]
 STREAM = 1  # folded into the key of the run's seed, which is the teacher's own
 
 
@@ -46,52 +49,36 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
         chosen = seed if seed is not None else begun["seed"] if begun and resume else run.seed
         run.begin_stage("students", teacher.source, chosen)
         state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STREAM))
-    per_round = config.envs * teacher.spec.episode_length
-    run.rewind_metrics("students", int(state.round), display.warn)
+    labels = config.envs * teacher.spec.episode_length  # of a round
+    done = int(state.round)
+    run.rewind_metrics("students", done, display.warn)
     clock = Clock(run.metrics("students"))
     timer = SaveTimer(teacher.config.checkpoint.interval_s)
-    terms = ("preference", "gradient", "features", "goal_features", "distance")
-    shown = {
-        "action_error": [f"{size}/action_error" for size in config.sizes],
-        "critic": [f"critic/{term}_loss" for term in terms],
-    }
+    shown = {"action_error": [f"{size}/action_error" for size in config.sizes], "critic": CRITIC_LOSSES}
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "students", display.warn) as record,
-        display.bar(
-            "students",
-            config.rounds,
-            int(state.round),
-            piece="rounds",
-            each=per_round,
-            unit="labels",
-            groups=shown,
-        ) as bar,
+        display.bar("students", config.rounds, done, unit="labels", each=labels, groups=shown) as bar,
     ):
         bar.note = "compiling"
-        while int(state.round) < config.rounds:
+        while done < config.rounds:
             state, device_metrics = distiller.iterate(state)
             done = int(state.round)
             metrics = {key: float(value) for key, value in device_metrics.items()}
             require_finite(metrics, f"round {done}")
-            labels = done * per_round
-            record({"round": done, "labels": labels, "env_steps": labels, "wall_s": clock.read(), **metrics})
-            bar.update(done, metrics)
+            effort = {"labels": done * labels, "env_steps": done * labels, "wall_s": clock.read()}
+            record({"round": done, **effort, **metrics})
+            bar.show(done, metrics)
             if done == config.rounds or timer.due() or interruption.requested:
                 with timer.saving():
                     save_state(folder, distiller, state)
             if interruption.requested:
                 raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
-    return _finish(run, distiller, state, clock.last)
-
-
-def _finish(run: Run, distiller: Distiller, state: DistillState, wall_s: float) -> JSON:
-    """Saves the finished students, of each size its best seed; returns their part of the summary."""
-    config = distiller.config
+    # Of each size, the best seed.
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
-    labels = config.rounds * config.envs * distiller.spec.episode_length
-    effort = {"wall_s": wall_s, "labels": labels, "env_steps": labels}
+    total = config.rounds * labels
+    effort = {"wall_s": clock.last, "labels": total, "env_steps": total}
     students: JSON = {}
     for name, (seed_kept, times) in kept.items():
         policy = load_student(run.students / name).params.policy

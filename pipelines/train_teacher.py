@@ -61,9 +61,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     with (
         deferred_interrupt(display.say) as interruption,
         recorded(run, "teacher", display.warn) as record,
-        display.bar(
-            "teacher", total, done, piece="iterations", each=per_iteration, unit="steps", groups=SHOWN
-        ) as bar,
+        display.bar("teacher", total, done, unit="steps", each=per_iteration, groups=SHOWN) as bar,
     ):
         bar.note = "compiling"
         for line in run.metrics("teacher"):
@@ -75,12 +73,12 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             if done % config.evaluate.every == 0 or done == total:
                 bar.note = "evaluating"
                 ready.result()
-                evaluated = run_episodes(simulation, learner.policy(state.params), held_out)
+                evaluated = run_episodes(simulation, learner.policy(state.average), held_out)
                 evaluation = summarise(evaluated[0], layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
             record(line | ({"evaluation": evaluation} if evaluation else {}))
-            bar.update(done, metrics, evaluation)
+            bar.show(done, metrics, evaluation)
             reached = config.evaluate.reached(evaluation)
             save, stop, _ = distributed.agreed(
                 done == total or reached or timer.due(), interruption.requested, reached
@@ -94,12 +92,9 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
                 break
     if reached:
         display.say(f"teacher: {config.evaluate.until} is reached, after iteration {done} of {total}")
-    (depth, critic_depth), (width, critic_width) = config.network.depths, config.network.widths
     summary = {
-        "depth": depth,
-        "critic_depth": critic_depth,
-        "width": width,
-        "critic_width": critic_width,
+        **dict(zip(("depth", "critic_depth"), config.network.depths, strict=True)),
+        **dict(zip(("width", "critic_width"), config.network.widths, strict=True)),
         "env_steps": env_steps,
         "wall_s": clock.last,
         **(evaluation or {}),
@@ -107,9 +102,9 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     }
     figures = {"task": learner.spec.name, "engine": learner.simulation.engine_name, "seed": run.seed}
     if is_known(simulation.task):
-        evaluated = evaluated or run_episodes(simulation, learner.policy(state.params), held_out)
+        evaluated = evaluated or run_episodes(simulation, learner.policy(state.average), held_out)
         compared = HeldOut(simulation, layout, held_out, *evaluated)
-        beside, of_teacher = compare_with_truth(run, learner, state.params, compared, display)
+        beside, of_teacher = compare_with_truth(run, learner, state.average, compared, display)
         figures, summary = figures | beside, summary | of_teacher
     run.update_summary({**figures, "teacher": summary})
     return summary

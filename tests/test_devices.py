@@ -211,42 +211,12 @@ def test_one_that_fails_ends_the_other(stopped):
     assert "cannot write" in errors[0]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--processes", "2"], "--coordinator, --process missing"),
-        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "the last is 1"),
-    ],
-)
-def test_half_of_an_address_is_refused(pipeline, tmp_path, flags, message):
-    done = pipeline("teacher", "--preset", "debug", *flags, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
 def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
     require_even(3, collect__envs=6, update__batch=9)
     with pytest.raises(UsageError, match=r"collect\.envs: found 8, which 3 devices .* 6 or 9 would do"):
         require_even(3, collect__envs=8)
     with pytest.raises(UsageError, match=r"update\.batch: found 2, .* evenly; 3 would do"):
         require_even(3, update__batch=2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["network.fused=true"], "network.fused needs network.precision bfloat16"),
-        (["network.fused=true", "network.precision=bfloat16"], "the kernels are for H100 and H200"),
-        (["network.precision=float16"], "network.precision: found 'float16'"),
-    ],
-)
-def test_what_the_device_cannot_compute_is_refused(pipeline, tmp_path, settings, message):
-    assignments = [word for setting in settings for word in ("--set", setting)]
-    done = pipeline("teacher", "--preset", "debug", *assignments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Imports go one way, pipelines -> export -> student -> teacher, and the controller stands alone."""
 
 import ast
+import os
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -71,15 +72,32 @@ def test_controller_imports_the_standard_library_numpy_and_onnxruntime_alone():
     assert imported(ROOT / "export" / "controller.py") <= allowed
 
 
-def test_help_loads_nothing_heavy():
-    heavy = "{'jax', 'mujoco', 'onnx', 'matplotlib', 'numpy', 'pydantic'}"
-    code = f"import pipelines.cli, sys; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+COMPUTES = {"jax", "mujoco", "scipy", "teacher.learner", "teacher.rollout"}
+HEAVY = {"jax", "mujoco", "onnx", "onnxruntime", "matplotlib", "numpy", "pydantic"}
+COMPLETE = {
+    "_PIPELINE_COMPLETE": "complete_bash",
+    "COMP_WORDS": "pipeline run --set network.d",
+    "COMP_CWORD": "3",
+}
 
 
-def test_report_loads_nothing_that_computes():
-    heavy = "{'jax', 'mujoco', 'scipy', 'teacher.learner', 'teacher.rollout'}"
-    code = f"import pipelines.report, sys; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+@pytest.mark.parametrize(
+    ("code", "settings", "heavy", "printed"),
+    [
+        (f"import {', '.join(ORDER)}", {}, HEAVY, []),
+        ("import pipelines.cli", {}, HEAVY, []),
+        ("import pipelines.report", {}, COMPUTES, []),
+        ("from pipelines.cli import main; main()", COMPLETE, HEAVY - {"pydantic"}, ["network.depth="]),
+    ],
+    ids=["packages", "command", "report", "completion"],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(code, settings, heavy, printed):
+    program = f"import sys; sys.argv[0] = 'pipeline'\ntry: {code}\nfinally: print({heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [*printed, "set()"], done.stderr

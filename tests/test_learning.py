@@ -30,10 +30,10 @@ def test_a_teacher_of_depth_1024_actor_included_learns_from_its_first_updates(tm
     words = ["--depths", "1024", "--seeds", "0,1,2", "--set", "collect.total_steps=16000"]
     done = pipeline("teacher", "--preset", "deep-smoke", *words, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    study = json.loads(done.stdout)
+    sweep = json.loads(done.stdout)
     folder = next((tmp_path / "runs").iterdir())
-    assert len(study["runs"]) == 3
-    for run in study["runs"]:
+    assert len(sweep["runs"]) == 3
+    for run in sweep["runs"]:
         lines = (folder / run["run"] / "teacher" / "metrics.jsonl").read_text().splitlines()
         last = json.loads(lines[-1])
         assert last["critic_accuracy"] >= 10 / 256

@@ -166,7 +166,7 @@ def test_settings_hold_the_whole_path_and_names_as_they_are(tmp_path, monkeypatc
     assert task_reference("fr3_reach") == "fr3_reach"
 
 
-def test_a_study_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
+def test_a_sweep_over_files_names_its_runs_without_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = combinations(preset("debug"), ["task.name=reacher,robots/one.py:Robot"])
     assert [described(values, "-", "-") for values, _ in made] == ["name-reacher", "name-one.py:Robot"]

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PIPELINE
+from recovery import without_clock
 
 from export.controller import load
 from pipelines.config import preset
@@ -26,29 +27,20 @@ def test_one_command_prints_one_json_object_equal_to_the_summary(debug_run):
 
 def test_summary_has_its_documented_keys(debug_run):
     summary = debug_run.printed
-    assert {
-        "task",
-        "engine",
-        "seed",
-        "wall_s",
-        "teacher",
-        "selected",
-        "students",
-        "export",
-        "control",
-    } <= set(summary)
+    assert {"task", "engine", "seed", "wall_s"} <= set(summary) and summary["selected"] in SIZES
     teacher = "depth width env_steps wall_s episodes success_final success_any time_at_goal final_distance"
     assert set(teacher.split()) <= set(summary["teacher"])
-    assert summary["selected"] in SIZES
+    student = "parameters episodes success_final time_at_goal policy_error final_distance_change worst_decile"
+    critic = "spearman_actions spearman_states best_action top1 gradient_cosine distance_error"
+    exported = "bundle parity_max_error observations latency_us_p50 latency_us_p99"
+    control = "engine episodes success_final final_distance missed_deadlines"
     for size in SIZES:
-        assert {"parameters", "episodes", "success_final", "time_at_goal"} <= set(summary["students"][size])
-        assert {"policy_error", "final_distance_change", "worst_decile"} <= set(summary["students"][size])
-        critic = "spearman_actions spearman_states best_action top1 gradient_cosine distance_error"
+        assert set(student.split()) <= set(summary["students"][size])
         assert set(critic.split()) <= set(summary["students"][size]["critic"])
-        exported = "bundle parity_max_error observations latency_us_p50 latency_us_p99"
         assert set(exported.split()) <= set(summary["export"][size])
-        control = "engine episodes success_final final_distance missed_deadlines"
         assert set(control.split()) <= set(summary["control"][size])
+        assert summary["export"][size]["observations"] >= 1000
+        assert 0 < summary["export"][size]["parity_max_error"] <= 1e-5
 
 
 def test_a_teacher_trained_with_gpu_kernels_acts_without_them(debug_run, tmp_path):
@@ -84,16 +76,6 @@ def test_bundles_load_and_hold_the_specification(debug_run, size):
     assert controller.step(obs, goal).shape == (spec.action_size,)
 
 
-def test_onnx_agrees_with_jax_on_real_observations(debug_run):
-    for figures in debug_run.printed["export"].values():
-        assert figures["observations"] >= 1000
-        assert 0 < figures["parity_max_error"] <= 1e-5
-
-
-def test_report_is_written(debug_run):
-    assert "<html" in (debug_run.path / "report.html").read_text()
-
-
 def test_each_command_reports_in_json(debug_run, pipeline):
     folder = debug_run.path.parent.parent
     for command in (
@@ -109,19 +91,20 @@ def test_each_command_reports_in_json(debug_run, pipeline):
     assert json.loads((debug_run.path / "summary.json").read_text()) == debug_run.printed
 
 
-def test_a_finished_run_resumes_to_the_same_artifacts(debug_run, pipeline, tmp_path):
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
-    done = pipeline("run", "--run", str(copy), "--resume", "--json", cwd=tmp_path)
+def test_a_finished_run_resumes_and_exports_again_to_the_same_artifacts(debug_run, pipeline, tmp_path):
+    copy = shutil.copytree(debug_run.path, tmp_path / "copy", symlinks=True)
+    bundle = {path: path.read_bytes() for path in (copy / "export" / "2x16").rglob("*") if path.is_file()}
+    assert pipeline("export", copy, cwd=tmp_path).returncode == 0
+    assert all(path.read_bytes() == content for path, content in bundle.items())
+    done = pipeline("run", "--run", copy, "--resume", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
     for stage in ("task", "teacher", "selected", "students", "export", "control"):
-        assert again[stage] == debug_run.printed[stage]
+        assert without_clock(again[stage]) == without_clock(debug_run.printed[stage])
 
 
 def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug_run, pipeline, tmp_path):
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
+    copy = shutil.copytree(debug_run.path, tmp_path / "copy", symlinks=True)
     export = ("export", str(copy), "--resume", "--set", "student.retention=2")
     done = pipeline(*export, "--json", cwd=tmp_path)
     assert done.returncode == 1
@@ -136,20 +119,6 @@ def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug
     done = pipeline(*export, "--student", "9x9", cwd=tmp_path)
     assert done.returncode == 2
     assert "student.choose '9x9'" in done.stderr
-
-
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def test_exporting_again_gives_the_same_bytes(debug_run, pipeline, tmp_path):
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", debug_run.path, copy], check=True)
-    before = contents(copy / "export" / "2x16")
-    done = pipeline("export", str(copy), "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert contents(copy / "export" / "2x16") == before
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):

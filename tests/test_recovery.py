@@ -156,10 +156,6 @@ def test_a_lost_terminal_saves_and_stops_as_sigterm_does(tmp_path):
     assert checkpoint.load(saves).step == lines.read_text().count("\n")
 
 
-class Collected:
-    pass
-
-
 @pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["front", "background"])
 def sigint(request):
     before = signal.signal(signal.SIGINT, request.param)
@@ -169,7 +165,7 @@ def sigint(request):
 
 @pytest.mark.usefixtures("sigint")
 def test_a_signal_that_comes_where_python_drops_exceptions_is_not_forgotten():
-    collected = Collected()
+    collected = type("Collected", (), {})()
     reference = weakref.ref(collected, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
         del collected
@@ -186,10 +182,10 @@ def test_a_signal_after_the_last_iteration_is_not_forgotten():
 def test_the_wall_clock_may_jump(monkeypatch):
     timer, clock = SaveTimer(1e4), Clock([{"wall_s": 5.0}])
     display = Display()
-    with display.bar("stage", 10, piece="iterations") as bar:
+    with display.bar("stage", 10, unit="iterations") as bar:
         for now in (0.0, 4e9):
             monkeypatch.setattr(time, "time", lambda now=now: now)
-            bar.update(5, {})
+            bar.show(5, {})
             assert not timer.due()
             assert 5.0 <= clock.read() < 60.0
 
@@ -300,6 +296,8 @@ def test_a_read_only_run_is_refused_by_name_and_can_still_be_evaluated(small_dis
 
 # Damaged
 
+SAVE = "teacher/checkpoints/4/manifest.json"  # the one there is
+
 
 def test_a_run_damaged_in_every_artifact_is_made_whole(debug_run, killed, tmp_path):
     run = Path(shutil.copytree(killed, tmp_path / "run"))
@@ -349,6 +347,8 @@ def test_lines_that_a_damaged_metrics_file_lost_are_said_and_the_rest_is_kept(de
         (halve, "config.json", ["run", "--resume", "--run"], "config.json cannot be read"),
         (halve, "students/config.json", ["distill", "--resume"], "remove it"),
         (halve, "teacher/versions.json", ["teacher", "--resume", "--run"], "it can be removed"),
+        (halve, SAVE, ["evaluate"], "manifest.json cannot be read"),
+        (flip, SAVE, ["teacher", "--resume", "--run"], "to train from the start, remove {run}/teacher/check"),
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(copied, harm, damaged, command, remedy):
@@ -391,15 +391,6 @@ def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
     assert refused or name != "summary.json"
 
 
-def test_versions_that_are_missing_are_not_known(copied):
-    (copied / "versions.json").unlink()
-    assert pipeline_here("report", copied).exit_code == 0
-    (copied / "versions.json").write_text("[]")
-    done = pipeline_here("report", copied)
-    assert done.exit_code == 1
-    assert "versions.json does not hold versions by package; it can be removed" in done.output
-
-
 def test_another_seed_exports_anew_and_goes_on_with_that(copied):
     kept = f"kept {copied / 'export' / SIZES[0]}"
     assert kept in pipeline_here("export", copied, "--resume").output
@@ -408,22 +399,15 @@ def test_another_seed_exports_anew_and_goes_on_with_that(copied):
     assert kept in pipeline_here("export", copied, "--resume").output
 
 
-@pytest.mark.parametrize("selected", ["../../elsewhere", ["2x16"], 3])
-def test_a_selected_student_is_one_of_the_runs(copied, selected):
+def test_a_selected_student_is_one_of_the_runs(copied):
+    (copied / "versions.json").unlink()  # then they are not known
+    assert pipeline_here("report", copied).exit_code == 0
     summary = json.loads((copied / "summary.json").read_text())
-    (copied / "summary.json").write_text(json.dumps(summary | {"selected": selected}))
+    (copied / "summary.json").write_text(json.dumps(summary | {"selected": "../../elsewhere"}))
     for words in (["control"], ["watch"], ["export", "--student", "2x16"]):
         done = pipeline_here(*words, copied)
         assert done.exit_code == 1
         assert "summary.json is damaged: selected" in done.output
-
-
-def test_no_whole_save_is_said_with_what_to_do(copied):
-    flip(copied / "teacher" / "checkpoints" / "4" / "manifest.json")
-    done = pipeline_here("teacher", "--run", copied, "--resume")
-    assert done.exit_code == 1
-    assert "manifest.json" in done.output
-    assert f"to train from the start, remove {copied / 'teacher' / 'checkpoints'}" in done.output
 
 
 # The bar: minutes each
@@ -477,26 +461,4 @@ def test_a_run_whose_disk_fills_twice_ends_the_same(debug_run, small_disk, tmp_p
         ballast.unlink()
         assert_readable(run)
     assert pipeline_here(*(resuming(run) if run.exists() else beginning(run))).exit_code == 0
-    assert_same(run, debug_run.path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_whose_newest_save_is_corrupted_ends_the_same(debug_run, killed, tmp_path, seed):
-    random = np.random.default_rng(seed)
-    run = Path(shutil.copytree(killed, tmp_path / "run"))
-    for stage in (("teacher",), ("students",), ("teacher", "students"))[seed % 3]:
-        folder = run / stage / "checkpoints"
-        files = [*newest(folder).rglob("*"), *(folder / "rows").iterdir(), *(folder / "copies").iterdir()]
-        file = random.choice(sorted(file for file in files if file.is_file()))
-        how = random.choice(["flipped", "cut", "deleted"])
-        content, place = bytearray(file.read_bytes()), int(random.integers(file.stat().st_size))
-        if how == "flipped":
-            content[place] ^= 1 << int(random.integers(8))
-        file.unlink()
-        if how != "deleted":
-            file.write_bytes(content[:place] if how == "cut" else content)
-        print(f"seed {seed}: {file.relative_to(run)} {how} at {place}")
-    done = pipeline_here(*resuming(run))
-    assert done.exit_code == 0, done.output
     assert_same(run, debug_run.path)

@@ -12,12 +12,13 @@ from PIL import Image
 
 from pipelines import tables
 from pipelines.config import preset, with_values
+from pipelines.files import write_columns, write_json
 from pipelines.report import write_report
 from pipelines.report.context import RunContext
 from pipelines.report.figures import control_distances
 from pipelines.report.plot import MAX_POINTS, thinned
 from pipelines.report.run_page import commands, from_preset
-from pipelines.rundir import DISTANCE_MAP, RECORDING, create_run, write_columns, write_json
+from pipelines.rundir import DISTANCE_MAP, RECORDING, create_run
 from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError
 from teacher.tasks.mazes import U4, Maze

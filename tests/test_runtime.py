@@ -29,7 +29,7 @@ def test_every_line_of_a_run_is_ours(debug_run):
     assert [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in OURS)] == []
 
 
-def warn_from(file: str, category: type[Warning] = UserWarning) -> None:
+def warn_from(file: str, category: type[Warning]) -> None:
     warnings.warn_explicit("said", category, file, 1)
 
 
@@ -53,30 +53,24 @@ def shown(capsys):
     return find
 
 
-def test_a_librarys_warnings_are_hidden_unless_asked_for(shown):
-    assert shown(warn_from, scipy.__file__) == ""
-    assert shown(log_from, scipy.__file__, logging.WARNING) == ""
-    assert shown(warn_from, subprocess.__file__) == ""
-    assert shown(warn_from, scipy.__file__, everything=True) == "said\n"
-
-
-def test_a_librarys_errors_and_anybody_elses_warnings_are_shown(shown):
-    assert shown(log_from, scipy.__file__, logging.ERROR) == "error: said\n"
-    assert shown(log_from, "my_robot.py", logging.WARNING) == "warning: said\n"
-    assert shown(warn_from, "my_robot.py", FutureWarning) == "said\n"
-
-
-def test_our_own_warnings_are_shown_but_not_what_we_use_that_is_outdated(shown):
-    own = runtime.__file__
-    assert shown(warn_from, own, RuntimeWarning) == "said\n"
-    assert shown(log_from, own, logging.WARNING) == "warning: said\n"
-    assert shown(warn_from, own, FutureWarning) == ""
-
-
-def test_nothing_stays_changed_afterwards():
+@pytest.mark.parametrize(
+    ("act", "file", "what", "told"),
+    [
+        (warn_from, scipy.__file__, UserWarning, ""),
+        (warn_from, subprocess.__file__, UserWarning, ""),
+        (log_from, scipy.__file__, logging.WARNING, ""),
+        (log_from, scipy.__file__, logging.ERROR, "error: said\n"),
+        (warn_from, "my_robot.py", FutureWarning, "said\n"),
+        (log_from, "my_robot.py", logging.WARNING, "warning: said\n"),
+        (warn_from, runtime.__file__, RuntimeWarning, "said\n"),
+        (warn_from, runtime.__file__, FutureWarning, ""),  # what we use that is outdated
+        (log_from, runtime.__file__, logging.WARNING, "warning: said\n"),
+    ],
+)
+def test_a_librarys_warnings_are_hidden_and_errors_and_anybody_elses_are_shown(shown, act, file, what, told):
     before = warnings.showwarning, list(logging.root.handlers)
-    with quiet():
-        pass
+    assert shown(act, file, what) == told
+    assert shown(warn_from, scipy.__file__, UserWarning, everything=True) == "said\n"
     assert (warnings.showwarning, logging.root.handlers) == before
 
 

@@ -1,10 +1,7 @@
 """Settings go out as TOML and come back the same, from preset, file and --set in this order."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
 
 import jax.numpy as jnp
@@ -17,7 +14,7 @@ from pipelines.cli import app
 from pipelines.config import Config, as_toml, groups, preset, requested, schema, with_values
 from pipelines.presets import PRESETS
 from pipelines.rundir import create_run
-from pipelines.stages import changed_run, resumed_run
+from pipelines.stages import changed, resumed_run
 from teacher import memory
 from teacher.errors import UsageError
 from teacher.replay import future_offset
@@ -73,30 +70,6 @@ def test_rules_between_fields_hold_for_what_all_places_say_together(file):
         _ = requested(None, path, None).config
 
 
-def test_a_run_is_named_after_the_files_preset_and_the_seed(file):
-    done = ask("teacher", "--config", file('preset = "debug"'), "--seed", 3, "--resume")
-    assert done.exit_code == 2 and "runs/debug-seed3 is no run" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[network]\ndepth = 18", ["settings.toml", "network.depth", "18", "16 or 20"]),
-        ("[network]\ndept = 16", ["settings.toml", "'dept'", "did you mean 'depth'?"]),
-        ("[netwrk]\ndepth = 16", ["settings.toml", "'netwrk'", "did you mean 'network'?"]),
-        ("network = 16", ["settings.toml", "network", "16", "[network]"]),
-        ("[network]\ndepth = = 4", ["settings.toml", "line 2"]),
-        ('preset = "debg"', ["settings.toml", "'debg'", "did you mean 'debug'?"]),
-        ("preset = 3", ["settings.toml", "preset", "3"]),
-    ],
-)
-def test_a_bad_file_is_refused_naming_itself_and_the_field(file, text, words):
-    with pytest.raises(UsageError) as refusal:
-        _ = requested(None, file(text), None).config
-    for word in words:
-        assert word in str(refusal.value)
-
-
 def test_two_presets_are_refused(file):
     with pytest.raises(UsageError, match="two presets are named"):
         requested("reacher", file('preset = "debug"'), None)
@@ -105,9 +78,9 @@ def test_two_presets_are_refused(file):
 def test_a_whole_file_serves_later_stages_as_long_as_the_teacher_is_the_same(tmp_path, file):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
     config = with_values(preset("debug"), ["student.envs=32"])
-    assert changed_run(run, requested(None, file(as_toml(config, "debug", "any")), None)).config == config
+    assert changed(run, requested(None, file(as_toml(config, "debug", "any")), None)).config == config
     with pytest.raises(UsageError, match=r"network\.depth: the teacher is trained"):
-        changed_run(run, requested(None, file("[network]\ndepth = 8"), None))
+        changed(run, requested(None, file("[network]\ndepth = 8"), None))
 
 
 def test_resuming_with_another_file_is_refused(tmp_path, file):
@@ -149,28 +122,6 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert sorted(options.TASKS) == sorted(TASKS)
 
 
-def test_a_shell_is_answered_without_loading_anything_heavy():
-    code = (
-        "import sys; sys.argv[0] = 'pipeline'; from pipelines.cli import main\n"
-        "try: main()\n"
-        "finally: print({'jax', 'numpy', 'mujoco', 'onnx'} & set(sys.modules))"
-    )
-    words = {"COMP_WORDS": "pipeline run --set network.d", "COMP_CWORD": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "_PIPELINE_COMPLETE": "complete_bash", **words},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.split() == ["network.depth=", "set()"]
-
-
-def test_a_setting_is_no_truth_value():
-    with pytest.raises(UsageError, match=r"collect\.envs: found True, must not be true or false"):
-        with_values(Config(), ["collect.envs=true"])
-
-
 # Bounds
 
 
@@ -196,42 +147,13 @@ def test_every_number_has_an_upper_and_a_lower_bound():
         assert {"minimum", "exclusiveMinimum"} & node.keys(), path
 
 
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        ("update.discount=0.99999997", "update.discount.*0.999999"),
-        ("evaluate.episodes=1000000000000000", "evaluate.episodes.*1000000"),
-        ("evaluate.episodes=1000000", "evaluate.episodes = 1,000,000 needs .* GB of memory"),
-        ("control.episodes=900000", "control.episodes = 900,000 needs .* GB"),
-        ("student.envs=1000000", "student.envs = 1,000,000 needs .* GB"),
-        ("student.rounds=100000", "student.rounds .* needs .* GB"),
-        ("collect.envs=1000000000", "this teacher needs .* GB of memory"),
-        ("collect.updates=10000000", "collect.updates.*1000000"),
-        (
-            "collect.total_steps=1000000000000",
-            "collect.total_steps is 1000000000000, .* 2,147,483,647 are counted",
-        ),
-        ("update.penalty=inf", "update.penalty"),
-    ],
-)
-def test_what_no_machine_can_do_is_refused_before_anything_is_created(value, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "host_memory", lambda *root: 16 * 2**30)
-    monkeypatch.chdir(tmp_path)
-    done = ask("run", "--preset", "debug", "--set", value)
-    assert done.exit_code == 2, done.output
-    assert re.search(told, " ".join(done.stderr.split())), done.stderr
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("command", ["control", "evaluate", "watch"])
-@pytest.mark.parametrize("episodes", [900_000, 10**15])
-def test_episodes_beyond_memory_are_refused_before_one_is_drawn(debug_run, command, episodes, monkeypatch):
+def test_episodes_beyond_memory_are_refused_before_one_is_drawn(debug_run, command, monkeypatch):
     monkeypatch.setattr(memory, "host_memory", lambda *root: 16 * 2**30)
     monkeypatch.setattr(Simulation, "starts", lambda *_: pytest.fail("episodes were drawn"))
-    done = ask(command, debug_run.path, "--episodes", episodes)
+    done = ask(command, debug_run.path, "--episodes", 900_000)
     assert done.exit_code == 2, done.output
-    told = " ".join(done.stderr.replace("│", " ").split())
-    assert re.search(r"--episodes.*(needs .* GB of memory|allowed are at most 1,000,000)", told), told
+    assert re.search(r"--episodes.*needs .* GB of memory", done.stderr), done.stderr
 
 
 def test_the_largest_discount_looks_as_far_ahead_as_it_says():

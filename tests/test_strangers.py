@@ -18,6 +18,7 @@ from export import controller
 from export.controller import ControllerError, load
 from export.graph import content_hash
 from pipelines.inspection import description, inspect
+from pipelines.progress import Terminal
 from teacher.errors import FathomError
 
 MEMORY = 64 << 20  # bytes
@@ -442,9 +443,7 @@ def test_escape_sequences_do_not_reach_the_terminal(copy, capsys):
     model = helper.make_model(graph)
     set_metadata(model, evil, evil)
     onnx.save(model, copy / "other.onnx")
-    from rich.console import Console
-
-    console = Console(width=200, file=io.StringIO(), force_terminal=False)
+    console = Terminal(width=200, file=io.StringIO(), force_terminal=False)
     console.print(description(inspect(copy / "other.onnx")))
     assert not set("\x1b\x07\x9b\u202e") & set(console.file.getvalue())
 

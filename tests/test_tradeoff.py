@@ -18,32 +18,24 @@ def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
     assert front({}, {}) == []
 
 
-def names_drawn(points, order):
-    drawn = []
-    with figure("names", drawn) as axes:
+@pytest.mark.parametrize(
+    ("points", "first", "fewest"),
+    [
+        ({f"{d}x{w}": (50.0 * d * w, 0.99, 1.01) for d in (2, 3, 4) for w in (32, 33, 64, 256)}, "2x32", 6),
+        ({name: (10000.0 + i, 0.95, 1.05) for i, name in enumerate("habcdefg")}, "h", 1),  # room for few
+    ],
+)
+def test_names_overlap_neither_each_other_nor_the_plot_s_edge_and_who_comes_first_is_named(
+    points, first, fewest
+):
+    with figure("names", []) as axes:
         axes.set_xscale("log")
         axes.set_xlim(2000, 1e5)
         axes.set_ylim(0.9, 1.1)
-        written = name_points(axes, points, order)
+        written = name_points(axes, points, list(points))
         boxes = [text.get_window_extent() for text in axes.texts]
-    return written, boxes
-
-
-def test_names_overlap_neither_each_other_nor_the_plot_s_edge():
-    points = {
-        f"{depth}x{width}": (50.0 * depth * width, 0.99, 1.01)
-        for depth in (2, 3, 4)
-        for width in (32, 33, 64, 256)
-    }
-    written, boxes = names_drawn(points, list(points))
-    assert written[0] == "2x32" and len(written) == len(boxes) >= 6
+    assert written[0] == first and fewest <= len(written) == len(boxes) < len(points)
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
-
-
-def test_who_chooses_first_is_named_where_there_is_room_for_few():
-    points = {name: (10000.0 + i, 0.95, 1.05) for i, name in enumerate("abcdefgh")}
-    written, _ = names_drawn(points, list("habcdefg"))
-    assert written[0] == "h" and len(written) < 8
 
 
 @pytest.mark.parametrize("teacher", [True, False])

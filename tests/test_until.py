@@ -1,10 +1,8 @@
 """A teacher's training that ends at a score: when, what it leaves, and which scores there are."""
 
 import pytest
-from typer.testing import CliRunner
 
 from pipelines import train_teacher
-from pipelines.cli import app
 from pipelines.config import preset, with_values
 from pipelines.rundir import Run
 from pipelines.stages import new_run
@@ -46,16 +44,6 @@ def test_processes_that_follow_stop_where_the_first_does(tmp_path, monkeypatch):
     monkeypatch.setattr(train_teacher.distributed, "agreed", agreed)
     train_teacher.follow(run, resume=False)
     assert exchanged == [(False,), (False, False, False), (False, False, False)]
-
-
-@pytest.mark.parametrize(
-    "until", ["0.32", "time=0.3", "time_at_goal", "time_at_goal=0", "time_at_goal=1.1", "final_distance=0.1"]
-)
-def test_a_score_that_cannot_be_waited_for_is_refused(tmp_path, monkeypatch, until):
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--until", until])
-    assert done.exit_code == 2 and not list(tmp_path.iterdir())
-    assert "evaluate.until" in done.stderr and "for example time_at_goal=0.32" in done.stderr
 
 
 def test_every_share_of_a_score_can_be_waited_for():

@@ -1,19 +1,20 @@
-"""A run, or a study, as one page that opens in any browser, without a network, plots and all."""
+"""A run, or a sweep, as one page that opens in any browser, without a network, plots and all."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.report.context import RunContext, StudyContext
+from pipelines.files import read_json, write_text
+from pipelines.report.context import RunContext, SweepContext
 from pipelines.report.page import Page
 from pipelines.report.run_page import films, run_page
-from pipelines.report.several import comparison_page, study_page
-from pipelines.rundir import Run, read_json, understood, write_text
+from pipelines.report.several import comparison_page, sweep_page
+from pipelines.rundir import Run, understood
 
 if TYPE_CHECKING:
-    from pipelines.sweep import Study
+    from pipelines.sweep import Sweep
 
-__all__ = ["write_comparison", "write_report", "write_study_report", "write_watch_page"]
+__all__ = ["write_comparison", "write_report", "write_sweep_report", "write_watch_page"]
 
 
 def write_report(run: Run) -> Path:
@@ -27,28 +28,28 @@ def write_report(run: Run) -> Path:
     return target
 
 
-def write_study_report(study: "Study") -> Path:
-    """Writes the study's report.html, also while it is being trained.
+def write_sweep_report(sweep: "Sweep") -> Path:
+    """Writes the sweep's report.html, also while it is being trained.
 
     Runs that have not ended are named. Raises: as `write_report`."""
-    from pipelines.compare import compare_study  # counts parameters, with JAX
+    from pipelines.compare import compare_sweep  # counts parameters, with JAX
     from teacher.tasks import make_task
 
-    target = study.path / "report.html"
-    with understood(study.path):
-        members = study.members
+    target = sweep.path / "report.html"
+    with understood(sweep.path):
+        members = sweep.members
         tasks = [make_task(member.run.config.teacher.task.name) for member in members]
-        figures = compare_study(study, study.failures)
+        figures = compare_sweep(sweep, sweep.failures)
         goals = [task.spec.goal.model_dump() for task in tasks]
-        context = StudyContext(
-            name=study.path.resolve().name,
-            settings=study.settings,
+        context = SweepContext(
+            name=sweep.path.resolve().name,
+            settings=sweep.settings,
             versions=read_json(members[0].run.path / "versions.json"),
             **{key: figures[key] for key in ("preset", "seeds", "vary", "runs", "combinations", "students")},
             metrics={member.name: member.run.metrics("teacher") for member in members},
             goal=goals[0] if all(goal == goals[0] for goal in goals) else {},
         )
-        write_text(target, study_page(context).html())
+        write_text(target, sweep_page(context).html())
     return target
 
 

@@ -5,17 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.files import read_columns, read_json
 from pipelines.report import wording
-from pipelines.rundir import (
-    DISTANCE_MAP,
-    PICTURES,
-    RECORDING,
-    ROBOT_LOG,
-    Run,
-    is_study,
-    read_columns,
-    read_json,
-)
+from pipelines.rundir import DISTANCE_MAP, PICTURES, RECORDING, ROBOT_LOG, Run, is_sweep
 
 JSON = dict[str, Any]
 
@@ -24,7 +16,7 @@ JSON = dict[str, Any]
 class RunContext:
     """Contents of a run directory; a part that does not exist yet is empty or None."""
 
-    name: str  # as commands take it: a run of a study with the study before it
+    name: str  # as commands take it: a run of a sweep with the sweep before it
     settings: JSON
     versions: JSON
     summary: JSON
@@ -50,7 +42,7 @@ class RunContext:
         summary, path = run.summary, run.path.resolve()
         exported, control = summary.get("export", {}), summary.get("control", {})
         selected = summary.get("selected")
-        study = next((parent for parent in path.parents[:2] if is_study(parent)), None)
+        sweep = next((parent for parent in path.parents[:2] if is_sweep(parent)), None)
         # The selected student, if its controller was run, or if it drove a robot as it is exported now.
         controlled = selected if selected in control else next(iter(control), None)
         known = [
@@ -64,7 +56,7 @@ class RunContext:
         specs = {size: run.bundles / size / "spec.json" for size in exported}
         written = f"pipeline export {run.path} --resume writes it again"
         return cls(
-            name=str(path.relative_to(study.parent)) if study else path.name,
+            name=str(path.relative_to(sweep.parent)) if sweep else path.name,
             settings=run.settings,
             versions=run.versions,
             summary=summary,
@@ -136,8 +128,8 @@ class RunContext:
 
 
 @dataclass(frozen=True)
-class StudyContext:
-    """Contents of a study and its runs."""
+class SweepContext:
+    """Contents of a sweep and its runs."""
 
     name: str
     settings: JSON
@@ -148,7 +140,7 @@ class StudyContext:
     runs: list[JSON]  # these and the next two as `pipelines.compare.compare` gives them
     combinations: list[JSON]
     students: list[JSON]
-    metrics: dict[str, list[JSON]]  # of each run's teacher, by its name within the study
+    metrics: dict[str, list[JSON]]  # of each run's teacher, by its name within the sweep
     goal: JSON  # what counts as success; empty if it is not the same for all runs
 
     @property
@@ -176,6 +168,6 @@ class StudyContext:
 
 
 def score_of(run: JSON) -> JSON:
-    """Returns all that a finished run of a study was measured by, in one object."""
+    """Returns all that a finished run of a sweep was measured by, in one object."""
     rate = {key: run[key] for key in ("env_steps_per_s",) if key in run}
     return rate | run["teacher"].get("maze_distance", {}) | run["teacher"] | {"values": run["values"]}

@@ -1,4 +1,4 @@
-"""Runs side by side, and studies: what differs between them, and what came of it."""
+"""Runs side by side, and sweeps: what differs between them, and what came of it."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from pipelines.config import validated
 from pipelines.report import figures, plot, verdict, wording
-from pipelines.report.context import JSON, RunContext, StudyContext, score_of
+from pipelines.report.context import JSON, RunContext, SweepContext, score_of
 from pipelines.report.page import Block, Cell, Figure, Page, Table, Text, beside, cell
 from pipelines.report.run_page import again, from_preset, scores, settings_and_versions
 from pipelines.report.verdict import label, seeds_note
@@ -92,67 +92,67 @@ def _students(runs: Mapping[str, RunContext]) -> list[Block]:
     return [Table("What each student keeps", ["size", *runs], rows, text)] if rows else []
 
 
-# Studies
+# Sweeps
 
 
-def study_page(study: StudyContext) -> Page:
-    settings, seeds = study.settings, study.seeds
-    task = [] if "task.name" in study.vary else [settings["config"]["teacher"]["task"]["name"]]
-    varied = [f"{short(field)} {', '.join(map(shown, values))}" for field, values in study.vary.items()]
+def sweep_page(sweep: SweepContext) -> Page:
+    settings, seeds = sweep.settings, sweep.seeds
+    task = [] if "task.name" in sweep.vary else [settings["config"]["teacher"]["task"]["name"]]
+    varied = [f"{short(field)} {', '.join(map(shown, values))}" for field, values in sweep.vary.items()]
     facts = [*task, *varied, f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"]
     return Page(
-        heading=study.name,
-        about=f"Study: {'; '.join(facts)}",
-        title=study.name,
-        verdict=verdict.of_study(study),
-        open_items=_left(study),
+        heading=sweep.name,
+        about=f"Sweep: {'; '.join(facts)}",
+        title=sweep.name,
+        verdict=verdict.of_sweep(sweep),
+        open_items=_left(sweep),
         sections={
-            "Score and cost": beside(_against_value(study)),
-            "Figures": [*_means(study), *_known(study)],
-            "Students": [*beside(_student_figures(study)), *_student_means(study)],
-            "Learning": beside(_learning(study)),
-            "Runs": [_runs(study)],
+            "Score and cost": beside(_against_value(sweep)),
+            "Figures": [*_means(sweep), *_known(sweep)],
+            "Students": [*beside(_student_figures(sweep)), *_student_means(sweep)],
+            "Learning": beside(_learning(sweep)),
+            "Runs": [_runs(sweep)],
             "Origin": [
-                Text(f"Preset {settings['preset']}. To make the study again:"),
-                *again(lambda: _commands(study)),
-                *settings_and_versions("Shared settings", settings["config"], "the study", study.versions),
+                Text(f"Preset {settings['preset']}. To make the sweep again:"),
+                *again(lambda: _commands(sweep)),
+                *settings_and_versions("Shared settings", settings["config"], "the sweep", sweep.versions),
             ],
         },
     )
 
 
-def _left(study: StudyContext) -> list[tuple[str, str]]:
+def _left(sweep: SweepContext) -> list[tuple[str, str]]:
     """Returns runs without a score, those in which a later stage failed, and how to go on with the others."""
-    items = [(f"{run['run']} has no score: {run['error']}.", "") for run in study.failed]
-    for run in study.runs:
+    items = [(f"{run['run']} has no score: {run['error']}.", "") for run in sweep.failed]
+    for run in sweep.runs:
         for stage, error in run.get("stage_errors", {}).items():
             items.append((f"{run['run']}: {stage} failed: {error}.", ""))
-    total, ended = len(study.runs), len(study.finished)
-    if study.open:
-        text = f"{len(study.open)} of {total} runs not ended yet:"
-        items.append((text, f"pipeline teacher --run {study.name} --resume"))
-    begun = [run["students"] for run in study.finished if run.get("students")]
+    total, ended = len(sweep.runs), len(sweep.finished)
+    if sweep.open:
+        text = f"{len(sweep.open)} of {total} runs not ended yet:"
+        items.append((text, f"pipeline teacher --run {sweep.name} --resume"))
+    begun = [run["students"] for run in sweep.finished if run.get("students")]
     waiting = ended - sum(all("time_at_goal" in each for each in found.values()) for found in begun)
     if begun and waiting:
         stage = "export" if len(begun) == ended else "distill"
         text = f"students of {waiting} of {ended} runs not judged yet:"
-        items.append((text, f"pipeline {stage} {study.name} --resume"))
+        items.append((text, f"pipeline {stage} {sweep.name} --resume"))
     return items
 
 
-def _means(study: StudyContext) -> list[Block]:
+def _means(sweep: SweepContext) -> list[Block]:
     """Returns one row a combination of values, means over its seeds."""
-    if not study.finished:
+    if not sweep.finished:
         return []
     rows = []
-    for found in study.combinations:
-        planned = sum(run["values"] == found["values"] for run in study.runs)
+    for found in sweep.combinations:
+        planned = sum(run["values"] == found["values"] for run in sweep.runs)
         ended = len(found["seeds"])
         rows.append(
             [
-                label(study, found["values"]),
+                label(sweep, found["values"]),
                 *(wording.count(found["parameters"][part]) for part in ("actor", "critic")),
-                *_measured(study, found),
+                *_measured(sweep, found),
                 str(ended) if ended == planned else f"{ended} of {planned}",
             ]
         )
@@ -160,43 +160,43 @@ def _means(study: StudyContext) -> list[Block]:
         "Actor, critic: parameters; the critic's are those of both encoders. Time: of a run, with "
         "compilation. Steps/s: environment steps a second with their updates, in the median iteration. "
     )
-    head = ["values", "actor", "critic", *_measures(study), "seeds"]
-    return [Table("Means over the seeds that finished", head, rows, text + seeds_note(study))]
+    head = ["values", "actor", "critic", *_measures(sweep), "seeds"]
+    return [Table("Means over the seeds that finished", head, rows, text + seeds_note(sweep))]
 
 
-def _runs(study: StudyContext) -> Table:
+def _runs(sweep: SweepContext) -> Table:
     """Returns every run by itself; its intervals are over episodes."""
     rows = []
-    for run in study.runs:
+    for run in sweep.runs:
         score, state = score_of(run) if run["state"] == "finished" else run, run["state"]
         if state != "finished" and "iteration" in run:
             state = f"{state}, {run['iteration']} iterations"
-        rows.append([run["run"], state, *_measured(study, score)])
+        rows.append([run["run"], state, *_measured(sweep, score)])
     caption = f"Every run, an ordinary one. In small print: {wording.INTERVALS} over its held-out episodes"
-    return Table(caption, ["run", "state", *_measures(study)], rows)
+    return Table(caption, ["run", "state", *_measures(sweep)], rows)
 
 
-def _measures(study: StudyContext) -> list[str]:
-    near = wording.length(study.goal.get("success_radius"), study.goal.get("unit"))
+def _measures(sweep: SweepContext) -> list[str]:
+    near = wording.length(sweep.goal.get("success_radius"), sweep.goal.get("unit"))
     return [f"ends within {near}" if near else "success", "time at goal", "final distance", "time", "steps/s"]
 
 
-def _measured(study: StudyContext, found: JSON) -> list[Cell | str | None]:
+def _measured(sweep: SweepContext, found: JSON) -> list[Cell | str | None]:
     return [
         *(wording.share(found, key) for key in ("success_final", "time_at_goal")),
-        wording.distance(found, "final_distance", study.goal.get("unit")),
+        wording.distance(found, "final_distance", sweep.goal.get("unit")),
         wording.duration(found.get("wall_s")),
         wording.rate(found.get("env_steps_per_s")),
     ]
 
 
-def _known(study: StudyContext) -> list[Block]:
+def _known(sweep: SweepContext) -> list[Block]:
     """Returns scores beside what is known of the task without learning: one row a combination of values."""
-    if not any(key in found for found in study.combinations for key in KNOWN):
+    if not any(key in found for found in sweep.combinations for key in KNOWN):
         return []
     rows = []
-    for found in study.combinations:
-        row = [label(study, found["values"]), wording.share(found, "share_of_reference")]
+    for found in sweep.combinations:
+        row = [label(sweep, found["values"]), wording.share(found, "share_of_reference")]
         for key in ("rank_correlation", "rank_correlation_far"):
             ends = " to ".join(f"{end:.3f}" for end in found.get(f"{key}_interval", ()))
             row.append(cell(wording.number(found.get(key), ".3f"), ends or None))
@@ -209,21 +209,21 @@ def _known(study: StudyContext) -> list[Block]:
     return [Table("Beside what is known of the task", ["values", *KNOWN.values()], rows, text)]
 
 
-def _student_means(study: StudyContext) -> list[Block]:
+def _student_means(sweep: SweepContext) -> list[Block]:
     """Returns one row a combination of values and a size, means over its seeds."""
-    if not study.students:
+    if not sweep.students:
         return []
     keys = ("time_at_goal", "teacher_time_at_goal", "retention")
     rows = [
         [
-            label(study, row["values"]),
+            label(sweep, row["values"]),
             row["size"],
             *(wording.share(row, key) for key in keys),
             str(len(row["seeds"])),
         ]
-        for row in study.students
+        for row in sweep.students
     ]
-    counts = {row["episodes"] for row in study.students if "episodes" in row}
+    counts = {row["episodes"] for row in sweep.students if "episodes" in row}
     over = f"{counts.pop():,} held-out episodes" if len(counts) == 1 else "held-out episodes"
     text = (
         f"Each exported file and its teacher ran the same {over}. Retention: the student's time at goal over "
@@ -231,42 +231,42 @@ def _student_means(study: StudyContext) -> list[Block]:
     )
     head = ["teacher", "student", "time at goal", "its teacher's", "retention", "seeds"]
     caption = "Students, means over the seeds that were judged"
-    return [Table(caption, head, rows, text + seeds_note(study))]
+    return [Table(caption, head, rows, text + seeds_note(sweep))]
 
 
-def _commands(study: StudyContext) -> list[str]:
+def _commands(sweep: SweepContext) -> list[str]:
     """Returns those of the stages that have begun.
 
     Raises: UsageError if the settings are not of this version of the program."""
-    settings = study.settings
-    name = f"{study.name}-again"
+    settings = sweep.settings
+    name = f"{sweep.name}-again"
     words = ["pipeline", "teacher", *from_preset(settings["preset"], validated(settings["config"]))]
     words[4:4] = ["--seeds", ",".join(map(str, settings["seeds"])), "--run", name]
-    for field, values in reversed(study.vary.items()):
+    for field, values in reversed(sweep.vary.items()):
         words[4:4] = ["--vary", f"{field}={','.join(map(shown, values))}"]
-    students = [run["students"] for run in study.runs if "students" in run]
+    students = [run["students"] for run in sweep.runs if "students" in run]
     judged = any("time_at_goal" in student for each in students for student in each.values())
     later = ["distill"] * bool(students) + ["export"] * judged
     return [shlex.join(words), *(f"pipeline {stage} {shlex.quote(name)}" for stage in later)]
 
 
-# Figures of studies
+# Figures of sweeps
 
 
-def _against_value(study: StudyContext) -> list[Figure]:
+def _against_value(sweep: SweepContext) -> list[Figure]:
     """Draws score and wall-clock time against the setting that varies; nothing for none or several."""
     found: list[Figure] = []
-    if len(study.vary) != 1 or not study.finished:
+    if len(sweep.vary) != 1 or not sweep.finished:
         return found
-    (field,) = study.vary
-    runs, rows = list(map(score_of, study.finished)), study.combinations
+    (field,) = sweep.vary
+    runs, rows = list(map(score_of, sweep.finished)), sweep.combinations
     with plot.figure(f"Success and time at goal, %, against {short(field)}", found) as axes:
         lines = [Measured(name, key, runs, rows) for key, name in figures.SCORES]
-        _against(axes, study, field, lines)
-        failed = [study.vary[field].index(run["values"][field]) for run in study.failed]
+        _against(axes, sweep, field, lines)
+        failed = [sweep.vary[field].index(run["values"][field]) for run in sweep.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
-        plot.reference_line(axes, study.reference("time_at_goal"), "reference: time at goal", plot.SERIES[1])
+        plot.reference_line(axes, sweep.reference("time_at_goal"), "reference: time at goal", plot.SERIES[1])
         plot.all_percent(axes)
     seconds, unit = wording.time_unit(max(run["wall_s"] for run in runs))
     took = [
@@ -274,49 +274,49 @@ def _against_value(study: StudyContext) -> list[Figure]:
         for them in (runs, rows)
     ]
     with plot.figure(f"Wall-clock time of a run, {unit}", found) as axes:
-        _against(axes, study, field, [Measured(None, "time", *took)])
+        _against(axes, sweep, field, [Measured(None, "time", *took)])
         axes.set_ylim(bottom=0)
     return found
 
 
-def _learning(study: StudyContext) -> list[Figure]:
+def _learning(sweep: SweepContext) -> list[Figure]:
     """Draws scores against environment steps, a colour for each value of the last setting that varies.
 
     Where several vary, figures for each combination of the others."""
-    *outer, last = list(study.vary) or [""]
+    *outer, last = list(sweep.vary) or [""]
     found: list[Figure] = []
-    for panel in _panels(study.combinations, outer):
-        values = [c["values"] for c in study.combinations if c["values"].items() >= panel.items()]
+    for panel in _panels(sweep.combinations, outer):
+        values = [c["values"] for c in sweep.combinations if c["values"].items() >= panel.items()]
         groups = {
-            shown(each[last]) if last else study.preset: [
-                study.metrics[run["run"]] for run in study.runs if run["values"] == each
+            shown(each[last]) if last else sweep.preset: [
+                sweep.metrics[run["run"]] for run in sweep.runs if run["values"] == each
             ]
             for each in values
         }
-        references = {key: study.reference(key, values) for key, _ in figures.SCORES}
+        references = {key: sweep.reference(key, values) for key, _ in figures.SCORES}
         where = f" at {described(panel)}" if panel else ""
         title = f", %{where}, by {short(last) if last else 'preset'}"
         found += figures.teachers(title, groups, references)
     return found
 
 
-def _student_figures(study: StudyContext) -> list[Figure]:
+def _student_figures(sweep: SweepContext) -> list[Figure]:
     """Draws students' time at goal and retention against the varied setting, a line a size, and teachers'.
 
     Where several settings vary, against the depth or else the last one, two figures for each combination of
     the others; nothing where none does."""
     found: list[Figure] = []
-    if not study.vary or not study.students:
+    if not sweep.vary or not sweep.students:
         return found
-    field = DEPTH if DEPTH in study.vary else list(study.vary)[-1]
+    field = DEPTH if DEPTH in sweep.vary else list(sweep.vary)[-1]
     titles = {"time_at_goal": "Time at goal of students, %", "retention": "Retention of time at goal, %"}
-    for panel in _panels(study.students, [name for name in study.vary if name != field]):
-        rows = [row for row in study.students if row["values"].items() >= panel.items()]
+    for panel in _panels(sweep.students, [name for name in sweep.vary if name != field]):
+        rows = [row for row in sweep.students if row["values"].items() >= panel.items()]
         for key, title in titles.items():
             if any(key in row for row in rows):
                 where = f" at {described(panel)}" if panel else ""
                 with plot.figure(f"{title}{where}", found) as axes:
-                    _against(axes, study, field, _student_lines(study, rows, key))
+                    _against(axes, sweep, field, _student_lines(sweep, rows, key))
                     if key == "time_at_goal":
                         axes.set_ylim(bottom=0)
                     else:
@@ -336,10 +336,10 @@ def _panels(rows: Sequence[JSON], outer: Sequence[str]) -> list[JSON]:
     return panels
 
 
-def _student_lines(study: StudyContext, rows: list[JSON], key: str) -> list["Measured"]:
+def _student_lines(sweep: SweepContext, rows: list[JSON], key: str) -> list["Measured"]:
     """Returns each size, and after them the teachers where `key` is one of theirs too."""
     shown_here = [row["values"] for row in rows]
-    runs = [run for run in study.finished if run["values"] in shown_here]
+    runs = [run for run in sweep.finished if run["values"] in shown_here]
     lines = []
     for size in dict.fromkeys(row["size"] for row in rows):
         own = [run.get("students", {}).get(size, {}) | {"values": run["values"]} for run in runs]
@@ -365,9 +365,9 @@ class Measured(NamedTuple):
     rows: Sequence[JSON]
 
 
-def _against(axes: Axes, study: StudyContext, field: str, lines: Sequence[Measured]) -> None:
+def _against(axes: Axes, sweep: SweepContext, field: str, lines: Sequence[Measured]) -> None:
     """Draws measures over the values of a setting: means joined, with their intervals, beside a dot a run."""
-    values = study.vary[field]
+    values = sweep.vary[field]
     apart = SPREAD / max(len(lines), 2)
     for i, (name, key, runs, rows) in enumerate(lines):
         colour, dash = plot.look(i) if name != "teacher" else (plot.INK, plot.DASHES[1])

@@ -1,7 +1,7 @@
-"""A run, or a study, in a few sentences; nothing is called good that is not. How far each stage has come."""
+"""A run, or a sweep, in a few sentences; nothing is called good that is not. How far each stage has come."""
 
 from pipelines.report import wording
-from pipelines.report.context import JSON, RunContext, StudyContext
+from pipelines.report.context import JSON, RunContext, SweepContext
 from pipelines.sweep import described
 from teacher.config import CollectConfig
 
@@ -126,24 +126,24 @@ def _state(lines: list[JSON], counted: str, total: int) -> str:
     return f"not complete, {counted} {lines[-1][counted]} of {total}" if lines else "not run yet"
 
 
-def of_study(study: StudyContext) -> str:
-    """Returns what the study amounts to so far; no difference is called sure that the seeds do not show."""
-    scored = [figures for figures in study.combinations if "success_final" in figures]
-    runs, failed, waiting = len(study.runs), len(study.failed), len(study.open)
+def of_sweep(sweep: SweepContext) -> str:
+    """Returns what the sweep amounts to so far; no difference is called sure that the seeds do not show."""
+    scored = [figures for figures in sweep.combinations if "success_final" in figures]
+    runs, failed, waiting = len(sweep.runs), len(sweep.failed), len(sweep.open)
     if not scored:
         failures = f" {failed} of {runs} failed." if failed else ""
         return f"Nothing has been found yet: no run has finished.{failures}"
-    sentences = _best(study, scored)
+    sentences = _best(sweep, scored)
     compared = [figures for figures in scored if "share_of_reference" in figures]
     if compared:
         best = max(compared, key=lambda figures: figures["share_of_reference"])
         share = wording.share_in_words(best, "share_of_reference")
-        name = _capital(label(study, best["values"]))
+        name = _capital(label(sweep, best["values"]))
         sentences.append(f"{name} is at its goals for {share} of the time that {KNOWS} is")
     fast, slow = (choose(scored, key=lambda figures: figures["wall_s"]) for choose in (min, max))
     if (ratio := slow["wall_s"] / fast["wall_s"]) >= 1.1:
-        takes = f"{_capital(label(study, slow['values']))} takes {wording.duration(slow['wall_s'])} a run"
-        sentences.append(f"{takes}, {ratio:.1f} times as long as {label(study, fast['values'])}")
+        takes = f"{_capital(label(sweep, slow['values']))} takes {wording.duration(slow['wall_s'])} a run"
+        sentences.append(f"{takes}, {ratio:.1f} times as long as {label(sweep, fast['values'])}")
     if failed:
         sentences.append(f"{failed} of {runs} runs failed and {'is' if failed == 1 else 'are'} in no mean")
     if waiting:
@@ -151,14 +151,14 @@ def of_study(study: StudyContext) -> str:
     return ". ".join(sentences) + "."
 
 
-def label(study: StudyContext, values: JSON) -> str:
+def label(sweep: SweepContext, values: JSON) -> str:
     """Returns `depth 4`; the preset's name where nothing but the seed varies."""
-    return described(values) or study.preset
+    return described(values) or sweep.preset
 
 
-def seeds_note(study: StudyContext) -> str:
+def seeds_note(sweep: SweepContext) -> str:
     """Returns on how many seeds the figures rest, and what their intervals are."""
-    if len(study.seeds) == 1:
+    if len(sweep.seeds) == 1:
         return "One seed: there is no interval over seeds, and differences between rows may be chance."
     return (
         f"In small print: {wording.INTERVALS} of the mean over seeds (Student's t); "
@@ -166,12 +166,12 @@ def seeds_note(study: StudyContext) -> str:
     )
 
 
-def _best(study: StudyContext, scored: list[JSON]) -> list[str]:
+def _best(sweep: SweepContext, scored: list[JSON]) -> list[str]:
     top = max(figures["success_final"] for figures in scored)
     if top == 0:
         return ["No run reaches a goal at the end of an episode"]
     best = [figures for figures in scored if figures["success_final"] == top]
-    names = _capital(wording.enumerated([label(study, figures["values"]) for figures in best]))
+    names = _capital(wording.enumerated([label(sweep, figures["values"]) for figures in best]))
     share, first = wording.share_in_words(best[0], "success_final"), best[0]
     over = f"the mean over {len(first['seeds'])} seeds" if len(first["seeds"]) > 1 else "with one seed"
     if len(scored) == 1:
@@ -179,7 +179,7 @@ def _best(study: StudyContext, scored: list[JSON]) -> list[str]:
     sentences = [f"{names} {'reaches' if len(best) == 1 else 'reach'} most goals: {share}, {over}"]
     if max(len(figures["seeds"]) for figures in scored) == 1:
         return [*sentences, "One seed: the differences may be chance"]
-    unsure = [label(study, figures["values"]) for figures in scored if _may_equal(figures, first)]
+    unsure = [label(sweep, figures["values"]) for figures in scored if _may_equal(figures, first)]
     if len(best) == 1 and unsure:
         few = len(unsure) <= NAMED
         others = " or ".join(unsure) if few else f"{len(unsure)} of the {len(scored) - 1} others"

@@ -71,7 +71,7 @@ def drive(
         with deferred_interrupt() as interruption, _robot(robot, host, controller, pose) as (arm, judged):
             with (
                 _logged(controller.spec, duration, log) as steps,
-                display.bar("robot", len(places), piece="goals") as bar,
+                display.bar("robot", len(places), unit="goals") as bar,
             ):
                 goal = _following(places, seconds, bar, lambda: interruption.requested)
                 if carried is not None:
@@ -180,7 +180,7 @@ def _following(
             raise Interrupted("interrupted: the robot was stopped")
         if (index := min(int(now / seconds), len(places) - 1)) != current:
             current = index
-            bar.update(current, {})
+            bar.show(current, {})
         return places[current]
 
     return goal

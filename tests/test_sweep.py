@@ -1,0 +1,544 @@
+"""Sweeps: the runs of one, its figures and its page, and what is refused before anything is created."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from conftest import PIPELINE
+from test_report import Page, add_truth, score
+from typer.testing import CliRunner
+
+from pipelines import export_students, train_students, train_teacher
+from pipelines.cli import app
+from pipelines.compare import compare_sweep, seed_interval
+from pipelines.config import preset, with_values
+from pipelines.files import read_json, write_json
+from pipelines.report import write_sweep_report
+from pipelines.run_sweep import train_sweep
+from pipelines.rundir import Run
+from pipelines.runtime import Interrupted
+from pipelines.sweep import Sweep, combinations, create_sweep, parse_seeds
+from teacher import checkpoint
+from teacher.errors import Diverged, FathomError
+from teacher.train import load_teacher
+
+NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
+TINY = ["collect.total_steps=3200", "evaluate.every=5", "checkpoint.interval_s=0"]
+
+
+class Trained(NamedTuple):
+    sweep: Sweep
+    finished: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pipeline) -> Trained:
+    """Two depths and two seeds: killed in the first run, then taken up again."""
+    folder = tmp_path_factory.mktemp("sweep")
+    settings = [word for assignment in TINY for word in ("--set", assignment)]
+    begin = ["teacher", "--preset", "debug", "--depths", "4,8", "--seeds", "0,1", *settings]
+    sweep = Sweep(folder / "runs" / "debug-depth")
+    first = Run(sweep.path / NAMES[0])
+    with subprocess.Popen([*PIPELINE, *begin], cwd=folder, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and max(checkpoint.saves(first.checkpoints), default=0) < 5:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -9
+    finished = pipeline("teacher", "--run", "debug-depth", "--resume", "--json", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return Trained(sweep, finished)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def made(path, varied, seeds, values=()) -> Sweep:
+    """A sweep in which nothing has been trained."""
+    config = with_values(preset("debug"), values)
+    return create_sweep(path, config, "debug", combinations(config, varied), seeds)
+
+
+def fill(sweep: Sweep, success, *, skip=()) -> Sweep:
+    """Ends every run but `skip` as if it had been trained; `success` gives a share for a member."""
+    for member in sweep.members:
+        if member.name in skip:
+            continue
+        member.run.begin_stage("teacher", None, member.seed)
+        share, depth = success(member), member.run.config.teacher.network.depth
+        for i in range(1, 5):
+            line = {"iteration": i, "env_steps": 320 * i, "wall_s": 10.0 + depth * i / 4}
+            member.run.append_metrics("teacher", line | {"evaluation": score(share * i / 4)})
+        figures = {"depth": depth, "width": 16, "env_steps": 1280, "wall_s": 10.0 + depth, **score(share)}
+        member.run.update_summary(
+            {"task": "reacher", "engine": "mjx", "seed": member.seed, "teacher": figures}
+        )
+    return sweep
+
+
+def page_of(sweep: Sweep) -> Page:
+    return Page(write_sweep_report(sweep).read_text(encoding="utf-8"))
+
+
+def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained):
+    told = trained.finished.stderr
+    assert re.search(r"run 1 of 4: depth 4, seed 0\nteacher: going on from iteration [5-9] of 10", told)
+    assert "run 2 of 4: depth 8, seed 0; about" in told
+    assert "run 4 of 4: depth 8, seed 1; about" in told
+    assert [member.name for member in trained.sweep.members] == NAMES
+    assert all(member.finished for member in trained.sweep.members)
+
+
+def test_one_json_object_holds_the_summary_of_every_run(trained):
+    printed = json.loads(trained.finished.stdout)
+    assert printed == json.loads((trained.sweep.path / "summary.json").read_text())
+    assert printed["vary"] == {"network.depth": [4, 8]} and printed["seeds"] == [0, 1]
+    for run, name in zip(printed["runs"], NAMES, strict=True):
+        own = json.loads((trained.sweep.path / name / "summary.json").read_text())
+        assert run["run"] == name and run["state"] == "finished"
+        assert own.items() <= run.items()
+        assert run["env_steps_per_s"] > 0 and run["parameters"]["critic"] > run["parameters"]["actor"]
+    before = [files_of(member.run.path) for member in trained.sweep.members]
+    assert train_sweep(trained.sweep) == printed  # what has ended is kept
+    assert [files_of(member.run.path) for member in trained.sweep.members] == before
+    for combination in printed["combinations"]:
+        scores = [run["teacher"] for run in printed["runs"] if run["values"] == combination["values"]]
+        assert combination["time_at_goal"] == pytest.approx(np.mean([s["time_at_goal"] for s in scores]))
+        assert combination["seeds"] == [0, 1]
+
+
+def test_each_run_is_an_ordinary_one(trained):
+    for name, depth, seed in zip(NAMES, (4, 8, 4, 8), (0, 0, 1, 1), strict=True):
+        run = Run(trained.sweep.path / name)
+        assert run.config == with_values(preset("debug"), [*TINY, f"network.depth={depth}"])
+        assert run.seed == seed
+        teacher = load_teacher(run.checkpoints)
+        assert teacher.networks.actor.depth == depth and teacher.iteration == 10
+        assert teacher.evaluation.items() <= run.summary["teacher"].items()
+
+
+def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
+    source = (trained.sweep.path / "report.html").read_text()
+    page = Page(source)
+    assert page.tags.count("figure") == 4  # score and time; two learning curves
+    for name in NAMES:
+        assert "finished" in " ".join(page.row(name))
+    assert not page.loaded or all(value.startswith("#") for value in page.loaded)
+    assert not re.search(r"https?://|url\((?!#)|@import", source)
+    assert "2 seeds" in page.text and "One seed" not in page.text
+    assert "--vary network.depth=4,8 --seeds 0,1 --run debug-depth-again" in re.sub(" +", " ", page.text)
+
+
+def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
+    sweep = fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0]), lambda m: 0.5)
+    monkeypatch.chdir(tmp_path)
+    for words, page in (
+        ([], sweep.path / "report.html"),  # it is all there is
+        (["sweep"], sweep.path / "report.html"),
+        (["sweep/depth-8/seed-0"], sweep.path / "depth-8" / "seed-0" / "report.html"),
+    ):
+        page.unlink(missing_ok=True)
+        done = CliRunner().invoke(app, ["report", *words])
+        assert done.exit_code == 0 and page.samefile(done.stdout.strip())
+    text = Page(page.read_text()).text
+    assert "pipeline distill sweep/depth-8/seed-0" in text
+    for words in (["control"], ["evaluate"], ["run", "--resume"]):  # those for one run name the sweep's
+        done = CliRunner().invoke(app, [*words, "--run", "sweep"])
+        assert done.exit_code == 2 and "runs/sweep is a sweep, not a run" in done.stderr
+        assert all(f"runs/sweep/{member.name}" in done.stderr for member in sweep.members)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["runs/sweep exists", "--resume"]),
+        (["--resume", "--depths", "4,16"], ["begun with network.depth=4,8, not network.depth=4,16"]),
+        (["--resume", "--vary", "network.width=4,8"], ["not network.width=4,8"]),
+        (["--resume", "--seeds", "0"], ["begun with seeds=0,1, not seeds=0"]),
+        (["--resume", "--seed", "1"], ["begun with seeds=0,1, not seeds=1"]),
+        (["--resume", "--set", "network.width=4"], ["other settings"]),
+        (["--resume", "--preset", "quickstart"], ["preset debug"]),
+    ],
+)
+def test_resuming_with_other_values_is_refused(tmp_path, monkeypatch, arguments, words):
+    made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1])
+    before = files_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--run", "sweep", *arguments])
+    assert done.exit_code == 2, done.output
+    for word in words:
+        assert word in done.stderr
+    assert files_of(tmp_path) == before
+
+
+def test_combinations_are_every_pair_with_the_last_setting_fastest():
+    config = preset("debug")
+    found = combinations(config, ["network.actor_depth=4,none", "update.batch=16,32"])
+    values = [tuple(values.values()) for values, _ in found]
+    assert values == [(4, 16), (4, 32), (None, 16), (None, 32)]
+    for (depth, batch), (_, combined) in zip(values, found, strict=True):
+        assert combined.teacher.network.actor_depth == depth and combined.teacher.update.batch == batch
+    assert combinations(config, []) == [({}, config)]
+    assert parse_seeds("2, 0,1") == [2, 0, 1]
+
+
+def test_interval_over_seeds_is_students():
+    low, high = seed_interval([2.0, 3.0, 4.0])  # mean 3, standard error 1 / sqrt(3), t = 4.3027
+    assert (low, high) == pytest.approx((0.51587, 5.48413), abs=1e-4)
+    assert seed_interval([0.5, 0.7], highest=1.0) == [0.0, 1.0]
+    assert seed_interval([-0.2, 0.2], lowest=-1.0)[0] == -1.0
+    assert seed_interval([0.5]) is None and seed_interval([0.5, 0.5]) is None
+
+
+@pytest.fixture
+def teach(monkeypatch):
+    """Stands in for the training: a run ends at once, or as `endings` says for its depth."""
+    endings: dict[int, Exception] = {}
+    tried: list[int] = []
+
+    def teach(run, display, *, resume):
+        depth = run.config.teacher.network.depth
+        tried.append(depth)
+        if depth in endings:
+            raise endings[depth]
+        run.update_summary({"task": "reacher", "teacher": {**score(0.5), "wall_s": 1.0}})
+
+    monkeypatch.setattr(train_teacher, "teach", teach)
+    return endings, tried
+
+
+def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch, teach):
+    endings, tried = teach
+    endings[4] = Diverged("training diverged: critic_loss became nan in iteration 3")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8", "--json"])
+    assert done.exit_code == 1 and tried == [4, 8]
+    assert "failed in 1 of 2 runs" in done.stderr and "depth-4/seed-0: training diverged" in done.stderr
+    summary = json.loads(done.stdout)
+    assert [run["state"] for run in summary["runs"]] == ["diverged", "finished"]
+    assert "success_final" not in summary["combinations"][0]
+    page = Page(Path("runs/debug-depth/report.html").read_text())
+    assert "1 of 2 runs failed and is in no mean" in page.text
+    assert "depth-4/seed-0 has no score: training diverged" in page.text
+    again = CliRunner().invoke(app, ["teacher", "--run", "debug-depth", "--resume", "--json"])
+    assert again.exit_code == 1 and tried == [4, 8]
+    assert json.loads(again.stdout) == summary
+
+
+def test_a_run_too_large_for_the_device_is_recorded_and_tried_again(tmp_path, teach):
+    endings, tried = teach
+    endings[8] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+    sweep = made(tmp_path / "sweep", ["network.depth=4,8"], [0])
+    assert [run["state"] for run in train_sweep(sweep)["runs"]] == ["finished", "out of memory"]
+    del endings[8]
+    assert [run["state"] for run in train_sweep(sweep)["runs"]] == ["finished", "finished"]
+    assert tried == [4, 8, 8]
+
+
+def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monkeypatch, teach):
+    endings, tried = teach
+    endings[8] = Interrupted("stopped and saved after iteration 3; go on with --resume")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16"])
+    assert done.exit_code == 130 and tried == [4, 8]
+    assert "go on with --resume" in done.stderr
+    del endings[8]
+    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16", "--resume"])
+    assert done.exit_code == 0 and tried == [4, 8, 8, 16]
+
+
+def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
+    shares = {(4, 0): 0.2, (4, 1): 0.21, (8, 0): 0.7, (8, 1): 0.71, (16, 0): 0.68, (16, 1): 0.71}
+    sweep = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
+    page = page_of(fill(sweep, lambda m: shares[m.values["network.depth"], m.seed]))
+    assert "Depth 8 reaches most goals: 70.5 % (64.1 to 76.9), the mean over 2 seeds" in page.text
+    assert "These seeds do not prove that to be more than depth 16 reaches" in page.text
+    assert "Depth 16 takes 26 s a run, 1.9 times as long as depth 4" in page.text
+
+
+def test_a_sweep_under_way_is_shown_as_far_as_it_came(tmp_path):
+    sweep = made(tmp_path / "arm", ["network.depth=4,8"], [0, 1])
+    assert "no run has finished" in page_of(sweep).text
+    one = made(tmp_path / "one", ["network.depth=4,8"], [3])
+    assert "One seed: the differences may be chance" in page_of(fill(one, lambda m: 0.5)).text
+    page = page_of(fill(sweep, lambda m: 0.5, skip=["depth-8/seed-1"]))
+    assert "1 of 4 runs not ended yet: pipeline teacher --run arm --resume" in page.text.replace("  ", " ")
+    assert "1 of 2" in " ".join(row[-1] for row in page.rows if row and row[0].strip() == "depth 8")
+    assert "not begun" in " ".join(page.row("depth-8/seed-1"))
+
+
+@pytest.mark.parametrize(
+    ("varied", "figures"),
+    [
+        ([], 2),
+        (["network.architecture=scaled,published"], 4),
+        (["network.actor_depth=none,8"], 4),
+        (["network.actor_depth=4,8", "network.critic_depth=4,8,16"], 4),  # two for each actor depth
+        (["update.batch=16,32", "network.width=8,16", "collect.updates=2,3"], 8),
+    ],
+)
+def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path, varied, figures):
+    sweep = fill(made(tmp_path / "arm", varied, [0, 1]), lambda m: 0.4 + 0.1 * m.seed)
+    page = page_of(sweep)
+    assert all(page.row(member.name) for member in sweep.members)
+    assert page.tags.count("figure") == figures
+    assert compare_sweep(sweep, {})["combinations"][0]["success_final"] == pytest.approx(0.45)
+
+
+SMALL = ["student.sizes=2x16", "student.rounds=1", "student.updates=2", "student.episodes=4"]
+
+
+@pytest.fixture
+def two_depths(trained, tmp_path, monkeypatch) -> Sweep:
+    """The first two runs of the trained sweep, as a sweep of their own, with the file of earlier versions."""
+    sweep = Sweep(shutil.copytree(trained.sweep.path, tmp_path / "runs" / "sweep"))
+    settings = sweep.settings
+    (sweep.path / "sweep.json").unlink()
+    write_json(sweep.path / "study.json", settings | {"runs": settings["runs"][:2], "seeds": [0]})
+    monkeypatch.chdir(tmp_path)
+    return sweep
+
+
+def test_students_of_a_whole_sweep_are_distilled_and_judged(two_depths):
+    settings = [word for assignment in SMALL for word in ("--set", assignment)]
+    done = CliRunner().invoke(app, ["distill", "sweep", *settings])
+    assert done.exit_code == 0, done.stderr
+    distilled = [files_of(member.run.path) for member in two_depths.members]
+    assert CliRunner().invoke(app, ["distill", "sweep", "--resume"]).exit_code == 0
+    assert [files_of(member.run.path) for member in two_depths.members] == distilled
+    done = CliRunner().invoke(app, ["export", "sweep", "--json"])
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    for row, run, member in zip(summary["students"], summary["runs"], two_depths.members, strict=True):
+        student = run["students"]["2x16"]
+        assert row["values"] == member.values and row["size"] == "2x16" and row["episodes"] == 4
+        assert row["time_at_goal"] == student["time_at_goal"]
+        assert row["teacher_time_at_goal"] == student["teacher_time_at_goal"]
+        assert (member.run.bundles / "2x16" / "policy.onnx").is_file()
+    assert "Students, means over" in Page((two_depths.path / "report.html").read_text()).text
+
+
+def test_a_sweep_beside_what_is_known_of_its_task(tmp_path):
+    """The reference's line is in every plot that has one to compare, means over seeds in a table."""
+    sweep = fill(made(tmp_path / "arm", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
+    assert "reference" not in page_of(sweep).text
+    for member in sweep.members:
+        depth = member.values["network.depth"]
+        add_truth(member.run, share=0.4 + 0.05 * depth + 0.01 * member.seed)
+    shallow, deep = compare_sweep(sweep, {})["combinations"]
+    assert shallow["share_of_reference"] == pytest.approx(0.605)
+    assert deep["rank_correlation_far"] == pytest.approx(0.634)
+    assert "rank_correlation_interval" not in deep  # both seeds agree exactly
+    page = page_of(sweep)
+    assert page.text.count("reference: time at goal") == 1 and page.text.count("reference policy") == 2
+    row = [row for row in page.rows if row and row[0].strip() == "depth 8"][1]
+    assert [cell.split()[0] for cell in row[1:]] == ["80.5", "0.812", "0.634"]
+    assert "Depth 8 is at its goals for 80.5" in page.text
+
+    # Lines of different references are not drawn.
+    sweep.members[0].run.update_summary({"reference": {"time_at_goal": 0.5, "success_final": 0.5}})
+    text = page_of(sweep).text
+    assert "reference: time at goal" not in text and "reference policy" not in text
+
+
+# Students of a whole sweep. Distillation and export are stood in for.
+
+SIZES = ("2x16", "3x16")
+
+
+def with_students(sweep: Sweep, time_at_goal, retention=lambda member: 0.9) -> Sweep:
+    """Gives every run judged students; both functions give a figure for a member, None for none."""
+    for member in sweep.members:
+        kept, reached = retention(member), time_at_goal(member)
+        figures = {"parameters": 482, "wall_s": 3.0, "episodes": 1000, "time_at_goal": reached}
+        figures |= {"teacher_time_at_goal": 0.8} | ({} if kept is None else {"retention": kept})
+        member.run.update_summary({"students": dict.fromkeys(SIZES, figures)})
+    return sweep
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch) -> Sweep:
+    """Two depths and two seeds whose teachers are trained."""
+    monkeypatch.chdir(tmp_path)
+    return fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
+
+
+@pytest.fixture
+def stages(monkeypatch) -> SimpleNamespace:
+    """Stands in for both stages: `tried` says which were begun in which run, `endings` how they fail there,
+    `passes` whether a student keeps enough."""
+    found = SimpleNamespace(tried=[], endings={}, settings=[], passes=lambda run: True)
+
+    def begin(stage, run):
+        found.tried.append((stage, "/".join(run.path.parts[-2:])))
+        found.settings.append(run.config)
+        run.begin_stage("students", None, run.seed)
+        (run.students / "checkpoints").mkdir(exist_ok=True)
+        if found.tried[-1] in found.endings:
+            raise found.endings[found.tried[-1]]
+
+    def distill(run, display, *, resume, seed):
+        begin("distill", run)
+        for size in run.config.student.sizes:
+            (run.students / size / "3").mkdir(parents=True, exist_ok=True)
+            run.update_summary({"students": {size: {"parameters": 482, "wall_s": 3.0}}})
+
+    def export(run, display, *, resume, seed, sign):
+        begin("export", run)
+        size, passes = run.config.student.sizes[0], found.passes(run)
+        because = "as was asked" if passes else "no student surely keeps 98 %. What limits it is capacity."
+        judged = {"time_at_goal": 0.4, "retention": 0.8, "teacher_time_at_goal": 0.5, "episodes": 16}
+        run.update_summary(
+            {
+                "students": dict.fromkeys(run.config.student.sizes, judged),
+                "selected": size,
+                "selected_passes": passes,
+                "selected_because": because,
+            }
+        )
+
+    monkeypatch.setattr(train_students, "distill", distill)
+    monkeypatch.setattr(export_students, "export", export)
+    return found
+
+
+def typed(*words: str):
+    return CliRunner().invoke(app, words)
+
+
+ALL = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
+
+
+def test_every_run_is_tried_in_order_and_finished_ones_are_kept(sweep, stages):
+    done = typed("distill", "sweep")
+    assert done.exit_code == 0, done.stderr
+    assert stages.tried == [("distill", name) for name in ALL]
+    assert "run 2 of 4: depth 8, seed 0" in done.stderr
+    assert done.stdout.count("2x16, 3x16") == 4
+    assert typed("distill", "sweep", "--resume").exit_code == 0
+    assert len(stages.tried) == 4
+    # Where a sweep is all there is, it need not be named.
+    done = typed("export", "--json")
+    assert done.exit_code == 0 and stages.tried[4:] == [("export", name) for name in ALL]
+    assert json.loads(done.stdout) == read_json(sweep.path / "summary.json")
+    assert "depth of the teacher" in (sweep.path / "report.html").read_text()
+
+
+def test_settings_hold_for_all_runs_and_need_not_be_given_again(sweep, stages):
+    stages.endings["distill", ALL[1]] = Interrupted("stopped; go on with --resume")
+    sizes = ["--set", "student.sizes=2x8", "--set", "student.episodes=20"]
+    assert typed("distill", "sweep", *sizes).exit_code == 130
+    assert sweep.config.student.sizes == ("2x8",)
+    assert [member.run.config.student.sizes for member in sweep.members[:1]] == [("2x8",)]
+    stages.endings.clear()
+    assert typed("distill", "sweep", "--resume").exit_code == 0
+    assert [name for _, name in stages.tried] == [ALL[0], ALL[1], *ALL[1:]]
+    assert {config.student.sizes for config in stages.settings} == {("2x8",)}
+    assert {config.student.episodes for config in stages.settings} == {20}
+    assert [config.teacher.network.depth for config in stages.settings] == [4, 8, 8, 4, 8]
+    assert typed("export", "sweep", "--set", "student.episodes=30").exit_code == 0
+    assert stages.settings[-1].student.episodes == 30 and stages.settings[-1].student.sizes == ("2x8",)
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(sweep, stages):
+    stages.endings["distill", ALL[1]] = Diverged("training diverged: actor_loss became nan in round 2")
+    done = typed("distill", "sweep")
+    assert done.exit_code == 1 and len(stages.tried) == 4
+    assert f"distill failed in 1 of 4 runs:\n  {ALL[1]}: training diverged" in done.stderr
+    entry = read_json(sweep.path / "summary.json")["runs"][1]
+    assert entry["state"] == "finished" and entry["stage_errors"].keys() == {"distill"}
+    assert typed("teacher", "--run", "sweep", "--resume").exit_code == 0  # its teachers are as they were
+    stages.endings["export", ALL[1]] = FathomError("no student in it")
+    done = typed("export", "sweep")
+    assert done.exit_code == 1
+    entry = read_json(sweep.path / "summary.json")["runs"][1]
+    assert entry["stage_errors"].keys() == {"distill", "export"}
+    page = Page((sweep.path / "report.html").read_text())
+    assert f"{ALL[1]}: distill failed: training diverged" in page.text
+    assert "students of 1 of 4 runs not judged yet: pipeline distill sweep --resume" in page.text.replace(
+        "  ", " "
+    )
+    stages.endings.clear()
+    assert typed("distill", "sweep", "--resume").exit_code == 0
+    assert stages.tried[-1] == ("distill", ALL[1]) and len(stages.tried) == 9
+    assert typed("export", "sweep", "--resume").exit_code == 0
+    assert not any("stage_errors" in run for run in read_json(sweep.path / "summary.json")["runs"])
+
+
+def test_runs_whose_students_keep_too_little_are_named_at_the_end(sweep, stages):
+    assert typed("distill", "sweep").exit_code == 0
+    stages.passes = lambda run: run.config.teacher.network.depth == 4
+    done = typed("export", "sweep")
+    assert done.exit_code == 1 and len(stages.tried) == 8
+    assert "no student keeps enough in 2 of 4 runs" in done.stderr
+    assert "depth-8/seed-1: no student surely keeps" in done.stderr and "depth-4/seed-0:" not in done.stderr
+    assert "stage_errors" not in read_json(sweep.path / "summary.json")["runs"][1]
+    # A student that was asked for is taken whatever it keeps.
+    assert typed("export", "sweep", "--student", "2x16").exit_code == 0
+
+
+def test_a_wrong_request_changes_nothing(sweep, stages):
+    done = typed("export", "sweep")
+    assert done.exit_code == 1 and not stages.tried
+    assert "holds students: first comes pipeline distill runs/sweep" in done.stderr
+    left_out = sweep.members[2]
+    left_out.run.path.joinpath("summary.json").unlink()
+    done = typed("distill", "sweep")
+    assert done.exit_code == 0 and [name for _, name in stages.tried] == [ALL[0], ALL[1], ALL[3]]
+    assert f"left out {left_out.name}: its teacher has not finished" in done.stderr
+    settings, tried = (sweep.path / "sweep.json").read_bytes(), list(stages.tried)
+    for words, message in (
+        (["distill", "sweep"], "holds students already (depth-4/seed-0): add --resume"),
+        (["distill", "sweep", "--resume", "--set", "student.sizes=2x8"], "made with other values"),
+        (["distill", "sweep", "--resume", "--set", "network.depth=16"], "the teacher is trained"),
+        (["export", "sweep", "--student", "9x9"], "student.choose"),
+        (["export", "sweep", "--run", "other"], "two runs are named"),
+    ):
+        done = typed(*words)
+        assert done.exit_code == 2 and message in done.stderr
+        assert (sweep.path / "sweep.json").read_bytes() == settings and stages.tried == tried
+
+
+def test_students_are_means_over_seeds(sweep):
+    with_students(
+        sweep,
+        lambda m: {0: 0.4, 1: 0.6}[m.seed],
+        lambda m: None if m.values["network.depth"] == 4 and m.seed == 1 else 0.9 + 0.2 * m.seed,
+    )
+    rows = compare_sweep(sweep, {})["students"]
+    assert [(row["values"]["network.depth"], row["size"]) for row in rows] == [
+        (depth, size) for depth in (4, 8) for size in SIZES
+    ]
+    for row in rows:
+        assert row["seeds"] == [0, 1] and row["episodes"] == 1000 and row["parameters"] == 482
+        assert row["time_at_goal"] == pytest.approx(0.5)
+        assert row["time_at_goal_interval"] == [0.0, 1.0]  # 0.5 +- 12.7 * 0.1
+        assert row["teacher_time_at_goal"] == pytest.approx(0.8)
+        assert "teacher_time_at_goal_interval" not in row  # no spread
+    assert "retention" not in rows[0]  # one of its two seeds has none
+    assert rows[2]["retention"] == pytest.approx(1.0)
+    assert rows[2]["retention_interval"] == pytest.approx([0.0, 1 + 12.7062 * 0.1], abs=1e-3)
+
+
+def test_the_page_shows_students_against_their_teachers_depth(sweep, tmp_path):
+    before = page_of(sweep)
+    assert "Students, means over" not in before.text
+    page = page_of(with_students(sweep, lambda m: 0.4 + 0.1 * m.seed))
+    assert page.tags.count("figure") == before.tags.count("figure") + 2
+    assert page.text.count("depth of the teacher") == 2
+    rows = [row for row in page.rows if row and row[0].strip() == "depth 8" and len(row) == 6]
+    assert [row[1].strip() for row in rows] == list(SIZES)
+    assert rows[0][2].split()[0] == "45.0" and rows[0][3].split()[0] == "80.0"
+    # Where several settings vary, each combination of the others has its plots.
+    both = fill(made(tmp_path / "arm", ["network.width=8,16", "network.depth=4,8"], [0]), lambda m: 0.5)
+    page = page_of(with_students(both, lambda m: 0.4, lambda m: None))
+    assert "Time at goal of students, % at width 8" in page.text
+    assert "Retention of time at goal, %" not in page.text
