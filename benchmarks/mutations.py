@@ -129,8 +129,8 @@ FAULTS = [
     Fault(
         "retention with student and teacher exchanged",
         "student/evaluate.py",
-        "paired_ratio(student.time_at_goal, teacher.time_at_goal)",
-        "paired_ratio(teacher.time_at_goal, student.time_at_goal)",
+        'paired_ratio("retention", student.time_at_goal, teacher.time_at_goal)',
+        'paired_ratio("retention", teacher.time_at_goal, student.time_at_goal)',
         "test_retention",
     ),
     Fault(

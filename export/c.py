@@ -71,17 +71,32 @@ constexpr float golden_tolerance = {tolerance}f;
 """
 
 # Columns inside: compilers turn the inner loop into vector instructions without reordering any sum.
-_DENSE = """\
-static void dense(const float *restrict x, const float *restrict weights, const float *restrict bias,
-                  int inputs, int outputs, float *restrict y) {
+_POLICY_C = """\
+#include "{prefix}.h"
+
+#include <math.h>
+#include <string.h>
+
+const char {prefix}_graph_sha256[65] = "{sha256}";
+
+{arrays}
+
+static inline void dense(const float *restrict x, const float *restrict weights, const float *restrict bias,
+                         int inputs, int outputs, float *restrict y) {{
     for (int j = 0; j < outputs; j++) y[j] = bias[j];
-    for (int i = 0; i < inputs; i++) {
+    for (int i = 0; i < inputs; i++) {{
         const float *row = weights + i * outputs;
         for (int j = 0; j < outputs; j++) y[j] += x[i] * row[j];
-    }
-}
+    }}
+}}
+
+void {prefix}_step(const float obs[{macro}_OBS_SIZE], const float goal[{macro}_GOAL_SIZE],
+                   float actions[{macro}_ACTION_SIZE]) {{
+{body}
+}}
 """
 
+_UNKNOWN_FORM = "in a form without C version"
 _ELEMENTWISE = {
     "Sigmoid": "1.0f / (1.0f + expf(-{0}))",
     "Tanh": "tanhf({0})",
@@ -105,15 +120,14 @@ def policy_c(model: onnx.ModelProto, spec: TaskSpec, prefix: str = "policy") -> 
     Raises FathomError that names the first operator, or form of it, that has no C version; UsageError for a
     prefix that is no name in C."""
     if not re.fullmatch("[a-z][a-z0-9_]{0,30}", prefix):
-        raise UsageError(
-            f"c99: prefix {prefix!r}, allowed: letters, digits and _, from a letter, in lower case"
-        )
-    source = _Source(model)
+        allowed = "letters, digits and _, from a letter, in lower case"
+        raise UsageError(f"c99: prefix {prefix!r}, allowed: {allowed}")
+    source, macro, sha256 = _Source(model), prefix.upper(), graph_sha256(model)
     obs, goal, actions = (source.sizes[name] for name in ("obs", "goal", model.graph.output[0].name))
     header = _POLICY_H.format(
         task=_in_comment(spec.name),
         prefix=prefix,
-        macro=prefix.upper(),
+        macro=macro,
         version=spec.version,
         dt=spec.control_dt,
         obs=obs,
@@ -121,9 +135,11 @@ def policy_c(model: onnx.ModelProto, spec: TaskSpec, prefix: str = "policy") -> 
         actions=actions,
         scratch=4 * source.scratch,
         weights=4 * source.weights,
-        sha256=graph_sha256(model),
+        sha256=sha256,
     )
-    return {f"{prefix}.h": header, f"{prefix}.c": source.text(graph_sha256(model), prefix)}
+    arrays, body = "\n".join(source.arrays), "\n".join(f"    {line}" for line in source.body)
+    text = _POLICY_C.format(prefix=prefix, macro=macro, sha256=sha256, arrays=arrays, body=body)
+    return {f"{prefix}.h": header, f"{prefix}.c": text}
 
 
 def controller_cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -172,41 +188,42 @@ class _Source:
         }
         # How C calls each value: inputs and the output are arguments, the others static rows.
         self._names = {part.name: part.name for part in graph.input} | {graph.output[0].name: "actions"}
-        self._arrays: list[str] = []
-        self._body: list[str] = []
+        self.arrays: list[str] = []
+        self.body: list[str] = []
         self.scratch = self.weights = 0
         for node in graph.node:
-            self._add(node, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute})
-
-    def text(self, sha256: str, prefix: str) -> str:
-        """Returns the file."""
-        macro = prefix.upper()
-        parts = [
-            f'#include "{prefix}.h"\n\n#include <math.h>\n#include <string.h>\n',
-            f'const char {prefix}_graph_sha256[65] = "{sha256}";\n',
-            "\n".join(self._arrays) + "\n",
-            *([_DENSE] if any("dense(" in line for line in self._body) else []),
-            f"void {prefix}_step(const float obs[{macro}_OBS_SIZE], const float goal[{macro}_GOAL_SIZE],\n"
-            f"                   float actions[{macro}_ACTION_SIZE]) {{\n" + "\n".join(self._body) + "\n}\n",
-        ]
-        return "\n".join(parts)
+            try:
+                self._add(node, {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute})
+            except ValueError as error:
+                raise FathomError(f"policy: operator {node.op_type} ({node.output[0]}) {error}") from error
 
     def _add(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
+        """Adds a node's lines; ValueError for what has no C version."""
         kind = node.op_type
         sizes = [self.sizes.get(name, 0) for name in node.input]
         if kind == "Concat":
             if attributes["axis"] not in (1, -1):
-                raise _unknown_form(node, f"axis {attributes['axis']}")
+                raise ValueError(f"{_UNKNOWN_FORM}: axis {attributes['axis']}")
             target, start = self._result(node, sum(sizes)), 0
             for name, size in zip(node.input, sizes, strict=True):
-                self._line(f"memcpy({target} + {start}, {self._value(name)}, {size} * sizeof(float));")
+                self.body.append(f"memcpy({target} + {start}, {self._value(name)}, {size} * sizeof(float));")
                 start += size
         elif kind in ("Gemm", "MatMul"):
-            self._dense(node, attributes)
+            plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+            odd = {key: value for key, value in attributes.items() if value != plain[key]}
+            if odd or node.input[1] not in self._constants:
+                raise ValueError(f"{_UNKNOWN_FORM}: {odd or 'a product of two values that are no weights'}")
+            weights = self._constants[node.input[1]]
+            inputs, outputs = weights.shape
+            bias = self._constants[node.input[2]] if len(node.input) > 2 else np.zeros(outputs, np.float32)
+            target, place = self._result(node, outputs), len(self.arrays)
+            self._constant(f"weights_{place}", weights)
+            self._constant(f"bias_{place}", np.broadcast_to(bias.reshape(-1), (outputs,)))
+            given = f"{self._value(node.input[0])}, weights_{place}, bias_{place}"
+            self.body.append(f"dense({given}, {inputs}, {outputs}, {target});")
         elif kind in _ELEMENTWISE:
-            takes = 2 if "{1}" in _ELEMENTWISE[kind] else 1
-            if len(sizes) != takes or min(sizes) not in (1, max(sizes)):
-                raise _unknown_form(node, f"sizes {sizes}")
+            if len(sizes) != 1 + ("{1}" in _ELEMENTWISE[kind]) or min(sizes) not in (1, max(sizes)):
+                raise ValueError(f"{_UNKNOWN_FORM}: sizes {sizes}")
             values = [
                 f"{self._value(name)}[{'i' if size > 1 or len(sizes) == 1 else '0'}]"
                 for name, size in zip(node.input, sizes, strict=True)
@@ -214,39 +231,22 @@ class _Source:
             self._each(node, max(sizes), _ELEMENTWISE[kind].format(*values))
         elif kind == "Clip":
             if len(node.input) != 3 or not all(node.input):
-                raise _unknown_form(node, "without both limits")
+                raise ValueError(f"{_UNKNOWN_FORM}: without both limits")
             low, high = (_hex(self._constants[name]) for name in node.input[1:])
             value = f"{self._value(node.input[0])}[i]"
-            clipped = f"{value} < {low} ? {low} : {value} > {high} ? {high} : {value}"
-            self._each(node, sizes[0], clipped)
+            self._each(node, sizes[0], f"{value} < {low} ? {low} : {value} > {high} ? {high} : {value}")
         else:
-            raise FathomError(
-                f"policy: operator {kind} ({node.name or node.output[0]}) has no C version; "
-                f"known are {', '.join(sorted(('Clip', 'Concat', 'Gemm', 'MatMul', *_ELEMENTWISE)))}"
-            )
-
-    def _dense(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
-        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
-        odd = {key: value for key, value in attributes.items() if value != plain[key]}
-        if odd or node.input[1] not in self._constants:
-            raise _unknown_form(node, f"{odd or 'a product of two values that are no weights'}")
-        weights = self._constants[node.input[1]]
-        inputs, outputs = weights.shape
-        bias = self._constants[node.input[2]] if len(node.input) > 2 else np.zeros(outputs, np.float32)
-        target, place = self._result(node, outputs), len(self._arrays)
-        self._constant(f"weights_{place}", weights)
-        self._constant(f"bias_{place}", np.broadcast_to(bias.reshape(-1), (outputs,)))
-        source = self._value(node.input[0])
-        self._line(f"dense({source}, weights_{place}, bias_{place}, {inputs}, {outputs}, {target});")
+            known = ", ".join(sorted(("Clip", "Concat", "Gemm", "MatMul", *_ELEMENTWISE)))
+            raise ValueError(f"has no C version; known are {known}")
 
     def _each(self, node: onnx.NodeProto, size: int, value: str) -> None:
-        self._line(f"for (int i = 0; i < {size}; i++) {self._result(node, size)}[i] = {value};")
+        self.body.append(f"for (int i = 0; i < {size}; i++) {self._result(node, size)}[i] = {value};")
 
     def _result(self, node: onnx.NodeProto, size: int) -> str:
         name = node.output[0]
         if name not in self._names:
             self._names[name] = f"value_{len(self._names)}"
-            self._arrays.append(f"static float {self._names[name]}[{size}];")
+            self.arrays.append(f"static float {self._names[name]}[{size}];")
             self.scratch += size
         self.sizes[name] = size
         return self._names[name]
@@ -259,28 +259,17 @@ class _Source:
 
     def _constant(self, name: str, values: np.ndarray) -> None:
         if values.dtype != np.float32:
-            raise FathomError(f"policy: {name} is {values.dtype}, the C version knows float32 alone")
+            raise ValueError(f"takes {name} of {values.dtype}, the C version knows float32 alone")
         numbers = [_hex(each) for each in values.reshape(-1)]
-        rows = [", ".join(numbers[i : i + 6]) for i in range(0, len(numbers), 6)]
-        self._arrays.append(
-            f"static const float {name}[{len(numbers)}] = {{\n    " + ",\n    ".join(rows) + "};"
-        )
+        rows = ",\n    ".join(", ".join(numbers[i : i + 6]) for i in range(0, len(numbers), 6))
+        self.arrays.append(f"static const float {name}[{len(numbers)}] = {{\n    {rows}}};")
         self.weights += len(numbers)
-
-    def _line(self, line: str) -> None:
-        self._body.append("    " + line)
 
 
 def _hex(value: Any) -> str:
     if not np.isfinite(value):
-        raise FathomError(f"policy: a weight is {value}")
+        raise ValueError(f"has a weight that is {value}")
     return f"{float(value).hex()}f"
-
-
-def _unknown_form(node: onnx.NodeProto, form: str) -> FathomError:
-    return FathomError(
-        f"policy: operator {node.op_type} ({node.output[0]}) in a form without C version: {form}"
-    )
 
 
 def _array(kind: str, name: str, values: np.ndarray) -> str:

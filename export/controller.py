@@ -20,10 +20,9 @@ import os
 import sys
 
 
-def _planted(folder: str) -> list[str]:
-    """Finds code in a bundle's folder that is neither the controller nor the program that was started."""
+def _planted(folder: str) -> str | None:
+    """Returns code in a bundle's folder that is neither the controller nor the program that was started."""
     started = os.path.realpath(getattr(sys.modules.get("__main__"), "__file__", None) or folder)
-    found = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if os.path.isdir(path):
@@ -31,17 +30,14 @@ def _planted(folder: str) -> list[str]:
         else:
             code = name.lower().endswith((".py", ".pyw", ".pyc", ".pyd", ".so")) and name != "controller.py"
         if code and os.path.realpath(path) != started:
-            found.append(name)
-    return found
+            return f"{name}: code that spec.json does not list; keep your own beside the bundle"
+    return None
 
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_PLANTED = _planted(_FOLDER) if os.path.exists(os.path.join(_FOLDER, "spec.json")) else []
-if _PLANTED:  # before anything is imported that may be found here
-    _MESSAGE = f"{_PLANTED[0]}: code that does not belong to the bundle {_FOLDER}; it may replace a library"
-    if __name__ == "__main__":
-        sys.exit(f"refused: {_MESSAGE}")
-    raise ImportError(_MESSAGE)
+# Before anything is imported that may be found here in place of a library.
+if os.path.exists(os.path.join(_FOLDER, "spec.json")) and (_FOUND := _planted(_FOLDER)):
+    raise (SystemExit if __name__ == "__main__" else ImportError)(f"refused: {_FOUND}")
 
 import argparse
 import copy
@@ -71,8 +67,9 @@ CONTENT_HASH = f"{OWN_METADATA}content_hash"
 GOLDEN_TOLERANCE = 1e-5
 NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz", "controller.py")
 SIGNATURE = "spec.json.sig"
-LARGEST = {"spec.json": 1 << 22, "policy.onnx": 1 << 29, "critic.onnx": 1 << 29, SIGNATURE: 64}
-LARGEST_FILE = 1 << 30  # bytes, of files that are not in LARGEST, which are read piece by piece
+# Bytes; of other files, which are read piece by piece, LARGEST_FILE.
+LARGEST = {"spec.json": 1 << 22, "policy.onnx": 1 << 29, "critic.onnx": 1 << 29, "golden.npz": 1 << 27}
+LARGEST[SIGNATURE], LARGEST_FILE = 64, 1 << 30
 MOST_ENTRIES = 100_000  # of an observation, a goal or an action
 MOST_GOLDEN = 4096  # recorded answers
 MOST_VALUES = 1 << 24  # between a graph's inputs and its output
@@ -107,24 +104,29 @@ def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = Non
         _check_signature(directory, content, Path(trusted))
     try:
         if planted := _planted(str(directory)):
-            raise ControllerError(
-                f"{planted[0]}: code that spec.json does not list; keep your own beside the bundle"
-            )
+            raise ControllerError(planted)
         record = _parsed(content)
         if record["format_version"] != FORMAT_VERSION:
             raise ControllerError(
                 f"spec.json: bundle format {record['format_version']}, this controller reads format "
                 f"{FORMAT_VERSION}; use the bundle's own controller.py, or pipeline export RUN --resume"
             )
-        _check_content_hash(content)
-        entries = sum(_sizes(record["task"]))
-        contents = _read_listed(directory, record["files"], entries, strict=trusted is not None)
+        # Of the same text with zeros in the hash's place, as `with_content_hash` takes it.
+        found = hashlib.sha256(content[:12] + b"0" * 64 + content[76:]).hexdigest()
+        if content[:12] + found.encode() != b'{"sha256": "' + content[12:76]:
+            raise ControllerError(f"spec.json: SHA-256 is {found}, it states another: the file was altered")
+        contents = _read_listed(directory, record["files"], strict=trusted is not None)
         controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ControllerError(f"spec.json: not a description of a bundle: {error!r}") from error
-    # Also the warm-up: the first runs of a session allocate.
-    controller.check(contents["golden.npz"])
+    controller.check(contents["golden.npz"])  # also the warm-up: the first runs of a session allocate
     return controller
+
+
+def with_content_hash(text: str) -> bytes:
+    """Returns a JSON object's text with its own SHA-256 as the first key, taken with zeros in its place."""
+    body = text.replace("{", '{"sha256": "%s",' % ("0" * 64), 1).encode()
+    return body.replace(b"0" * 64, hashlib.sha256(body).hexdigest().encode(), 1)
 
 
 def _parsed(content: bytes) -> Any:
@@ -138,19 +140,19 @@ def _parsed(content: bytes) -> Any:
     return json.loads(content, parse_constant=number, parse_float=number, parse_int=number)
 
 
-def _sizes(task: dict[str, Any]) -> tuple[int, int, int]:
-    """Returns the sizes of observation, goal and action, checked before anything of these sizes is made."""
+def _check_sizes(task: dict[str, Any]) -> None:
+    """Checks the sizes of observation, goal and action before anything of these sizes is made."""
     inputs = task["inputs"]
     sizes = _size(inputs["observation"]), len(inputs["goal"]["entries"]), len(task["action"]["joints"])
-    for what, size in zip(("observation", "goal", "action"), sizes):
-        if not 1 <= size <= MOST_ENTRIES:
-            raise ControllerError(f"spec.json: {what} of {size} entries, allowed: 1 to {MOST_ENTRIES:,}")
+    if not 1 <= min(sizes) <= max(sizes) <= MOST_ENTRIES:
+        raise ControllerError(
+            f"spec.json: observation, goal and action of {sizes} entries, allowed: 1 to {MOST_ENTRIES:,} each"
+        )
     history, reading = inputs["history"], _size(inputs["reading"])
     if type(history) is not int or history * reading != sizes[0]:
         raise ControllerError(
             f"spec.json: inputs.history is {history!r:.40}, of readings of {reading} entries in {sizes[0]}"
         )
-    return sizes
 
 
 def _size(terms: list[dict[str, Any]]) -> int:
@@ -167,40 +169,21 @@ def _check_signature(directory: Path, content: bytes, trusted: Path) -> None:
         raise ControllerError("trusted: a signature is checked with the package cryptography") from error
     try:
         key = load_pem_public_key(trusted.read_bytes())
-    except (OSError, ValueError, TypeError) as error:
-        raise ControllerError(f"{trusted}: no public key can be read from it: {error}") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ControllerError(f"{trusted}: {type(key).__name__}, allowed: a public key of ed25519")
-    signature, _ = _read(directory, SIGNATURE)
-    try:
-        key.verify(signature, content)
+        if not isinstance(key, Ed25519PublicKey):
+            raise TypeError(f"{type(key).__name__}, allowed: a public key of ed25519")
+        key.verify(_read(directory, SIGNATURE)[0], content)
     except InvalidSignature:
         raise ControllerError(f"{SIGNATURE}: spec.json was not signed by the owner of {trusted}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ControllerError(f"{trusted}: no public key can be read from it: {error}") from error
 
 
-def with_content_hash(text: str) -> bytes:
-    """Returns a JSON object's text with its own SHA-256 as the first key, taken with zeros in its place."""
-    body = text.replace("{", '{"sha256": "%s",' % ("0" * 64), 1).encode()
-    return body.replace(b"0" * 64, hashlib.sha256(body).hexdigest().encode(), 1)
-
-
-def _check_content_hash(content: bytes) -> None:
-    start = len(b'{"sha256": "')
-    stated, blank = content[start : start + 64], content[:start] + b"0" * 64 + content[start + 64 :]
-    found = hashlib.sha256(blank).hexdigest()
-    if content[:start] != b'{"sha256": "' or stated != found.encode():
-        raise ControllerError(
-            f"spec.json: SHA-256 is {found}, it states {stated.decode(errors='replace')}: "
-            "the file was altered"
-        )
-
-
-def _read(directory: Path, name: str, most: int | None = None, keep: bool = True) -> tuple[bytes, str]:
+def _read(directory: Path, name: str, keep: bool = True) -> tuple[bytes, str]:
     """Returns a plain file's content, if it is to be kept, and its SHA-256; links are not followed."""
     parts = name.split("/")
     if os.path.isabs(name) or not {"", ".", ".."}.isdisjoint(parts) or any(c in name for c in "\\:\0"):
         raise ControllerError(f"spec.json: lists the file {name!r}, allowed: names inside the bundle")
-    most = LARGEST.get(name, LARGEST_FILE) if most is None else most
+    most = LARGEST.get(name, LARGEST_FILE)
     try:
         for i in range(1, len(parts) + 1):
             plain = stat.S_ISDIR if i < len(parts) else stat.S_ISREG
@@ -217,28 +200,24 @@ def _read(directory: Path, name: str, most: int | None = None, keep: bool = True
                 if keep:
                     kept += piece
     except OSError as error:
-        raise ControllerError(
-            f"{name}: cannot be read from the bundle {directory}: {error.strerror}"
-        ) from error
+        message = f"{name}: cannot be read from the bundle {directory}: {error.strerror}"
+        raise ControllerError(message) from error
     return bytes(kept), digest.hexdigest()
 
 
-def _read_listed(directory: Path, hashes: dict[str, str], entries: int, strict: bool) -> dict[str, bytes]:
+def _read_listed(directory: Path, hashes: dict[str, str], strict: bool) -> dict[str, bytes]:
     """Checks every listed file; returns those that are run, since the files may be others by then.
 
-    Args: entries: of a recorded question and its answer; strict: also the model card must be as it was."""
+    Args: strict: also the model card must be as it was."""
     if unlisted := [name for name in NEEDED_FILES if name not in hashes]:
         raise ControllerError(f"spec.json: lists no SHA-256 of {', '.join(unlisted)}")
-    # Each question twice, near and far, what critic and safe policy answer, and a header for each array.
-    largest = {"golden.npz": 4 * MOST_GOLDEN * (2 * entries + 3) + (1 << 14)}
     contents = {}
     for name, stated in hashes.items():
         try:
-            contents[name], found = _read(directory, name, largest.get(name), keep=name in NEEDED_FILES)
+            contents[name], found = _read(directory, name, keep=name in NEEDED_FILES)
             if found != stated:
-                raise ControllerError(
-                    f"{name}: SHA-256 is {found}, spec.json lists {stated}: the file was altered"
-                )
+                message = f"{name}: SHA-256 is {found}, spec.json lists {stated}: the file was altered"
+                raise ControllerError(message)
         except ControllerError as error:
             if name != "README.md" or strict:
                 raise
@@ -254,33 +233,26 @@ def _arrays(golden: bytes, obs: int, goal: int, action: int) -> dict[str, np.nda
     try:
         with zipfile.ZipFile(io.BytesIO(golden)) as archive:
             for entry in archive.infolist():
-                name = entry.filename[: -len(".npy")] if entry.filename.endswith(".npy") else entry.filename
-                if name not in widths or name in found:
-                    raise ControllerError(f"golden.npz: array {name!r}, allowed: one each of {list(widths)}")
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise ControllerError(f"golden.npz: {name} is compressed, allowed: as savez writes it")
+                name, _, _ = entry.filename.partition(".npy")
+                if name not in widths or name in found or entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"array {name!r}, allowed: one each of {list(widths)}, not compressed")
                 content, width = archive.read(entry), widths[name]
                 shape = rb"\((\d{1,9}),%s\)" % b"".join(b" %d" % each for each in width)
                 said = rb"\{'descr': '<f4', 'fortran_order': False, 'shape': %s, \} *\n" % shape
                 header = re.match(rb"\x93NUMPY\x01\0..%s" % said, content, re.DOTALL)
-                if header is None:
+                rows, start = (int(header.group(1)), header.end()) if header else (-1, 0)
+                if len(content) - start != 4 * rows * math.prod(width):
                     allowed = ", ".join(["K", *map(str, width)])
-                    raise ControllerError(
-                        f"golden.npz: {name} is {content[10:90]!r}, allowed: float32[{allowed}] by row"
-                    )
-                rows, data = int(header.group(1)), content[header.end() :]
-                if len(data) != 4 * rows * math.prod(width):
-                    raise ControllerError(f"golden.npz: {name} holds {len(data)} bytes for {rows} rows")
-                found[name] = np.frombuffer(data, np.float32).reshape(rows, *width)
-    except ControllerError:
-        raise
+                    what = f"{name} is {content[10:90]!r} in {len(content)} bytes"
+                    raise ValueError(f"{what}, allowed: float32[{allowed}] by row")
+                found[name] = np.frombuffer(content, np.float32, offset=start).reshape(rows, *width)
+        counts = {name: len(array) for name, array in found.items()}
+        if not {"obs", "goal", "actions"} <= counts.keys() or len(set(counts.values())) != 1:
+            raise ValueError(f"rows {counts}, allowed: obs, goal and actions, as many of each")
+        if not 1 <= counts["obs"] <= MOST_GOLDEN:
+            raise ValueError(f"{counts['obs']} rows, allowed: 1 to {MOST_GOLDEN}")
     except Exception as error:  # zipfile's own exceptions share no other base
-        raise ControllerError(f"golden.npz: not an archive of recorded arrays: {error!r}") from error
-    counts = {name: len(array) for name, array in found.items()}
-    if not {"obs", "goal", "actions"} <= counts.keys() or len(set(counts.values())) != 1:
-        raise ControllerError(f"golden.npz: rows {counts}; allowed: obs, goal and actions, as many of each")
-    if not 1 <= counts["obs"] <= MOST_GOLDEN:
-        raise ControllerError(f"golden.npz: {counts['obs']} rows, allowed: 1 to {MOST_GOLDEN}")
+        raise ControllerError(f"golden.npz: not an archive of recorded arrays: {error}") from error
     return found
 
 
@@ -309,8 +281,6 @@ def read_graph(file: str, content: bytes, given: dict[str, Shape]) -> tuple[dict
         model = _message(memoryview(content), 8, 14, 20, 25)
         if 20 in model or 25 in model:
             raise ValueError("holds functions or training, allowed: a graph alone")
-        if 7 not in model:
-            raise ValueError("no graph")
         _check_nodes(model[7][0], given)
         entries = map(_message, model.get(14, []))
         pairs = [[_text(entry.get(number, [b""])[0]) for number in (1, 2)] for entry in entries]
@@ -319,7 +289,7 @@ def read_graph(file: str, content: bytes, given: dict[str, Shape]) -> tuple[dict
         # Without who wrote it, and remarks.
         fields = _fields(memoryview(content))
         bare = b"".join(field for number, _, field in fields if number not in (2, 3, 4, 5, 6, 14))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ControllerError(f"{file}: not a graph as exports are: {error}") from error
     own = sorted(pair for pair in pairs if pair[0].startswith(OWN_METADATA) and pair[0] != CONTENT_HASH)
     parts = json.dumps([hashlib.sha256(bare).hexdigest(), own])
@@ -335,8 +305,16 @@ def _check_nodes(data: memoryview, given: dict[str, Shape]) -> None:
     for each in graph.get(5, []):
         name, shapes[name], known[name] = _weight(each)
     for each in graph.get(1, []):
-        operator, takes, gives, attributes = _node(each)
-        rows = [known.get(name, ()) for name in takes]
+        node = _message(each, 1, 2, 5, 9)
+        operator = ".".join(_text(part) for part in (*node.get(7, []), *node.get(4, [])) if part)
+        if operator not in OPERATORS:
+            raise ValueError(f"operator {operator}, allowed: {', '.join(sorted(OPERATORS))}")
+        takes, gives = ([_text(name) for name in node.get(number, [])] for number in (1, 2))
+        rows, attributes = [known.get(name, ()) for name in takes], dict(map(_attribute, node.get(5, [])))
+        if not operator.startswith("Constant") and any(
+            isinstance(a, memoryview) for a in attributes.values()
+        ):
+            raise ValueError(f"operator {operator} holds a tensor")
         if operator == "Constant":
             _, shape, known[gives[0]] = _weight(attributes["value"])
         else:
@@ -349,51 +327,43 @@ def _check_nodes(data: memoryview, given: dict[str, Shape]) -> None:
         shapes.update(dict.fromkeys(gives, shape))
 
 
-def _node(data: memoryview) -> tuple[str, list[str], list[str], dict[str, Any]]:
-    """Returns operator, names of what it takes and gives, attributes: integers, a text or a tensor."""
-    node, attributes = _message(data, 1, 2, 5, 9), {}
-    operator = ".".join(_text(each) for each in (*node.get(7, []), *node.get(4, [])) if each)
-    if operator not in OPERATORS:
-        raise ValueError(f"operator {operator}, allowed: {', '.join(sorted(OPERATORS))}")
-    for each in node.get(5, []):
-        attribute = _message(each, 7, 8, 9, 10, 11, 15, 23)
-        if attribute.keys() & {6, 10, 11, 22, 23}:
-            raise ValueError("a node holds graphs or lists of tensors")
-        if 5 in attribute and operator not in ("Constant", "ConstantOfShape"):
-            raise ValueError(f"operator {operator} holds a tensor")
-        text = _text(attribute[4][0]) if 4 in attribute else None
-        whole = _integers(attribute.get(3, []) + attribute.get(8, []))
-        attributes[_text(attribute[1][0])] = attribute.get(5, [text or whole])[0]
-    takes, gives = ([_text(each) for each in node.get(number, [])] for number in (1, 2))
-    return operator, takes, gives, attributes
+def _attribute(data: memoryview) -> tuple[str, Any]:
+    """Returns a node's attribute: its name, and integers, a text or a tensor."""
+    attribute = _message(data, 7, 8, 9, 10, 11, 15, 23)
+    if attribute.keys() & {6, 10, 11, 22, 23}:
+        raise ValueError("a node holds graphs or lists of tensors")
+    name, text = _text(attribute[1][0]), _text(attribute[4][0]) if 4 in attribute else None
+    return name, attribute.get(5, [text or _integers(attribute.get(3, []) + attribute.get(8, []))])[0]
 
 
 def _shape(operator: str, given: list[Shape], rows: list[Shape], attributes: dict[str, Any]) -> Shape:
     """Returns a shape that no dimension of the result exceeds.
 
     Args: given: shapes of what the operator takes; rows: its integers, where they are known."""
-    first = given[0] if given else ()
+    first, row = given[0] if given else (), rows[1] if len(rows) > 1 else ()
     size, (axis,) = math.prod(first), attributes.get("axis") or [0]
+    if operator == "Squeeze" or attributes.get("keepdims") == [0]:
+        axes = row or attributes.get("axes") or ()
+        if not axes and (operator == "Squeeze" or len(rows) > 1 or "noop_with_empty_axes" in attributes):
+            raise ValueError(f"{operator} of axes that are not written there")
+        dropped = {each % len(first) for each in axes or range(len(first))}
+        return tuple(each for i, each in enumerate(first) if i not in dropped)
     if operator in _NO_LARGER:
         return first
     if operator == "Transpose":
         return tuple(first[i] for i in attributes.get("perm") or range(len(first))[::-1])
-    if operator in ("Reshape", "Squeeze", "Unsqueeze"):
-        row = rows[1] if operator != "Squeeze" or len(rows) > 1 else ()
-        if not row:
-            return size, size
-        if operator == "Reshape":
-            stated = math.prod(each for each in row if each > 0)
-            return tuple(each if each > 0 else size if each == 0 else size // stated for each in row)
-        rank = len(first) + (len(row) if operator == "Unsqueeze" else 0)
-        places, rest = {each % rank for each in row}, list(first)
-        if operator == "Squeeze":
-            return tuple(each for i, each in enumerate(first) if i not in places)
-        return tuple(1 if i in places else rest.pop(0) for i in range(rank))
+    if operator in ("Reshape", "Unsqueeze") and not row and size > 1:
+        raise ValueError(f"{operator} of a shape that is not written there")
+    if operator == "Reshape":
+        stated = math.prod(each for each in row if each > 0)
+        return tuple(each if each > 0 else size if each == 0 else size // stated for each in row)
+    if operator == "Unsqueeze":
+        places, rest = {each % (len(first) + len(row)) for each in row}, list(first)
+        return tuple(1 if i in places else rest.pop(0) for i in range(len(first) + len(row)))
     if operator in ("Expand", "ConstantOfShape"):
         if not rows[-1]:
             raise ValueError(f"{operator} of a shape that is not written there")
-        given = [first, rows[1]] if operator == "Expand" else [rows[0]]
+        given = [*given[:-1], rows[-1]]
     if operator == "Einsum":
         terms, _, result = attributes["equation"].replace(" ", "").partition("->")
         labels = terms.split(",")
@@ -405,12 +375,14 @@ def _shape(operator: str, given: list[Shape], rows: list[Shape], attributes: dic
     if operator == "Gather":
         axis %= max(len(first), 1)
         return (*first[:axis], *given[1], *first[axis + 1 :])
-    if operator in ("Gemm", "MatMul"):
-        a, b = ((1,) * (2 - len(shape)) + shape for shape in given[:2])
-        across, down = attributes.get("transA") == [1], attributes.get("transB") == [1]
-        return (*(max(a[0], b[0]) for _ in a[2:]), a[-1 if across else -2], b[-2 if down else -1])
-    rank = max((len(shape) for shape in given), default=0)
+    rank = max(map(len, given), default=0)
     padded = [(1,) * (rank - len(shape)) + shape for shape in given]
+    if operator in ("Gemm", "MatMul"):
+        if min(map(len, given[:2])) < 2:
+            raise ValueError(f"{operator} of a row alone")
+        a, b = padded[:2]
+        across, down = attributes.get("transA") == [1], attributes.get("transB") == [1]
+        return (*map(max, zip(a[:-2], b[:-2])), a[-1 if across else -2], b[-2 if down else -1])
     shape = [max(sizes) for sizes in zip(*padded)]
     if operator == "Concat" and shape:
         shape[axis % rank] = sum(each[axis % rank] for each in padded)
@@ -454,10 +426,9 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """Returns a number of protobuf's, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
-        byte = data[at]
+        value |= (data[at] & 127) << shift
         at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
+        if data[at - 1] < 128:
             return value & (1 << 64) - 1, at
     raise ValueError("a number without an end")
 
@@ -472,12 +443,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Any, memoryview]]:
         if key & 7 == 0:
             value, at = _varint(message, at)
         else:
-            if key & 7 == 2:
-                size, at = _varint(message, at)
-            else:
-                size = {1: 8, 5: 4}.get(key & 7, -1)
+            size, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
             value, at = message[at : at + size], at + size
-            if size < 0 or at > len(message):
+            if at > len(message):
                 raise ValueError("a field without an end")
         yield key >> 3, value, message[begin:at]
 
@@ -490,9 +458,9 @@ def _message(data: Any, *repeated: int) -> dict[int, list[Any]]:
         raise ValueError("a number in place of a message")
     found: dict[int, list[Any]] = {}
     for number, value, _ in _fields(data):
+        if number in found and number not in repeated:
+            raise ValueError(f"field {number} twice")
         found.setdefault(number, []).append(value)
-    if twice := [number for number, values in found.items() if len(values) > 1 and number not in repeated]:
-        raise ValueError(f"field {twice[0]} twice")
     return found
 
 
@@ -510,42 +478,37 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _finite(value: np.ndarray, found: np.ndarray) -> bool:
-    """Whether all entries are numbers; `found` [as value] bool is where it is noted.
-
-    Looked for in the bytes: `all` takes longer than the rest together, three times a step."""
-    np.isfinite(value, out=found)
-    return b"\0" not in found.tobytes()
-
-
 class _Vector:
-    """One input: the buffer that ONNX Runtime reads, and what its entries are."""
+    """Float32 numbers of a fixed count, in the buffer that ONNX Runtime reads or writes; terms name them."""
 
     def __init__(self, name: str, terms: list[dict[str, Any]]) -> None:
-        self.name = name
+        self.name, self.size = name, _size(terms)
         self._entries = [f"{term['name']}.{entry}" for term in terms for entry in term["entries"]]
         self._units = [f"{term['unit']}, {term['frame']} frame" for term in terms for _ in term["entries"]]
-        self.size = len(self._entries)
         self.batch = np.zeros((1, self.size), np.float32)
-        self._row = self.batch[0]
+        self.row: np.ndarray = self.batch[0]
         self._found = np.empty(self.size, np.bool_)
 
     def fill(self, value: np.ndarray) -> None:
         """Copies `value` [size]; ControllerError for another type or shape, NaN or infinity."""
-        if not isinstance(value, np.ndarray):
-            raise ControllerError(
-                f"{self.name}: {type(value).__name__}, allowed: a float32 array [{self.size}]"
+        if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != self.row.shape:
+            what = (
+                f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
             )
-        if value.dtype != np.float32:
-            raise ControllerError(f"{self.name}: dtype {value.dtype}, allowed: float32")
-        if value.shape != self._row.shape:
-            raise ControllerError(f"{self.name}: shape {list(value.shape)}, allowed: [{self.size}]")
-        if not _finite(value, self._found):
-            wrong = np.flatnonzero(~self._found)
-            named = [f"{self._entries[i]} = {value[i]} (entry {i}, {self._units[i]})" for i in wrong[:4]]
-            more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-            raise ControllerError(f"{self.name}: {', '.join(named)}{more}; allowed: finite numbers")
-        self._row[:] = value
+            raise ControllerError(f"{self.name}: {what}, allowed: a float32 array [{self.size}]")
+        self.require_finite(value)
+        self.row[:] = value
+
+    def require_finite(self, value: np.ndarray) -> None:
+        """Raises ControllerError that names the entries of `value` [size] that are NaN or infinite."""
+        np.isfinite(value, out=self._found)
+        # Looked for in the bytes: `all` takes longer than the rest together, three times a step.
+        if b"\0" not in self._found.tobytes():
+            return
+        wrong = np.flatnonzero(~self._found)
+        named = ", ".join(f"{self._entries[i]} = {value[i]} ({self._units[i]})" for i in wrong[:4])
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ControllerError(f"{self.name}: {named}{more}; allowed: finite numbers")
 
 
 class Controller:
@@ -559,32 +522,28 @@ class Controller:
         self.spec: dict[str, Any] = record["task"]
         self.provenance: dict[str, Any] = record["provenance"]
         self.max_golden_error = 0.0
-        _sizes(self.spec)
+        _check_sizes(self.spec)
         inputs, joints = self.spec["inputs"], self.spec["action"]["joints"]
+        action = [{"name": "action", "entries": joints, "unit": "in [-1, 1]", "frame": "joint"}]
         self._obs, self._goal = _Vector("obs", inputs["observation"]), _Vector("goal", [inputs["goal"]])
-        self._reading = _Vector("reading", inputs["reading"])
-        action = {"name": "action", "entries": joints, "unit": "in [-1, 1]", "frame": "joint"}
-        self._asked = _Vector("action", [action])
+        self._reading, self._asked = _Vector("reading", inputs["reading"]), _Vector("action", action)
+        self._answer = _Vector("actions", action)
         self._history = np.zeros((inputs["history"], self._reading.size), np.float32)
-        self._seen = self._history.reshape(-1)
-        self.reset()
-        answer = np.zeros((1, len(joints)), np.float32)
-        self._action: np.ndarray = answer[0]
-        self._found = np.empty(len(joints), np.bool_)
-        asked = (self._obs, self._asked, self._goal)
-        self._critic = self._open("critic.onnx", critic, asked, ("distance", [1]))
-        self._session = self._open("policy.onnx", policy, asked[::2], ("actions", [1, len(joints)]))
+        self._seen, self._begun = self._history.reshape(-1), False
+        self._critic = self._open("critic", critic, (self._obs, self._asked, self._goal), "distance", [1])
+        given = (self._obs, self._goal)
+        self._session = self._open("policy", policy, given, "actions", [1, len(joints)])
         # Fixed buffers: a step then allocates none, and is a third faster than `run`.
         self._binding = self._session.io_binding()
-        for vector in asked[::2]:
-            array = vector.batch
-            self._binding.bind_input(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._binding.bind_output("actions", "cpu", 0, np.float32, answer.shape, answer.ctypes.data)
+        for bind, vectors in ((self._binding.bind_input, given), (self._binding.bind_output, [self._answer])):
+            for vector in vectors:
+                array = vector.batch
+                bind(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
     def twin(self) -> Controller:
         """Returns a controller for another robot, with readings of its own; both belong to one thread."""
         other = copy.copy(self)
-        other._history = np.zeros_like(self._history)
+        other._history = self._history.copy()
         other._seen = other._history.reshape(-1)
         other.reset()
         return other
@@ -605,11 +564,10 @@ class Controller:
         Raises ControllerError for a wrong shape or type, NaN or infinity; the history is left as it was."""
         self._reading.fill(reading)
         if self._begun:
-            for age in range(len(self._history) - 1, 0, -1):
-                self._history[age] = self._history[age - 1]
-            self._history[0] = self._reading.batch[0]
+            self._history[1:] = self._history[:-1]
+            self._history[0] = self._reading.row
         else:
-            self._history[:] = self._reading.batch
+            self._history[:] = self._reading.row
             self._begun = True
         return self._seen
 
@@ -626,47 +584,40 @@ class Controller:
         self._obs.fill(obs)
         self._goal.fill(goal)
         self._session.run_with_iobinding(self._binding)
-        if not _finite(self._action, self._found):
-            raise ControllerError(
-                f"actions: {self._action} are not finite; the observation is far from any trained"
-            )
+        self._answer.require_finite(self._answer.row)
         if out is None:
-            return self._action.copy()
-        if out.dtype != np.float32 or out.shape != self._action.shape:
-            raise ControllerError(
-                f"out: {out.dtype}{list(out.shape)}, allowed: float32{list(self._action.shape)}"
-            )
-        out[:] = self._action
+            return self._answer.row.copy()
+        np.copyto(out, self._answer.row)
         return out
 
     def distance(self, obs: np.ndarray, action: np.ndarray, goal: np.ndarray) -> float:
         """Returns the critic's distance from acting so, here, to the goal: smaller is nearer, no unit.
 
         Args: obs [N], action [A], goal [G], float32. Raises ControllerError as `step` does."""
-        feed = {}
         for vector, value in ((self._obs, obs), (self._asked, action), (self._goal, goal)):
             vector.fill(value)
-            feed[vector.name] = vector.batch
+        feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}
         return float(self._critic.run(["distance"], feed)[0][0])
 
     def check(self, golden: bytes) -> None:
         """Replays the recorded observations (an .npz); raises ControllerError if an action differs."""
         arrays = _arrays(golden, self._obs.size, self._goal.size, self._asked.size)
-        obs, goal, actions = arrays["obs"], arrays["goal"], arrays["actions"]
-        for i in range(len(obs)):
-            error = float(np.abs(self.step(obs[i], goal[i]) - actions[i]).max())
+        for i, (obs, goal, action) in enumerate(zip(arrays["obs"], arrays["goal"], arrays["actions"])):
+            found = self.step(obs, goal)
+            error = float(np.abs(found - action).max())
             if not error <= GOLDEN_TOLERANCE:
                 raise ControllerError(
-                    f"golden.npz: vector {i} of {len(obs)} is not reproduced: expected {actions[i]}, found "
-                    f"{self._action}, allowed difference {GOLDEN_TOLERANCE:g}"
+                    f"golden.npz: vector {i} of {len(arrays['obs'])} is not reproduced: expected {action}, "
+                    f"found {found}, allowed difference {GOLDEN_TOLERANCE:g}"
                 )
             self.max_golden_error = max(self.max_golden_error, error)
 
     def _open(
-        self, file: str, graph: bytes, vectors: tuple[_Vector, ...], output: tuple[str, list[int]]
+        self, name: str, graph: bytes, given: tuple[_Vector, ...], output: str, shape: list[int]
     ) -> onnxruntime.InferenceSession:
         """Opens a graph after reading what it computes, its content hash, and whose it is."""
-        metadata, found = read_graph(file, graph, {vector.name: vector.batch.shape for vector in vectors})
+        file = f"{name}.onnx"
+        metadata, found = read_graph(file, graph, {vector.name: vector.batch.shape for vector in given})
         try:
             inside = _parsed(metadata.get("fathom.spec", "null").encode())
         except (ValueError, RecursionError) as error:
@@ -675,18 +626,15 @@ class Controller:
         if inside != self.spec:
             raise ControllerError(f"{file}: was exported for another task specification than spec.json holds")
         if metadata.get(CONTENT_HASH) != json.dumps(found):
-            raise ControllerError(
-                f"{file}: what it says of itself is not what was written with it: it was altered"
-            )
+            raise ControllerError(f"{file}: its metadata are not what was written with it: it was altered")
         try:
             session = open_session(graph)
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
-            raise ControllerError(
-                f"{file}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
-            ) from error
+            message = f"{file}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
+            raise ControllerError(message) from error
         ends = [(part.name, part.shape, part.type) for part in session.get_inputs() + session.get_outputs()]
-        expected = [(vector.name, list(vector.batch.shape), "tensor(float)") for vector in vectors]
-        expected.append((*output, "tensor(float)"))
+        expected = [(vector.name, list(vector.batch.shape), "tensor(float)") for vector in given]
+        expected.append((output, shape, "tensor(float)"))
         if ends != expected:
             raise ControllerError(f"{file}: inputs and outputs are {ends}, spec.json says {expected}")
         return session
@@ -808,30 +756,37 @@ class CommandLimiter:
         Raises ControllerError for an unknown kind of command, for a joint that the robot lacks, or if joint
         positions are not observed."""
         action, joints, dt = spec["action"], spec["joints"], spec["control_dt"]
-        names, rest = action["joints"], at_rest(action)
-        if acceleration is not None and (len(acceleration) != len(names) or not min(acceleration) > 0):
-            raise ControllerError(f"acceleration: {acceleration}, allowed: {len(names)} positive numbers")
+        self._names, self._scale, self._offset = action["joints"], action["scale"], action["offset"]
+        if acceleration is not None and (len(acceleration) != len(self._names) or not min(acceleration) > 0):
+            raise ControllerError(
+                f"acceleration: {acceleration}, allowed: {len(self._names)} positive numbers"
+            )
         self._joints: dict[int, _Joint] = {}  # by entry of the action
         self._rest: dict[int, float] = {}  # commands of others in a hold, but for grippers, which keep theirs
-        for i, (name, kind) in enumerate(zip(names, kinds(action))):
-            if kind not in JOINT_KINDS:
-                if kind != "gripper_width":
-                    self._rest[i] = rest[i]
-                continue
-            if name not in joints["names"]:
-                raise ControllerError(f"action: joint {name}, the robot has {joints['names']}")
-            row = joints["names"].index(name)
-            limit = None if acceleration is None else acceleration[i]
-            if acceleration is None and joints.get("acceleration"):
-                limit = self.SPARE * joints["acceleration"][row]
-            self._joints[i] = _Joint(kind, joints, row, dt, limit)
-        self._places = _positions_in(
-            spec, {names[i] for i, joint in self._joints.items() if joint.is_measured}
-        )
-        self._names = names
-        self._scale, self._offset = action["scale"], action["offset"]
+        for i, (name, kind, rest) in enumerate(zip(self._names, kinds(action), at_rest(action))):
+            if kind in JOINT_KINDS:
+                if name not in joints["names"]:
+                    raise ControllerError(f"action: joint {name}, the robot has {joints['names']}")
+                row = joints["names"].index(name)
+                limit = None if acceleration is None else acceleration[i]
+                if acceleration is None and joints.get("acceleration"):
+                    limit = self.SPARE * joints["acceleration"][row]
+                self._joints[i] = _Joint(kind, joints, row, dt, limit)
+            elif kind != "gripper_width":
+                self._rest[i] = rest
+        needed = {self._names[i] for i, joint in self._joints.items() if joint.is_measured}
+        home = dict(zip(joints["names"], joints["default"]))
+        places: dict[str, tuple[int, float]] = {}
+        for term in spec["inputs"]["reading"]:
+            if term["name"] in ("joint_position", "joint_position_from_default"):
+                for start, joint in enumerate(term["entries"], term["start"]):
+                    places[joint] = start, (0.0 if term["name"] == "joint_position" else home.get(joint, 0.0))
+        if missing := sorted(needed - places.keys()):
+            raise ControllerError(f"reading: no term joint_position with {missing}: limits cannot be kept")
+        # Where a reading holds each joint's position, and what is added to it; -1 where that is not needed.
+        self._places = [places[name] if name in needed else (-1, 0.0) for name in self._names]
         self._ramp_steps = max(1, round(ramp_s / dt))
-        self._command = np.zeros(len(names))
+        self._command = np.zeros(len(self._names))
         self.start()
 
     def limits(self) -> dict[str, list[float]]:
@@ -871,24 +826,21 @@ class CommandLimiter:
             if not self.can_hold:
                 raise ControllerError("hold: no position is known yet that could be held")
             self._steps, self._held = 0, True
-            for i, joint in self._joints.items():
-                last[i] = joint.hold()
-            for i, rest in self._rest.items():
-                last[i] = rest
-            self._command[:] = last
-            return self._command
-        asked = action.tolist()
-        if len(asked) != len(last) or not all(map(math.isfinite, asked)):
-            raise ControllerError(f"action: {action}, allowed: {len(last)} finite numbers")
-        positions = self._positions(reading)
-        if self._held:
-            self._begin(positions)
-        self._steps = min(self._steps + 1, self._ramp_steps)
-        ramp = self._steps / self._ramp_steps
-        for i, each in enumerate(asked):
-            wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
-            moved = self._joints.get(i)
-            last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
+            for i in range(len(last)):
+                last[i] = self._joints[i].hold() if i in self._joints else self._rest.get(i, last[i])
+        else:
+            asked = action.tolist()
+            if len(asked) != len(last) or not all(map(math.isfinite, asked)):
+                raise ControllerError(f"action: {action}, allowed: {len(last)} finite numbers")
+            positions = self._positions(reading)
+            if self._held:
+                self._begin(positions)
+            self._steps = min(self._steps + 1, self._ramp_steps)
+            ramp = self._steps / self._ramp_steps
+            for i, each in enumerate(asked):
+                wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
+                moved = self._joints.get(i)
+                last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
         self._command[:] = last
         return self._command
 
@@ -934,23 +886,6 @@ def at_rest(action: dict[str, Any]) -> list[float]:
     ]
 
 
-def _positions_in(spec: dict[str, Any], needed: set[str]) -> list[tuple[int, float]]:
-    """Returns where a reading holds the commanded joints' positions, and what is to be added to each.
-
-    -1 and 0 for those of which that is not needed."""
-    home = dict(zip(spec["joints"]["names"], spec["joints"]["default"]))
-    found: dict[str, tuple[int, float]] = {}
-    for term in spec["inputs"]["reading"]:
-        if term["name"] in ("joint_position", "joint_position_from_default"):
-            for i, joint in enumerate(term["entries"]):
-                if joint in needed:
-                    base = 0.0 if term["name"] == "joint_position" else home[joint]
-                    found[joint] = term["start"] + i, base
-    if missing := [joint for joint in spec["action"]["joints"] if joint in needed and joint not in found]:
-        raise ControllerError(f"reading: no term joint_position with {missing}: limits cannot be kept")
-    return [found.get(joint, (-1, 0.0)) for joint in spec["action"]["joints"]]
-
-
 # The loop
 
 
@@ -970,11 +905,9 @@ class Latencies:
 
     def percentile(self, share: float) -> float:
         """Returns seconds, too large by at most a bin's width, 9 %; NaN before anything was added."""
-        total = int(self.counts.sum())
-        if not total:
-            return math.nan
-        place = int(np.searchsorted(np.cumsum(self.counts), share / 100 * total))
-        return float(min(self.FIRST * 2 ** ((place + 1) / self.PER_OCTAVE), self.longest))
+        total = np.cumsum(self.counts)
+        place = int(np.searchsorted(total, share / 100 * total[-1]))
+        return min(self.FIRST * 2 ** ((place + 1) / self.PER_OCTAVE), self.longest) if total[-1] else math.nan
 
 
 class Log:
@@ -986,8 +919,7 @@ class Log:
 
     def __init__(self, spec: dict[str, Any], capacity: int) -> None:
         inputs, size = spec["inputs"], len(spec["action"]["joints"])
-        self.steps = 0
-        self._capacity = capacity
+        self.steps, self._capacity = 0, capacity
         self._columns: dict[str, np.ndarray] = {
             "seconds": np.zeros(capacity),
             "reading": np.zeros((capacity, _size(inputs["reading"])), np.float32),
@@ -1000,9 +932,8 @@ class Log:
 
     def add(self, **values: Any) -> None:
         """Writes the columns of one step."""
-        row = self.steps % self._capacity
         for name, value in values.items():
-            self._columns[name][row] = value
+            self._columns[name][self.steps % self._capacity] = value
         self.steps += 1
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -1018,10 +949,8 @@ class Log:
 
 def punctual(seconds: float) -> None:
     """Sleeps, but for the last moment, which it waits awake: sleep alone ends late."""
-    awake = 2e-4  # s
     end = time.monotonic() + seconds
-    if seconds > awake:
-        time.sleep(seconds - awake)
+    time.sleep(max(0.0, seconds - 2e-4))
     while time.monotonic() < end:
         pass
 
@@ -1097,7 +1026,6 @@ def run(
     limiter = limiter or guard or CommandLimiter(spec)
     stale_s = 2 * dt if stale_s is None else stale_s
     action = np.zeros(len(spec["action"]["joints"]), np.float32)
-    reading = np.zeros(_size(spec["inputs"]["reading"]), np.float32)
     acted = spec["inputs"]["last_action"]
     latencies, periods = Latencies(), round(seconds / dt)
     steps = held = missed = period = 0
@@ -1113,21 +1041,20 @@ def run(
                     sleep(wait)
                 begun = clock()
                 wanted = goal(begun - start) if callable(goal) else goal
-                taken, found = robot.read()
+                taken, reading = robot.read()
                 stale = _age(taken, clock()) > stale_s
-                controller.require_reading(found)
+                controller.require_reading(reading)
                 if stale:
                     held += 1
                     controller.reset()
                     action[:] = 0
-                    command = limiter(None, found) if limiter.can_hold else None
+                    command = limiter(None, reading) if limiter.can_hold else None
                 else:
                     if acted is not None:
-                        reading[:] = found
+                        reading = reading.copy()
                         reading[slice(*acted)] = action
-                        found = reading
-                    controller.step(controller.observe(found), wanted, out=action)
-                    command = limiter(action, found)
+                    controller.step(controller.observe(reading), wanted, out=action)
+                    command = limiter(action, reading)
                 if command is not None:
                     robot.write(command)
                 ended = clock()
@@ -1135,7 +1062,7 @@ def run(
                 if log is not None:
                     log.add(
                         seconds=begun - start,
-                        reading=found,
+                        reading=reading,
                         goal=wanted,
                         action=action,
                         command=math.nan if command is None else command,
@@ -1186,20 +1113,19 @@ def describe(controller: Controller, steps: int = 2000) -> str:
         span, names = f"{term['start']}:{term['start'] + len(term['entries'])}", ", ".join(term["entries"])
         lines.append(f"  {span:>7} {term['name']} [{term['unit']}, {term['frame']} frame]: {names}")
     lines.append(f"goal [{len(goal['entries'])}] {goal['name']} [{goal['unit']}, {goal['frame']} frame]")
-    for i, entry in enumerate(goal["entries"]):
-        trained = f" trained in [{goal['low'][i]}, {goal['high'][i]}]" if "low" in goal else ""
-        lines.append(f"  {entry}{trained}")
+    ranges = zip(goal["low"], goal["high"]) if "low" in goal else [None] * len(goal["entries"])
+    for entry, trained in zip(goal["entries"], ranges):
+        lines.append(f"  {entry}" + (f" trained in {list(trained)}" if trained else ""))
     lines.append(f"actions [{len(action['joints'])}] [{action['unit']}] = offset + scale * action")
     for joint, kind, scale, offset in zip(action["joints"], kinds(action), action["scale"], action["offset"]):
         lines.append(f"  {joint} {kind} scale {scale} offset {offset}")
-    obs, wanted = (vector.batch[0].copy() for vector in (controller._obs, controller._goal))
-    seconds = np.empty(steps)
-    for i in range(steps):
-        start = time.perf_counter()
-        controller.step(obs, wanted)
-        seconds[i] = time.perf_counter() - start
-    p50, p99, worst = np.percentile(seconds, [50, 99, 100]) * 1e6
     lines.append(f"golden vectors reproduced, largest error {controller.max_golden_error:.1e}")
+    obs, wanted = (vector.row.copy() for vector in (controller._obs, controller._goal))
+    begun = [time.perf_counter()]
+    for _ in range(steps):
+        controller.step(obs, wanted)
+        begun.append(time.perf_counter())
+    p50, p99, worst = np.percentile(np.diff(begun), [50, 99, 100]) * 1e6
     lines.append(f"step p50 {p50:.1f} us, p99 {p99:.1f} us, longest {worst:.1f} us of {steps}")
     return "\n".join(lines)
 

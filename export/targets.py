@@ -18,7 +18,7 @@ from onnx.helper import make_node, make_tensor_value_info, set_model_props
 from export.c import controller_cpp, policy_c
 from export.graph import wrapped
 from teacher.errors import UsageError, unknown_name
-from teacher.spec import GoalSpec, ObservationTerm, TaskSpec
+from teacher.spec import GoalSpec, TaskSpec
 
 Files = dict[str, bytes]
 Golden = Mapping[str, np.ndarray]
@@ -39,13 +39,12 @@ SENSORS = {
 
 _LEG = ["hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll"]
 _ARM = ["shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow", "wrist_roll", "wrist_pitch", "wrist_yaw"]
-_SIDES = ("left", "right")
 MOTORS = {
     "Go2": [f"{leg}_{part}_joint" for leg in ("FR", "FL", "RR", "RL") for part in ("hip", "thigh", "calf")],
     "G1": [
-        *(f"{side}_{part}_joint" for side in _SIDES for part in _LEG),
+        *(f"{side}_{part}_joint" for side in ("left", "right") for part in _LEG),
         *(f"waist_{way}_joint" for way in ("yaw", "roll", "pitch")),
-        *(f"{side}_{part}_joint" for side in _SIDES for part in _ARM),
+        *(f"{side}_{part}_joint" for side in ("left", "right") for part in _ARM),
     ],
 }
 """Joints in the order of the motors in Unitree's own interface (unitree_sdk2), by robot."""
@@ -61,7 +60,7 @@ class _Runner(NamedTuple):
     action_scale: float | None = None  # one number in its settings, in place of one for each joint
 
 
-def _terms(position: str, velocity: str, last_action: str, **others: str) -> dict[str, str]:
+def _terms(position: str, velocity: str, last_action: str) -> dict[str, str]:
     return {
         "gravity_direction": "projected_gravity",
         "base_angular_velocity": "base_ang_vel",
@@ -69,24 +68,16 @@ def _terms(position: str, velocity: str, last_action: str, **others: str) -> dic
         "joint_position_from_default": position,
         "joint_velocity": velocity,
         "last_action": last_action,
-        **others,
     }
 
 
 _RUNNERS = {
     "mjlab": _Runner(
-        _terms("joint_pos", "joint_vel", "actions", base_velocity="base_lin_vel"), "command", command_size=3
+        _terms("joint_pos", "joint_vel", "actions") | {"base_velocity": "base_lin_vel"}, "command", 3
     ),
-    "holosoma": _Runner(
-        _terms("dof_pos", "dof_vel", "actions"),
-        command="command_lin_vel",
-        command_size=2,
-        longest_history=1,  # it begins with zeros, ours with the first reading
-        action_scale=0.25,
-    ),
-    "unitree": _Runner(
-        _terms("joint_pos_rel", "joint_vel_rel", "last_action"), command="velocity_commands", command_size=3
-    ),
+    # It begins a history with zeros, ours with the first reading: no policy was trained on those.
+    "holosoma": _Runner(_terms("dof_pos", "dof_vel", "actions"), "command_lin_vel", 2, 1, action_scale=0.25),
+    "unitree": _Runner(_terms("joint_pos_rel", "joint_vel_rel", "last_action"), "velocity_commands", 3),
 }
 STICK = (-1.0, 1.0)  # what unitree's runner takes a command's entries from
 
@@ -99,18 +90,10 @@ _MESSAGES = {
 }
 
 
-class _Term(NamedTuple):
-    """A term of a controller's observation: `history` readings of it, the oldest first."""
-
-    name: str
-    size: int
-    history: int
-
-
 class _Layout(NamedTuple):
     """A controller's observation, and how ours, the goal behind it, comes from it: [N + G] each."""
 
-    terms: list[_Term]
+    terms: dict[str, tuple[int, int]]  # in its order: entries of a reading, readings, the oldest first
     taken: np.ndarray  # from which entry
     factor: np.ndarray
     offset: np.ndarray
@@ -122,17 +105,17 @@ def require_targets(names: Iterable[str], spec: TaskSpec) -> None:
         kind, colon, _ = name.partition(":")
         if kind not in TARGETS or (colon and kind != "c99"):
             raise unknown_name("profile", name, [*TARGETS, "c99:PREFIX"])
-        if name in _RUNNERS:
-            _require_joint_positions(name, spec)
-            _layout(name, spec)
-        if name == "unitree":
-            _motors(spec)
-            _stick_ranges(spec)
-        if name == "ros2" and spec.action.kind not in INTERFACES:
-            raise UsageError(
-                f"profile ros2: action.kind of {spec.name} is {spec.action.kind}, "
-                f"allowed: {', '.join(INTERFACES)}"
-            )
+        try:
+            if name in _RUNNERS:
+                _require_joint_positions(spec)
+                _layout(name, spec)
+            if name == "unitree":
+                _motors(spec)
+                _stick_ranges(spec)
+            if name == "ros2" and spec.action.kind not in INTERFACES:
+                raise ValueError(f"action.kind is {spec.action.kind}, allowed: {', '.join(INTERFACES)}")
+        except ValueError as error:
+            raise UsageError(f"profile {name}: {spec.name}: {error}") from None
 
 
 def target_files(names: Iterable[str], spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
@@ -155,22 +138,20 @@ def _c99(spec: TaskSpec, graphs: Graphs, golden: Golden) -> dict[str, str]:
     return policy_c(graphs["policy"], spec) | controller_cpp(spec, golden)
 
 
-def _require_joint_positions(name: str, spec: TaskSpec) -> None:
+def _require_joint_positions(spec: TaskSpec) -> None:
     action = spec.action
     if action.kind != "joint_position":
-        raise UsageError(
-            f"profile {name}: action.kind of {spec.name} is {', '.join(dict.fromkeys(action.kinds))}; "
-            "that controller takes joint_position"
-        )
+        found = ", ".join(dict.fromkeys(action.kinds))
+        raise ValueError(f"action.kind is {found}; that controller takes joint_position")
     for field in ("stiffness", "damping"):
         if getattr(action, field) is None:
-            raise UsageError(f"profile {name}: the specification of {spec.name} states no action.{field}")
+            raise ValueError(f"states no action.{field}")
     if unknown := [joint for joint in action.joints if joint not in spec.joints.names]:
-        raise UsageError(f"profile {name}: action.joints {unknown} are not among joints.names")
+        raise ValueError(f"action.joints {unknown} are not among joints.names")
     if action.offset != _home(spec):
-        raise UsageError(
-            f"profile {name}: action.offset {list(action.offset)} is not joints.default "
-            f"{list(_home(spec))}; that controller adds actions to the default pose"
+        raise ValueError(
+            f"action.offset {list(action.offset)} is not joints.default {list(_home(spec))}; that controller "
+            "adds actions to the default pose"
         )
 
 
@@ -183,54 +164,49 @@ def _home(spec: TaskSpec) -> tuple[float, ...]:
 def _layout(name: str, spec: TaskSpec) -> _Layout:
     """Finds every entry of our observation and goal in what the controller observes.
 
-    Raises UsageError for a term that it lacks, or has in another unit, frame or order."""
+    Raises ValueError for a term that it lacks, or has in another unit, frame or order."""
     runner, history, goal = _RUNNERS[name], spec.history, spec.sensed_goal
     if history > runner.longest_history:
-        raise UsageError(
-            f"profile {name}: deployed.history of {spec.name} is {history}, allowed: 1; that controller "
-            "fills the history of its first steps with zeros, which no policy here was trained on"
+        raise ValueError(
+            f"deployed.history is {history}, allowed: 1; that controller fills others with zeros"
         )
     if len(goal.entries) > runner.command_size:
-        raise UsageError(
-            f"profile {name}: the goal of {spec.name} has {len(goal.entries)} entries, "
-            f"{runner.command} of that controller carries {runner.command_size}"
+        raise ValueError(
+            f"the goal has {len(goal.entries)} entries, {runner.command} of that controller carries "
+            f"{runner.command_size}"
         )
-    pairs: list[tuple[_Term, ObservationTerm | None]] = []
+    ours = {}
     for term in spec.reading:
-        if term.name not in runner.terms:
-            raise UsageError(
-                f"profile {name}: that controller has no term for {term.name} of {spec.name}; "
-                f"it has {', '.join(sorted(runner.terms))}"
-            )
+        if term.name not in runner.terms or runner.terms[term.name] in ours:
+            raise ValueError(f"that controller has no term for {term.name}; it has {sorted(runner.terms)}")
         unit, frame = SENSORS[term.name]
         entries = spec.action.joints if frame == "joint" else ("x", "y", "z")
         if (term.unit, term.frame, term.entries) != (unit, frame, entries):
-            raise UsageError(
-                f"profile {name}: {term.name} of {spec.name} is in {term.unit}, {term.frame} frame, entries "
-                f"{', '.join(term.entries)}; that controller has it in {unit}, {frame} frame, entries "
-                f"{', '.join(entries)}"
+            raise ValueError(
+                f"{term.name} is in {term.unit}, {term.frame} frame, entries {', '.join(term.entries)}; that "
+                f"controller has it in {unit}, {frame} frame, entries {', '.join(entries)}"
             )
-        pairs.append((_Term(runner.terms[term.name], len(term.entries), history), term))
-    pairs.append((_Term(runner.command, runner.command_size, 1), None))
-    if name == "holosoma":  # sorts by name
-        pairs.sort(key=lambda pair: pair[0].name)
+        ours[runner.terms[term.name]] = term
+    terms = {theirs: (len(term.entries), history) for theirs, term in ours.items()}
+    terms |= {runner.command: (runner.command_size, 1)}
+    if name == "holosoma":
+        terms = dict(sorted(terms.items()))
     width, begin = spec.reading[-1].stop, 0
-    size = history * width
-    taken = np.zeros(size + len(goal.entries), np.int64)
+    taken = np.zeros(history * width + len(goal.entries), np.int64)
     factor, offset = np.ones(len(taken), np.float32), np.zeros(len(taken), np.float32)
-    for theirs, ours in pairs:
-        first, begin = begin, begin + theirs.size * theirs.history
-        if ours is None:
-            taken[size:] = first + np.arange(len(goal.entries))
-            continue
-        for age in range(history):
-            rows = slice(age * width + ours.start, age * width + ours.stop)
-            taken[rows] = first + (history - 1 - age) * theirs.size + np.arange(theirs.size)
-            if ours.name == "joint_position":
+    for theirs, (size, readings) in terms.items():
+        if theirs == runner.command:
+            taken[history * width :] = begin + np.arange(len(goal.entries))
+        for age in range(history if theirs in ours else 0):
+            term = ours[theirs]
+            rows = slice(age * width + term.start, age * width + term.stop)
+            taken[rows] = begin + (history - 1 - age) * size + np.arange(size)
+            if term.name == "joint_position":
                 offset[rows] = _home(spec)
-            if ours.name == "last_action" and runner.action_scale:
+            if term.name == "last_action" and runner.action_scale:
                 factor[rows] = runner.action_scale / np.array(spec.action.scale)
-    return _Layout([theirs for theirs, _ in pairs], taken, factor, offset)
+        begin += size * readings
+    return _Layout(terms, taken, factor, offset)
 
 
 def _motors(spec: TaskSpec) -> list[str]:
@@ -238,9 +214,9 @@ def _motors(spec: TaskSpec) -> list[str]:
     for motors in MOTORS.values():
         if sorted(motors) == sorted(spec.action.joints):
             return motors
-    raise UsageError(
-        f"profile unitree: action.joints of {spec.name} are {', '.join(spec.action.joints)}; the order of "
-        f"motors is known of {', '.join(f'{robot} ({joints[0]}, ...)' for robot, joints in MOTORS.items())}"
+    known = ", ".join(f"{robot} ({joints[0]}, ...)" for robot, joints in MOTORS.items())
+    raise ValueError(
+        f"action.joints are {', '.join(spec.action.joints)}; the order of motors is known of {known}"
     )
 
 
@@ -249,31 +225,27 @@ def _stick_ranges(spec: TaskSpec) -> list[list[float]]:
     goal, ranges = spec.sensed_goal, []
     for i, entry in enumerate(goal.entries):
         trained = (goal.low[i], goal.high[i]) if isinstance(goal, GoalSpec) else STICK
-        low, high = max(STICK[0], trained[0]), min(STICK[1], trained[1])
-        if low > high:
-            raise UsageError(
-                f"profile unitree: goal.{entry} of {spec.name} was trained in [{trained[0]:g}, "
-                f"{trained[1]:g}]; that controller's stick gives {STICK[0]:g} to {STICK[1]:g}"
-            )
-        ranges.append([low, high])
+        ranges.append([max(STICK[0], trained[0]), min(STICK[1], trained[1])])
+        if ranges[-1][0] > ranges[-1][1]:
+            raise ValueError(f"goal.{entry} was trained in {trained}; that controller's stick gives {STICK}")
     return ranges
 
 
 def _mjlab(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
     action, layout = spec.action, _layout("mjlab", spec)
-    terms = layout.terms
+    histories = [history for _, history in layout.terms.values()]
     values: dict[str, Iterable[Any]] = {
         "joint_names": action.joints,
         "joint_stiffness": _digits(action.stiffness),
         "joint_damping": _digits(action.damping),
         "default_joint_pos": _digits(_home(spec)),
         "command_names": ["twist"],
-        "observation_names": [term.name for term in terms],
-        "observation_terms_scale": ["1" for _ in terms],
-        "observation_terms_clip": ["-inf;inf" for _ in terms],
-        "observation_terms_history_length": [str(term.history if term.history > 1 else 0) for term in terms],
-        "observation_terms_flatten_history_dim": ["1" for _ in terms],
-        "observation_history_lengths": [str(term.history) for term in terms],
+        "observation_names": layout.terms,
+        "observation_terms_scale": ["1" for _ in histories],
+        "observation_terms_clip": ["-inf;inf" for _ in histories],
+        "observation_terms_history_length": [str(history if history > 1 else 0) for history in histories],
+        "observation_terms_flatten_history_dim": ["1" for _ in histories],
+        "observation_history_lengths": map(str, histories),
         "action_scale": _digits(action.scale),
     }
     # Readers split at commas and trim nothing.
@@ -295,19 +267,17 @@ def _holosoma(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
         "task": {"rl_rate": 1 / spec.control_dt, "policy_action_scale": scale, "use_phase": False},
         "robot": {"dof_names": action.joints, "default_dof_angles": _home(spec)},
         "observation": {
-            "obs_dict": {"actor_obs": [term.name for term in layout.terms]},
-            "obs_dims": {term.name: term.size for term in layout.terms},
-            "obs_scales": {term.name: 1.0 for term in layout.terms},
+            "obs_dict": {"actor_obs": list(layout.terms)},
+            "obs_dims": {name: size for name, (size, _) in layout.terms.items()},
+            "obs_scales": dict.fromkeys(layout.terms, 1.0),
             "history_length_dict": {"actor_obs": 1},
         },
     }
     said = {"dof_names": action.joints, "kp": action.stiffness, "kd": action.damping, "settings": settings}
     metadata = {key: json.dumps(value) for key, value in said.items()}
     by = np.array(action.scale) / scale
-    return {
-        "policy.onnx": _adapted(graphs["policy_flat"], layout, metadata, "actor_obs", "action", by),
-        "settings.json": _json(settings).encode(),
-    }
+    policy = _adapted(graphs["policy_flat"], layout, metadata, "actor_obs", "action", by)
+    return {"policy.onnx": policy, "settings.json": _json(settings).encode()}
 
 
 def _unitree(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
@@ -316,6 +286,13 @@ def _unitree(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
     by_motor = np.argsort(places)
     ranges = [*_stick_ranges(spec), [0.0, 0.0], [0.0, 0.0]]
     stick = zip(("lin_vel_x", "lin_vel_y", "ang_vel_z"), ranges, strict=False)
+    command = {
+        "clip": None,  # it would clip the target in rad, not the action
+        "joint_names": list(action.joints),
+        "scale": list(action.scale),
+        "offset": list(action.offset),
+        "joint_ids": None,
+    }
     described = {
         "joint_ids_map": places,
         "step_dt": spec.control_dt,
@@ -323,39 +300,23 @@ def _unitree(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
         "damping": np.array(action.damping)[by_motor].tolist(),
         "default_joint_pos": list(_home(spec)),
         "commands": {"base_velocity": {"ranges": dict(stick) | {"heading": None}}},
-        "actions": {
-            "JointPositionAction": {
-                "clip": None,  # it would clip the target in rad, not the action
-                "joint_names": list(action.joints),
-                "scale": list(action.scale),
-                "offset": list(action.offset),
-                "joint_ids": None,
-            }
-        },
+        "actions": {"JointPositionAction": command},
         "observations": {
-            term.name: {
-                "params": {},
-                "clip": None,
-                "scale": [1.0] * term.size,
-                "history_length": term.history,
-            }
-            for term in layout.terms
+            name: {"params": {}, "clip": None, "scale": [1.0] * size, "history_length": history}
+            for name, (size, history) in layout.terms.items()
         },
     }
-    return {
-        "params/deploy.yaml": _yaml(described).encode(),
-        "exported/policy.onnx": _adapted(graphs["policy_flat"], layout, {}),
-    }
+    policy = _adapted(graphs["policy_flat"], layout, {})
+    return {"params/deploy.yaml": _yaml(described).encode(), "exported/policy.onnx": policy}
 
 
 def _ros2(spec: TaskSpec, graphs: Graphs, golden: Golden) -> dict[str, str]:
     """Parameters of a controller that forwards commands, and where a reading's entries come from."""
     action, joints, interface = spec.action, spec.joints, INTERFACES[str(spec.action.kind)]
     name, rows = f"{spec.name}_{interface}", [joints.names.index(joint) for joint in action.joints]
+    kind = {"type": "forward_command_controller/ForwardCommandController"}
     parameters = {
-        "controller_manager": {
-            "ros__parameters": {name: {"type": "forward_command_controller/ForwardCommandController"}}
-        },
+        "controller_manager": {"ros__parameters": {name: kind}},
         name: {"ros__parameters": {"joints": list(action.joints), "interface_name": interface}},
     }
     inputs = spec.for_robot()["inputs"]
@@ -423,10 +384,9 @@ def _adapted(
     if scale is not None:
         constants["ours.by.scale"] = scale.astype(np.float32)[None]
         after = [make_node("Mul", ["ours.actions", "ours.by.scale"], [answer])]
-    model = wrapped(
-        flat, {"obs": "ours.obs", "actions": "ours.actions" if after else answer}, before, after, constants
-    )
-    size = sum(term.size * term.history for term in layout.terms)
+    renamed = {"obs": "ours.obs", "actions": "ours.actions" if after else answer}
+    model = wrapped(flat, renamed, before, after, constants)
+    size = sum(size * history for size, history in layout.terms.values())
     model.graph.input[0].CopyFrom(make_tensor_value_info(given, onnx.TensorProto.FLOAT, [1, size]))
     model.graph.output[0].name = answer
     set_model_props(model, dict(metadata))

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -14,17 +13,12 @@ from teacher.errors import FathomError
 if TYPE_CHECKING:
     import jax
 
-ACTION_TOLERANCE = (1e-5, 0.0)
-"""Absolute, relative."""
-
-DISTANCE_TOLERANCE = (1e-5, 1e-5)
-"""Absolute, relative: a distance has no bound."""
-
+ACTION_TOLERANCE = (1e-5, 0.0)  # absolute, relative
+DISTANCE_TOLERANCE = (1e-5, 1e-5)  # a distance has no bound
 WARM_UP = 100
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """How close ONNX Runtime came to JAX on one graph, and how fast it was on this machine."""
 
     graph: str
@@ -32,20 +26,11 @@ class Verification:
     latencies_us: np.ndarray  # [K]
 
     @property
-    def observations(self) -> int:
-        return len(self.errors)
-
-    @property
     def max_abs_error(self) -> float:
         return float(self.errors.max())
 
-    @property
-    def latency_p50_us(self) -> float:
-        return float(np.percentile(self.latencies_us, 50))
-
-    @property
-    def latency_p99_us(self) -> float:
-        return float(np.percentile(self.latencies_us, 99))
+    def latency_us(self, percentile: float) -> float:
+        return float(np.percentile(self.latencies_us, percentile))
 
 
 def reference(function: "Callable[..., jax.Array]", inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -76,17 +61,15 @@ def verify(
     Returns: what ONNX Runtime answered, shaped as `expected`; the verification.
     Raises FathomError with the graph, the worst observation, its values, expected and found."""
     session = open_session(model.SerializeToString(deterministic=True))
-    names = [output.name for output in session.get_outputs()]
     count = len(expected)
     feeds = [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(count)]
     for i in range(WARM_UP):
-        session.run(names, feeds[i % count])
+        session.run(None, feeds[i % count])
     answers, seconds = [], np.empty(count)
     for i, feed in enumerate(feeds):
         start = time.perf_counter()
-        answer = session.run(names, feed)[0]
+        answers.append(session.run(None, feed)[0])
         seconds[i] = time.perf_counter() - start
-        answers.append(answer)
     found = np.concatenate(answers).reshape(expected.shape)
     errors = np.abs(found.astype(np.float64) - expected)
     absolute, relative = tolerance

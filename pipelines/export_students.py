@@ -149,10 +149,10 @@ def _export_student(
         "student_sha256": student.source,
         "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
         "distance_max_error": distance.max_abs_error,
-        "observations": policy.observations,
+        "observations": len(policy.errors),
         "profiles": list(config.export.profiles),
-        "latency_us_p50": policy.latency_p50_us,
-        "latency_us_p99": policy.latency_p99_us,
+        "latency_us_p50": policy.latency_us(50),
+        "latency_us_p99": policy.latency_us(99),
     }
 
 

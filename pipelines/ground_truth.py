@@ -88,10 +88,5 @@ def reference_episodes(simulation: Simulation, starts: Start) -> tuple[EpisodeMe
 
 
 def share_of_reference(teacher: EpisodeMetrics, reference: EpisodeMetrics) -> JSON:
-    """Computes the teacher's time at goal over the reference policy's, with its interval as of retention.
-
-    Returns: nothing if the reference policy was at a goal so rarely that the ratio has no interval."""
-    ratio, interval = paired_ratio(teacher.time_at_goal, reference.time_at_goal)
-    if interval is None:
-        return {}
-    return {"share_of_reference": ratio, "share_of_reference_interval": interval}
+    """Computes the teacher's time at goal over the reference policy's, with its interval as of retention."""
+    return paired_ratio("share_of_reference", teacher.time_at_goal, reference.time_at_goal)

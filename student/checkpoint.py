@@ -45,17 +45,9 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
     begun = {"weights": WEIGHTS} | saved.record  # which older saves do not hold
     if changed := [key for key, value in _record(distiller).items() if begun.get(key) != value]:
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
-    # Earlier versions had other names. New rows cannot follow rows of an old name; a finished distillation
-    # adds none.
-    if ".tried" in saved.rows and saved.step < distiller.config.rounds:
-        raise FathomError(
-            f"{what} is unfinished and of an older version; distill with that, or start a new run"
-        )
-    rows = {path.replace(".tried", ".candidate_actions"): leaf for path, leaf in saved.rows.items()}
-    leaves = {path.replace(".family", ".ensemble", 1): leaf for path, leaf in saved.leaves.items()}
     template = jax.eval_shape(distiller.init, jax.random.key(0))
-    state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), leaves, what)
-    labels = checkpoint.fill(template.labels, rows, f"{what}, labels")
+    state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
+    labels = checkpoint.fill(template.labels, saved.rows, f"{what}, labels")
     checkpoint.rewind(directory, saved.step)
     return state._replace(labels=labels)
 

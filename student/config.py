@@ -51,16 +51,9 @@ def listed(value: object) -> object:
 
 
 def _sizes(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        parse_size(name)
-    if len(set(names)) < len(names):
+    if len(set(map(parse_size, names))) < len(names):
         raise ValueError(f"a size stands twice in {', '.join(names)}")
     return names
-
-
-def _size(name: str) -> str:
-    parse_size(name)
-    return name
 
 
 def _none_or_several(episodes: int) -> int:
@@ -86,7 +79,7 @@ class StudentConfig(Group):
     """policies trained at once, each LAYERSxWIDTH, or LAYERSxWIDTH-relu for ReLU in place of swish"""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """initialisations of each, also at once; the one longest at its goals is kept"""
-    critic: Annotated[str, AfterValidator(_size)] = "3x192"
+    critic: Annotated[str, AfterValidator(lambda name: _sizes((name,))[0])] = "3x192"
     """size of the critic's two encoders, which all students share"""
     envs: Annotated[int, Field(ge=1, le=MOST_EPISODES)] = 256
     """environments per round"""
@@ -120,17 +113,10 @@ class StudentConfig(Group):
     @model_validator(mode="after")
     def _teacher_rounds_are_rounds(self) -> Self:
         if self.teacher_rounds > self.rounds:
-            raise ValueError(
-                f"student.teacher_rounds is {self.teacher_rounds}, more than student.rounds ({self.rounds})"
-            )
+            more = f"{self.teacher_rounds}, more than student.rounds ({self.rounds})"
+            raise ValueError(f"student.teacher_rounds is {more}")
         return self
 
 
-# The others only judge the students, and may change between two runs.
-TRAINING_FIELDS = StudentConfig.model_fields.keys() - {
-    "episodes",
-    "retention",
-    "choose",
-    "robustness",
-    "baseline_budget_s",
-}
+_JUDGING = {"episodes", "retention", "choose", "robustness", "baseline_budget_s"}
+TRAINING_FIELDS = StudentConfig.model_fields.keys() - _JUDGING  # the others may change between two runs

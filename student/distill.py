@@ -18,15 +18,7 @@ import optax
 from student import losses
 from student.config import StudentConfig, parse_size
 from student.labels import Labels, VisitedStates, compute_labels, empty_labels
-from student.networks import (
-    Normaliser,
-    Student,
-    act,
-    embed_goal,
-    embed_state_action,
-    init_student,
-    normalise,
-)
+from student.networks import Normaliser, Student, act, embed_goal, embed_state_action, init_student, normalise
 from teacher.compilation import jit_once
 from teacher.evaluate import episode_metrics
 from teacher.losses import distance
@@ -39,14 +31,8 @@ Array = jax.Array
 SEGMENTS = 4  # of an episode, each led by the teacher or by a student
 TEACHER_SHARE = (0.5, 0.15)  # of the environments that the teacher leads once students act: falling, final
 COMPARED_EPISODES = 128  # in which the initialisations of a size are compared
-WEIGHTS = {
-    "policy": 1.0,
-    "features": 1.0,
-    "goal_features": 1.0,
-    "distance": 1.0,
-    "preference": 10.0,
-    "gradient": 1.0,
-}
+_TERMS = ("policy", "features", "goal_features", "distance", "gradient")
+WEIGHTS = dict.fromkeys(_TERMS, 1.0) | {"preference": 10.0}
 
 
 class StudentEnsemble(NamedTuple):
@@ -137,11 +123,9 @@ class Distiller:
             led = led_by_teacher(share, step // segment, len(goal))
             action = np.array(self._act_as_students(state.ensemble, state.normaliser, *sensed))
             if len(led):
-                spread = state.error if self.config.noise else 0.0
-                key = jax.random.fold_in(noise_key, step)
-                action[led] = self._act_as_teacher(
-                    self.teacher.params, observation[led], goal[led], spread, key
-                )
+                spread, key = state.error if self.config.noise else 0.0, jax.random.fold_in(noise_key, step)
+                seen = observation[led], goal[led]
+                action[led] = self._act_as_teacher(self.teacher.params, *seen, spread, key)
             return action
 
         trajectories = self.simulation.rollout(policy, start, noise_key=sensor_key)
@@ -225,7 +209,9 @@ class Distiller:
         """Computes the sum of one seed's losses: policies share nothing, so each has its own gradient.
 
         batch: [B, ...] of each label, normalised."""
-        critic = critic_losses(ensemble.student(0), jax.tree.map(_half, batch), self.same_goals)
+        # Half of the batch is large enough for the critic, whose forward passes dominate the cost.
+        half = jax.tree.map(lambda leaf: leaf[: max(len(leaf) // 2, 1)], batch)
+        critic = critic_losses(ensemble.student(0), half, self.same_goals)
         total = sum((WEIGHTS[name] * term for name, term in critic.items()), jnp.zeros(()))
         metrics = {f"critic/{name}_loss": term for name, term in critic.items()}
         for i, name in enumerate(self.config.sizes):
@@ -293,11 +279,6 @@ def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
         features=batch.features.astype(jnp.float32),
         gradient=batch.gradient * normaliser.action[1],
     )
-
-
-def _half(values: Array) -> Array:
-    """Halves the critic's batch, which is large enough: its forward passes dominate the cost."""
-    return values[: max(len(values) // 2, 1)]
 
 
 def _statistics(values: Array) -> tuple[Array, Array]:

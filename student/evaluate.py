@@ -115,21 +115,19 @@ class ReferenceEpisodes(NamedTuple):
             values[times.step, times.episode].astype(np.float32)
             for values in (*trajectories.sensed, trajectories.action)
         )
-        rows = zip(observation, action, seen_goal, strict=True)
-        calibrated = calibration(times, np.array([distance(*row) for row in rows]))
+        distances = np.array([distance(*row) for row in zip(observation, action, seen_goal, strict=True)])
+        calibrated = calibration(times, distances)
+        compared = {
+            "teacher_time_at_goal": float(self.outcomes.time_at_goal.mean()),
+            "teacher_parameters": parameter_count(self.teacher.params.actor),
+            "policy_error": {
+                "teacher_states": _rms(policy(*teachers.sensed) - teachers.action),
+                "own_states": _rms(own.action - label),
+            },
+        }
+        compared |= retention(outcomes, self.outcomes) | compare_with_teacher(outcomes, self.outcomes)
         return (
-            summarise(outcomes, self.layout)
-            | {
-                "teacher_time_at_goal": float(self.outcomes.time_at_goal.mean()),
-                "teacher_parameters": parameter_count(self.teacher.params.actor),
-                "policy_error": {
-                    "teacher_states": _rms(policy(*teachers.sensed) - teachers.action),
-                    "own_states": _rms(own.action - label),
-                },
-            }
-            | retention(outcomes, self.outcomes)
-            | compare_with_teacher(outcomes, self.outcomes)
-            | ({"calibration": calibrated} if calibrated else {})
+            summarise(outcomes, self.layout) | compared | ({"calibration": calibrated} if calibrated else {})
         )
 
     def critic_agreement(self, student: Student) -> dict[str, float]:
@@ -161,12 +159,8 @@ def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) 
 def retention(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JSON:
     """Computes the student's time at goal over the teacher's, on the same starts and goals.
 
-    Returns: `retention` and `retention_interval`, a bootstrap over pairs of episodes; nothing if the teacher
-    was at a goal so rarely that the ratio has no interval."""
-    ratio, interval = paired_ratio(student.time_at_goal, teacher.time_at_goal)
-    if interval is None:
-        return {}
-    return {"retention": ratio, "retention_interval": interval}
+    Returns: `retention` and `retention_interval`, as `paired_ratio`."""
+    return paired_ratio("retention", student.time_at_goal, teacher.time_at_goal)
 
 
 def compare_with_teacher(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JSON:
@@ -175,41 +169,39 @@ def compare_with_teacher(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JS
     Returns: `success_retention`, `final_distance_change`, `hardest_decile` and `worst_decile` of the summary.
     The hardest tenth of episodes is about goals that are hard for the teacher, each policy's own worst tenth
     also about goals that only the student has lost."""
-    figures: JSON = {}
-    ratio, interval = paired_ratio(student.success_final, teacher.success_final)
-    if interval is not None:
-        figures |= {"success_retention": ratio, "success_retention_interval": interval}
     change = np.asarray(student.final_distance) - np.asarray(teacher.final_distance)
-    figures["final_distance_change"] = float(change.mean())
-    figures["final_distance_change_interval"] = paired_interval(np.mean, change)
     ours, theirs = (np.asarray(each.time_at_goal, float) for each in (student, teacher))
     hardest = np.argsort(theirs, kind="stable")[: _tenth(len(theirs))]
-    figures["hardest_decile"] = _difference(np.mean, ours[hardest], theirs[hardest])
-    figures["worst_decile"] = _difference(_worst_tenth, ours, theirs)
-    return figures
+    return paired_ratio("success_retention", student.success_final, teacher.success_final) | {
+        "final_distance_change": float(change.mean()),
+        "final_distance_change_interval": paired_interval(np.mean, change),
+        "hardest_decile": _difference(np.mean, ours[hardest], theirs[hardest]),
+        "worst_decile": _difference(_worst_tenth, ours, theirs),
+    }
 
 
-def paired_ratio(student: np.ndarray, teacher: np.ndarray) -> tuple[float, list[float] | None]:
-    """Computes the ratio of two sums over paired episodes [E], and its bootstrap interval if it has one."""
+def paired_ratio(key: str, student: np.ndarray, teacher: np.ndarray) -> JSON:
+    """Computes the ratio of two sums over paired episodes [E].
+
+    Returns: it as `key`, and its bootstrap interval; nothing if the teacher was at a goal so rarely that the
+    ratio has none."""
 
     def ratio(ours: np.ndarray, theirs: np.ndarray, axis: int) -> np.ndarray:
         total = theirs.sum(axis)
         return np.where(total > 0, ours.sum(axis) / np.where(total > 0, total, 1), np.nan)
 
     ours, theirs = np.asarray(student, float), np.asarray(teacher, float)
-    if theirs.sum() == 0:
-        return 0.0, None
-    return float(ours.sum() / theirs.sum()), paired_interval(ratio, ours, theirs)
+    interval = paired_interval(ratio, ours, theirs) if theirs.sum() else None
+    return {key: float(ours.sum() / theirs.sum()), f"{key}_interval": interval} if interval else {}
 
 
 def _difference(mean: Callable[..., Any], ours: np.ndarray, theirs: np.ndarray) -> JSON:
     def difference(ours: np.ndarray, theirs: np.ndarray, axis: int) -> Any:
         return mean(ours, axis=axis) - mean(theirs, axis=axis)
 
-    # A single pair has no other draw.
-    alone = [float(difference(ours, theirs, -1))] * 2 if len(ours) < 2 else None
-    interval = alone or paired_interval(difference, ours, theirs)
     student, teacher = (float(mean(each, axis=-1)) for each in (ours, theirs))
+    # A single pair has no other draw.
+    interval = paired_interval(difference, ours, theirs) if len(ours) > 1 else [student - teacher] * 2
     return {"student": student, "teacher": teacher, "difference_interval": interval}
 
 

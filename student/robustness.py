@@ -44,7 +44,7 @@ def robustness(reference: ReferenceEpisodes, policy: Policy, episodes: int) -> d
         )
         both = [run_episodes(simulation, each, changed, evaluation_noise_key())[0] for each in policies]
         nominal = nominal or both
-        found[name] = _compare(*both, *nominal)
+        found[name] = _compare(both, nominal)
     return found
 
 
@@ -53,14 +53,9 @@ def conditions(simulation: Simulation, start: Start) -> dict[str, Start]:
 
     Those of `noise` are nominal: it is what policies observe that differs."""
     episodes = len(start.goal)
-    one = np.ones(episodes, np.float32)
-    usual = PhysicsParams(
-        friction=one,
-        mass=one,
-        strength=one,
-        delay=np.zeros(episodes, np.int32),
-        seed=np.full(episodes, UNPUSHED, np.uint32),
-    )
+    one, undelayed = np.ones(episodes, np.float32), np.zeros(episodes, np.int32)
+    unpushed = np.full(episodes, UNPUSHED, np.uint32)
+    usual = PhysicsParams(friction=one, mass=one, strength=one, delay=undelayed, seed=unpushed)
 
     def under(**changes: np.ndarray) -> Start:
         changed: Start = start._replace(conditions=usual._replace(**changes))
@@ -116,15 +111,11 @@ def _noisy(policy: Policy, scale: np.ndarray) -> Policy:
     return noisy
 
 
-def _compare(
-    student: EpisodeMetrics,
-    teacher: EpisodeMetrics,
-    nominal_student: EpisodeMetrics,
-    nominal_teacher: EpisodeMetrics,
-) -> JSON:
-    ours, theirs = student.time_at_goal, teacher.time_at_goal
-    drop = (nominal_student.time_at_goal - ours) - (nominal_teacher.time_at_goal - theirs)
+def _compare(both: list[EpisodeMetrics], nominal: list[EpisodeMetrics]) -> JSON:
+    """Compares student and teacher under a condition with each other, and with themselves without it."""
+    ours, theirs = (each.time_at_goal for each in both)
+    drop = (nominal[0].time_at_goal - ours) - (nominal[1].time_at_goal - theirs)
     figures: JSON = {}
     for key, values in (("student", ours), ("teacher", theirs), ("excess_drop", drop)):
         figures |= {key: float(values.mean()), f"{key}_interval": list(mean_interval(values))}
-    return figures | retention(student, teacher)
+    return figures | retention(*both)

@@ -1,7 +1,6 @@
 """Which student to take, and what keeps the students from being good enough."""
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any, NamedTuple
 
 from student.config import StudentConfig
@@ -11,48 +10,12 @@ MUCH = 1.5  # times as large an error tells two kinds of states apart
 LESS = 0.8  # times the error of the smallest student shows that size matters
 
 
-class Limit(Enum):
-    """What limits the students, in the order of checking; the value says so, and the next step."""
-
-    TEACHER = (
-        "What limits them is the teacher, which was itself at its goals too rarely to compare with. "
-        "Next: train the teacher for longer (collect.total_steps)."
-    )
-    EPISODES = (
-        "What limits it is the number of held-out episodes: its mean is high enough, its interval too wide. "
-        "Next: export again with more of them (student.episodes={next})."
-    )
-    NOT_MEASURED = "What limits it was not measured. Next: export again."
-    COVERAGE = (
-        "What limits it are states that the labels do not cover: its actions miss the teacher's by {own:.3f} "
-        "in its own episodes, by {held_out:.3f} in the teacher's. "
-        "Next: more rounds in which students act (student.rounds={next})."
-    )
-    LABELS = (
-        "What limits it are labels: its actions miss the teacher's by {held_out:.3f} on held-out states, by "
-        "{learned:.3f} on those it learned from. Next: more of them in every round (student.envs={next})."
-    )
-    CAPACITY = (
-        "What limits it is capacity: the error of actions falls with size, from {of_smallest:.3f} of "
-        "{smallest} to {held_out:.3f} of {size}. Next: a larger student than {size} (student.sizes)."
-    )
-    ONE_SIZE = (
-        "Whether capacity limits it or training, one size does not tell. "
-        "Next: a larger student beside {size} (student.sizes)."
-    )
-    TRAINING = (
-        "What limits it is training, as far as the errors of its actions tell. "
-        "Next: more updates (student.updates={next})."
-    )
-
-
 class Selection(NamedTuple):
     """The student to take, whether it surely keeps enough of its teacher, and why it was taken."""
 
     size: str
     passes: bool
     because: str
-    limit: Limit | None = None  # where no student keeps enough
 
 
 def select(
@@ -80,32 +43,43 @@ def select(
     if "retention" in nearest:
         kept, low, high = map(_percent, (nearest["retention"], *nearest["retention_interval"]))
         what += f"; {size} comes nearest with {kept} ({low} to {high})"
-    limit, figures = _limit(assessments, size, config, learned or {})
-    return Selection(size, False, f"{what}. {limit.value.format(**figures)}", limit)
+    limit, step = _limit(assessments, size, config, learned or {})
+    return Selection(size, False, f"{what}. What limits it {limit}. Next: {step}.")
 
 
 def _limit(
     assessments: Assessments, size: str, config: StudentConfig, learned: Mapping[str, float]
-) -> tuple[Limit, dict[str, Any]]:
-    """Returns what limits the students, of which `size` is nearest to enough, and figures for the words."""
+) -> tuple[str, str]:
+    """Returns what limits the students, of which `size` is nearest to enough, and the next step."""
     nearest = assessments[size]
     if "retention" not in nearest:
-        return Limit.TEACHER, {}
+        teacher = "is its teacher, which was itself at its goals too rarely to compare with"
+        return teacher, "train the teacher for longer (collect.total_steps)"
     if nearest["retention"] >= config.retention:
-        return Limit.EPISODES, {"next": 4 * config.episodes}
+        episodes = "is the number of held-out episodes: its mean is high enough, its interval too wide"
+        return episodes, f"export again with more of them (student.episodes={4 * config.episodes})"
     errors = {s: a["policy_error"]["teacher_states"] for s, a in assessments.items() if "policy_error" in a}
     if size not in errors:
-        return Limit.NOT_MEASURED, {}
+        return "was not measured", "export again"
     held_out, own = errors[size], nearest["policy_error"]["own_states"]
+    miss = f"its actions miss the teacher's by {held_out:.3f} on held-out states"
     if own >= MUCH * held_out:
-        return Limit.COVERAGE, {"own": own, "held_out": held_out, "next": 2 * config.rounds}
+        coverage = f"are states that the labels do not cover: {miss}, by {own:.3f} in its own episodes"
+        return coverage, f"more rounds in which students act (student.rounds={2 * config.rounds})"
     if size in learned and held_out >= MUCH * learned[size]:
-        return Limit.LABELS, {"held_out": held_out, "learned": learned[size], "next": 2 * config.envs}
+        labels = f"are labels: {miss}, by {learned[size]:.3f} on those it learned from"
+        return labels, f"more of them in every round (student.envs={2 * config.envs})"
     smallest, largest = (f(errors, key=lambda s: assessments[s]["parameters"]) for f in (min, max))
-    figures = {"size": size, "held_out": held_out, "smallest": smallest, "of_smallest": errors[smallest]}
     if size == largest and held_out <= LESS * errors[smallest]:
-        return Limit.CAPACITY, figures
-    return (Limit.ONE_SIZE, figures) if len(errors) == 1 else (Limit.TRAINING, {"next": 2 * config.updates})
+        error = f"falls with size, from {errors[smallest]:.3f} of {smallest} to {held_out:.3f} of {size}"
+        return f"is capacity: the error of actions {error}", f"a larger student than {size} (student.sizes)"
+    if len(errors) == 1:
+        return (
+            "is capacity or training: one size does not tell",
+            f"a larger student beside {size} (student.sizes)",
+        )
+    more = f"more updates (student.updates={2 * config.updates})"
+    return "is training, as far as the errors of its actions tell", more
 
 
 def _percent(share: float) -> str:

@@ -69,3 +69,36 @@ def debug_run(tmp_path_factory) -> DebugRun:
             errors.write_text(done.stderr)
             printed.write_text(done.stdout)
     return DebugRun(folder / "runs" / "debug", json.loads(printed.read_text()), errors.read_text())
+
+
+@pytest.fixture(scope="session")
+def rollouts():
+    from bundles import drawn  # which imports JAX
+
+    return drawn()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """The bundle of a small policy for fr3_reach, and how its graphs were verified."""
+    from bundles import export
+
+    directory = tmp_path_factory.mktemp("export") / "small"
+    return directory, export(directory)
+
+
+@pytest.fixture(scope="session")
+def bundle(exported):
+    return exported[0]
+
+
+@pytest.fixture(scope="session")
+def controller(bundle):
+    from export.controller import load
+
+    return load(bundle)
+
+
+@pytest.fixture
+def copy(bundle, tmp_path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))

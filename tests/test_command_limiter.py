@@ -4,6 +4,7 @@
 `broken` judges both by the robot's limits alone. For 100,000 of them: FATHOM_ROUNDS=80 pytest ...
 """
 
+import copy
 import functools
 import os
 from typing import NamedTuple, get_args
@@ -11,7 +12,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import pytest
 
-from export.controller import KINDS, CommandLimiter, ControllerError
+from export.controller import JOINT_KINDS, KINDS, CommandLimiter, ControllerError
 from teacher.spec import ActionKind, ActionSpec, GoalSpec, JointSpec, ObservationTerm, TaskSpec
 from teacher.tasks import make_task
 
@@ -23,52 +24,38 @@ SHARE = 0.5  # of the acceleration limit, as docs/robots.md states it
 
 def bench(*, known):
     """A robot with commands of every kind, whose acceleration is known or not."""
-    names = ("turn", "short", "slow")
-    joints = tuple(f"{name}_{way}" for name in names for way in ("velocity", "position"))
-    others = ("motor", "wheels", "fingers", "lamp")
-    one = {"unit": "rad", "frame": "joint"}
+    joints = tuple(f"{name}_{way}" for name in ("turn", "short", "slow") for way in ("velocity", "position"))
+    kinds = (*(f"joint_{joint.split('_')[1]}" for joint in joints), *KINDS[2:])
+    one, radii = {"unit": "rad", "frame": "joint"}, ("success_radius", "strict_radius", "easy_radius")
+    place = {"name": "place", "entries": ("turn",), "observation_indices": (0,), "low": (-1,), "high": (1,)}
+    action = ActionSpec(
+        kind=kinds,
+        joints=(*joints, "motor", "wheels", "fingers", "lamp"),
+        unit="mixed",
+        scale=(3, 2, 1, 1, 2, 0.7, 5, 1, 0.03, 2),
+        offset=(0.5, 0.2, 0, 0.1, 0, 0, 1, 0.5, 0.05, 1),
+    )
+    limits = JointSpec(
+        names=joints,
+        unit="rad",
+        default=(0,) * 6,
+        lower=(-1, -1, -0.2, -0.1, -0.5, -0.5),
+        upper=(1, 1, 0.3, 0.3, 0.5, 0.5),
+        velocity=(2, 2, 1, 1, 3, 3),
+        slowdown=6 if known else 0,
+        margin=0.02 if known else 0,
+        return_speed=0.5 if known else None,
+        acceleration=(12, 12, 3, 3, 1, 1) if known else None,
+    )
     return TaskSpec(
         name=f"bench_{'known' if known else 'unknown'}",
         version=1,
         control_dt=0.05,
         episode_length=10,
         observation=(ObservationTerm(name="joint_position", start=0, entries=joints, **one),),
-        goal=GoalSpec(
-            name="place",
-            entries=("turn",),
-            observation_indices=(0,),
-            low=(-1,),
-            high=(1,),
-            success_radius=0.1,
-            strict_radius=0.1,
-            easy_radius=0.1,
-            **one,
-        ),
-        action=ActionSpec(
-            kind=(
-                *(f"joint_{joint.split('_')[1]}" for joint in joints),
-                "joint_torque",
-                "base_twist",
-                "gripper_width",
-                "other",
-            ),
-            joints=joints + others,
-            unit="mixed",
-            scale=(3, 2, 1, 1, 2, 0.7, 5, 1, 0.03, 2),
-            offset=(0.5, 0.2, 0, 0.1, 0, 0, 1, 0.5, 0.05, 1),
-        ),
-        joints=JointSpec(
-            names=joints,
-            unit="rad",
-            default=(0,) * 6,
-            lower=(-1, -1, -0.2, -0.1, -0.5, -0.5),
-            upper=(1, 1, 0.3, 0.3, 0.5, 0.5),
-            velocity=(2, 2, 1, 1, 3, 3),
-            slowdown=6 if known else 0,
-            margin=0.02 if known else 0,
-            return_speed=0.5 if known else None,
-            acceleration=(12, 12, 3, 3, 1, 1) if known else None,
-        ),
+        goal=GoalSpec(**place, **dict.fromkeys(radii, 0.1), **one),
+        action=action,
+        joints=limits,
     )
 
 
@@ -82,18 +69,12 @@ TASKS = {
 class Sequences(NamedTuple):
     """Rows of all sequences, one after the other; K rows, A entries of a command, M of a reading."""
 
-    rows: np.ndarray
-    """[K, 1 + A + M] float32: what to do (START begins a sequence), action, reading"""
-    commands: np.ndarray
-    """[K, A]: what the guard in Python answered, NaN where it refused"""
-    measured: np.ndarray
-    """[K, A]: where the reading says that the joints are"""
-    places: np.ndarray
-    """[K, A]: where they were"""
-    ends: np.ndarray
-    """[K, A]: and where they came to within the period"""
-    honest: np.ndarray
-    """[K] bool: readings are of places, older ones maybe, and not invented"""
+    rows: np.ndarray  # [K, 1 + A + M] float32: what to do (START begins a sequence), action, reading
+    commands: np.ndarray  # [K, A]: what the guard in Python answered, NaN where it refused
+    measured: np.ndarray  # [K, A]: where the reading says that the joints are
+    places: np.ndarray  # [K, A]: where they were
+    ends: np.ndarray  # [K, A]: and where they came to within the period
+    honest: np.ndarray  # [K] bool: readings are of places, older ones maybe, and not invented
 
 
 class Robot:
@@ -163,8 +144,8 @@ class Limits(NamedTuple):
 
 
 def joint_limits(spec):
-    joints, kinds = spec.joints, spec.action.kinds
-    columns = np.array([i for i, kind in enumerate(kinds) if kind in ("joint_velocity", "joint_position")])
+    joints = spec.joints
+    columns = np.array([i for i, kind in enumerate(spec.action.kinds) if kind in JOINT_KINDS])
     rows = [joints.names.index(spec.action.joints[i]) for i in columns]
     lower, upper, velocity = (np.array(each)[rows] for each in (joints.lower, joints.upper, joints.velocity))
     back = np.minimum(joints.return_speed or np.inf, velocity)
@@ -197,9 +178,10 @@ def sequences(name, seed, count=250):
     def add(what, action, reading, honest):
         place, row = robot.q, np.concatenate([[what], action, reading]).astype(np.float32)
         try:
-            answer = (
-                guard(action if what == ACT else None, reading).copy() if what != START else guard.start()
+            commanded = (
+                guard.start if what == START else lambda: guard(action if what == ACT else None, reading)
             )
+            answer = copy.copy(commanded())
         except ControllerError:
             answer = None
         if answer is not None:
@@ -302,20 +284,24 @@ def test_no_limit_is_broken_in_any_sequence(name, seed):
     assert not (made.rows[refused & ~senseless & (made.rows[:, 0] != START)][:, 0] == ACT).any()
 
 
-ALIKE = ("velocity", "acceleration")
-
-
 def record(**joints):
     """Of a robot with one joint of each kind, whose limits may differ from bench's in these."""
     whole = TASKS["bench_known"].for_robot()
     action = {key: value[:2] for key, value in whole["action"].items() if isinstance(value, list)}
-    joints = {key: [value] * 6 if key in ALIKE and value else value for key, value in joints.items()}
+    alike = {"velocity", "acceleration"}
+    joints = {key: [value] * 6 if key in alike and value else value for key, value in joints.items()}
     return whole | {"action": whole["action"] | action, "joints": whole["joints"] | joints}
+
+
+def limiter(spec=None, ramp_s=0.0, **options):
+    guard = CommandLimiter(record() if spec is None else spec, ramp_s=ramp_s, **options)
+    guard.start()
+    return guard
 
 
 def placed(q):
     """A reading of a robot whose first two joints are here."""
-    return np.array([q, q, 0, 0, 0, 0], np.float32)
+    return np.array([*np.broadcast_to(q, 2), 0, 0, 0, 0], np.float32)
 
 
 FULL = np.array([1, 1], np.float32)
@@ -323,11 +309,10 @@ FULL = np.array([1, 1], np.float32)
 
 def moved(guard, q, action, count, *, late=False, dt=0.05):
     """Where two joints [count + 1, 2] are that a policy drives on with this action."""
-    places, before = [np.array([q, q])], None
+    places, before = [np.array([q, q])], np.array([0, q])
     for _ in range(count):
-        reading = np.concatenate([places[-1], np.zeros(4)]).astype(np.float32)
-        now = guard(action, reading).copy()
-        done = (np.array([0, q]) if before is None else before) if late else now
+        now = guard(action, placed(places[-1])).copy()
+        done = before if late else now
         places.append(np.array([places[-1][0] + done[0] * dt, done[1]]))
         before = now
     return np.array(places)
@@ -340,10 +325,8 @@ def test_every_limit_can_be_braked_for_in_whole_periods(late):
         velocity, acceleration, dt = 10 ** chance.uniform(-1, 1), 10 ** chance.uniform(-1, 2), 0.05
         limits = record(velocity=velocity, acceleration=acceleration, slowdown=0, margin=0)
         limits["action"] |= {"scale": [20, 20], "offset": [0, 0]}
-        guard, start = CommandLimiter(limits, ramp_s=0), chance.uniform(-1, 1)
-        guard.start()
         needed = 2 / velocity + 2 * velocity / (SHARE * acceleration)
-        places = moved(guard, start, FULL, int(needed / dt) + 100, late=late)
+        places = moved(limiter(limits), chance.uniform(-1, 1), FULL, int(needed / dt) + 100, late=late)
         speeds = np.diff(places, axis=0, prepend=places[:1]) / dt
         assert places.max() <= 1 + NEAR
         np.testing.assert_allclose(places[-1], 1, atol=SHARE * acceleration * dt**2 + NEAR)
@@ -354,63 +337,55 @@ def test_every_limit_can_be_braked_for_in_whole_periods(late):
 @pytest.mark.parametrize("beyond", [0.01, 0.3, 5.0])
 @pytest.mark.parametrize("wish", [-1, 0, 1])
 def test_a_joint_outside_its_limits_comes_back_no_faster_than_it_may(beyond, wish):
-    guard = CommandLimiter(record(margin=0), ramp_s=0)
-    guard.start()
-    places = moved(guard, 1 + beyond, FULL * wish, 300)
-    speeds = np.diff(places, axis=0) / 0.05
-    outside = places[:-1] > 1 + NEAR
-    assert (speeds[outside] <= NEAR).all()
-    assert (np.abs(speeds[outside]) <= 0.5 + 1e-4).all()
+    places = moved(limiter(record(margin=0)), 1 + beyond, FULL * wish, 300)
+    speeds, outside = np.diff(places, axis=0) / 0.05, places[:-1] > 1 + NEAR
+    assert (speeds[outside] <= NEAR).all() and (np.abs(speeds[outside]) <= 0.5 + 1e-4).all()
     assert (places[-1] <= 1 + NEAR).all()
+
+
+def test_joints_slow_down_and_stop_at_the_margin_before_their_limits():
+    spec = TASKS["fr3_reach"]
+    guard, edge = limiter(spec.for_robot()), np.array(spec.joints.upper) - spec.joints.margin
+    reading = np.zeros(spec.observation_size, np.float32)
+    reading[:7] = spec.joints.default
+    guard.start(reading)
+    for _ in range(400):
+        reading[:7] += spec.control_dt * guard(np.ones(7, np.float32), reading)
+        assert (reading[:7] <= edge + 1e-5).all()
+    np.testing.assert_allclose(reading[:7], edge, atol=1e-3)
 
 
 def test_limits_hold_while_a_sensor_that_seems_alive_reads_the_same_for_ever():
     for start, wish in ((0.2, 1), (0.9, 1), (1.3, 0), (1.3, -1)):
-        guard = CommandLimiter(record(), ramp_s=0)
-        guard.start()
-        q = start
+        guard, q = limiter(), start
         for _ in range(400):
             q += guard(FULL * wish, placed(start))[0] * 0.05
             assert -1 <= q <= max(start, 1)
         assert q <= 1
 
 
+def test_velocities_start_with_a_ramp_and_change_within_the_acceleration_that_is_given():
+    free = record(acceleration=1000, velocity=3, slowdown=0, upper=[100] * 6)
+    free["action"] |= {"scale": [2, 2], "offset": [0, 0]}
+    guard = limiter(free, ramp_s=0.5)
+    found = [guard(FULL, placed(0.0))[0] for _ in range(20)]
+    np.testing.assert_allclose(found, [*(0.2 * np.arange(1, 11)), *[2.0] * 10])
+    gentle = moved(limiter(acceleration=[0.1, 0.1]), 0.0, FULL, 50)
+    assert np.abs(np.diff(gentle, 2, axis=0)).max() <= 0.1 * 0.05**2 + 1e-9
+
+
 @pytest.mark.parametrize("start", [0.0, 0.995, 1.3])
-def test_a_hold_is_motion_that_ends_and_stays_ended(start):
-    for action in (FULL, -FULL):
-        guard = CommandLimiter(record(), ramp_s=0)
-        guard.start()
-        q = moved(guard, start, action, 8)[-1].copy()
-        begun, last = q.copy(), guard(action, placed(q[0]))[:2] * [1, 0]
-        for period in range(200):
-            command = guard(None, placed(start))
-            q += [command[0] * 0.05, 0]
-            q[1] = command[1]
-            if period > 7:  # 2 rad/s are lost in seven periods of 0.3
-                assert command[0] == 0
-        assert abs(last[0]) > 0
-        assert (np.abs(q - begun) <= 2**2 / (2 * 0.5 * 12) + 2 * 2 * 0.05).all()
-
-
-def test_after_a_hold_positions_go_on_from_where_the_joint_was_moved():
-    guard = CommandLimiter(record(velocity=1, acceleration=None), ramp_s=0)
-    guard.start()
-    assert not guard.can_hold
-    with pytest.raises(ControllerError, match="hold: no position is known yet"):
-        guard(None, placed(0.4))
-    guard(FULL, placed(0.4))
-    held = guard(None, placed(0.4))[1]
-    assert guard.can_hold
-    np.testing.assert_allclose(held, 0.45)
-    assert guard(None, placed(-0.6))[1] == held
-    np.testing.assert_allclose(guard(FULL, placed(-0.6))[1], -0.55)
-
-
-def test_an_acceleration_that_is_given_holds_for_positions_too():
-    guard = CommandLimiter(record(), ramp_s=0, acceleration=[0.1, 0.1])
-    guard.start()
-    places = moved(guard, 0.0, FULL, 50)
-    assert np.abs(np.diff(places, 2, axis=0)).max() <= 0.1 * 0.05**2 + 1e-9
+@pytest.mark.parametrize("action", [FULL, -FULL])
+def test_a_hold_is_motion_that_ends_and_stays_ended(start, action):
+    guard = limiter()
+    q = moved(guard, start, action, 8)[-1].copy()
+    begun, last = q.copy(), guard(action, placed(q[0]))[0]
+    for period in range(200):
+        command = guard(None, placed(start))
+        q[:] = q[0] + command[0] * 0.05, command[1]
+        assert period <= 7 or command[0] == 0  # 2 rad/s are lost in seven periods of 0.3
+    assert abs(last) > 0
+    assert (np.abs(q - begun) <= 2**2 / (2 * 0.5 * 12) + 2 * 2 * 0.05).all()
 
 
 @pytest.mark.parametrize("unlimited", [None, np.inf])
@@ -419,28 +394,40 @@ def test_a_joint_without_position_limits_needs_no_position(unlimited):
     blind["inputs"] = blind["inputs"] | {"reading": []}
     action = blind["action"].items()
     blind["action"] = {key: value[:1] if isinstance(value, list) else value for key, value in action}
-    guard = CommandLimiter(blind, ramp_s=0)
+    guard = limiter(blind)
     commands = [guard(FULL[:1], np.zeros(0, np.float32))[0] for _ in range(50)]
     np.testing.assert_allclose(commands[-1], 2)
     assert np.abs(np.diff(commands)).max() <= 0.3 + 1e-9
 
 
-def test_kinds_of_command_are_known_by_the_same_names_everywhere():
+def test_what_cannot_be_kept_within_limits_is_refused_by_name():
     assert set(KINDS) == set(get_args(ActionKind)) == set(TASKS["bench_known"].action.kinds)
-    with pytest.raises(ControllerError, match="action: kind joint_velocty, allowed: joint_velocity, "):
-        CommandLimiter(record() | {"action": record()["action"] | {"kind": "joint_velocty"}})
+    whole = record()
+    for change, message in (
+        ({"action": whole["action"] | {"kind": "joint_velocty"}}, "kind joint_velocty, allowed: joint_velo"),
+        ({"action": whole["action"] | {"joints": ["turn_velocity", "wrist"]}}, "wrist.*turn_position"),
+        ({"inputs": whole["inputs"] | {"reading": []}}, r"joint_position.*turn_velocity"),
+    ):
+        with pytest.raises(ControllerError, match=message):
+            CommandLimiter(whole | change)
+    for wrong in ([1.0], [1.0, 0.0]):
+        with pytest.raises(ControllerError, match=r"acceleration: .* 2 positive numbers"):
+            CommandLimiter(whole, acceleration=wrong)
 
 
-def test_a_gripper_among_joints_keeps_its_width_in_a_hold():
-    spec = TASKS["fr3_pick_place"]
-    guard = CommandLimiter(spec.for_robot())
-    reading = np.zeros(spec.observation_size, np.float32)
-    reading[:7] = spec.joints.default
-    guard.start()
-    width = guard(np.array([0.1, 0, 0, 0, -1], np.float32), reading)[4]
-    np.testing.assert_allclose(width, 0.02)
-    for _ in range(50):
-        held = guard(None, reading)
-        assert held[4] == width
-        held *= 1000  # as of a robot that takes millimetres
-    np.testing.assert_array_equal(guard(None, reading)[:4], 0)
+def test_a_command_that_is_no_number_is_never_given():
+    guard, twin = limiter(), limiter()
+    for each in (guard, twin):
+        each(FULL, placed(0.0))
+    for action, reading in ((FULL * np.nan, placed(0.0)), (FULL, placed([0.0, np.inf]))):
+        with pytest.raises(ControllerError, match=r"(action: .*|turn_position is at inf, allowed: )finite"):
+            guard(action, reading)
+    np.testing.assert_array_equal(guard(FULL, placed(0.1)), twin(FULL, placed(0.1)))
+
+
+def test_a_robot_may_write_into_the_command_that_it_is_given():
+    guard, twin = limiter(), limiter()
+    for action in (FULL, FULL, None, None, -FULL):
+        command, expected = guard(action, placed(0.0)), twin(action, placed(0.0)).copy()
+        np.testing.assert_array_equal(command, expected)
+        command *= 1000  # as of a robot that takes millimetres

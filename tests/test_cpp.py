@@ -8,6 +8,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from bundles import ran
 from test_c99 import CPP, WARNINGS, C
 from test_command_limiter import ROUNDS, TASKS, broken, sequences
 
@@ -93,20 +94,18 @@ int main(int, char **words) {
 """
 
 
-def write(folder, spec, spoil=False):
+def write(folder, spec, spoil=0.0):
     """The sources of a program of the task's controller."""
-    size = Size(width=24, layers=2)
+    size, draw = Size(width=24, layers=2), np.random.default_rng(0)
     student = init_student(jax.random.key(3), size, size, spec.sensed_sizes, 8)
     model = policy_graph(lambda obs, goal: act(student, obs, goal), spec)
     session = open_session(model.SerializeToString())
-    draw = np.random.default_rng(0)
-    observation, _, goal = spec.sensed_sizes
-    obs, goals = (draw.normal(size=(16, width)).astype(np.float32) for width in (observation, goal))
-    rows = zip(obs, goals, strict=True)
-    actions = np.concatenate([session.run(None, {"obs": o[None], "goal": g[None]})[0] for o, g in rows])
-    golden = {"obs": obs, "goal": goals, "actions": actions + np.float32(1e-3 if spoil else 0)}
-    texts = policy_c(model, spec) | controller_cpp(spec, golden) | {"main.cpp": PROGRAM}
-    for file, text in texts.items():
+    obs, goals = (draw.normal(size=(16, width)).astype(np.float32) for width in spec.sensed_sizes[::2])
+    answers = [
+        session.run(None, {"obs": o[None], "goal": g[None]})[0] for o, g in zip(obs, goals, strict=True)
+    ]
+    golden = {"obs": obs, "goal": goals, "actions": np.concatenate(answers) + np.float32(spoil)}
+    for file, text in (policy_c(model, spec) | controller_cpp(spec, golden) | {"main.cpp": PROGRAM}).items():
         (folder / file).write_text(text)
 
 
@@ -156,54 +155,47 @@ def test_commands_are_those_of_python_and_break_no_limit(program, name, options,
 @pytest.mark.parametrize("name", ["fr3_reach", "quad_reach"])
 def test_observations_are_those_of_python(program, name):
     spec = TASKS[name]
-    size = spec.deployed.reading_size if spec.deployed else spec.observation_size
-    history = spec.deployed.history if spec.deployed else 1
+    size = spec.sensed_sizes[0] // spec.history
     readings = np.random.default_rng(1).normal(size=(50, size)).astype(np.float32)
     words = [program(name, *FLAGS[0]), "h"]
     done = subprocess.run(words, input=readings.tobytes(), capture_output=True, check=True)
-    seen = np.frombuffer(done.stdout, np.float32).reshape(len(readings), size * history)
-    for age in range(history):
+    seen = np.frombuffer(done.stdout, np.float32).reshape(len(readings), spec.history, size)
+    for age in range(spec.history):
         earlier = readings[np.maximum(np.arange(len(readings)) - age, 0)]
-        np.testing.assert_array_equal(seen[:, age * size : (age + 1) * size], earlier)
+        np.testing.assert_array_equal(seen[:, age], earlier)
 
 
 @pytest.mark.parametrize(("name", "options"), [("fr3_reach", FLAGS[0]), ("bench_known", FLAGS[1])])
 def test_the_loop_keeps_its_periods_holds_and_stops(program, name, options):
-    def ran(mode):
-        words = [program(name, *options), mode]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    def loop(mode):
+        return ran(program(name, *options), mode).stdout.splitlines()
 
-    figures, stopped = ran("0")
+    figures, stopped = loop("0")
     steps, held, missed, latency = map(int, figures.split())
     assert 1 <= steps <= 10 <= steps + missed
-    assert (held, latency) == (0, 1)
-    assert stopped == f"stopped 1 after {steps}"
+    assert (held, latency, stopped) == (0, 1, f"stopped 1 after {steps}")
     # Two periods and a half are slept through: at least two deadlines, of which one is that step's own.
-    steps, _, missed, _ = map(int, ran("l")[0].split())
-    assert missed >= 2
-    assert steps + missed >= 11
-    message, stopped = ran("n")
-    assert message == "reading: entry 1 is not a finite number; allowed: finite numbers"
-    assert stopped == "stopped 1 after 3"
-    message, stopped = ran("f")
-    assert re.match(
-        r"reading: its time lies (9\.\d+|10\.0+) s in the future; allowed: .*steady_clock", message
-    )
+    steps, _, missed, _ = map(int, loop("l")[0].split())
+    assert missed >= 2 and steps + missed >= 11
+    assert loop("n") == [
+        "reading: entry 1 is not a finite number; allowed: finite numbers",
+        "stopped 1 after 3",
+    ]
+    message, stopped = loop("f")
+    assert re.match(r"reading: its time lies (9\.\d+|10\.0+) s in the future; .*steady_clock", message)
     assert stopped == "stopped 1 after 0"
-    figures, stopped = ran("s")
+    figures, stopped = loop("s")
     steps, held, *_ = map(int, figures.split())
     assert steps == held
     # Velocities are held at 0; positions that nobody has read are not commanded.
-    written = steps if name == "fr3_reach" else 0
-    assert stopped == f"stopped 1 after {written}"
+    assert stopped == f"stopped 1 after {steps if name == 'fr3_reach' else 0}"
 
 
 def test_a_policy_that_does_not_reproduce_its_answers_does_not_start(tmp_path):
-    write(tmp_path, make_task("fr3_reach").spec, spoil=True)
+    write(tmp_path, make_task("fr3_reach").spec, spoil=1e-3)
     program = compiled(tmp_path, "-O2")
     done = subprocess.run([program, "0"], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "recorded answers are not reproduced" in done.stderr
+    assert done.returncode and "recorded answers are not reproduced" in done.stderr
 
 
 def test_a_task_whose_limits_cannot_be_kept_is_named():

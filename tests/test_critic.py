@@ -18,15 +18,8 @@ from teacher.rollout import Trajectories
 from teacher.tasks import make_task
 
 SIZES = (5, 2, 3)  # observation, action, goal
-AGREEMENT = {
-    "spearman_actions",
-    "spearman_states",
-    "best_action",
-    "top1",
-    "gradient_cosine",
-    "distance_error",
-    "distance_error_relative",
-}
+AGREEMENT = {"spearman_actions", "spearman_states", "best_action", "top1", "gradient_cosine"}
+AGREEMENT |= {"distance_error", "distance_error_relative"}
 SPEC = make_task("reacher").spec
 RADIUS, PERIOD = SPEC.goal.success_radius, SPEC.control_dt
 
@@ -68,18 +61,13 @@ def test_an_offset_of_each_goal_reorders_neither_states_nor_actions_but_is_an_er
 
 def test_goals_may_look_different_from_each_state():
     """A critic of positions, and the same one of the way from each state to each goal."""
-    position, goal = values(0, 2), values(1, 2)
-    random_actions = values(2, 2)[None]
+    position, goal, random_actions = values(0, 2), values(1, 2), values(2, 2)[None]
     action = jnp.zeros_like(position)
-
-    def goal_itself(params, goal):
-        return goal
-
     own, every = goal - position, goal[None] - position[:, None]
     of_ways = CriticQueries(0 * position, action, own, every, random_actions)
     of_positions = CriticQueries(position, action, goal, goal, random_actions)
-    found = critic_outputs(lambda _, o, a: a, goal_itself, None, of_ways)
-    expected = critic_outputs(lambda _, o, a: o + a, goal_itself, None, of_positions)
+    found = critic_outputs(lambda _, o, a: a, lambda _, g: g, None, of_ways)
+    expected = critic_outputs(lambda _, o, a: o + a, lambda _, g: g, None, of_positions)
     for values_found, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(values_found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -99,29 +87,24 @@ def episodes(distance):
 
 
 def test_times_are_counted_from_outside_the_radius_and_for_half_an_episode():
-    far = 3 * RADIUS
+    far, goals = 3 * RADIUS, np.zeros((2, SPEC.goal_size))
     arrives, never = [far, far, far, 0, 0, 0, 0], [far] * 7
-    found = times_to_goal(SPEC, episodes(np.transpose([arrives, never])), np.zeros((2, SPEC.goal_size)), 100)
+    found = times_to_goal(SPEC, episodes(np.transpose([arrives, never])), goals, 100)
     assert found.horizon == pytest.approx(3 * PERIOD)
-    by_episode = {e: found.seconds[found.episode == e] / PERIOD for e in (0, 1)}
-    np.testing.assert_allclose(by_episode[0], [3, 2, 1])
-    assert np.isinf(by_episode[1]).all() and len(by_episode[1]) == 3
+    of_arriving, of_never = (found.seconds[found.episode == e] / PERIOD for e in (0, 1))
+    np.testing.assert_allclose(of_arriving, [3, 2, 1])
+    assert np.isinf(of_never).all() and len(of_never) == 3
     np.testing.assert_allclose(found.straight, far)
-
-
-def test_a_step_after_an_episode_s_end_is_neither_asked_about_nor_an_arrival():
-    far = 3 * RADIUS
+    # A step after an episode's end is neither asked about nor an arrival.
     ended = episodes(np.transpose([[far, far, 0, 0, 0]]))
     ended.active[1:] = False
-    found = times_to_goal(SPEC, ended, np.zeros((1, SPEC.goal_size)), 100)
+    found = times_to_goal(SPEC, ended, goals[:1], 100)
     assert found.step.tolist() == [0] and np.isinf(found.seconds).all()
 
 
 def known(seconds, straight):
     moments = times_to_goal(SPEC, episodes(np.full((9, 1), 3 * RADIUS)), np.zeros((1, SPEC.goal_size)), 4)
-    return moments._replace(
-        seconds=np.asarray(seconds, float), straight=np.asarray(straight, float), horizon=8.0
-    )
+    return moments._replace(seconds=np.asarray(seconds), straight=np.asarray(straight), horizon=8.0)
 
 
 def test_a_distance_that_grows_with_the_time_orders_it_perfectly():
@@ -133,8 +116,5 @@ def test_a_distance_that_grows_with_the_time_orders_it_perfectly():
     assert figures["seconds"][2] == [3, 3, 3] and figures["seconds"][-1] == [None] * 3
     assert figures["arrived"] == [1.0] * (BINS - 1) + [0.0]
     assert figures["distance"] == sorted(figures["distance"])
-
-
-def test_without_arrivals_there_is_nothing_to_say():
-    seconds = np.full(40, np.inf)
-    assert calibration(known(seconds, np.ones(40)), distance=np.arange(40.0)) == {}
+    never = np.full(40, np.inf)
+    assert calibration(known(never, np.ones(40)), distance=np.arange(40.0)) == {}

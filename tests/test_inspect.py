@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_export import SPEC, export, exported, policy, rollouts  # noqa: F401
+from bundles import SPEC, export, policy
 
 from pipelines.inspection import comparison, description, differences, inspect
 from pipelines.progress import Terminal
@@ -15,7 +15,7 @@ from teacher.errors import FathomError, UsageError
 
 
 @pytest.fixture
-def bundle(exported, tmp_path):  # noqa: F811
+def bundle(exported, tmp_path):
     return Path(shutil.copytree(exported[0], tmp_path / "copy"))
 
 
@@ -95,7 +95,7 @@ def test_a_graph_of_other_origin_is_described_as_far_as_it_goes(tmp_path):
     assert "it says nothing of itself" in text(description(found))
 
 
-def test_two_bundles_are_compared_field_by_field_and_by_their_actions(bundle, rollouts, tmp_path):  # noqa: F811
+def test_two_bundles_are_compared_field_by_field_and_by_their_actions(bundle, rollouts, tmp_path):
     other = tmp_path / "other"
     export(other, rollouts, policy=lambda obs, goal: 0.5 * policy(obs, goal))
     found = differences(bundle, inspect(bundle), other, inspect(other))

@@ -146,8 +146,8 @@ def test_a_reading_that_is_not_finite_is_named_and_leaves_the_history(controller
     before = controller.observe(good).copy()
     bad = good.copy()
     bad[2] = np.nan
-    with pytest.raises(ControllerError, match=rf"reading: joint_position\.{JOINTS[2]} = nan \(entry 2, rad"):
+    with pytest.raises(ControllerError, match=rf"reading: joint_position\.{JOINTS[2]} = nan \(rad"):
         controller.observe(bad)
-    with pytest.raises(ControllerError, match=rf"reading: shape \[{READING - 1}\], allowed: \[{READING}\]"):
+    with pytest.raises(ControllerError, match=rf"reading: float32\[{READING - 1}\], .* \[{READING}\]"):
         controller.observe(good[1:])
     np.testing.assert_array_equal(controller.observe(good), before)

@@ -1,6 +1,7 @@
 """Students: folding, losses, and the teacher they insist on."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,32 +43,22 @@ def test_folding_the_normalisation_changes_no_answer(student):
     observation, action, goal = (10 * values(i + 20, n) for i, n in enumerate(SIZES))
     plain = [normalise(v, s) for v, s in zip((observation, action, goal), statistics, strict=True)]
     folded = fold(student, normaliser)
-    np.testing.assert_allclose(
-        act(folded, observation, goal), act(student, plain[0], plain[2]), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        critic_distance(folded, observation, action, goal),
-        critic_distance(student, *plain),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(act(folded, observation, goal), act(student, plain[0], plain[2]))
+    close(critic_distance(folded, observation, action, goal), critic_distance(student, *plain))
 
 
-def test_a_teacher_is_confirmed_by_running_it(debug_run):
+def test_a_teacher_is_confirmed_by_running_it_and_refused_if_it_scores_otherwise_than_stored(debug_run):
     teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
-    score = confirm(teacher)
-    assert score == teacher.evaluation
-
-
-def test_a_teacher_that_scores_otherwise_than_stored_is_refused(debug_run):
-    teacher = load_teacher(debug_run.path / "teacher" / "checkpoints")
-    other = teacher._replace(evaluation={**teacher.evaluation, "time_at_goal_interval": [0.7, 0.8]})
-    with pytest.raises(FathomError, match=r"0\.700 to 0\.800 is stored"):
-        confirm(other)
-    with pytest.raises(FathomError, match="not finished"):
-        confirm(teacher._replace(evaluation=None))
-    with pytest.raises(FathomError, match=r"not finished \(2 of 4 iterations\)"):
-        confirm(teacher._replace(iteration=2))
+    assert confirm(teacher) == teacher.evaluation
+    better = teacher.evaluation | {"time_at_goal_interval": [0.7, 0.8]}
+    for change, message in (
+        ({"evaluation": better}, r"0\.700 to 0\.800 is stored"),
+        ({"evaluation": None}, "not finished"),
+        ({"iteration": 2}, r"not finished \(2 of 4 iterations\)"),
+    ):
+        with pytest.raises(FathomError, match=message):
+            confirm(teacher._replace(**change))
 
 
 def test_students_learn_what_they_are_shown(debug_run):
@@ -80,18 +71,13 @@ def test_students_learn_what_they_are_shown(debug_run):
         assert last[key] < first[key]
 
 
-def test_preferences_among_actions_are_what_counts():
+def test_preferences_among_actions_are_what_counts_alike_near_and_far():
     label = 1 + jax.random.uniform(jax.random.key(0), (16, 4))
     offset = jax.random.normal(jax.random.key(1), (16, 1))
     assert losses.preference_loss(label + offset, label) < 1e-9
     reversed_order = 2 * label.mean(axis=1, keepdims=True) - label
     assert losses.preference_loss(reversed_order, label) > 0.5
-
-
-def test_preferences_count_alike_near_and_far():
-    label = 1 + jax.random.uniform(jax.random.key(0), (16, 4))
-    wrong = label[:, ::-1]
-    near, far = (float(losses.preference_loss(10 * k * wrong, 10 * k * label)) for k in (1, 10))
+    near, far = (float(losses.preference_loss(k * label[:, ::-1], k * label)) for k in (10, 100))
     np.testing.assert_allclose(near, far, rtol=0.05)
 
 
@@ -114,10 +100,8 @@ def test_labels_hold_the_gradient_of_the_teachers_distance(debug_run):
         np.asarray(leaf[3]) for leaf in (labels.observation, labels.goal, labels.action, labels.gradient)
     )
     for entry, step in enumerate(1e-2 * np.eye(action.shape[-1], dtype=np.float32)):
-        ahead, behind = (
-            np.asarray(teacher.distance(teacher.params, observation, action + side * step, goal))
-            for side in (1, -1)
-        )
+        moved = (action + step, action - step)
+        ahead, behind = (np.asarray(teacher.distance(teacher.params, observation, a, goal)) for a in moved)
         np.testing.assert_allclose(gradient[:, entry], (ahead - behind) / 2e-2, atol=2e-3, rtol=0.02)
 
 

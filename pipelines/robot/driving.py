@@ -1,22 +1,22 @@
 """`pipeline control --robot`: a bundle's controller moves an FR3 to a series of goals."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.controller import CommandLimiter, Controller, Log, run
+from export.controller import Controller, Log, run
 from pipelines import stages
 from pipelines.closed_loop import controller_errors
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
 from pipelines.robot.goals import goals_of
-from pipelines.robot.limits import violations
-from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits
-from pipelines.rundir import ROBOT_LOG, Run
+from pipelines.robot.limits import velocity_limits, violations
+from pipelines.robot.simulated import read_log, simulated_robot
+from pipelines.rundir import ROBOT_LOG
 from pipelines.runtime import Interrupted, deferred_interrupt
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.spec import TaskSpec
@@ -45,17 +45,15 @@ def drive(
 ) -> JSON:
     """Moves the robot to one goal after another, some seconds each and without a stop between them.
 
-    Args:
-      robot: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at `start`.
-      goals, far, seed: as `pipelines.robot.goals.goals_of` takes them.
-      tool: `X,Y,Z`, the point that goals mean, in the flange's frame (m); the specification's if not given.
-      log: where every step is written (.npz), in place of the run's control/SIZE/robot.npz.
+    Args: as the command line has them: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at
+      `start`; tool: `X,Y,Z`, the point that goals mean, in the flange's frame (m); log: where every step is
+      written (.npz), in place of the run's control/SIZE/robot.npz.
     Returns: `goals`, `reached`, `worst_distance_m` and `distances_m` at the end of each goal's time,
-      `limit_violations` (None on the real robot, which keeps no log of its own), `missed_deadlines`,
-      `latency_us_p50`, `latency_us_p99`, and what `run` and `violations` count besides.
+      `limit_violations` (None on the real robot, which keeps no log of its own), and what `run` and
+      `violations` count besides.
     Raises UsageError or FathomError before anything moves, for what is said to be refused."""
     _require_consistent(robot, host, start, seconds, log)
-    bundle = bundle.resolve()
+    bundle, pose = bundle.resolve(), _pose(start)
     with controller_errors():
         controller, of_run, config, _ = stages.opened(bundle, task)
         require_drivable(controller.spec)
@@ -66,34 +64,34 @@ def drive(
         places, warnings = goals_of(goals, made, seed=seed, far=far, tool=carried)
         for warning in warnings:
             display.warn(f"far goal: {warning}")
+        if log is None and of_run is not None:
+            log = of_run.path / "control" / bundle.name / ROBOT_LOG
+        duration = len(places) * seconds
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
-        with (
-            deferred_interrupt() as interruption,
-            _robot(robot, host, controller, _pose(start)) as (arm, judged),
-        ):
+        with deferred_interrupt() as interruption, _robot(robot, host, controller, pose) as (arm, judged):
             with (
-                _logged(controller.spec, len(places) * seconds, log or _place(of_run, bundle)) as steps,
+                _logged(controller.spec, duration, log) as steps,
                 display.bar("robot", len(places), unit="goals") as bar,
             ):
-                following = _following(places, seconds, bar, lambda: interruption.requested)
-                goal = following if carried is None else _for_tool(following, arm, carried, made.spec, far)
-                duration, limiter = len(places) * seconds, CommandLimiter(controller.spec)
-                counted = run(controller, arm, goal, duration, limiter=limiter, log=steps)
-            ends = _ends(controller.spec, steps, arm.positions, len(places), seconds)
+                goal = _following(places, seconds, bar, lambda: interruption.requested)
+                if carried is not None:
+                    goal = _for_tool(goal, arm, carried, made.spec, far)
+                counted = run(controller, arm, goal, duration, log=steps)
+            arm.read()
+            ends = _ends(controller.spec, steps, arm.latest, len(places), seconds)
     distances = np.linalg.norm(tool_position(ends, point) - places, axis=-1)
-    radius = controller.spec["goal"]["success_radius"]
     figures = {
         "robot": robot,
         "goals": len(places),
-        "reached": int((distances <= radius).sum()),
+        "reached": int((distances <= controller.spec["goal"]["success_radius"]).sum()),
         "worst_distance_m": float(distances.max()),
         "mean_distance_m": float(distances.mean()),
-        "distances_m": [float(each) for each in distances],
+        "distances_m": distances.tolist(),
         **({} if tool is None else {"tool_m": point.tolist()}),
-        **judged(),
+        **judged,
         **counted,
+        "student_sha256": controller.provenance.get("checkpoint_sha256"),
     }
-    figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
     if of_run:
         of_run.update_summary({"robot": {bundle.name: figures}})
     return figures
@@ -116,29 +114,26 @@ def _require_consistent(
         raise UsageError(f"--seconds: {seconds:g}, allowed: 0.5 to 3600 for each goal")
 
 
-def _pose(text: str | None) -> Sequence[float]:
-    if text is None:
-        return HOME
+def _numbers(text: str) -> np.ndarray:
     try:
-        pose = [float(part) for part in text.split(",")]
+        return np.array([float(part) for part in text.split(",")])
     except ValueError:
-        pose = []
-    inside = len(pose) == 7 and all(low <= q <= high for q, low, high in zip(pose, LOWER, UPPER, strict=True))
-    if not inside:
+        return np.array([])
+
+
+def _pose(text: str | None) -> np.ndarray:
+    pose = np.array(HOME) if text is None else _numbers(text)
+    if pose.shape != (7,) or not ((pose >= LOWER) & (pose <= UPPER)).all():
         limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(LOWER, UPPER, strict=True))
         raise UsageError(f"--start: {text}, allowed: seven joint positions in rad within {limits}")
     return pose
 
 
 def _point(text: str) -> np.ndarray:
-    try:
-        point = np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        point = np.array([])
+    point = _numbers(text)
     if point.shape != (3,) or not np.abs(point).max() <= LONGEST_TOOL:
-        raise UsageError(
-            f"--tool: {text}, allowed: X,Y,Z from the flange in m, each at most {LONGEST_TOOL:g} either way"
-        )
+        allowed = f"X,Y,Z from the flange in m, each at most {LONGEST_TOOL:g} either way"
+        raise UsageError(f"--tool: {text}, allowed: {allowed}")
     return point
 
 
@@ -159,18 +154,18 @@ def _for_tool(
 
 @contextmanager
 def _robot(
-    robot: str, host: str | None, controller: Controller, pose: Sequence[float]
-) -> Iterator[tuple[Franka, Callable[[], JSON]]]:
-    """The robot, and what answers, when it is gone, whether it kept its limits."""
+    robot: str, host: str | None, controller: Controller, pose: np.ndarray
+) -> Iterator[tuple[Franka, JSON]]:
+    """The robot, and figures that say, once it is gone, whether it kept its limits."""
+    figures: JSON = {"limit_violations": None}
     if host is not None:
-        yield Franka(host, controller.spec), lambda: {"limit_violations": None}
+        yield Franka(host, controller.spec), figures
         return
     with tempfile.TemporaryDirectory() as folder:
         states = Path(folder) / "states.npz"
-        found: JSON = {}
-        with simulated_robot(states, pose) as address:
-            yield Franka(address, controller.spec), lambda: found
-        found |= violations(read_log(states), velocity_limits())
+        with simulated_robot(states, pose.tolist()) as address:
+            yield Franka(address, controller.spec), figures
+        figures |= violations(read_log(states), velocity_limits())
 
 
 def _following(
@@ -196,32 +191,23 @@ def _ends(spec: JSON, log: Log, final: np.ndarray, count: int, seconds: float) -
     columns = log.columns()
     firsts = np.searchsorted(columns["seconds"], seconds * np.arange(1, count) - 1e-9)
     first = next(term["start"] for term in spec["inputs"]["reading"] if term["name"] == "joint_position")
-    found = columns["reading"][firsts, first : first + 7]
-    return np.concatenate([found, final[None]]).astype(np.float64)
-
-
-def _place(of_run: Run | None, bundle: Path) -> Path | None:
-    return None if of_run is None else of_run.path / "control" / bundle.name / ROBOT_LOG
+    return np.concatenate([columns["reading"][firsts, first : first + 7], final[None]]).astype(np.float64)
 
 
 @contextmanager
 def _logged(spec: JSON, seconds: float, file: Path | None) -> Iterator[Log]:
-    """A log of the whole way, which is written to `file` however it ends."""
+    """A log of the whole way, which is written to `file` however it ends.
+
+    Raises FathomError before anything moves if the file could not be written then."""
     log = Log(spec, round(seconds / spec["control_dt"]))
     if file is not None:
-        _writable(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("ab").close()
+        except OSError as error:
+            raise FathomError(f"cannot write {file}: {error.strerror}") from error
     try:
         yield log
     finally:
         if file is not None:
             log.save(file)
-
-
-def _writable(file: Path) -> None:
-    """Before anything moves: FathomError if the log could not be written at the end."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab"):
-            pass
-    except OSError as error:
-        raise FathomError(f"cannot write {file}: {error.strerror}") from error

@@ -23,10 +23,9 @@ def require_drivable(spec: dict[str, Any]) -> None:
     name, action = spec["name"], spec["action"]
     if unknown := [term["name"] for term in spec["inputs"]["reading"] if term["name"] not in READABLE]:
         raise UsageError(f"{name}: reads {', '.join(unknown)}; an FR3 gives {', '.join(READABLE)}")
-    if action["kind"] != "joint_velocity" or action["unit"] != "rad/s":
-        raise UsageError(
-            f"{name}: commands {action['kind']} in {action['unit']}; an FR3 takes joint_velocity in rad/s"
-        )
+    if (action["kind"], action["unit"]) != ("joint_velocity", "rad/s"):
+        found = f"{action['kind']} in {action['unit']}"
+        raise UsageError(f"{name}: commands {found}; an FR3 takes joint_velocity in rad/s")
     if action["joints"] != list(JOINTS):
         raise UsageError(f"{name}: commands joints {action['joints']}, an FR3 has, in order, {list(JOINTS)}")
 
@@ -38,40 +37,34 @@ class Franka:
         """Raises UsageError if the task is not this robot's; FathomError if it cannot be reached, stands in
         error, or is not ready to move."""
         require_drivable(spec)
-        self._franky = _franky()
+        try:
+            import franky
+        except ImportError as error:
+            need = "driving an FR3 needs franky: pip install 'fathom-rl[robot]'"
+            raise UsageError(f"{need} ({error})") from error
+        self._franky: Any = franky
         self._terms, self._host = spec["inputs"]["reading"], host
         self._tool = spec["goal"].get("tool") or FLANGE
         self.latest = np.array(HOME)  # joint positions [7] as last read, rad
-        try:
-            self._robot = self._connected(host)
+        config = self._franky.RealtimeConfig
+        try:  # with a real-time control thread where the kernel has them
+            try:
+                self._robot = self._franky.Robot(host, realtime_config=config.Enforce)
+            except self._franky.RealtimeException:
+                self._robot = self._franky.Robot(host, realtime_config=config.Ignore)
         except self._franky.Exception as error:
             raise FathomError(f"robot {host}: not reachable: {error}") from error
         state = self._robot.state
         mode = state.robot_mode
         if self._robot.has_errors or mode == self._franky.RobotMode.Reflex:
-            raise FathomError(
-                f"robot {host}: in an error state ({state.current_errors}): release it, then start again"
-            )
+            found = f"in an error state ({state.current_errors})"
+            raise FathomError(f"robot {host}: {found}: release it, then start again")
         if mode != self._franky.RobotMode.Idle:
             raise FathomError(f"robot {host}: its mode is {mode.name}; allowed: Idle, with FCI activated")
         # franky plans between commands with the limits of an older robot, some of which are wider.
         planned = self._robot.joint_acceleration_limit
         planned.set(np.minimum(planned.max, PLANNED * np.array(ACCELERATION)))
         self._taken, self._at = -1, time.monotonic()
-
-    def _connected(self, host: str) -> Any:
-        """With a real-time control thread where the kernel has them."""
-        config = self._franky.RealtimeConfig
-        try:
-            return self._franky.Robot(host, realtime_config=config.Enforce)
-        except self._franky.RealtimeException:
-            return self._franky.Robot(host, realtime_config=config.Ignore)
-
-    @property
-    def positions(self) -> np.ndarray:
-        """[7] rad."""
-        with self._named():
-            return np.array(self._robot.state.q)
 
     def read(self) -> tuple[float, np.ndarray]:
         with self._named():
@@ -99,23 +92,12 @@ class Franka:
     def _named(self, what: str = "stopped") -> Iterator[None]:
         try:
             yield
-        except self._franky.NetworkException as error:
-            raise self._lost(error) from error
-        except self._franky.Exception as error:
-            raise FathomError(f"robot {self._host}: {what}: {error}") from error
-        except RuntimeError as error:  # of the library that libfranka reads sockets with
-            raise self._lost(error) from error
-
-    def _lost(self, error: Exception) -> FathomError:
-        return FathomError(
-            f"robot {self._host}: the connection is lost ({error}): a Franka stops by itself when "
-            "no commands arrive; see that it stands"
-        )
-
-
-def _franky() -> Any:
-    try:
-        import franky
-    except ImportError as error:
-        raise UsageError(f"driving an FR3 needs franky: pip install 'fathom-rl[robot]' ({error})") from error
-    return franky
+        # RuntimeError: of the library that libfranka reads sockets with.
+        except (self._franky.Exception, RuntimeError) as error:
+            known = isinstance(error, self._franky.Exception)
+            if known and not isinstance(error, self._franky.NetworkException):
+                raise FathomError(f"robot {self._host}: {what}: {error}") from error
+            raise FathomError(
+                f"robot {self._host}: the connection is lost ({error}): a Franka stops by itself when no "
+                "commands arrive; see that it stands"
+            ) from error

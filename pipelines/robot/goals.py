@@ -35,15 +35,18 @@ def goals_of(
     if text.isdecimal():
         if not 1 <= int(text) <= MOST:
             raise UsageError(f"--goals: {text}, allowed: {allowed}")
-        found = drawn(task, int(text), seed)
-        return found if tool is None else found + (
-            tool_position(HOME_POSE, tool) - flange_position(HOME_POSE)
-        ), []
+        moved = 0.0 if tool is None else tool_position(HOME_POSE, tool) - flange_position(HOME_POSE)
+        keys = jax.random.split(jax.random.key(seed), int(text))
+        drawn = jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys)  # as episodes have them
+        return np.array(drawn, np.float32) + moved, []
+    lines = [("--goals", text)]
     if Path(text).is_file():
-        stated = ((i, line.partition("#")[0]) for i, line in enumerate(_lines(Path(text)), 1))
-        lines = [(f"{text} line {i}", line) for i, line in stated if line.strip()]
-    else:
-        lines = [("--goals", text)]
+        try:
+            stated = Path(text).read_text("utf-8-sig").splitlines()  # Windows writes a byte-order mark
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--goals: {text} cannot be read: {error}") from error
+        parts = [(f"{text} line {i}", line.partition("#")[0]) for i, line in enumerate(stated, 1)]
+        lines = [(where, line) for where, line in parts if line.strip()]
     goals = np.array([_goal(where, line, allowed, len(goal.entries)) for where, line in lines], np.float32)
     if not len(goals):
         raise UsageError(f"--goals: {text} is empty, allowed: {allowed}")
@@ -57,19 +60,6 @@ def goals_of(
     if outside and not far:
         raise UsageError(f"{'; '.join(outside)}; to go there all the same: --allow-far-goals")
     return goals, outside
-
-
-def drawn(task: Task, count: int, seed: int) -> np.ndarray:
-    """Goals [count, G] as episodes of training have them."""
-    keys = jax.random.split(jax.random.key(seed), count)
-    return np.array(jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys), np.float32)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text("utf-8-sig").splitlines()  # editors on Windows write a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--goals: {file} cannot be read: {error}") from error
 
 
 def _goal(where: str, line: str, allowed: str, size: int) -> list[float]:

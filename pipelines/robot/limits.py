@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from teacher.tasks.fr3_arm import ACCELERATION, LOWER, UPPER
+from teacher.tasks.fr3_arm import ACCELERATION, JOINTS, LOWER, UPPER
 
 PERIOD = 0.001  # s, between two states of the robot
 LOST = 20  # commands in a row, after which the robot ends the motion
 SLACK = 1e-3  # rad/s, of a joint that rests beside its limit
-SOFT = ("deceleration_limit", "velocity_offset")
+KEYS = ("lower", "upper", "velocity", "deceleration_limit", "velocity_offset")
 
 
 class States(NamedTuple):
@@ -38,20 +38,6 @@ class VelocityLimits(NamedTuple):
     deceleration: np.ndarray
     offset: np.ndarray
 
-    @classmethod
-    def of(cls, urdf: str, joints: tuple[str, ...]) -> "VelocityLimits":
-        """As a robot's URDF states them; KeyError for a joint without them."""
-        root = ElementTree.fromstring(urdf)
-        rows = []
-        for name in joints:
-            limit = root.find(f".//joint[@name='{name}']/limit")
-            soft = root.find(f".//joint[@name='{name}']/position_based_velocity_limits")
-            if limit is None or soft is None:
-                raise KeyError(f"{name}: the URDF states no position-dependent velocity limits")
-            edges = [float(limit.attrib[key]) for key in ("lower", "upper", "velocity")]
-            rows.append([*edges, *(float(soft.attrib[key]) for key in SOFT)])
-        return cls(*np.array(rows).T)
-
     def at(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least and greatest velocity [..., A] at positions [..., A], rad/s."""
 
@@ -60,6 +46,18 @@ class VelocityLimits(NamedTuple):
             return np.minimum(self.velocity, np.maximum(braking, 0))
 
         return -towards(q - self.lower), towards(self.upper - q)
+
+
+def velocity_limits() -> VelocityLimits:
+    """Of the FR3, as the URDF that comes with the simulator states them."""
+    from franky_sim.urdf import FR3_URDF
+
+    root, rows = ElementTree.fromstring(FR3_URDF), []
+    for joint in JOINTS:
+        parts = root.findall(f".//joint[@name='{joint.removeprefix('fr3_')}']/*")
+        stated = {key: value for part in parts for key, value in part.attrib.items()}
+        rows.append([float(stated[key]) for key in KEYS])
+    return VelocityLimits(*np.array(rows).T)
 
 
 def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:

@@ -11,16 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.robot.limits import PERIOD, States, VelocityLimits
+from pipelines.robot.limits import PERIOD, States
 from teacher.errors import FathomError
-from teacher.tasks.fr3_arm import JOINTS
 
 HOST = "127.0.0.1"
 READY = "ready"
@@ -52,16 +51,12 @@ def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
             raise FathomError(f"the simulated robot did not start: {why}; is another one running?")
         yield HOST
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.communicate(timeout=STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        try:
+            process.communicate(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 def read_log(log: Path) -> States:
@@ -70,13 +65,6 @@ def read_log(log: Path) -> States:
             return States(*(arrays[name] for name in States._fields))
     except (OSError, ValueError, KeyError) as error:
         raise FathomError(f"{log}: the simulated robot left no log: {error}") from error
-
-
-def velocity_limits() -> VelocityLimits:
-    """Of the FR3, as the URDF that comes with the simulator states them."""
-    from franky_sim.urdf import FR3_URDF
-
-    return VelocityLimits.of(FR3_URDF, tuple(joint.removeprefix("fr3_") for joint in JOINTS))
 
 
 def serve(host: str, log: Path, start: Sequence[float]) -> None:
@@ -90,7 +78,12 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
         with franky_sim.SimulationServer(simulator, hostname_candidates=[host]) as server:
             stopped = threading.Event()
             signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-            threading.Thread(target=_at_end_of_input, args=(stopped.set,), daemon=True).start()
+
+            def end_with_input() -> None:
+                sys.stdin.read()
+                stopped.set()
+
+            threading.Thread(target=end_with_input, daemon=True).start()
             answered = _noting_answers(server.robot_servers[0])
             gc.disable()  # nothing here is garbage, and a search for it outlasts many milliseconds
             print(READY, flush=True)
@@ -105,11 +98,6 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
     position, velocity, desired, rest = np.split(np.array(states), [7, 14, 21], axis=1)
     moving, numbers = rest.T
     np.savez(log, **States(position, velocity, desired, moving > 0, numbers.astype(np.int64))._asdict())
-
-
-def _at_end_of_input(act: Callable[[], None]) -> None:
-    sys.stdin.read()
-    act()
 
 
 def _await_answer(server: Any, answered: list[int]) -> None:
