@@ -491,13 +491,17 @@ class _Vector:
 
     def fill(self, value: np.ndarray) -> None:
         """Copies `value` [size]; ControllerError for another type or shape, NaN or infinity."""
+        self.require_form(value, self.name)
+        self.require_finite(value)
+        self.row[:] = value
+
+    def require_form(self, value: np.ndarray, name: str) -> None:
+        """Raises ControllerError for what is not a float32 array [size]."""
         if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != self.row.shape:
             what = (
                 f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
             )
-            raise ControllerError(f"{self.name}: {what}, allowed: a float32 array [{self.size}]")
-        self.require_finite(value)
-        self.row[:] = value
+            raise ControllerError(f"{name}: {what}, allowed: a float32 array [{self.size}]")
 
     def require_finite(self, value: np.ndarray) -> None:
         """Raises ControllerError that names the entries of `value` [size] that are NaN or infinite."""
@@ -587,7 +591,8 @@ class Controller:
         self._answer.require_finite(self._answer.row)
         if out is None:
             return self._answer.row.copy()
-        np.copyto(out, self._answer.row)
+        self._answer.require_form(out, "out")
+        out[:] = self._answer.row
         return out
 
     def distance(self, obs: np.ndarray, action: np.ndarray, goal: np.ndarray) -> float:

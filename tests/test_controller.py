@@ -64,9 +64,12 @@ def test_step_answers_in_a_new_array_or_in_the_one_given_and_keeps_nothing(contr
     np.testing.assert_array_equal(given[1], goal)
     given[0][:] = 7.0
     np.testing.assert_array_equal(controller.step(obs, goal), first)
-    for wrong in (np.empty(A, int), np.empty(A - 1, np.float32)):
-        with pytest.raises((TypeError, ValueError)):
-            controller.step(obs, goal, wrong)
+
+
+@pytest.mark.parametrize("out", [np.empty(A), np.empty(A - 1, np.float32), np.empty((1, A), np.float32)])
+def test_step_refuses_to_write_into_another_type_or_shape(controller, obs, goal, out):
+    with pytest.raises(ControllerError, match=r"out: float(32|64)\[.*\], allowed: a float32 array"):
+        controller.step(obs, goal, out)
 
 
 def at(entry, value):
