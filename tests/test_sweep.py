@@ -84,6 +84,10 @@ def fill(sweep: Sweep, success, *, skip=()) -> Sweep:
     return sweep
 
 
+def typed(*words: str):
+    return CliRunner().invoke(app, words)
+
+
 def page_of(sweep: Sweep) -> Page:
     return Page(write_sweep_report(sweep).read_text(encoding="utf-8"))
 
@@ -146,12 +150,12 @@ def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
         (["sweep/depth-8/seed-0"], sweep.path / "depth-8" / "seed-0" / "report.html"),
     ):
         page.unlink(missing_ok=True)
-        done = CliRunner().invoke(app, ["report", *words])
+        done = typed("report", *words)
         assert done.exit_code == 0 and page.samefile(done.stdout.strip())
     text = Page(page.read_text()).text
     assert "pipeline distill sweep/depth-8/seed-0" in text
     for words in (["control"], ["evaluate"], ["run", "--resume"]):  # those for one run name the sweep's
-        done = CliRunner().invoke(app, [*words, "--run", "sweep"])
+        done = typed(*words, "--run", "sweep")
         assert done.exit_code == 2 and "runs/sweep is a sweep, not a run" in done.stderr
         assert all(f"runs/sweep/{member.name}" in done.stderr for member in sweep.members)
 
@@ -172,7 +176,7 @@ def test_resuming_with_other_values_is_refused(tmp_path, monkeypatch, arguments,
     made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1])
     before = files_of(tmp_path)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--run", "sweep", *arguments])
+    done = typed("teacher", "--run", "sweep", *arguments)
     assert done.exit_code == 2, done.output
     for word in words:
         assert word in done.stderr
@@ -219,7 +223,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypa
     endings, tried = teach
     endings[4] = Diverged("training diverged: critic_loss became nan in iteration 3")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8", "--json"])
+    done = typed("teacher", "--preset", "debug", "--depths", "4,8", "--json")
     assert done.exit_code == 1 and tried == [4, 8]
     assert "failed in 1 of 2 runs" in done.stderr and "depth-4/seed-0: training diverged" in done.stderr
     summary = json.loads(done.stdout)
@@ -228,7 +232,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypa
     page = Page(Path("runs/debug-depth/report.html").read_text())
     assert "1 of 2 runs failed and is in no mean" in page.text
     assert "depth-4/seed-0 has no score: training diverged" in page.text
-    again = CliRunner().invoke(app, ["teacher", "--run", "debug-depth", "--resume", "--json"])
+    again = typed("teacher", "--run", "debug-depth", "--resume", "--json")
     assert again.exit_code == 1 and tried == [4, 8]
     assert json.loads(again.stdout) == summary
 
@@ -247,11 +251,11 @@ def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monk
     endings, tried = teach
     endings[8] = Interrupted("stopped and saved after iteration 3; go on with --resume")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16"])
+    done = typed("teacher", "--preset", "debug", "--depths", "4,8,16")
     assert done.exit_code == 130 and tried == [4, 8]
     assert "go on with --resume" in done.stderr
     del endings[8]
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16", "--resume"])
+    done = typed("teacher", "--preset", "debug", "--depths", "4,8,16", "--resume")
     assert done.exit_code == 0 and tried == [4, 8, 8, 16]
 
 
@@ -309,12 +313,12 @@ def two_depths(trained, tmp_path, monkeypatch) -> Sweep:
 
 def test_students_of_a_whole_sweep_are_distilled_and_judged(two_depths):
     settings = [word for assignment in SMALL for word in ("--set", assignment)]
-    done = CliRunner().invoke(app, ["distill", "sweep", *settings])
+    done = typed("distill", "sweep", *settings)
     assert done.exit_code == 0, done.stderr
     distilled = [files_of(member.run.path) for member in two_depths.members]
-    assert CliRunner().invoke(app, ["distill", "sweep", "--resume"]).exit_code == 0
+    assert typed("distill", "sweep", "--resume").exit_code == 0
     assert [files_of(member.run.path) for member in two_depths.members] == distilled
-    done = CliRunner().invoke(app, ["export", "sweep", "--json"])
+    done = typed("export", "sweep", "--json")
     assert done.exit_code == 0, done.stderr
     summary = json.loads(done.stdout)
     for row, run, member in zip(summary["students"], summary["runs"], two_depths.members, strict=True):
@@ -410,37 +414,30 @@ def stages(monkeypatch) -> SimpleNamespace:
     return found
 
 
-def typed(*words: str):
-    return CliRunner().invoke(app, words)
-
-
-ALL = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
-
-
 def test_every_run_is_tried_in_order_and_finished_ones_are_kept(sweep, stages):
     done = typed("distill", "sweep")
     assert done.exit_code == 0, done.stderr
-    assert stages.tried == [("distill", name) for name in ALL]
+    assert stages.tried == [("distill", name) for name in NAMES]
     assert "run 2 of 4: depth 8, seed 0" in done.stderr
     assert done.stdout.count("2x16, 3x16") == 4
     assert typed("distill", "sweep", "--resume").exit_code == 0
     assert len(stages.tried) == 4
     # Where a sweep is all there is, it need not be named.
     done = typed("export", "--json")
-    assert done.exit_code == 0 and stages.tried[4:] == [("export", name) for name in ALL]
+    assert done.exit_code == 0 and stages.tried[4:] == [("export", name) for name in NAMES]
     assert json.loads(done.stdout) == read_json(sweep.path / "summary.json")
     assert "depth of the teacher" in (sweep.path / "report.html").read_text()
 
 
 def test_settings_hold_for_all_runs_and_need_not_be_given_again(sweep, stages):
-    stages.endings["distill", ALL[1]] = Interrupted("stopped; go on with --resume")
+    stages.endings["distill", NAMES[1]] = Interrupted("stopped; go on with --resume")
     sizes = ["--set", "student.sizes=2x8", "--set", "student.episodes=20"]
     assert typed("distill", "sweep", *sizes).exit_code == 130
     assert sweep.config.student.sizes == ("2x8",)
     assert [member.run.config.student.sizes for member in sweep.members[:1]] == [("2x8",)]
     stages.endings.clear()
     assert typed("distill", "sweep", "--resume").exit_code == 0
-    assert [name for _, name in stages.tried] == [ALL[0], ALL[1], *ALL[1:]]
+    assert [name for _, name in stages.tried] == [NAMES[0], NAMES[1], *NAMES[1:]]
     assert {config.student.sizes for config in stages.settings} == {("2x8",)}
     assert {config.student.episodes for config in stages.settings} == {20}
     assert [config.teacher.network.depth for config in stages.settings] == [4, 8, 8, 4, 8]
@@ -449,26 +446,26 @@ def test_settings_hold_for_all_runs_and_need_not_be_given_again(sweep, stages):
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(sweep, stages):
-    stages.endings["distill", ALL[1]] = Diverged("training diverged: actor_loss became nan in round 2")
+    stages.endings["distill", NAMES[1]] = Diverged("training diverged: actor_loss became nan in round 2")
     done = typed("distill", "sweep")
     assert done.exit_code == 1 and len(stages.tried) == 4
-    assert f"distill failed in 1 of 4 runs:\n  {ALL[1]}: training diverged" in done.stderr
+    assert f"distill failed in 1 of 4 runs:\n  {NAMES[1]}: training diverged" in done.stderr
     entry = read_json(sweep.path / "summary.json")["runs"][1]
     assert entry["state"] == "finished" and entry["stage_errors"].keys() == {"distill"}
     assert typed("teacher", "--run", "sweep", "--resume").exit_code == 0  # its teachers are as they were
-    stages.endings["export", ALL[1]] = FathomError("no student in it")
+    stages.endings["export", NAMES[1]] = FathomError("no student in it")
     done = typed("export", "sweep")
     assert done.exit_code == 1
     entry = read_json(sweep.path / "summary.json")["runs"][1]
     assert entry["stage_errors"].keys() == {"distill", "export"}
     page = Page((sweep.path / "report.html").read_text())
-    assert f"{ALL[1]}: distill failed: training diverged" in page.text
+    assert f"{NAMES[1]}: distill failed: training diverged" in page.text
     assert "students of 1 of 4 runs not judged yet: pipeline distill sweep --resume" in page.text.replace(
         "  ", " "
     )
     stages.endings.clear()
     assert typed("distill", "sweep", "--resume").exit_code == 0
-    assert stages.tried[-1] == ("distill", ALL[1]) and len(stages.tried) == 9
+    assert stages.tried[-1] == ("distill", NAMES[1]) and len(stages.tried) == 9
     assert typed("export", "sweep", "--resume").exit_code == 0
     assert not any("stage_errors" in run for run in read_json(sweep.path / "summary.json")["runs"])
 
@@ -492,7 +489,7 @@ def test_a_wrong_request_changes_nothing(sweep, stages):
     left_out = sweep.members[2]
     left_out.run.path.joinpath("summary.json").unlink()
     done = typed("distill", "sweep")
-    assert done.exit_code == 0 and [name for _, name in stages.tried] == [ALL[0], ALL[1], ALL[3]]
+    assert done.exit_code == 0 and [name for _, name in stages.tried] == [NAMES[0], NAMES[1], NAMES[3]]
     assert f"left out {left_out.name}: its teacher has not finished" in done.stderr
     settings, tried = (sweep.path / "sweep.json").read_bytes(), list(stages.tried)
     for words, message in (
