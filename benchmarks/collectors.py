@@ -47,7 +47,7 @@ def learnt(collector: Learner, learner: Learner, seed: int) -> Row:
         if iteration % config.evaluate.every == 0 or iteration == config.collect.iterations:
             point: Row = {"iteration": iteration}
             for name, who, state in (("", learner, watching), ("collector_", collector, acting)):
-                outcomes, _ = run_episodes(robot, who.policy(state.params), held_out)
+                outcomes, _ = run_episodes(robot, who.policy(state.average), held_out)
                 found = summarise(outcomes, layout)
                 point |= {name + key: found[key] for key in SCORES}
             curve.append({key: value for key, value in point.items() if not key.endswith("_interval")})

@@ -59,7 +59,7 @@ def climb(config: TeacherConfig, seeds: int) -> Row:
         if iteration % config.evaluate.every == 0 or iteration == iterations:
             scores = []
             for seed in range(seeds):
-                actor = jax.tree.map(lambda leaf, seed=seed: leaf[seed], state.params.actor)
+                actor = jax.tree.map(lambda leaf, seed=seed: leaf[seed], state.average.actor)
                 score = summarise(run_episodes(robot, partial(act, actor), held_out)[0], layout)
                 scores.append(
                     {key: score[key] for key in ("time_at_goal", "success_final", "final_distance")}

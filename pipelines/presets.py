@@ -9,7 +9,7 @@ DEFAULT = "quickstart"
 FAST_TEMPERATURE = "update.entropy_rate=3e-3"
 # The published settings of locomotion tasks (arXiv:2503.14858, table 7), and students for them.
 PUBLISHED = """
-    task.engine=brax network.width=256 update.batch=512
+    task.engine=brax network.width=256 update.batch=512 update.ema_decay=0
     collect.envs=512 collect.steps=62 collect.updates=800 collect.replay=10000 collect.prefill=1000
     collect.total_steps=100000000 evaluate.episodes=128 evaluate.every=32 checkpoint.interval_s=600
     student.sizes=2x128,4x256 student.envs=64 student.rounds=6 student.teacher_rounds=2

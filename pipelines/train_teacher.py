@@ -73,7 +73,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
             if done % config.evaluate.every == 0 or done == total:
                 bar.note = "evaluating"
                 ready.result()
-                evaluated = run_episodes(simulation, learner.policy(state.params), held_out)
+                evaluated = run_episodes(simulation, learner.policy(state.average), held_out)
                 evaluation = summarise(evaluated[0], layout)
             env_steps = int(state.replay.written) * config.collect.envs
             line = {"iteration": done, "env_steps": env_steps, "wall_s": clock.read(), **metrics}
@@ -102,9 +102,9 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     }
     figures = {"task": learner.spec.name, "engine": learner.simulation.engine_name, "seed": run.seed}
     if is_known(simulation.task):
-        evaluated = evaluated or run_episodes(simulation, learner.policy(state.params), held_out)
+        evaluated = evaluated or run_episodes(simulation, learner.policy(state.average), held_out)
         compared = HeldOut(simulation, layout, held_out, *evaluated)
-        beside, of_teacher = compare_with_truth(run, learner, state.params, compared, display)
+        beside, of_teacher = compare_with_truth(run, learner, state.average, compared, display)
         figures, summary = figures | beside, summary | of_teacher
     run.update_summary({**figures, "teacher": summary})
     return summary

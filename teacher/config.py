@@ -192,6 +192,8 @@ class UpdateConfig(Group):
     """weight of the squared log-partition"""
     target_entropy: Annotated[float, Field(ge=-1000, le=1000)] = -0.5
     """entropy that the actor keeps, per action"""
+    ema_decay: Spread = 0.998
+    """decay, per update, of the moving average of all parameters that is evaluated and distilled; 0: none"""
 
 
 class CollectConfig(Group):

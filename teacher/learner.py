@@ -51,6 +51,7 @@ class TeacherState(NamedTuple):
     """All that a run needs to go on exactly as it would have."""
 
     params: Params
+    average: Params  # what is evaluated, kept and distilled: from one iteration to the next a policy wavers
     optimiser: Any
     environments: Environments
     replay: Replay
@@ -88,6 +89,7 @@ class Learner:
         rows: Any = P(None, AXIS)
         return TeacherState(
             params=whole,
+            average=whole,
             optimiser=jax.tree.map(self.devices.layer_spec, jax.eval_shape(self.optimiser.init, params)),
             environments=environments,
             replay=Replay(rows=rows, newest=rows, written=whole),
@@ -105,6 +107,7 @@ class Learner:
         collect, devices = self.config.collect, self.devices
         return TeacherState(
             params=params,
+            average=params,
             optimiser=self.optimiser.init(devices.own_parts(params)),
             environments=self._new_environments(environment_key, run_key),
             replay=replay.empty(collect.replay, collect.envs // devices.count, *self.spec.sizes),
@@ -221,8 +224,17 @@ class Learner:
         metrics = jax.tree.map(jnp.mean, metrics)
         unknown = replay.unknown_goals(state.replay, self.config.collect.steps).sum()
         metrics["unstable_steps"] = devices.count * devices.mean(unknown.astype(jnp.float32))
-        state = state._replace(params=params, optimiser=optimiser, iteration=state.iteration + 1)
-        return state, metrics
+        average = self._averaged(state.average, params, state.iteration)
+        iteration = state.iteration + 1
+        return state._replace(
+            params=params, average=average, optimiser=optimiser, iteration=iteration
+        ), metrics
+
+    def _averaged(self, average: Params, params: Params, iteration: Array) -> Params:
+        """Moves the average by an iteration's updates; the first ones count alike, for it began at none."""
+        decay = self.config.update.ema_decay**self.config.collect.updates
+        share = jnp.maximum(1 - decay, 1 / (iteration + 1))
+        return jax.tree.map(lambda mean, new: (1 - share) * mean + share * new, average, params)
 
     def update(
         self, learned: tuple[Params, Any], batch: Batch, key: Array

@@ -82,7 +82,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None,
     stepped = POLICY_ROWS * config.network.widths[0] + SIMULATOR * spec.observation_size
     on_host = jax.default_backend() == "cpu"
     return Needs(
-        parameters=_bytes(params),
+        parameters=2 * _bytes(params),  # and their average
         gradients=_bytes(params),
         optimiser=moments,
         activations=_activations(config, batched, batch),

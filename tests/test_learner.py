@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from teacher.errors import Diverged, Unstable
 from teacher.learner import Learner, TeacherState
 from teacher.replay import Batch
 from teacher.rollout import simulation
-from teacher.train import require_sound, train
+from teacher.train import require_sound, train, with_average
 
 ENVS, STEPS, ITERATIONS = 6, 60, 3
 PREFILL = 90  # no multiple of STEPS: two pieces
@@ -26,7 +27,9 @@ def learner():
         TeacherConfig(
             task=TaskConfig(name="reacher", engine="mjx"),
             network=NetworkConfig(depth=4, width=8, representation=4),
-            update=UpdateConfig(actor_rate=1e-3, critic_rate=2e-3, entropy_rate=5e-3, batch=16),
+            update=UpdateConfig(
+                actor_rate=1e-3, critic_rate=2e-3, entropy_rate=5e-3, batch=16, ema_decay=0.9
+            ),
             collect=CollectConfig(
                 envs=ENVS,
                 steps=STEPS,
@@ -100,6 +103,22 @@ def test_a_state_goes_on_as_if_it_had_never_stopped(learner, run):
     ((state, metrics),) = train(learner, state)
     jax.tree.map(np.testing.assert_array_equal, snapshot(state), run.states[3])
     assert metrics == run.metrics[2]
+
+
+def test_the_average_is_the_moving_one_of_the_parameters(learner, run):
+    """Of the first iterations the plain mean, then one that forgets."""
+    mean = jax.tree.map(np.zeros_like, run.states[0].params)
+    for iteration, state in enumerate(run.states[1:]):
+        share = max(1 - 0.9**5, 1 / (iteration + 1))
+        mean = jax.tree.map(lambda old, new, share=share: old + share * (new - old), mean, state.params)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.average, mean)
+
+
+def test_without_decay_the_average_is_the_last_parameters(learner):
+    update = learner.config.update.model_copy(update={"ema_decay": 0.0})
+    plain = Learner(learner.config.model_copy(update={"update": update}))
+    state = whole_run(plain, seed=0).states[-1]
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
 
 
 def test_one_update_moves_every_group_by_its_own_rate(learner):
@@ -401,3 +420,9 @@ def test_a_broken_episode_of_a_rollout_stands_still_before_the_break(tmp_path):
     np.testing.assert_array_equal(
         ran.qpos[steps[0] :], np.broadcast_to(ran.qpos[steps[0]], ran.qpos[steps[0] :].shape)
     )
+
+
+def test_saves_from_before_there_were_averages_go_on_from_their_parameters():
+    leaves = {".params.actor": 1, ".optimiser.mu": 2}
+    assert with_average(leaves) == leaves | {".average.actor": 1}
+    assert with_average(leaves | {".average.actor": 3}) == leaves | {".average.actor": 3}

@@ -75,7 +75,7 @@ def test_what_shapes_say_is_counted_exactly():
     state = jax.eval_shape(Learner(asked).init, jax.random.key(0))
     needs = memory.estimate(asked, SPEC)
     for tree, part in (
-        (state.params, needs.parameters),
+        ((state.params, state.average), needs.parameters),
         (state.params, needs.gradients),
         (state.optimiser, needs.optimiser),
         (state.replay, needs.replay),
