@@ -19,6 +19,7 @@ from student.checkpoint import TrainedStudent, load_student
 from student.config import TRAINING_FIELDS
 from student.evaluate import ReferenceEpisodes, retention
 from student.networks import act, parameter_count
+from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError
 from teacher.evaluate import mean_interval, summarise
 from teacher.rollout import SensingPolicy, all_seeing, on_robot
@@ -50,9 +51,12 @@ def distill_with_baselines(
     waiting = [name for name in asked if not _is_scored(run, folders[name])]
     baselines.require_budget(waiting, teacher, run.config.student, length)
     configs = {name: _config(folder, run.config, size) for name, folder in folders.items()}
+
+    def decisive(config: Config) -> tuple[TeacherConfig, JSON]:
+        return config.teacher, config.student.model_dump(include=TRAINING_FIELDS)
+
     for name, folder in folders.items():
-        pair = (Run(folder).config, configs[name]) if folder.exists() else ()
-        if len({(each.teacher, each.student.model_dump_json(include=TRAINING_FIELDS)) for each in pair}) > 1:
+        if folder.exists() and decisive(Run(folder).config) != decisive(configs[name]):
             raise UsageError(f"{folder} was begun with other settings: remove it to begin anew")
     distill(run, display, resume=resume or "students" in run.summary, seed=seed)
     student = load_student(run.students / size)

@@ -69,7 +69,7 @@ def _run_figures(member: Member, failure: JSON) -> JSON:
     figures: JSON = {"run": member.name, "values": member.values, "seed": member.seed}
     if member.finished:
         figures["state"] = "finished"
-        figures |= {key: failure[key] for key in ("stage_errors",) if key in failure}
+        figures |= {"stage_errors": failure["stage_errors"]} if failure.get("stage_errors") else {}
     else:
         figures |= failure or {"state": "unfinished" if lines else "not begun"}
     if lines:
@@ -209,7 +209,8 @@ def _cautions(found: dict[str, JSON]) -> list[str]:
             for key in keys:
                 value = value.get(key, {})
             known |= {name: value} if value else {}
-        return ", ".join(f"{name}: {each}" for name, each in known.items()) * (len(set(known.values())) > 1)
+        listed = ", ".join(f"{name}: {each}" for name, each in known.items())
+        return listed if len(set(known.values())) > 1 else ""
 
     if listed := differing("task"):
         return [

@@ -29,7 +29,8 @@ def read_json(file: Path, remedy: str = "", kind: type = object) -> Any:
     try:
         return parse_json(file.read_bytes(), kind)
     except (OSError, ValueError) as error:
-        raise FathomError(f"{file} cannot be read: {error}{'; ' * bool(remedy)}{remedy}") from error
+        advice = f"; {remedy}" if remedy else ""
+        raise FathomError(f"{file} cannot be read: {error}{advice}") from error
 
 
 def parse_json(text: bytes, kind: type = dict) -> Any:

@@ -102,11 +102,7 @@ def train_sweep(sweep: Sweep) -> JSON:
 
     Taken up again, a run that diverged is left alone, for its seed would end there again; one that did
     not fit into the device's memory is tried again, for the device may be another."""
-
-    def work(run: Run, display: Display) -> None:
-        train_teacher.teach(run, display, resume=True)
-
-    return _carry_out(sweep, "teacher", work)
+    return _carry_out(sweep, "teacher", partial(train_teacher.teach, resume=True))
 
 
 def distill_sweep(
@@ -174,10 +170,10 @@ def _carry_out(
                 failure = _failure(work, member, inner, Diverged if is_first else FathomError)
             if failure:
                 display.say(f"{where}{failure['error']}", "red")
-            # What became of the stage takes the place of what was known of it.
-            errors = known.get("stage_errors", {}) | {stage: failure and failure["error"]}
-            kept = {name: text for name, text in errors.items() if text}
-            failures[member.name] = (failure or {}) if is_first else {"stage_errors": kept} if kept else {}
+            if not is_first:  # what became of the stage takes the place of what was known of it
+                errors = known.get("stage_errors", {}) | {stage: failure and failure["error"]}
+                failure = {"stage_errors": {name: text for name, text in errors.items() if text}}
+            failures[member.name] = failure or {}
             _write_summary(sweep, failures)
         return _write_summary(sweep, failures)
 

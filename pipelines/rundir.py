@@ -275,7 +275,7 @@ def open_run(name: str | None) -> Run:
     if name is None:
         if len(known) == 1 and not is_sweep(known[0]):
             return open_run(str(known[0]))
-        listed = "".join(f"\n  {path}{' (a sweep)' * is_sweep(path)}" for path in known)
+        listed = "".join(f"\n  {path}{' (a sweep)' if is_sweep(path) else ''}" for path in known)
         raise UsageError(
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
         )

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from test_report import add_truth, full_run, moving, recorded
-from test_sweep import fill, made, with_students
+from test_sweep import fill, made
+from test_sweep_students import with_students
 
 from pipelines.compare import compare_runs
 from pipelines.report import write_comparison, write_report, write_sweep_report, write_watch_page

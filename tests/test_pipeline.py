@@ -21,11 +21,9 @@ from teacher.train import load_teacher
 SIZES = preset("debug").student.sizes
 
 
-def test_one_command_prints_one_json_object_equal_to_the_summary(debug_run):
+def test_one_command_writes_a_report_and_prints_the_summary_with_its_documented_keys(debug_run):
+    assert "<html" in (debug_run.path / "report.html").read_text()
     assert debug_run.printed == json.loads((debug_run.path / "summary.json").read_text())
-
-
-def test_summary_has_its_documented_keys(debug_run):
     summary = debug_run.printed
     assert {"task", "engine", "seed", "wall_s"} <= set(summary) and summary["selected"] in SIZES
     teacher = "depth width env_steps wall_s episodes success_final success_any time_at_goal final_distance"

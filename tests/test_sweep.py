@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -16,18 +15,18 @@ from conftest import PIPELINE
 from test_report import Page, add_truth, score
 from typer.testing import CliRunner
 
-from pipelines import export_students, train_students, train_teacher
+from pipelines import train_teacher
 from pipelines.cli import app
 from pipelines.compare import compare_sweep, seed_interval
 from pipelines.config import preset, with_values
-from pipelines.files import read_json, write_json
+from pipelines.files import write_json
 from pipelines.report import write_sweep_report
 from pipelines.run_sweep import train_sweep
 from pipelines.rundir import Run
 from pipelines.runtime import Interrupted
 from pipelines.sweep import Sweep, combinations, create_sweep, parse_seeds
 from teacher import checkpoint
-from teacher.errors import Diverged, FathomError
+from teacher.errors import Diverged
 from teacher.train import load_teacher
 
 NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
@@ -82,6 +81,10 @@ def fill(sweep: Sweep, success, *, skip=()) -> Sweep:
             {"task": "reacher", "engine": "mjx", "seed": member.seed, "teacher": figures}
         )
     return sweep
+
+
+def typed(*words: str):
+    return CliRunner().invoke(app, words)
 
 
 def page_of(sweep: Sweep) -> Page:
@@ -146,12 +149,12 @@ def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
         (["sweep/depth-8/seed-0"], sweep.path / "depth-8" / "seed-0" / "report.html"),
     ):
         page.unlink(missing_ok=True)
-        done = CliRunner().invoke(app, ["report", *words])
+        done = typed("report", *words)
         assert done.exit_code == 0 and page.samefile(done.stdout.strip())
     text = Page(page.read_text()).text
     assert "pipeline distill sweep/depth-8/seed-0" in text
     for words in (["control"], ["evaluate"], ["run", "--resume"]):  # those for one run name the sweep's
-        done = CliRunner().invoke(app, [*words, "--run", "sweep"])
+        done = typed(*words, "--run", "sweep")
         assert done.exit_code == 2 and "runs/sweep is a sweep, not a run" in done.stderr
         assert all(f"runs/sweep/{member.name}" in done.stderr for member in sweep.members)
 
@@ -172,7 +175,7 @@ def test_resuming_with_other_values_is_refused(tmp_path, monkeypatch, arguments,
     made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1])
     before = files_of(tmp_path)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--run", "sweep", *arguments])
+    done = typed("teacher", "--run", "sweep", *arguments)
     assert done.exit_code == 2, done.output
     for word in words:
         assert word in done.stderr
@@ -219,7 +222,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypa
     endings, tried = teach
     endings[4] = Diverged("training diverged: critic_loss became nan in iteration 3")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8", "--json"])
+    done = typed("teacher", "--preset", "debug", "--depths", "4,8", "--json")
     assert done.exit_code == 1 and tried == [4, 8]
     assert "failed in 1 of 2 runs" in done.stderr and "depth-4/seed-0: training diverged" in done.stderr
     summary = json.loads(done.stdout)
@@ -228,7 +231,7 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypa
     page = Page(Path("runs/debug-depth/report.html").read_text())
     assert "1 of 2 runs failed and is in no mean" in page.text
     assert "depth-4/seed-0 has no score: training diverged" in page.text
-    again = CliRunner().invoke(app, ["teacher", "--run", "debug-depth", "--resume", "--json"])
+    again = typed("teacher", "--run", "debug-depth", "--resume", "--json")
     assert again.exit_code == 1 and tried == [4, 8]
     assert json.loads(again.stdout) == summary
 
@@ -247,11 +250,11 @@ def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monk
     endings, tried = teach
     endings[8] = Interrupted("stopped and saved after iteration 3; go on with --resume")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16"])
+    done = typed("teacher", "--preset", "debug", "--depths", "4,8,16")
     assert done.exit_code == 130 and tried == [4, 8]
     assert "go on with --resume" in done.stderr
     del endings[8]
-    done = CliRunner().invoke(app, ["teacher", "--preset", "debug", "--depths", "4,8,16", "--resume"])
+    done = typed("teacher", "--preset", "debug", "--depths", "4,8,16", "--resume")
     assert done.exit_code == 0 and tried == [4, 8, 8, 16]
 
 
@@ -309,12 +312,12 @@ def two_depths(trained, tmp_path, monkeypatch) -> Sweep:
 
 def test_students_of_a_whole_sweep_are_distilled_and_judged(two_depths):
     settings = [word for assignment in SMALL for word in ("--set", assignment)]
-    done = CliRunner().invoke(app, ["distill", "sweep", *settings])
+    done = typed("distill", "sweep", *settings)
     assert done.exit_code == 0, done.stderr
     distilled = [files_of(member.run.path) for member in two_depths.members]
-    assert CliRunner().invoke(app, ["distill", "sweep", "--resume"]).exit_code == 0
+    assert typed("distill", "sweep", "--resume").exit_code == 0
     assert [files_of(member.run.path) for member in two_depths.members] == distilled
-    done = CliRunner().invoke(app, ["export", "sweep", "--json"])
+    done = typed("export", "sweep", "--json")
     assert done.exit_code == 0, done.stderr
     summary = json.loads(done.stdout)
     for row, run, member in zip(summary["students"], summary["runs"], two_depths.members, strict=True):
@@ -347,198 +350,3 @@ def test_a_sweep_beside_what_is_known_of_its_task(tmp_path):
     sweep.members[0].run.update_summary({"reference": {"time_at_goal": 0.5, "success_final": 0.5}})
     text = page_of(sweep).text
     assert "reference: time at goal" not in text and "reference policy" not in text
-
-
-# Students of a whole sweep. Distillation and export are stood in for.
-
-SIZES = ("2x16", "3x16")
-
-
-def with_students(sweep: Sweep, time_at_goal, retention=lambda member: 0.9) -> Sweep:
-    """Gives every run judged students; both functions give a figure for a member, None for none."""
-    for member in sweep.members:
-        kept, reached = retention(member), time_at_goal(member)
-        figures = {"parameters": 482, "wall_s": 3.0, "episodes": 1000, "time_at_goal": reached}
-        figures |= {"teacher_time_at_goal": 0.8} | ({} if kept is None else {"retention": kept})
-        member.run.update_summary({"students": dict.fromkeys(SIZES, figures)})
-    return sweep
-
-
-@pytest.fixture
-def sweep(tmp_path, monkeypatch) -> Sweep:
-    """Two depths and two seeds whose teachers are trained."""
-    monkeypatch.chdir(tmp_path)
-    return fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0, 1]), lambda m: 0.5)
-
-
-@pytest.fixture
-def stages(monkeypatch) -> SimpleNamespace:
-    """Stands in for both stages: `tried` says which were begun in which run, `endings` how they fail there,
-    `passes` whether a student keeps enough."""
-    found = SimpleNamespace(tried=[], endings={}, settings=[], passes=lambda run: True)
-
-    def begin(stage, run):
-        found.tried.append((stage, "/".join(run.path.parts[-2:])))
-        found.settings.append(run.config)
-        run.begin_stage("students", None, run.seed)
-        (run.students / "checkpoints").mkdir(exist_ok=True)
-        if found.tried[-1] in found.endings:
-            raise found.endings[found.tried[-1]]
-
-    def distill(run, display, *, resume, seed):
-        begin("distill", run)
-        for size in run.config.student.sizes:
-            (run.students / size / "3").mkdir(parents=True, exist_ok=True)
-            run.update_summary({"students": {size: {"parameters": 482, "wall_s": 3.0}}})
-
-    def export(run, display, *, resume, seed, sign):
-        begin("export", run)
-        size, passes = run.config.student.sizes[0], found.passes(run)
-        because = "as was asked" if passes else "no student surely keeps 98 %. What limits it is capacity."
-        judged = {"time_at_goal": 0.4, "retention": 0.8, "teacher_time_at_goal": 0.5, "episodes": 16}
-        run.update_summary(
-            {
-                "students": dict.fromkeys(run.config.student.sizes, judged),
-                "selected": size,
-                "selected_passes": passes,
-                "selected_because": because,
-            }
-        )
-
-    monkeypatch.setattr(train_students, "distill", distill)
-    monkeypatch.setattr(export_students, "export", export)
-    return found
-
-
-def typed(*words: str):
-    return CliRunner().invoke(app, words)
-
-
-ALL = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
-
-
-def test_every_run_is_tried_in_order_and_finished_ones_are_kept(sweep, stages):
-    done = typed("distill", "sweep")
-    assert done.exit_code == 0, done.stderr
-    assert stages.tried == [("distill", name) for name in ALL]
-    assert "run 2 of 4: depth 8, seed 0" in done.stderr
-    assert done.stdout.count("2x16, 3x16") == 4
-    assert typed("distill", "sweep", "--resume").exit_code == 0
-    assert len(stages.tried) == 4
-    # Where a sweep is all there is, it need not be named.
-    done = typed("export", "--json")
-    assert done.exit_code == 0 and stages.tried[4:] == [("export", name) for name in ALL]
-    assert json.loads(done.stdout) == read_json(sweep.path / "summary.json")
-    assert "depth of the teacher" in (sweep.path / "report.html").read_text()
-
-
-def test_settings_hold_for_all_runs_and_need_not_be_given_again(sweep, stages):
-    stages.endings["distill", ALL[1]] = Interrupted("stopped; go on with --resume")
-    sizes = ["--set", "student.sizes=2x8", "--set", "student.episodes=20"]
-    assert typed("distill", "sweep", *sizes).exit_code == 130
-    assert sweep.config.student.sizes == ("2x8",)
-    assert [member.run.config.student.sizes for member in sweep.members[:1]] == [("2x8",)]
-    stages.endings.clear()
-    assert typed("distill", "sweep", "--resume").exit_code == 0
-    assert [name for _, name in stages.tried] == [ALL[0], ALL[1], *ALL[1:]]
-    assert {config.student.sizes for config in stages.settings} == {("2x8",)}
-    assert {config.student.episodes for config in stages.settings} == {20}
-    assert [config.teacher.network.depth for config in stages.settings] == [4, 8, 8, 4, 8]
-    assert typed("export", "sweep", "--set", "student.episodes=30").exit_code == 0
-    assert stages.settings[-1].student.episodes == 30 and stages.settings[-1].student.sizes == ("2x8",)
-
-
-def test_a_run_that_fails_is_recorded_and_the_others_go_on(sweep, stages):
-    stages.endings["distill", ALL[1]] = Diverged("training diverged: actor_loss became nan in round 2")
-    done = typed("distill", "sweep")
-    assert done.exit_code == 1 and len(stages.tried) == 4
-    assert f"distill failed in 1 of 4 runs:\n  {ALL[1]}: training diverged" in done.stderr
-    entry = read_json(sweep.path / "summary.json")["runs"][1]
-    assert entry["state"] == "finished" and entry["stage_errors"].keys() == {"distill"}
-    assert typed("teacher", "--run", "sweep", "--resume").exit_code == 0  # its teachers are as they were
-    stages.endings["export", ALL[1]] = FathomError("no student in it")
-    done = typed("export", "sweep")
-    assert done.exit_code == 1
-    entry = read_json(sweep.path / "summary.json")["runs"][1]
-    assert entry["stage_errors"].keys() == {"distill", "export"}
-    page = Page((sweep.path / "report.html").read_text())
-    assert f"{ALL[1]}: distill failed: training diverged" in page.text
-    assert "students of 1 of 4 runs not judged yet: pipeline distill sweep --resume" in page.text.replace(
-        "  ", " "
-    )
-    stages.endings.clear()
-    assert typed("distill", "sweep", "--resume").exit_code == 0
-    assert stages.tried[-1] == ("distill", ALL[1]) and len(stages.tried) == 9
-    assert typed("export", "sweep", "--resume").exit_code == 0
-    assert not any("stage_errors" in run for run in read_json(sweep.path / "summary.json")["runs"])
-
-
-def test_runs_whose_students_keep_too_little_are_named_at_the_end(sweep, stages):
-    assert typed("distill", "sweep").exit_code == 0
-    stages.passes = lambda run: run.config.teacher.network.depth == 4
-    done = typed("export", "sweep")
-    assert done.exit_code == 1 and len(stages.tried) == 8
-    assert "no student keeps enough in 2 of 4 runs" in done.stderr
-    assert "depth-8/seed-1: no student surely keeps" in done.stderr and "depth-4/seed-0:" not in done.stderr
-    assert "stage_errors" not in read_json(sweep.path / "summary.json")["runs"][1]
-    # A student that was asked for is taken whatever it keeps.
-    assert typed("export", "sweep", "--student", "2x16").exit_code == 0
-
-
-def test_a_wrong_request_changes_nothing(sweep, stages):
-    done = typed("export", "sweep")
-    assert done.exit_code == 1 and not stages.tried
-    assert "holds students: first comes pipeline distill runs/sweep" in done.stderr
-    left_out = sweep.members[2]
-    left_out.run.path.joinpath("summary.json").unlink()
-    done = typed("distill", "sweep")
-    assert done.exit_code == 0 and [name for _, name in stages.tried] == [ALL[0], ALL[1], ALL[3]]
-    assert f"left out {left_out.name}: its teacher has not finished" in done.stderr
-    settings, tried = (sweep.path / "sweep.json").read_bytes(), list(stages.tried)
-    for words, message in (
-        (["distill", "sweep"], "holds students already (depth-4/seed-0): add --resume"),
-        (["distill", "sweep", "--resume", "--set", "student.sizes=2x8"], "made with other values"),
-        (["distill", "sweep", "--resume", "--set", "network.depth=16"], "the teacher is trained"),
-        (["export", "sweep", "--student", "9x9"], "student.choose"),
-        (["export", "sweep", "--run", "other"], "two runs are named"),
-    ):
-        done = typed(*words)
-        assert done.exit_code == 2 and message in done.stderr
-        assert (sweep.path / "sweep.json").read_bytes() == settings and stages.tried == tried
-
-
-def test_students_are_means_over_seeds(sweep):
-    with_students(
-        sweep,
-        lambda m: {0: 0.4, 1: 0.6}[m.seed],
-        lambda m: None if m.values["network.depth"] == 4 and m.seed == 1 else 0.9 + 0.2 * m.seed,
-    )
-    rows = compare_sweep(sweep, {})["students"]
-    assert [(row["values"]["network.depth"], row["size"]) for row in rows] == [
-        (depth, size) for depth in (4, 8) for size in SIZES
-    ]
-    for row in rows:
-        assert row["seeds"] == [0, 1] and row["episodes"] == 1000 and row["parameters"] == 482
-        assert row["time_at_goal"] == pytest.approx(0.5)
-        assert row["time_at_goal_interval"] == [0.0, 1.0]  # 0.5 +- 12.7 * 0.1
-        assert row["teacher_time_at_goal"] == pytest.approx(0.8)
-        assert "teacher_time_at_goal_interval" not in row  # no spread
-    assert "retention" not in rows[0]  # one of its two seeds has none
-    assert rows[2]["retention"] == pytest.approx(1.0)
-    assert rows[2]["retention_interval"] == pytest.approx([0.0, 1 + 12.7062 * 0.1], abs=1e-3)
-
-
-def test_the_page_shows_students_against_their_teachers_depth(sweep, tmp_path):
-    before = page_of(sweep)
-    assert "Students, means over" not in before.text
-    page = page_of(with_students(sweep, lambda m: 0.4 + 0.1 * m.seed))
-    assert page.tags.count("figure") == before.tags.count("figure") + 2
-    assert page.text.count("depth of the teacher") == 2
-    rows = [row for row in page.rows if row and row[0].strip() == "depth 8" and len(row) == 6]
-    assert [row[1].strip() for row in rows] == list(SIZES)
-    assert rows[0][2].split()[0] == "45.0" and rows[0][3].split()[0] == "80.0"
-    # Where several settings vary, each combination of the others has its plots.
-    both = fill(made(tmp_path / "arm", ["network.width=8,16", "network.depth=4,8"], [0]), lambda m: 0.5)
-    page = page_of(with_students(both, lambda m: 0.4, lambda m: None))
-    assert "Time at goal of students at width 8" in page.text
-    assert "Retention of time at goal" not in page.text
