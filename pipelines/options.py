@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import typer
+from rich.console import Group
+from rich.text import Text
 from typer.core import TyperCommand
 
 from pipelines import distributed
@@ -276,7 +278,8 @@ def _print(answer: Answer | str, as_json: bool) -> None:
     if isinstance(shown, str):
         print(shown if as_json else printable(shown))
     else:
-        Terminal().print(shown)
+        for part in shown.renderables if isinstance(shown, Group) else [shown]:
+            Terminal().print(part, soft_wrap=isinstance(part, str | Text))  # a path is not broken
 
 
 def refuse(why: str, options: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def test_command_prints_a_table_or_one_object_and_writes_a_page(runs, tmp_path):
     page = tmp_path / "both.html"
     done = CliRunner().invoke(app, ["compare", "deep", "shallow", "--out", str(page)])
     assert done.exit_code == 0 and page.is_file(), done.stderr
-    for words in ("network.depth", "student: retention", "0.998", "controller: success", "both.html"):
+    for words in ("network.depth", "student: retention", "0.998", "controller: success", str(page)):
         assert words in done.stdout
     printed = json.loads(CliRunner().invoke(app, ["compare", "deep", "shallow", "--json"]).stdout)
     assert printed["page"] == "runs/compare.html" and printed["settings"]["seed"] == [16, 4]
