@@ -49,15 +49,23 @@ def pipeline(*words: str) -> list[str]:
 
 
 FUSED = ("--set", "network.precision=bfloat16", "--set", "network.fused=true")
-PUBLISHED_LEVERS = ("network.width=256", "update.batch=512", "collect.envs=512")
+# The paper's levers, and 20,000 updates.
+LEVERS = ("network.width=256", "update.batch=512", "collect.envs=512", "collect.total_steps=5.12e6")
 QUEUE = {
-    "tests": Part(pytest("tests/test_update.py", "tests/test_residual.py"), 3),
+    "tests": Part(pytest("tests/test_update.py", "tests/test_residual.py"), 6),
     "tests-fused": Part(pytest("tests/test_fused.py"), 3),
     "debug": Part(pipeline("run", "--preset", "debug", "--run", "{work}/debug", "--json"), 4),
     "update-16": Part(update("--depths", 16, "--precision", "tensorfloat32", "bfloat16"), 2),
-    "update-64": Part(update("--depths", 64, "--precision", "tensorfloat32", "bfloat16"), 3),
-    "update-1024": Part(update("--depths", 1024, "--precision", "tensorfloat32", "bfloat16"), 3),
-    "update-fused": Part(update("--depths", 16, 64, 1024, "--only-fused"), 3),
+    **{
+        f"update-{depth}": Part(
+            update("--depths", depth, "--published-up-to", 0, "--precision", "tensorfloat32", "bfloat16"), 4
+        )
+        for depth in (64, 256, 1024)
+    },
+    **{
+        f"update-{depth}-fused": Part(update("--depths", depth, "--kernels", "fused"), 4)
+        for depth in (16, 64, 256, 1024)
+    },
     "update-loops-in-graphs": Part(
         update("--depths", 16, 64, 1024, "--published-up-to", 0), 3, LOOPS_IN_GRAPHS
     ),
@@ -66,9 +74,10 @@ QUEUE = {
         for task in ("fr3_reach", "ant", "humanoid", "ant_big_maze")
     },
     **{
-        f"ladder-{depth}": Part(benchmark("ladder", "--depths", depth, "--set", *PUBLISHED_LEVERS), 10)
+        f"ladder-{depth}": Part(benchmark("ladder", "--depths", depth, "--set", *LEVERS), 10)
         for depth in (4, 16, 64, 256)
     },
+    "update-64-published": Part(update("--depths", 64), 8),  # minutes of compiling
     "thousand-layers": Part(
         pipeline("run", "--preset", "deep-smoke", "--run", "{work}/deep", "--json", *FUSED), 10
     ),

@@ -4,9 +4,9 @@
     python benchmarks/ladder.py --depths 64 --seeds 3 --set network.width=256 update.batch=512    (with a GPU)
 
 The seeds' learners are one program, mapped over the seeds: where small kernels wait for one another, three
-cost about as much as one. Scores are of the last parameters and, as the paper's, means of the last five
-evaluations (arXiv:2503.14858), on the held-out episodes; `update_ms` is the wall time of training, collection
-included, per update of all seeds.
+cost as much as one or two. Scores are of the averaged parameters (`update.ema_decay`) on the held-out
+episodes, at the end and, as the paper's, as means of the last five evaluations (arXiv:2503.14858);
+`update_ms` is the wall time of training, collection included, per update of all seeds.
 """
 
 import time
