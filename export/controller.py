@@ -67,9 +67,14 @@ CONTENT_HASH = f"{OWN_METADATA}content_hash"
 GOLDEN_TOLERANCE = 1e-5
 NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz", "controller.py")
 SIGNATURE = "spec.json.sig"
-# Bytes; of other files, which are read piece by piece, LARGEST_FILE.
-LARGEST = {"spec.json": 1 << 22, "policy.onnx": 1 << 29, "critic.onnx": 1 << 29, "golden.npz": 1 << 27}
-LARGEST[SIGNATURE], LARGEST_FILE = 64, 1 << 30
+LARGEST = {  # bytes
+    "spec.json": 1 << 22,
+    "policy.onnx": 1 << 29,
+    "critic.onnx": 1 << 29,
+    "golden.npz": 1 << 27,
+    SIGNATURE: 64,
+}
+LARGEST_FILE = 1 << 30  # bytes, of files that are not in LARGEST, which are read piece by piece
 MOST_ENTRIES = 100_000  # of an observation, a goal or an action
 MOST_GOLDEN = 4096  # recorded answers
 MOST_VALUES = 1 << 24  # between a graph's inputs and its output
@@ -112,8 +117,10 @@ def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = Non
                 f"{FORMAT_VERSION}; use the bundle's own controller.py, or pipeline export RUN --resume"
             )
         # Of the same text with zeros in the hash's place, as `with_content_hash` takes it.
-        found = hashlib.sha256(content[:12] + b"0" * 64 + content[76:]).hexdigest()
-        if content[:12] + found.encode() != b'{"sha256": "' + content[12:76]:
+        begin = b'{"sha256": "'
+        end = len(begin) + 64
+        found = hashlib.sha256(begin + b"0" * 64 + content[end:]).hexdigest()
+        if content[:end] != begin + found.encode():
             raise ControllerError(f"spec.json: SHA-256 is {found}, it states another: the file was altered")
         contents = _read_listed(directory, record["files"], strict=trusted is not None)
         controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
@@ -233,8 +240,8 @@ def _arrays(golden: bytes, obs: int, goal: int, action: int) -> dict[str, np.nda
     try:
         with zipfile.ZipFile(io.BytesIO(golden)) as archive:
             for entry in archive.infolist():
-                name, _, _ = entry.filename.partition(".npy")
-                if name not in widths or name in found or entry.compress_type != zipfile.ZIP_STORED:
+                name, _, rest = entry.filename.partition(".npy")
+                if rest or name not in widths or name in found or entry.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"array {name!r}, allowed: one each of {list(widths)}, not compressed")
                 content, width = archive.read(entry), widths[name]
                 shape = rb"\((\d{1,9}),%s\)" % b"".join(b" %d" % each for each in width)
