@@ -174,3 +174,25 @@ def test_fr3_turns_back_from_beyond_the_margin(fr3):
     np.testing.assert_allclose(
         fr3.control(at_rest(np.array(joints.lower)), -np.ones(7)), joints.slowdown * joints.margin, atol=1e-12
     )
+
+
+def test_within_its_working_range_the_robots_own_meshes_never_touch(fr3):
+    assets = files("franky_sim") / "assets"
+    robot = mujoco.MjSpec.from_file(str(assets / "fr3.xml"))
+    robot.meshdir = str(assets / "meshes")
+    model = robot.compile()
+    data = mujoco.MjData(model)
+    folded = fr3.spec.joints.lower[3]
+
+    def touch(qpos):
+        data.qpos[:7], data.qpos[7:] = qpos, 0.04  # fingers open
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_collision(model, data)
+        return data.ncon > 0
+
+    configurations = random_configurations(fr3.spec, 4000)
+    configurations[::2, 3] = folded
+    assert not any(touch(qpos) for qpos in configurations)
+    configurations[:, 3] = folded - 0.3
+    assert any(touch(qpos) for qpos in configurations)  # these meshes are felt

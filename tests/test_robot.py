@@ -230,7 +230,7 @@ def test_a_robot_that_is_not_there_or_a_second_one_says_so(bundle, tmp_path):
         ("--robot fr3-sim --goals 0", "--goals: 0, allowed: a number from 1"),
         ("--robot fr3-sim --goals 0.1,0.2", "'0.1,0.2', allowed: "),
         ("--robot fr3-sim --goals 0.1,0.2,nan", "nan"),
-        ("--robot fr3-sim --goals 0.1,0.2,3.0", "z = 3 m, trained in [0.139, 1.057]"),
+        ("--robot fr3-sim --goals 0.1,0.2,3.0", "z = 3 m, trained in [0.261, 1.056]"),
         ("--robot fr3-sim --goals nowhere.txt", "'nowhere.txt', allowed: "),
         ("--robot fr3-sim --log steps.csv", "allowed: a file that ends in .npz"),
         ("--robot fr3-sim --tool 0,0", "--tool: 0,0, allowed: X,Y,Z from the flange in m"),
