@@ -50,7 +50,7 @@ def pipeline(*words: str) -> list[str]:
 
 FUSED = ("--set", "network.precision=bfloat16", "--set", "network.fused=true")
 # The paper's levers, and 20,000 updates.
-LEVERS = ("network.width=256", "update.batch=512", "collect.envs=512", "collect.total_steps=5.12e6")
+LEVERS = ("network.width=256", "update.batch_size=512", "collect.envs=512", "collect.total_steps=5.12e6")
 QUEUE = {
     "tests": Part(pytest("tests/test_update.py", "tests/test_residual.py"), 6),
     "tests-fused": Part(pytest("tests/test_fused.py"), 3),

@@ -1,7 +1,7 @@
 """Depth against equal numbers of updates in one maze, all seeds of a depth side by side on one device.
 
     python benchmarks/ladder.py --depths 4 16 64 --seeds 3 --out FILE.json
-    python benchmarks/ladder.py --depths 64 --seeds 3 --set network.width=256 update.batch=512    (with a GPU)
+    python benchmarks/ladder.py --depths 64 --seeds 3 --set network.width=256 update.batch_size=512  (a GPU)
 
 The seeds' learners are one program, mapped over the seeds: where small kernels wait for one another, three
 cost as much as one or two. Scores are of the averaged parameters (`update.ema_decay`) on the held-out
@@ -40,7 +40,7 @@ def climb(config: TeacherConfig, seeds: int) -> Row:
     )
     begun = time.perf_counter()
     state = init(jax.random.split(jax.random.key(0), seeds))
-    for _ in range(-(-config.collect.prefill // config.collect.steps)):
+    for _ in range(-(-config.collect.prefill // config.collect.unroll_length)):
         state = collect(state)
     curves: list[list[float]] = [[] for _ in range(seeds)]
     scores: list[Row] = []

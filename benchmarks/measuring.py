@@ -61,7 +61,9 @@ def sizes_of(batch: Batch) -> tuple[int, int, int]:
 def learner_of(network: NetworkConfig, batch: Batch) -> Learner:
     rows = len(batch.observation)
     # One environment a row of the batch: a buffer that always serves it.
-    config = TeacherConfig(network=network, update=UpdateConfig(batch=rows), collect=CollectConfig(envs=rows))
+    config = TeacherConfig(
+        network=network, update=UpdateConfig(batch_size=rows), collect=CollectConfig(envs=rows)
+    )
     return Learner(config, Devices(jax.devices()[:1]))
 
 

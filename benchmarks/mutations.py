@@ -94,8 +94,8 @@ FAULTS = [
     Fault(
         "critic trained at the actor's rate",
         "teacher/learner.py",
-        "optax.adam(rates.critic_rate)",
-        "optax.adam(rates.actor_rate)",
+        "optax.adam(rates.critic_lr)",
+        "optax.adam(rates.actor_lr)",
         "test_learner test_update",
     ),
     Fault(

@@ -31,7 +31,7 @@ def measure(task: str, engine: str, envs: int, depth: int, width: int) -> Row:
     config = TeacherConfig(
         task=TaskConfig(name=task, engine=engine),
         network=NetworkConfig(depth=depth, width=width),
-        collect=CollectConfig(envs=envs, steps=STEPS, replay=100),
+        collect=CollectConfig(envs=envs, unroll_length=STEPS, buffer_rows=100),
     )
     learner = Learner(config, Devices(jax.devices()[:1]))
     collect = jit_physics(learner.collect, donate_argnums=0)

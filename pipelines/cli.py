@@ -59,7 +59,7 @@ def main() -> None:
 @command(app.command(cls=Command))
 def run(first: First, student: str | None = STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
-    with first.held(first.request(student__choose=student)) as target:
+    with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
 
         if distributed.is_first():
@@ -147,7 +147,7 @@ def export(
     target = where.open_any(run)
     # Beside those that are there already; --set export.profiles=... replaces them.
     profiles = ",".join(dict.fromkeys([*target.config.export.profiles, *profile])) if profile else None
-    target = stages.changed(target, later.request(student__choose=student, export__profiles=profiles))
+    target = stages.changed(target, later.request(student__select=student, export__profiles=profiles))
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed, "sign": sign}
     if not isinstance(target, Run):
         yield from _of_sweep(target, run_sweep.export_sweep(target, **how), "export")

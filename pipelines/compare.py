@@ -78,7 +78,7 @@ def _run_figures(member: Member, failure: JSON) -> JSON:
     seconds = [after["wall_s"] - before["wall_s"] for before, after in pairwise(lines)]
     if seconds := [each for each in seconds if each > 0]:
         collect = config.teacher.collect
-        figures["env_steps_per_s"] = collect.envs * collect.steps / median(seconds)
+        figures["env_steps_per_s"] = collect.envs * collect.unroll_length / median(seconds)
     parameters = _parameters(config.teacher.task.name, config.teacher.network)
     return figures | {"parameters": parameters} | member.run.summary
 

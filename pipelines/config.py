@@ -11,6 +11,7 @@ TOML has no null: as on the command line, the text "none" stands for no value.
 """
 
 import json
+import logging
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -145,33 +146,42 @@ def with_values(config: Config, assignments: Iterable[str]) -> Config:
 
 
 def parsed(assignments: Iterable[str]) -> list[Change]:
-    """Parses `group.field=value`; UsageError for what is not so written, or is given twice."""
-    found: dict[str, Change] = {}
+    """Parses `group.field=value`; UsageError for what is not so written."""
+    found = []
     for assignment in assignments:
         target, separator, text = (part.strip() for part in assignment.partition("="))
         group, _, field = target.partition(".")
         if not (separator and group and field):
             message = "write group.field=value, for example network.depth=16"
             raise UsageError(f"--set {brief(assignment)}: {message}")
-        if target in found:
-            raise UsageError(f"{target} is given twice: leave out one of them")
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):  # also of numbers and nesting without end
             value = None if text.lower() == NONE else text
-        found[target] = Change(group, field, value)
-    return list(found.values())
+        found.append(_change(group, field, value))
+    return found
+
+
+def _change(group: str, field: str, value: Any, place: str = "") -> Change:
+    """A field may be called by its old name, with a warning."""
+    known = groups(Config()).get(group, Config())
+    change = Change(group, known.RENAMED.get(field, field), value, place)
+    if change.field != field:
+        logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, change.name)
+    return change
 
 
 def changed(config: Config, changes: Iterable[Change]) -> Config:
     """Returns a copy with the changes applied in order; UsageError as `with_values` raises it."""
     values = config.model_dump()
-    places = {}
+    places: dict[str, str] = {}
     for change in changes:
         group, field, value, place = change
         if group not in GROUPS:
             raise UsageError(f"{place}{unknown_name('group', group, GROUPS)}")
         fields = (values["teacher"] if group in TEACHER_GROUPS else values)[group]
+        if places.get(change.name) == place:
+            raise UsageError(f"{place}{change.name} is given twice: leave out one of them")
         if field not in fields:
             raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
         from_file = place and change.name == "task.name" and isinstance(value, str)
@@ -242,7 +252,7 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
             message = f"write [{group}] and below it field = value"
             raise UsageError(f"{file}: {group}: found {brief(fields)}, {message}")
         for field, value in fields.items():
-            changes.append(Change(group, field, None if value == NONE else value, f"{file}: "))
+            changes.append(_change(group, field, None if value == NONE else value, f"{file}: "))
     return base, changes
 
 

@@ -84,7 +84,7 @@ def export(
         display.say(f"selected: {selection.because}")
         selected = next(student for student in students if student.name == selection.size)
         bar.note = f"{selected.name} under harder conditions"
-        episodes = min(config.student.robustness, config.student.episodes)
+        episodes = min(config.student.robustness_episodes, config.student.episodes)
         basis = {"episodes": episodes, "student_sha256": selected.source}
         known = run.summary["students"][selected.name].get("robustness", {})
         if episodes and not (resume and known.items() >= basis.items()):
@@ -97,7 +97,7 @@ def export(
 
 def require_selection(run: Run) -> None:
     """FathomError that says what limits the students, if none keeps enough and none was asked for."""
-    if run.config.student.choose is None and not run.summary["selected_passes"]:
+    if run.config.student.select is None and not run.summary["selected_passes"]:
         raise FathomError(run.summary["selected_because"])
 
 

@@ -95,7 +95,7 @@ TRUST = typer.Option(
 RESUME = typer.Option(False, "--resume", help="go on where the run stopped; finished work is kept")
 RUN = _named("[RUN]", "run directory or name; default: the only one")
 RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs; default: the only one")
-STUDENT = option("SIZE", "select this student; the same as --set student.choose=SIZE")
+STUDENT = option("SIZE", "select this student; the same as --set student.select=SIZE")
 ENGINE = option(None, "simulator; default: as the run sets it")
 EPISODES = typer.Option(None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
 HELD_OUT_SEED = _seed("other held-out episodes than every run's")

@@ -6,19 +6,20 @@ Text alone, so that a shell completes the names at once; `pipelines.config.prese
 DEFAULT = "quickstart"
 # With the published learning rate of its temperature, 3e-4, a policy stays almost uniform for 8,000 updates:
 # nothing in the millions that are published, most of a run of minutes.
-FAST_TEMPERATURE = "update.entropy_rate=3e-3"
+FAST_TEMPERATURE = "update.temperature_lr=3e-3"
 # The published settings of locomotion tasks (arXiv:2503.14858, table 7), and students for them.
 PUBLISHED = """
-    task.engine=brax network.width=256 update.batch=512 update.ema_decay=0
-    collect.envs=512 collect.steps=62 collect.updates=800 collect.replay=10000 collect.prefill=1000
-    collect.total_steps=100000000 evaluate.episodes=128 evaluate.every=32 checkpoint.interval_s=600
-    student.sizes=2x128,4x256 student.envs=64 student.rounds=6 student.teacher_rounds=2
+    task.engine=brax network.width=256 update.batch_size=512 update.ema_decay=0
+    collect.envs=512 collect.unroll_length=62 collect.updates=800 collect.buffer_rows=10000
+    collect.prefill=1000 collect.total_steps=100000000 evaluate.episodes=128 evaluate.every=32
+    checkpoint.interval_s=600 student.sizes=2x128,4x256 student.envs=64 student.rounds=6
+    student.teacher_rounds=2
 """
 AS_PUBLISHED = f"{PUBLISHED} network.depth=16 network.architecture=published"
 # Physics cost next to nothing here: updates do. 20,000 of them at depth 16. With one goal an episode no
 # policy gets past the walls nearest to its goal (docs/results.md).
 WHEELS = f"""
-    network.depth=16 network.width=64 update.actor_rate=3e-4 update.critic_rate=1e-3 {FAST_TEMPERATURE}
+    network.depth=16 network.width=64 update.actor_lr=3e-4 update.critic_lr=1e-3 {FAST_TEMPERATURE}
     collect.total_steps=2560000 collect.goal_steps=50
 """
 
@@ -27,29 +28,29 @@ PRESETS = {  # name: what it is, its settings
         "a Franka arm reaches points: depth 16, minutes on two cores",
         f"""
         task.name=fr3_reach network.depth=16 network.width=64
-        update.actor_rate=6e-4 update.critic_rate=6e-4 {FAST_TEMPERATURE} collect.total_steps=768000
+        update.actor_lr=6e-4 update.critic_lr=6e-4 {FAST_TEMPERATURE} collect.total_steps=768000
         """,
     ),
     "debug": (
         "the whole pipeline in seconds, on the planar arm; it learns nothing",
         """
-        task.name=reacher network.depth=4 network.width=16 network.representation=8 update.batch=32
-        collect.envs=16 collect.steps=20 collect.updates=5 collect.replay=200 collect.prefill=20
+        task.name=reacher network.depth=4 network.width=16 network.repr_dim=8 update.batch_size=32
+        collect.envs=16 collect.unroll_length=20 collect.updates=5 collect.buffer_rows=200 collect.prefill=20
         collect.total_steps=1280 evaluate.episodes=16 evaluate.every=2
         student.sizes=2x16,3x16 student.critic=2x16 student.envs=16 student.rounds=3
-        student.teacher_rounds=1 student.updates=10 student.batch=64 student.episodes=16
-        student.retention=0 student.robustness=0 export.observations=1000 control.episodes=16
+        student.teacher_rounds=1 student.updates=10 student.batch_size=64 student.episodes=16
+        student.min_retention=0 student.robustness_episodes=0 export.observations=1000 control.episodes=16
         """,
     ),
     "deep-smoke": (
         "a thousand layers, actor and encoders, through the whole pipeline; minutes, too few to learn",
         """
         task.name=fr3_reach network.depth=1000 network.width=64
-        update.actor_rate=6e-4 update.critic_rate=6e-4
-        collect.envs=64 collect.steps=25 collect.updates=20 collect.replay=500 collect.prefill=100
-        collect.total_steps=24000 evaluate.episodes=64 evaluate.every=15
+        update.actor_lr=6e-4 update.critic_lr=6e-4
+        collect.envs=64 collect.unroll_length=25 collect.updates=20 collect.buffer_rows=500
+        collect.prefill=100 collect.total_steps=24000 evaluate.episodes=64 evaluate.every=15
         student.sizes=2x64,3x64 student.envs=64 student.rounds=4 student.teacher_rounds=1
-        student.updates=200 student.episodes=64 student.retention=0 student.robustness=0
+        student.updates=200 student.episodes=64 student.min_retention=0 student.robustness_episodes=0
         export.observations=1000 control.episodes=64
         """,
     ),
@@ -80,7 +81,7 @@ PRESETS = {  # name: what it is, its settings
         "the planar two-joint arm in brax's spring simulator, three minutes on two cores",
         """
         task.name=reacher task.engine=brax network.depth=8 network.width=64
-        update.actor_rate=1e-3 update.critic_rate=1e-3 update.entropy_rate=1e-3
+        update.actor_lr=1e-3 update.critic_lr=1e-3 update.temperature_lr=1e-3
         collect.total_steps=768000 student.sizes=2x32,2x64
         """,
     ),

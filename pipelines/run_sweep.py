@@ -214,7 +214,7 @@ def _write_summary(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
 def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
     """Raises FathomError naming the runs in which a stage failed, and those none of whose students passes."""
     failed, failing, lines = {}, {}, []
-    judged = stage == "export" and sweep.config.student.choose is None
+    judged = stage == "export" and sweep.config.student.select is None
     for run in summary["runs"]:
         error = run.get("error") if stage == "teacher" else run.get("stage_errors", {}).get(stage)
         if error:

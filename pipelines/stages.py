@@ -54,22 +54,22 @@ def check(config: Config, *, trained: bool = False) -> None:
     for field, name, allowed in asked:
         if name is not None and name not in allowed:
             raise unknown_name(f"{field} for task {task.spec.name!r}", name, allowed)
-    if config.student.choose is not None and config.student.choose not in config.student.sizes:
-        raise unknown_name("student.choose", config.student.choose, config.student.sizes)
+    if config.student.select is not None and config.student.select not in config.student.sizes:
+        raise unknown_name("student.select", config.student.select, config.student.sizes)
     require_targets(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     student = config.student
     simulated = {
         "evaluate.episodes": config.teacher.evaluate.episodes,
         "student.episodes": student.episodes,
-        "student.robustness": student.robustness,
+        "student.robustness_episodes": student.robustness_episodes,
         "student.envs": student.envs,
         "control.episodes": config.control.episodes,
     }
     for setting, episodes in simulated.items():
         require_episodes_fit(setting, episodes, task.spec)
     kept = student.rounds * student.envs * task.spec.episode_length
-    row = label_bytes(task.spec, config.teacher.network.representation)
+    row = label_bytes(task.spec, config.teacher.network.repr_dim)
     require_host_memory("student.rounds * student.envs * steps of an episode", kept, kept * row)
     if not trained:
         require_devices(config.teacher, jax.devices())

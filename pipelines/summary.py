@@ -288,8 +288,8 @@ class Summary(Figures):
     )
     students: dict[str, StudentFigures] = doc("by size", {})
     selected: Text = doc(
-        "the smallest student whose retention's lower bound reaches `student.retention`, the one that "
-        "`student.choose` names, or, if none reaches it, the one longest at its goals"
+        "the smallest student whose retention's lower bound reaches `student.min_retention`, the one that "
+        "`student.select` names, or, if none reaches it, the one longest at its goals"
     )
     selected_passes: bool | None = doc("whether its lower bound reaches it")
     selected_because: Text = doc("the reason in words, and what limits students that keep too little")

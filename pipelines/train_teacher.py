@@ -50,7 +50,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[s
     held_out = evaluation_starts(simulation, config.evaluate.episodes, layout)
     # Compiled beside the learner's own functions, which leave other cores idle.
     ready = _BACKGROUND.submit(simulation.prepare, held_out)
-    total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.steps
+    total, per_iteration = config.collect.iterations, config.collect.envs * config.collect.unroll_length
     done = int(start.iteration)
     run.rewind_metrics("teacher", done, display.warn)
     clock = Clock(run.metrics("teacher"))

@@ -59,7 +59,7 @@ def teacher_config(name: str, config: TeacherConfig, size: str) -> TeacherConfig
 def with_iterations(config: TeacherConfig, iterations: int) -> TeacherConfig:
     """Returns the settings with as many environment steps as these iterations take."""
     collect = config.collect
-    steps = iterations * collect.envs * collect.steps
+    steps = iterations * collect.envs * collect.unroll_length
     return config.model_copy(update={"collect": collect.model_copy(update={"total_steps": steps})})
 
 

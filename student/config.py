@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import Annotated, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -73,6 +74,14 @@ def _shares(shares: GoalShares) -> GoalShares:
 class StudentConfig(Group):
     """Settings of the distillation stage."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "batch": "batch_size",
+        "rate": "lr",
+        "retention": "min_retention",
+        "choose": "select",
+        "robustness": "robustness_episodes",
+    }
+
     sizes: Annotated[
         tuple[str, ...], Field(min_length=1), BeforeValidator(listed), AfterValidator(_sizes)
     ] = ("2x32", "2x64", "2x128", "3x32", "3x64", "3x128", "4x32", "4x64", "4x128", "4x256")
@@ -95,17 +104,17 @@ class StudentConfig(Group):
     """shares of labels for commanded, hindsight and cross-trajectory goals, and goals beyond the range"""
     updates: Updates = 300
     """updates per round"""
-    batch: Batch = 512
+    batch_size: Batch = 512
     """labelled states per update; the critic learns from every second of them"""
-    rate: Rate = 2e-3
+    lr: Rate = 2e-3
     """learning rate (Adam), lowered to a hundredth over the run"""
     episodes: Episodes = 512
     """held-out episodes in which each exported student is compared with its teacher"""
-    retention: Annotated[float, Field(ge=0, le=2)] = 0.98
+    min_retention: Annotated[float, Field(ge=0, le=2)] = 0.98
     """the smallest student whose retention's lower bound reaches this is selected; 0: the smallest of all"""
-    choose: str | None = None
+    select: str | None = None
     """size of the student to select instead, whatever it keeps"""
-    robustness: Annotated[int, Field(ge=0, le=MOST_EPISODES), AfterValidator(_none_or_several)] = 64
+    robustness_episodes: Annotated[int, Field(ge=0, le=MOST_EPISODES), AfterValidator(_none_or_several)] = 64
     """held-out episodes of the selected student and its teacher under each harder condition; 0: none"""
     baseline_budget_s: Annotated[Seconds, Field(gt=0)] | None = None
     """seconds that baselines may take together, as far as can be foreseen; without it, any number"""
@@ -118,5 +127,5 @@ class StudentConfig(Group):
         return self
 
 
-_JUDGING = {"episodes", "retention", "choose", "robustness", "baseline_budget_s"}
+_JUDGING = {"episodes", "min_retention", "select", "robustness_episodes", "baseline_budget_s"}
 TRAINING_FIELDS = StudentConfig.model_fields.keys() - _JUDGING  # the others may change between two runs

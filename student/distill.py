@@ -69,7 +69,7 @@ class Distiller:
         # A goal relative to the robot has as many descriptions as there are states, so that the teacher's one
         # embedding of it cannot be matched: only distances can.
         self.same_goals = self.spec.sensed_goal.frame == self.spec.goal.frame
-        decay = optax.cosine_decay_schedule(config.rate, config.rounds * config.updates, alpha=0.01)
+        decay = optax.cosine_decay_schedule(config.lr, config.rounds * config.updates, alpha=0.01)
         self.optimiser = optax.adam(decay)
         self.init = jit_once(self._init)
         self._act_as_teacher = jax.jit(self.teacher_action)
@@ -79,7 +79,7 @@ class Distiller:
 
     def _init(self, key: Array) -> DistillState:
         spec, config = self.spec, self.config
-        representation = self.teacher.config.network.representation
+        representation = self.teacher.config.network.repr_dim
         ensemble_key, run_key = jax.random.split(key)
         sizes, critic = spec.sensed_sizes, parse_size(config.critic)
 
@@ -190,8 +190,8 @@ class Distiller:
         def body(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], dict[str, Array]]:
             ensemble, optimiser = carry
             step_key, environment_key = jax.random.split(key)
-            step = jax.random.randint(step_key, (self.config.batch,), 0, held)
-            environment = jax.random.randint(environment_key, (self.config.batch,), 0, self.config.envs)
+            step = jax.random.randint(step_key, (self.config.batch_size,), 0, held)
+            environment = jax.random.randint(environment_key, (self.config.batch_size,), 0, self.config.envs)
             batch = _normalised(jax.tree.map(lambda leaf: leaf[step, environment], state.labels), normaliser)
             gradient = jax.vmap(jax.grad(self._loss, has_aux=True), in_axes=(0, None))
             gradients, metrics = gradient(ensemble, batch)

@@ -21,18 +21,18 @@ class Selection(NamedTuple):
 def select(
     assessments: Assessments, config: StudentConfig, learned: Mapping[str, float] | None = None
 ) -> Selection:
-    """Selects the smallest student whose retention's lower bound reaches `config.retention`.
+    """Selects the smallest student whose retention's lower bound reaches `config.min_retention`.
 
-    If `config.choose` names one, it is that; if none reaches the bound, the one longest at its goals, and
+    If `config.select` names one, it is that; if none reaches the bound, the one longest at its goals, and
     the reason says what limits it.
     Args:
       assessments: of each size `parameters`, `time_at_goal`, and, where defined, `retention` with its
         interval and `policy_error` on states of the teacher's and its own held-out episodes.
       learned: each size's error on the labels it was trained on, root mean square as `policy_error`."""
-    required = config.retention
+    required = config.min_retention
     passing = [s for s, a in assessments.items() if a.get("retention_interval", (0.0,))[0] >= required]
-    if config.choose is not None:
-        return Selection(config.choose, config.choose in passing, f"{config.choose} was asked for")
+    if config.select is not None:
+        return Selection(config.select, config.select in passing, f"{config.select} was asked for")
     if passing:
         size = min(passing, key=lambda s: assessments[s]["parameters"])
         surely = f" that surely keeps {_percent(required)} of its teacher's time at goal" if required else ""
@@ -55,7 +55,7 @@ def _limit(
     if "retention" not in nearest:
         teacher = "is its teacher, which was itself at its goals too rarely to compare with"
         return teacher, "train the teacher for longer (collect.total_steps)"
-    if nearest["retention"] >= config.retention:
+    if nearest["retention"] >= config.min_retention:
         episodes = "is the number of held-out episodes: its mean is high enough, its interval too wide"
         return episodes, f"export again with more of them (student.episodes={4 * config.episodes})"
     errors = {s: a["policy_error"]["teacher_states"] for s, a in assessments.items() if "policy_error" in a}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -101,6 +101,17 @@ class Group(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """names that fields had in version 0.1.0; files and commands may still use them"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        renamed = {old: new for old, new in cls.RENAMED.items() if new not in values}
+        return {renamed.get(name, name): value for name, value in values.items()}
+
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
@@ -141,6 +152,8 @@ class RandomiseConfig(Group):
 
 
 class NetworkConfig(Group):
+    RENAMED: ClassVar[Mapping[str, str]] = {"representation": "repr_dim"}
+
     depth: Depth = 16
     """hidden layers of actor and encoders, in residual blocks of four"""
     width: Units = 64
@@ -157,7 +170,7 @@ class NetworkConfig(Group):
     """operands of the hidden layers' products; `tensorfloat32` is float32 where the hardware lacks it"""
     fused: bool = False
     """whole-network kernels for Hopper GPUs in place of a scan over blocks; needs precision=bfloat16"""
-    representation: Units = 64
+    repr_dim: Units = 64
     """size of the space in which the critic measures distance"""
 
     @property
@@ -178,32 +191,42 @@ class NetworkConfig(Group):
 
 
 class UpdateConfig(Group):
-    actor_rate: Rate = 3e-4
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "actor_rate": "actor_lr",
+        "critic_rate": "critic_lr",
+        "entropy_rate": "temperature_lr",
+        "batch": "batch_size",
+        "penalty": "logsumexp_penalty",
+    }
+
+    actor_lr: Rate = 3e-4
     """learning rate of the actor (Adam)"""
-    critic_rate: Rate = 3e-4
+    critic_lr: Rate = 3e-4
     """learning rate of both encoders (Adam)"""
-    entropy_rate: Rate = 3e-4
+    temperature_lr: Rate = 3e-4
     """learning rate of the temperature (Adam)"""
-    batch: Batch = 256
+    batch_size: Batch = 256
     """state-actions per update, each the others' negative"""
     discount: Discount = 0.99
     """chance that the relabelled goal lies one step further in the future"""
-    penalty: Factor = 0.1
+    logsumexp_penalty: Factor = 0.1
     """weight of the squared log-partition"""
     target_entropy: Annotated[float, Field(ge=-1000, le=1000)] = -0.5
-    """entropy that the actor keeps, per action"""
+    """entropy that the actor keeps, per dimension of the action"""
     ema_decay: Spread = 0.998
     """decay, per update, of the moving average of all parameters that is evaluated and distilled; 0: none"""
 
 
 class CollectConfig(Group):
+    RENAMED: ClassVar[Mapping[str, str]] = {"steps": "unroll_length", "replay": "buffer_rows"}
+
     envs: Count = 256
     """environments simulated at once"""
-    steps: Count = 50
+    unroll_length: Count = 50
     """control steps per environment and iteration"""
     updates: Updates = 100
     """updates per iteration"""
-    replay: Count = 1000
+    buffer_rows: Count = 1000
     """control steps kept per environment"""
     prefill: Count = 100
     """control steps per environment, at least, before the first update"""
@@ -222,7 +245,7 @@ class CollectConfig(Group):
 
     @property
     def iterations(self) -> int:
-        return -(-self.total_steps // (self.envs * self.steps))
+        return -(-self.total_steps // (self.envs * self.unroll_length))
 
 
 class EvaluateConfig(Group):
@@ -263,16 +286,14 @@ class TeacherConfig(Group):
 
     @model_validator(mode="after")
     def _buffer_serves_batch(self) -> Self:
-        collect, batch = self.collect, self.update.batch
-        if collect.prefill > collect.replay:
-            raise ValueError(
-                f"collect.prefill is {collect.prefill}, more than collect.replay ({collect.replay}) can hold"
-            )
-        if collect.steps > collect.replay:
-            raise ValueError(
-                f"collect.steps is {collect.steps}, more than collect.replay ({collect.replay}) can hold"
-            )
-        rows = collect.prefill + (collect.iterations + 1) * collect.steps
+        collect, batch = self.collect, self.update.batch_size
+        for field in ("prefill", "unroll_length"):
+            if getattr(collect, field) > collect.buffer_rows:
+                raise ValueError(
+                    f"collect.{field} is {getattr(collect, field)}, more than collect.buffer_rows "
+                    f"({collect.buffer_rows}) can hold"
+                )
+        rows = collect.prefill + (collect.iterations + 1) * collect.unroll_length
         if rows > COUNTED:
             raise ValueError(
                 f"collect.total_steps is {collect.total_steps}, about {rows:,} steps of each environment: at "
@@ -280,7 +301,7 @@ class TeacherConfig(Group):
             )
         if batch > collect.envs * collect.prefill:
             raise ValueError(
-                f"update.batch is {batch}, but the buffer holds only collect.envs * collect.prefill = "
+                f"update.batch_size is {batch}, but the buffer holds only collect.envs * collect.prefill = "
                 f"{collect.envs * collect.prefill} state-actions at the first update"
             )
         return self

@@ -110,7 +110,7 @@ class Learner:
             average=params,
             optimiser=self.optimiser.init(devices.own_parts(params)),
             environments=self._new_environments(environment_key, run_key),
-            replay=replay.empty(collect.replay, collect.envs // devices.count, *self.spec.sizes),
+            replay=replay.empty(collect.buffer_rows, collect.envs // devices.count, *self.spec.sizes),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
         )
@@ -140,7 +140,7 @@ class Learner:
     def iterate(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Collects, then updates; compiled. The given state's buffers are reused."""
         collect = self.config.collect
-        while int(state.replay.written) + collect.steps < collect.prefill:
+        while int(state.replay.written) + collect.unroll_length < collect.prefill:
             state = self._collect(state)
         state, metrics = self._update(self._collect(state))
         # Apart, compiled where it is needed: XLA would round a collection that did this too in another way.
@@ -154,10 +154,10 @@ class Learner:
         return state._replace(environments=self._begun(state.environments, unstable, start))
 
     def collect(self, state: TeacherState) -> TeacherState:
-        """`collect.steps` control steps of this device's environments, written to their replay.
+        """`collect.unroll_length` control steps of this device's environments, written to their replay.
 
         Rows in which physics became unstable have no known goal, and are not sampled."""
-        steps = self.config.collect.steps
+        steps = self.config.collect.unroll_length
         # Keyed by the rows written: before the first update several pieces are collected.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.replay.written), 0)
         step = partial(self._environment_step, state.params.actor, state.key)
@@ -210,19 +210,20 @@ class Learner:
     def update_many(self, state: TeacherState) -> tuple[TeacherState, dict[str, Array]]:
         """Makes `collect.updates` updates; metrics are their means.
 
-        `unstable_steps` counts the newest `collect.steps` of all environments without a known goal."""
+        `unstable_steps` counts, of the newest `collect.unroll_length` steps of all environments, those
+        without a known goal."""
         settings, devices = self.config.update, self.devices
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 1)
 
         def body(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], dict[str, Array]]:
             sample_key, update_key = jax.random.split(key)
-            batch = replay.sample(state.replay, sample_key, settings.batch, settings.discount, devices)
+            batch = replay.sample(state.replay, sample_key, settings.batch_size, settings.discount, devices)
             return self.update(carry, batch, update_key)
 
         keys = jax.random.split(key, self.config.collect.updates)
         (params, optimiser), metrics = jax.lax.scan(body, (state.params, state.optimiser), keys)
         metrics = jax.tree.map(jnp.mean, metrics)
-        unknown = replay.unknown_goals(state.replay, self.config.collect.steps).sum()
+        unknown = replay.unknown_goals(state.replay, self.config.collect.unroll_length).sum()
         metrics["unstable_steps"] = devices.count * devices.mean(unknown.astype(jnp.float32))
         average = self._averaged(state.average, params, state.iteration)
         iteration = state.iteration + 1
@@ -244,7 +245,7 @@ class Learner:
 
         Args: whole parameters, this device's part of the optimiser and of the batch."""
         params, optimiser = learned
-        noise = _noise(key, self.devices.rows(self.config.update.batch), self.spec.action_size)
+        noise = _noise(key, self.devices.rows(self.config.update.batch_size), self.spec.action_size)
         loss = partial(joint_loss, networks=self.networks, batch=batch, config=self.config)
         gradient, metrics = jax.grad(loss, has_aux=True)(params, noise=noise, devices=self.devices)
         gradient = self.devices.mean_parts(gradient)
@@ -261,8 +262,8 @@ class Learner:
 
 def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> None:
     """Raises UsageError if a run of this configuration cannot be divided over the devices or needs others."""
-    require_even(len(devices), collect__envs=config.collect.envs, update__batch=config.update.batch)
-    require_fused(config.network, config.update.batch // len(devices), devices)
+    require_even(len(devices), collect__envs=config.collect.envs, update__batch_size=config.update.batch_size)
+    require_fused(config.network, config.update.batch_size // len(devices), devices)
 
 
 def _keys(key: Array, numbers: Array) -> Array:
@@ -279,9 +280,9 @@ def make_optimiser(config: TeacherConfig) -> optax.GradientTransformation:
     """Makes Adam with one rate each for actor, encoders and temperature."""
     rates = config.update
     adam = {
-        "actor": optax.adam(rates.actor_rate),
-        "critic": optax.adam(rates.critic_rate),
-        "entropy": optax.adam(rates.entropy_rate),
+        "actor": optax.adam(rates.actor_lr),
+        "critic": optax.adam(rates.critic_lr),
+        "entropy": optax.adam(rates.temperature_lr),
     }
     return optax.multi_transform(adam, Params._make(("actor", "critic", "critic", "entropy")))
 
@@ -307,7 +308,7 @@ def joint_loss(
         networks, params.state_action, batch.observation, batch.action, action
     )
     logits = -losses.pairwise_distance(data_features, devices.gather(goal_features))
-    critic = losses.infonce(logits, update.penalty).mean()
+    critic = losses.infonce(logits, update.logsumexp_penalty).mean()
     distance = losses.distance(policy_features, jax.lax.stop_gradient(goal_features))
     temperature = jnp.exp(jax.lax.stop_gradient(params.log_temperature))
     actor = losses.actor_loss(distance, log_probability, temperature).mean()

@@ -54,10 +54,10 @@ def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None,
     collect, sizes = config.collect, spec.sizes
     networks = make_networks(config.network, spec.action_size)
     params = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), sizes))
-    batch, environments = -(-config.update.batch // devices), -(-collect.envs // devices)
+    batch, environments = -(-config.update.batch_size // devices), -(-collect.envs // devices)
     kept, collected = (
         jax.eval_shape(lambda rows=rows: replay.empty(rows, environments, *sizes))
-        for rows in (collect.replay, collect.steps)
+        for rows in (collect.buffer_rows, collect.unroll_length)
     )
     stepped = POLICY_ROWS * config.network.widths[0] + SIMULATOR * spec.observation_size
     parameters = 2 * _bytes(params)  # and their average
@@ -90,7 +90,7 @@ def _activations(config: TeacherConfig, batched: bool, batch: int) -> int:
     if batched:
         held += passed * width * FLOAT + int(DEFERRED * taught * width * FLOAT)
     held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
-    rows = LOGITS * config.update.batch + LAYER_ROWS * width + FEATURE_ROWS * network.representation
+    rows = LOGITS * config.update.batch_size + LAYER_ROWS * width + FEATURE_ROWS * network.repr_dim
     return held + batch * rows * FLOAT
 
 
@@ -118,7 +118,7 @@ def require_fit(config: TeacherConfig, spec: TaskSpec, devices: int = 1) -> None
         advice = f"the deepest that fits with all else as it is: {lower}"
     else:
         advice = f"depth {BLOCK_DEPTH} needs {_size(at_most(BLOCK_DEPTH))} still: "
-        advice += "lower network.width, update.batch, collect.envs or collect.replay"
+        advice += "lower network.width, update.batch_size, collect.envs or collect.buffer_rows"
     parts = ", ".join(f"{part} {_size(size)}" for part, size in needs._asdict().items())
     raise UsageError(
         f"this teacher needs {_size(sum(needs))} of memory, and {jax.local_devices()[0].device_kind} has "

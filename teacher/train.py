@@ -67,7 +67,9 @@ def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConf
     require_finite(metrics, f"iteration {iteration}")
     if (iteration - 1) * config.collect.updates < SETTLING:
         return
-    blind = log(config.update.batch) + config.update.penalty * log(config.update.batch) ** 2
+    blind = (
+        log(config.update.batch_size) + config.update.logsumexp_penalty * log(config.update.batch_size) ** 2
+    )
     if metrics["critic_loss"] > DIVERGED * blind:
         raise Diverged(
             f"critic_loss reached {metrics['critic_loss']:.3g} in iteration {iteration}, "
@@ -80,13 +82,13 @@ def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None
 
     Fewer are left out of the learning. All processes of a run must call it."""
     collect, spec = learner.config.collect, learner.spec
-    steps = collect.envs * collect.steps
+    steps = collect.envs * collect.unroll_length
     if unstable <= UNSTABLE * steps:
         return
     held = learner.devices.fetch(state.replay)
-    unknown = np.asarray(replay.unknown_goals(held, collect.steps))[::-1]
+    unknown = np.asarray(replay.unknown_goals(held, collect.unroll_length))[::-1]
     row, environment = np.argwhere(unknown)[0]
-    slot = (int(held.written) - collect.steps + row) % collect.replay
+    slot = (int(held.written) - collect.unroll_length + row) % collect.buffer_rows
     seen = np.asarray(held.rows.observation[slot, environment])
     names = [f"{term.name}.{entry}" for term in spec.observation for entry in term.entries]
     largest = np.argsort(-np.nan_to_num(np.abs(seen), nan=np.inf), kind="stable")[:SHOWN_ENTRIES]

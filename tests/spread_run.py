@@ -24,10 +24,10 @@ ENVS, STEPS = 8, 20
 
 CONFIG = TeacherConfig(
     task=TaskConfig(name="reacher", engine="mjx"),
-    network=NetworkConfig(depth=16, width=8, representation=4, precision="float32"),
-    update=UpdateConfig(actor_rate=1e-3, critic_rate=1e-3, batch=24),
+    network=NetworkConfig(depth=16, width=8, repr_dim=4, precision="float32"),
+    update=UpdateConfig(actor_lr=1e-3, critic_lr=1e-3, batch_size=24),
     collect=CollectConfig(
-        envs=ENVS, steps=STEPS, updates=2, replay=100, prefill=40, total_steps=2 * ENVS * STEPS
+        envs=ENVS, unroll_length=STEPS, updates=2, buffer_rows=100, prefill=40, total_steps=2 * ENVS * STEPS
     ),
 )
 

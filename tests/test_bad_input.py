@@ -41,13 +41,13 @@ def test_presets_of_published_tasks_have_the_published_settings(name, task, arch
     teacher = preset(name).teacher
     assert (teacher.task.name, teacher.task.engine) == (task, "brax")
     assert (teacher.network.architecture, teacher.network.width) == (architecture, 256)
-    assert teacher.network.representation == 64
+    assert teacher.network.repr_dim == 64
     update, collect = teacher.update, teacher.collect
-    assert update.actor_rate == update.critic_rate == update.entropy_rate == 3e-4
-    assert (update.batch, update.discount, update.penalty) == (512, 0.99, 0.1)
+    assert update.actor_lr == update.critic_lr == update.temperature_lr == 3e-4
+    assert (update.batch_size, update.discount, update.logsumexp_penalty) == (512, 0.99, 0.1)
     assert update.target_entropy == -0.5
-    assert (collect.envs, collect.steps, collect.updates) == (512, 62, 800)
-    assert (collect.replay, collect.prefill, collect.total_steps) == (10_000, 1000, 100_000_000)
+    assert (collect.envs, collect.unroll_length, collect.updates) == (512, 62, 800)
+    assert (collect.buffer_rows, collect.prefill, collect.total_steps) == (10_000, 1000, 100_000_000)
     assert teacher.evaluate.episodes == 128
 
 

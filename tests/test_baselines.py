@@ -73,7 +73,7 @@ def test_networks_of_any_width_and_kind_learn_together_as_apart(other):
     """What is passed forward together, for the goal and for two actions, is what each is alone; the encoder
     learns from the data's action, and the policy's has its derivative."""
     config = {} if other == "plain" else other
-    networks = make_networks(NetworkConfig(depth=4, width=8, representation=REPRESENTATION, **config), ACTION)
+    networks = make_networks(NetworkConfig(depth=4, width=8, repr_dim=REPRESENTATION, **config), ACTION)
     if other == "plain":
         networks = networks._replace(state_action=Plain(REPRESENTATION), goal=Plain(REPRESENTATION))
     params = jit_once(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))

@@ -275,7 +275,7 @@ def test_the_settings_file_is_read_as_described(tmp_path):
     found = requested(None, file, None)
     assert found.base == "quickstart"
     assert found.config.teacher.network.depth == 64
-    assert found.config.student.choose is None
+    assert found.config.student.select is None
 
 
 # Names and keys

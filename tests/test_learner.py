@@ -24,15 +24,15 @@ def learner():
     return Learner(
         TeacherConfig(
             task=TaskConfig(name="reacher", engine="mjx"),
-            network=NetworkConfig(depth=4, width=8, representation=4),
+            network=NetworkConfig(depth=4, width=8, repr_dim=4),
             update=UpdateConfig(
-                actor_rate=1e-3, critic_rate=2e-3, entropy_rate=5e-3, batch=16, ema_decay=0.9
+                actor_lr=1e-3, critic_lr=2e-3, temperature_lr=5e-3, batch_size=16, ema_decay=0.9
             ),
             collect=CollectConfig(
                 envs=ENVS,
-                steps=STEPS,
+                unroll_length=STEPS,
                 updates=5,
-                replay=400,
+                buffer_rows=400,
                 prefill=PREFILL,
                 total_steps=ITERATIONS * ENVS * STEPS,
             ),
@@ -304,8 +304,8 @@ def brittle(folder, edge, **changes):
     return Learner(
         TeacherConfig(
             task=TaskConfig(name=written(folder, BRITTLE.replace("{edge}", str(edge)), "Brittle")),
-            network=NetworkConfig(depth=4, width=8, representation=4),
-            update=UpdateConfig(batch=256),
+            network=NetworkConfig(depth=4, width=8, repr_dim=4),
+            update=UpdateConfig(batch_size=256),
             collect=CollectConfig(**(collect | changes)),
         )
     )

@@ -28,7 +28,7 @@ def config(depth, width, batch, **network):
     return TeacherConfig(
         task=TaskConfig(name="reacher", engine="mjx"),
         network=NetworkConfig(depth=depth, width=width, **network),
-        update=UpdateConfig(batch=batch),
+        update=UpdateConfig(batch_size=batch),
     )
 
 
@@ -42,7 +42,7 @@ def measured(asked):
         return params, learner.optimiser.init(params)
 
     key = jax.random.key(0)
-    rows = Batch(*(jax.ShapeDtypeStruct((asked.update.batch, size), jnp.float32) for size in sizes))
+    rows = Batch(*(jax.ShapeDtypeStruct((asked.update.batch_size, size), jnp.float32) for size in sizes))
     update = jit_once(learner.update, donate_argnums=0)
     account = update.lower(jax.eval_shape(init, key), rows, key).compile().memory_analysis()
     return (
@@ -143,7 +143,9 @@ def test_the_depth_that_the_refusal_names_is_the_deepest_that_fits(monkeypatch, 
 
 
 def test_where_no_depth_fits_the_refusal_names_what_else_to_lower(monkeypatch):
-    assert "lower network.width, update.batch" in refusal(monkeypatch, config(8, 8192, 64), 1_000_000_000)
+    assert "lower network.width, update.batch_size" in refusal(
+        monkeypatch, config(8, 8192, 64), 1_000_000_000
+    )
 
 
 def test_unknown_memory_refuses_nothing(monkeypatch):

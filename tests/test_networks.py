@@ -21,7 +21,7 @@ SIZES = OBSERVATION, ACTION, GOAL = 17, 7, 3
 
 @pytest.fixture(scope="module")
 def fresh():
-    networks = make_networks(NetworkConfig(depth=16, width=32, representation=5), ACTION)
+    networks = make_networks(NetworkConfig(depth=16, width=32, repr_dim=5), ACTION)
     return networks, jax.jit(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))
 
 
@@ -123,9 +123,7 @@ def drawn_params(network, inputs, rng):
     ],
 )
 def test_a_network_is_the_published_equation_with_its_factor_on_each_branch(architecture, depth, factor):
-    config = NetworkConfig(
-        depth=depth, width=16, representation=5, architecture=architecture, precision="float32"
-    )
+    config = NetworkConfig(depth=depth, width=16, repr_dim=5, architecture=architecture, precision="float32")
     rng = np.random.default_rng(depth)
     for network, size in zip(
         make_networks(config, ACTION), (OBSERVATION + GOAL, OBSERVATION + ACTION, GOAL), strict=True

@@ -103,7 +103,7 @@ def test_a_finished_run_resumes_and_exports_again_to_the_same_artifacts(debug_ru
 
 def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug_run, pipeline, tmp_path):
     copy = shutil.copytree(debug_run.path, tmp_path / "copy", symlinks=True)
-    export = ("export", str(copy), "--resume", "--set", "student.retention=2")
+    export = ("export", str(copy), "--resume", "--set", "student.min_retention=2")
     done = pipeline(*export, "--json", cwd=tmp_path)
     assert done.returncode == 1
     printed = json.loads(done.stdout)
@@ -116,7 +116,7 @@ def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug
     assert json.loads(done.stdout)["selected"] == SIZES[1]
     done = pipeline(*export, "--student", "9x9", cwd=tmp_path)
     assert done.returncode == 2
-    assert "student.choose '9x9'" in done.stderr
+    assert "student.select '9x9'" in done.stderr
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):

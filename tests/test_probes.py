@@ -42,9 +42,9 @@ def registered():
 def config_of(probe: type[Probe]) -> TeacherConfig:
     return TeacherConfig(
         task=TaskConfig(name=name_of(probe)),
-        network=NetworkConfig(depth=4, width=32, representation=8),
-        update=UpdateConfig(actor_rate=3e-3, critic_rate=3e-3, entropy_rate=3e-3, batch=128),
-        collect=CollectConfig(envs=64, steps=16, updates=50, replay=64, prefill=64),
+        network=NetworkConfig(depth=4, width=32, repr_dim=8),
+        update=UpdateConfig(actor_lr=3e-3, critic_lr=3e-3, temperature_lr=3e-3, batch_size=128),
+        collect=CollectConfig(envs=64, unroll_length=16, updates=50, buffer_rows=64, prefill=64),
     )
 
 
@@ -209,7 +209,7 @@ class Knowing:
     def __init__(self):
         self.config, self.task = config_of(Balance), make_task(name_of(Balance))
         self.spec = self.task.spec
-        self.copies = self.config.network.representation // self.spec.goal_size
+        self.copies = self.config.network.repr_dim // self.spec.goal_size
 
     def act(self, params, observation, goal):
         left_alone = self.task.outcome(observation, jnp.zeros_like(goal))
@@ -234,8 +234,8 @@ def distiller():
         mixed_rounds=0,
         noise=0.05,
         updates=10,
-        batch=256,
-        rate=5e-3,
+        batch_size=256,
+        lr=5e-3,
     )
     return Distiller(few, Knowing())
 

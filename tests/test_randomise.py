@@ -289,9 +289,9 @@ def collected():
         TeacherConfig(
             task=TaskConfig(name=f"{SLED_FILE}:Sled"),
             randomise=RandomiseConfig(mass=0.3, strength=0.3, latency=2, push=0.1),
-            network=NetworkConfig(depth=4, width=8, representation=4),
-            update=UpdateConfig(batch=8),
-            collect=CollectConfig(envs=ENVS, steps=20, updates=1, replay=40, prefill=20),
+            network=NetworkConfig(depth=4, width=8, repr_dim=4),
+            update=UpdateConfig(batch_size=8),
+            collect=CollectConfig(envs=ENVS, unroll_length=20, updates=1, buffer_rows=40, prefill=20),
         )
     )
     state = learner.init(jax.random.key(0))

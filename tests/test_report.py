@@ -282,7 +282,7 @@ SAID = {
 
 @pytest.mark.parametrize(("parts", "said", "unsaid"), SAID.values(), ids=SAID)
 def test_a_page_says_how_far_a_run_has_come_and_hides_nothing(tmp_path, parts, said, unsaid):
-    run = new_run(tmp_path, values=["student.retention=0.98"])
+    run = new_run(tmp_path, values=["student.min_retention=0.98"])
     add = {"teacher": add_teacher, "students": add_students, "files": add_files, "control": add_control}
     for part, options in parts.items():
         add[part](run, **options)
@@ -290,7 +290,7 @@ def test_a_page_says_how_far_a_run_has_come_and_hides_nothing(tmp_path, parts, s
     assert all(words in text for words in said.split("|")), text[:1500]
     assert not any(words in text for words in unsaid.split("|")), text[:1500]
     if parts.get("control"):  # one that was asked for is not called the nearest
-        config = with_values(run.config, ["student.choose=2x16"]).model_dump(mode="json")
+        config = with_values(run.config, ["student.select=2x16"]).model_dump(mode="json")
         write_json(run.path / "config.json", run.settings | {"config": config})
         text = read(run).text
         assert "The 2x16 student keeps 93.0 %" in text and "No student" not in text
@@ -368,7 +368,7 @@ def test_text_of_the_run_is_escaped(full):
 
 
 def test_commands_carry_what_differs_from_the_preset(tmp_path):
-    values = ['student.sizes=["2x16"]', "task.engine=mujoco", "update.batch=64", "network.actor_depth=8"]
+    values = ['student.sizes=["2x16"]', "task.engine=mujoco", "update.batch_size=64", "network.actor_depth=8"]
     run = new_run(tmp_path, values=values)
     found = list(from_preset("debug", run.config))[3::2]
     assert with_values(preset("debug"), found) == run.config

@@ -13,15 +13,21 @@ from pipelines import options
 from pipelines.cli import app
 from pipelines.config import Config, as_toml, groups, preset, requested, schema, with_values
 from pipelines.presets import PRESETS
-from pipelines.rundir import create_run
+from pipelines.rundir import create_run, open_run
 from pipelines.stages import changed, resumed_run
 from teacher import memory
+from teacher.config import CollectConfig, UpdateConfig
 from teacher.errors import UsageError
 from teacher.replay import future_offset
 from teacher.rollout import Simulation
 from teacher.tasks import TASKS
 
-EDITED = ["network.actor_width=32", "task.engine=brax", "update.penalty=0", "student.sizes=3x16-relu"]
+EDITED = [
+    "network.actor_width=32",
+    "task.engine=brax",
+    "update.logsumexp_penalty=0",
+    "student.sizes=3x16-relu",
+]
 
 
 def ask(*arguments):
@@ -65,9 +71,31 @@ def test_set_comes_over_the_file_and_the_file_over_the_preset(file):
 
 def test_rules_between_fields_hold_for_what_all_places_say_together(file):
     path = file("[collect]\nprefill = 2000")
-    assert requested(None, path, ["collect.replay=3000"]).config.teacher.collect.prefill == 2000
+    assert requested(None, path, ["collect.buffer_rows=3000"]).config.teacher.collect.prefill == 2000
     with pytest.raises(UsageError, match=r"collect\.prefill is 2000"):
         _ = requested(None, path, None).config
+
+
+def test_a_setting_may_be_called_by_its_old_name(file, caplog):
+    asked = requested("debug", file("[collect]\nreplay = 3000"), ["update.batch=16", "student.retention=0.9"])
+    collect, update = asked.config.teacher.collect, asked.config.teacher.update
+    assert (collect.buffer_rows, update.batch_size, asked.config.student.min_retention) == (3000, 16, 0.9)
+    assert "update.batch is called update.batch_size now" in caplog.text
+    for twice in (["update.batch=16", "update.batch_size=32"], ["update.batch=16", "update.batch=16"]):
+        with pytest.raises(UsageError, match=r"update\.batch_size is given twice"):
+            _ = requested("debug", None, twice).config
+
+
+def test_a_run_from_before_the_renaming_opens(tmp_path):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 5)
+    file = run.path / "config.json"
+    stored = json.loads(file.read_text())
+    for group in (stored["config"]["teacher"]["update"], stored["config"]["teacher"]["collect"]):
+        for old, new in (UpdateConfig.RENAMED | CollectConfig.RENAMED).items():
+            if new in group:
+                group[old] = group.pop(new)
+    file.write_text(json.dumps(stored))
+    assert open_run(run.path).config == run.config
 
 
 def test_two_presets_are_refused(file):

@@ -17,7 +17,9 @@ from teacher.errors import FathomError
 from teacher.train import confirm, load_teacher
 
 SIZES = (5, 2, 3)  # observation, action, goal
-SMALL = StudentConfig(sizes=("1x8",), critic="1x8", envs=16, rounds=1, teacher_rounds=1, updates=5, batch=64)
+SMALL = StudentConfig(
+    sizes=("1x8",), critic="1x8", envs=16, rounds=1, teacher_rounds=1, updates=5, batch_size=64
+)
 
 
 @pytest.fixture(scope="module")

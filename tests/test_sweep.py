@@ -184,11 +184,11 @@ def test_resuming_with_other_values_is_refused(tmp_path, monkeypatch, arguments,
 
 def test_combinations_are_every_pair_with_the_last_setting_fastest():
     config = preset("debug")
-    found = combinations(config, ["network.actor_depth=4,none", "update.batch=16,32"])
+    found = combinations(config, ["network.actor_depth=4,none", "update.batch_size=16,32"])
     values = [tuple(values.values()) for values, _ in found]
     assert values == [(4, 16), (4, 32), (None, 16), (None, 32)]
     for (depth, batch), (_, combined) in zip(values, found, strict=True):
-        assert combined.teacher.network.actor_depth == depth and combined.teacher.update.batch == batch
+        assert combined.teacher.network.actor_depth == depth and combined.teacher.update.batch_size == batch
     assert combinations(config, []) == [({}, config)]
     assert parse_seeds("2, 0,1") == [2, 0, 1]
 
@@ -285,7 +285,7 @@ def test_a_sweep_under_way_is_shown_as_far_as_it_came(tmp_path):
         (["network.architecture=scaled,published"], 4),
         (["network.actor_depth=none,8"], 4),
         (["network.actor_depth=4,8", "network.critic_depth=4,8,16"], 4),  # two for each actor depth
-        (["update.batch=16,32", "network.width=8,16", "collect.updates=2,3"], 8),
+        (["update.batch_size=16,32", "network.width=8,16", "collect.updates=2,3"], 8),
     ],
 )
 def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path, varied, figures):

@@ -156,7 +156,7 @@ def test_a_wrong_request_changes_nothing(sweep, stages):
         (["distill", "sweep"], "holds students already (depth-4/seed-0): add --resume"),
         (["distill", "sweep", "--resume", "--set", "student.sizes=2x8"], "made with other values"),
         (["distill", "sweep", "--resume", "--set", "network.depth=16"], "the teacher is trained"),
-        (["export", "sweep", "--student", "9x9"], "student.choose"),
+        (["export", "sweep", "--student", "9x9"], "student.select"),
         (["export", "sweep", "--run", "other"], "two runs are named"),
     ):
         done = typed(*words)

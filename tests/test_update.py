@@ -22,8 +22,8 @@ def learner_of(**network):
     return Learner(
         TeacherConfig(
             task=TaskConfig(name="reacher", engine="mujoco"),
-            network=NetworkConfig(width=8, representation=4, precision="float32", **network),
-            update=UpdateConfig(actor_rate=1e-3, critic_rate=2e-3, entropy_rate=5e-3, batch=BATCH),
+            network=NetworkConfig(width=8, repr_dim=4, precision="float32", **network),
+            update=UpdateConfig(actor_lr=1e-3, critic_lr=2e-3, temperature_lr=5e-3, batch_size=BATCH),
             collect=CollectConfig(envs=BATCH),
         )
     )
@@ -92,18 +92,18 @@ def separate_updates(learner, params, batch, key):
         return optax.apply_updates(value, change), result, gradient
 
     critic, (critic_value, _), critic_gradient = stepped(
-        lambda critic: (critic_loss(critic, networks, batch, update.penalty), None),
+        lambda critic: (critic_loss(critic, networks, batch, update.logsumexp_penalty), None),
         (params.state_action, params.goal),
-        update.critic_rate,
+        update.critic_lr,
     )
     actor, (actor_value, log_probability), actor_gradient = stepped(
-        lambda actor: actor_loss(actor, params, networks, batch, key), params.actor, update.actor_rate
+        lambda actor: actor_loss(actor, params, networks, batch, key), params.actor, update.actor_lr
     )
     target = update.target_entropy * learner.spec.action_size
     weight, _, _ = stepped(
         lambda weight: ((jnp.exp(weight) * (-log_probability - target)).mean(), None),
         params.log_temperature,
-        update.entropy_rate,
+        update.temperature_lr,
     )
     metrics = {
         "critic_loss": critic_value,

@@ -32,13 +32,15 @@ SPREAD = 0.8  # rad around home: of the poses from which goals are drawn
 # rad around home in which joints move. Seven joints reach a point in many ways, and nothing rewards one
 # of them: without this, pose after pose strays from what was seen in training, goal after goal.
 RANGE = 1.0
-# rad: of the elbow (joint 4). Folded to -2.58 the hand can touch links 1 and 2, which this model would not feel;
-# within these ranges the robot's own meshes, with its hand on and open, keep 7 mm from one another at the least.
+# rad: of the elbow (joint 4). Folded to -2.58 the hand can touch links 1 and 2, which this model would not
+# feel; within these ranges the robot's own meshes, its hand on and open, keep 7 mm apart at the least.
 FOLDED = -2.5
 # Bounding box of the flange over all those configurations, rounded outwards to the millimetre (m).
 GOAL_LOW, GOAL_HIGH = (-0.597, -0.614, 0.261), (0.615, 0.614, 1.056)
 WORKING_RANGE = (
-    tuple(max(home - RANGE, limit) for home, limit in zip(HOME, (*LOWER[:3], FOLDED, *LOWER[4:]), strict=True)),
+    tuple(
+        max(home - RANGE, limit) for home, limit in zip(HOME, (*LOWER[:3], FOLDED, *LOWER[4:]), strict=True)
+    ),
     tuple(min(home + RANGE, limit) for home, limit in zip(HOME, UPPER, strict=True)),
 )
 AXES = ("x", "y", "z")
