@@ -50,13 +50,14 @@ app = typer.Typer(
 )
 PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
 presets = typer.Typer(invoke_without_command=True)
+answering = command(app.command(cls=Command))
 
 
 def main() -> None:
     app()
 
 
-@command(app.command(cls=Command))
+@answering
 def run(first: First, student: str | None = STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
     with first.held(first.request(student__select=student)) as target:
@@ -69,7 +70,7 @@ def run(first: First, student: str | None = STUDENT) -> Answers:
             train_teacher.follow(target, resume=first.resume)
 
 
-@command(app.command(cls=Command))
+@answering
 def teacher(
     first: First,
     depths: str | None = option("D1,D2,...", "the same as --vary network.depth=D1,D2,..."),
@@ -99,7 +100,7 @@ def teacher(
             train_teacher.follow(target, resume=first.resume)
 
 
-@command(app.command(cls=Command))
+@answering
 def distill(
     later: Later,
     where: Where,
@@ -129,7 +130,7 @@ def distill(
             yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
 
 
-@command(app.command(cls=Command))
+@answering
 def export(
     later: Later,
     where: Where,
@@ -169,7 +170,7 @@ def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
     require_success(sweep, summary, stage)
 
 
-@command(app.command(cls=Command))
+@answering
 def control(
     where: Where,
     bundle: str | None = typer.Argument(
@@ -183,7 +184,7 @@ def control(
     ),
     host: str | None = option("ADDRESS", "of the robot's control, for --robot fr3"),
     goals: str | None = option("N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10"),
-    seconds: float | None = option(None, "on the robot, for each goal. Default: 5"),
+    seconds: float | None = typer.Option(None, min=0.5, max=3600, help="for each goal. Default: 5"),
     far: bool = typer.Option(
         False, "--allow-far-goals", help="take goals outside the training range, with a warning"
     ),
@@ -204,19 +205,21 @@ def control(
         stages.stand_for(stages.runs_of(folder), where.task, where.trust)
     how: dict[str, Any] = {"host": host, "tool": tool, "start": start, "log": log}
     if robot is None:
-        options = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
-        refuse("only with --robot", options | {"--allow-far-goals": far})
-        how = {"task": where.task, "engine": engine, "episodes": episodes, "seed": seed}
-        yield stages.control(folder, Display(), **how), tables.score
-        return
-    from pipelines.robot.driving import drive
+        given = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
+        refuse("only with --robot", given | {"--allow-far-goals": far})
+        figures = stages.control(
+            folder, Display(), task=where.task, engine=engine, episodes=episodes, seed=seed
+        )
+    else:
+        from pipelines.robot.driving import drive
 
-    refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
-    how |= {"goals": goals or "10", "seconds": 5.0 if seconds is None else seconds, "far": far}
-    yield drive(folder, Display(), robot=robot, seed=seed or 0, task=where.task, **how), tables.score
+        refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
+        how |= {"goals": goals or "10", "seconds": seconds or 5.0, "far": far, "seed": seed or 0}
+        figures = drive(folder, Display(), robot, task=where.task, **how)
+    yield figures, tables.score
 
 
-@command(app.command(cls=Command))
+@answering
 def evaluate(
     where: Where,
     run: str | None = RUN,
@@ -231,7 +234,7 @@ def evaluate(
     yield stages.evaluate(target, engine=engine, episodes=episodes, seed=seed), tables.score
 
 
-@command(app.command(cls=Command))
+@answering
 def watch(
     where: Where,
     target: str | None = typer.Argument(
@@ -255,7 +258,7 @@ def watch(
     yield {"written": [str(file) for file in files]}, lambda found: "\n".join(found["written"])
 
 
-@command(app.command(cls=Command))
+@answering
 def inspect(
     target: Path = typer.Argument(..., metavar="BUNDLE|FILE.onnx", help="what to look into"),
     other: Path | None = typer.Argument(None, metavar="[BUNDLE|FILE.onnx]", help="what to compare it with"),
@@ -263,15 +266,13 @@ def inspect(
     """Say what an exported policy expects, answers and is worth, from its files alone; compare two."""
     from pipelines import inspection
 
-    first = inspection.inspect(target)
     if other is None:
-        yield first, inspection.description
+        yield inspection.inspect(target), inspection.description
     else:
-        found = inspection.differences(target, first, other, inspection.inspect(other))
-        yield found, inspection.comparison
+        yield inspection.differences(target, other), inspection.comparison
 
 
-@command(app.command(cls=Command))
+@answering
 def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
     """Write a run's or a sweep's report, one page that opens in any browser."""
     from pipelines.report import write_report, write_sweep_report
@@ -282,7 +283,7 @@ def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
     yield {"report": str(page)}, lambda found: found["report"]
 
 
-@command(app.command(cls=Command))
+@answering
 def compare(
     runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
     out: Path | None = option("FILE.html", "default: compare.html beside the first run"),
@@ -301,7 +302,7 @@ def compare(
         yield figures | {"page": str(page)}, tables.side_by_side
 
 
-@command(app.command(cls=Command))
+@answering
 def tasks(
     names: list[str] | None = typer.Argument(
         None, metavar="[NAME]...", help="of tasks, or path/to/file.py:NAME. Default: all"
@@ -348,7 +349,7 @@ def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = J
     yield _settings(config, name, f"preset {name}: {PRESETS[name][0]}", as_toml, as_json)
 
 
-@command(app.command(cls=Command))
+@answering
 def config(
     run: str | None = RUN,
     schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
@@ -379,7 +380,7 @@ def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: b
     return settings.as_json(config, base, title), tables.settings
 
 
-@command(app.command(cls=Command))
+@answering
 def doctor(as_json: bool = JSON) -> Answers:
     """What is installed here and what is missing; tries every part, in about a minute."""
     from pipelines import doctor

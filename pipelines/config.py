@@ -157,15 +157,20 @@ def parsed(assignments: Iterable[str]) -> list[Change]:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):  # also of numbers and nesting without end
-            value = None if text.lower() == NONE else text
+            value = text
         found.append(_change(group, field, value))
     return found
 
 
 def _change(group: str, field: str, value: Any, place: str = "") -> Change:
-    """A field may be called by its old name, with a warning."""
-    known = groups(Config()).get(group, Config())
-    change = Change(group, known.RENAMED.get(field, field), value, place)
+    """A field may be called by its old name, with a warning; the text "none" is no value."""
+    if group not in GROUPS:
+        raise UsageError(f"{place}{unknown_name('group', group, [*GROUPS, BASE] if place else GROUPS)}")
+    group_of = groups(Config())[group]
+    absent = isinstance(value, str) and value.lower() == NONE
+    change = Change(group, group_of.RENAMED.get(field, field), None if absent else value, place)
+    if change.field not in type(group_of).model_fields:
+        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, type(group_of).model_fields)}")
     if change.field != field:
         logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, change.name)
     return change
@@ -177,14 +182,10 @@ def changed(config: Config, changes: Iterable[Change]) -> Config:
     places: dict[str, str] = {}
     for change in changes:
         group, field, value, place = change
-        if group not in GROUPS:
-            raise UsageError(f"{place}{unknown_name('group', group, GROUPS)}")
-        fields = (values["teacher"] if group in TEACHER_GROUPS else values)[group]
         if places.get(change.name) == place:
             raise UsageError(f"{place}{change.name} is given twice: leave out one of them")
-        if field not in fields:
-            raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
         from_file = place and change.name == "task.name" and isinstance(value, str)
+        fields = (values["teacher"] if group in TEACHER_GROUPS else values)[group]
         fields[field] = StoredName(value) if from_file else value
         places[change.name] = place
     return validated(values, places)
@@ -239,20 +240,17 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
     except (ValueError, RecursionError) as error:
         kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "TOML"
         raise UsageError(f"--config: {file} is not {kind}: {error}") from error
-    base = found.pop(BASE, None)
+    base, changes = found.pop(BASE, None), []
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{file}: {BASE}: found {brief(base)}, must be the name of a preset")
     if base is not None and base not in PRESETS:
         raise UsageError(f"{file}: {unknown_name('preset', base, PRESETS)}")
-    changes = []
     for group, fields in found.items():
-        if group not in GROUPS:
-            raise UsageError(f"{file}: {unknown_name('group', group, [BASE, *GROUPS])}")
-        if not isinstance(fields, dict):
+        if group in GROUPS and not isinstance(fields, dict):
             message = f"write [{group}] and below it field = value"
             raise UsageError(f"{file}: {group}: found {brief(fields)}, {message}")
-        for field, value in fields.items():
-            changes.append(_change(group, field, None if value == NONE else value, f"{file}: "))
+        for field, value in fields.items() if isinstance(fields, dict) else [("", fields)]:
+            changes.append(_change(group, field, value, f"{file}: "))
     return base, changes
 
 
@@ -273,14 +271,16 @@ def as_toml(config: Config, base: str, title: str) -> str:
 
 def as_json(config: Config, base: str, title: str) -> JSON:
     """Returns `title`, `preset`, and in `settings` each group's fields: `value`, `default`, `description`."""
-    usual = {name: group.model_dump(mode="json") for name, group in groups(Config()).items()}
-
-    def entry(name: str, group: Group, field: str, value: Any) -> JSON:
-        description = type(group).model_fields[field].description
-        return {"value": value, "default": usual[name][field], "description": description}
-
+    usual = groups(Config())
     settings = {
-        name: {f: entry(name, group, f, value) for f, value in group.model_dump(mode="json").items()}
+        name: {
+            field: {
+                "value": value,
+                "default": usual[name].model_dump(mode="json")[field],
+                "description": type(group).model_fields[field].description,
+            }
+            for field, value in group.model_dump(mode="json").items()
+        }
         for name, group in groups(config).items()
     }
     return {"title": title, BASE: base, "settings": settings}

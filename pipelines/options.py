@@ -155,9 +155,8 @@ class First(NamedTuple):
 
         @contextmanager
         def made() -> Iterator["Run"]:
-            if self.trust and not self.resume:
-                raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
             if not self.resume:
+                refuse("a new run keeps no task file yet; name its file with --task", {"--trust": self.trust})
                 stages.new_run(path, asked.config, asked.base, self.seed or 0)
             target = found()
             with target.locked():
@@ -243,11 +242,9 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
         groups = {name: each.annotation for name, each in own.items() if each.annotation in GROUPS}
         options: dict[str, tuple[Any, Any]] = {}
         for name, each in own.items():
-            if name in groups:
-                hints = get_type_hints(groups[name])
-                options |= {key: (hints[key], each.annotation._field_defaults[key]) for key in hints}
-            else:
-                options[name] = each.annotation, each.default
+            hints = get_type_hints(groups[name]) if name in groups else {}
+            options |= {field: (hint, groups[name]._field_defaults[field]) for field, hint in hints.items()}
+            options |= {} if hints else {name: (each.annotation, each.default)}
         options |= {"as_json": (bool, JSON), "debug": (bool, DEBUG)}
 
         def run(**given: Any) -> None:
@@ -257,12 +254,10 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
                 for answer in function(**{name: given[name] for name in own}):
                     _print(answer, given["as_json"])
 
+        kind = inspect.Parameter.KEYWORD_ONLY
         run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
-            [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-                for name, (hint, default) in options.items()
-            ]
+            [inspect.Parameter(name, kind, default=d, annotation=hint) for name, (hint, d) in options.items()]
         )
         return register(run)
 

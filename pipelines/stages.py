@@ -165,12 +165,12 @@ def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:
 
 def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
     """Does as `stand_for`; returns what else is asked of runs to resume, whose task file may have moved."""
-    task = next((str(each.value) for each in asked.assigned if each.name == "task.name"), None)
-    runs = list(runs)
-    if not trust and (task is None or not is_file(task) or not all(is_file(run.task) for run in runs)):
+    runs, others = list(runs), tuple(each for each in asked.assigned if each.name != "task.name")
+    task = next((str(each.value) for each in asked.assigned if each not in others), None)
+    if not trust and (task is None or not all(map(is_file, (task, *(run.task for run in runs))))):
         return asked
     stand_for(runs, task, trust)
-    return asked._replace(assigned=tuple(each for each in asked.assigned if each.name != "task.name"))
+    return asked._replace(assigned=others)
 
 
 def control(
@@ -213,7 +213,11 @@ def control(
 def runs_of(bundle: Path) -> list[Run]:
     """Returns the run that a bundle lies in, if it does."""
     run = Run(bundle.resolve().parent.parent)
-    return [run] if bundle.resolve() == run.bundles / bundle.name and run.is_there else []
+    return (
+        [run]
+        if bundle.resolve() == run.bundles / bundle.name and (run.path / "config.json").is_file()
+        else []
+    )
 
 
 class Opened(NamedTuple):
@@ -238,7 +242,7 @@ def opened(bundle: Path, task: str | None = None) -> Opened:
     except ControllerError as error:
         remedy = f"; pipeline export {run.path} --resume writes it again" if run else ""
         raise FathomError(f"{bundle}: {error}{remedy}") from error
-    config = run.config.teacher if run else TeacherConfig()
+    config, settings = (run.config.teacher, run.config.control) if run else (TeacherConfig(), ControlConfig())
     if task or not run:
         name = task or controller.spec["name"]
         if task is None and name not in task_names():
@@ -249,7 +253,6 @@ def opened(bundle: Path, task: str | None = None) -> Opened:
         config = config.model_copy(update={"task": TaskConfig(name=name)})
     task_spec = {key: value for key, value in controller.spec.items() if key != "inputs"}  # made of the rest
     require_same(str(bundle), task_spec, make_task(config.task.name).spec)
-    settings = run.config.control if run else ControlConfig()
     return Opened(controller, run, config, settings)
 
 

@@ -88,7 +88,10 @@ def test_lines_are_printed_where_there_is_no_terminal(capsys, monkeypatch):
         bar.show(4, METRICS)
     first, scored, last = capsys.readouterr().err.splitlines()
     assert first.startswith("teacher: 1,000 of 4,000 steps, time left unknown")
-    assert "success 0.980 (0.960 to 0.990)  at goal 0.910  critic loss 3.21  critic accuracy 0.45" in scored
+    assert (
+        "success 0.980 (0.960 to 0.990)  at goal 0.910 (0.900 to 0.920)  critic loss 3.21  accuracy 0.45"
+        in scored
+    )
     assert last.startswith("teacher: 4,000 steps in 0 s")
 
 

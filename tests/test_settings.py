@@ -95,7 +95,7 @@ def test_a_run_from_before_the_renaming_opens(tmp_path):
             if new in group:
                 group[old] = group.pop(new)
     file.write_text(json.dumps(stored))
-    assert open_run(run.path).config == run.config
+    assert open_run(str(run.path)).config == run.config
 
 
 def test_two_presets_are_refused(file):
