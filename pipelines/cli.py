@@ -193,21 +193,21 @@ def control(
     log: Path | None = option("FILE.npz", "where steps on the robot are written"),
 ) -> Answers:
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
-    from pipelines import stages, tables
+    from pipelines import closed_loop, stages, tables
     from pipelines.rundir import open_run
 
     folder = Path(bundle or "")
     if bundle is None or not (folder / "spec.json").is_file():
-        folder = stages.selected_bundle(open_run(where.named(bundle)))
+        folder = closed_loop.selected_bundle(open_run(where.named(bundle)))
     elif where.run_option is not None:
         raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
     if where.trust:
-        stages.stand_for(stages.runs_of(folder), where.task, where.trust)
+        stages.stand_for(closed_loop.runs_of(folder), where.task, where.trust)
     how: dict[str, Any] = {"host": host, "tool": tool, "start": start, "log": log}
     if robot is None:
         given = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
         refuse("only with --robot", given | {"--allow-far-goals": far})
-        figures = stages.control(
+        figures = closed_loop.control(
             folder, Display(), task=where.task, engine=engine, episodes=episodes, seed=seed
         )
     else:

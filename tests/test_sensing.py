@@ -133,7 +133,7 @@ def test_the_controller_keeps_the_history_that_rollouts_show(controller, lived):
 
 
 def test_the_controller_in_closed_loop_is_the_policy_on_its_sensors(controller, robot):
-    figures, _ = closed_loop.control(controller, robot, robot.task.layouts[-1], episodes=3)
+    figures, _ = closed_loop.run_controller(controller, robot, robot.task.layouts[-1], episodes=3)
     starts = evaluation_starts(robot, 3, robot.task.layouts[-1])
     key = jax.random.fold_in(evaluation_noise_key(), 0)
     found, _ = run_episodes(robot, on_robot(policy), starts, key)

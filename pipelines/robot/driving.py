@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.controller import Controller, Log, run
-from pipelines import stages
-from pipelines.closed_loop import controller_errors
+from pipelines.closed_loop import controller_errors, opened
 from pipelines.files import writing
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
@@ -60,7 +59,7 @@ def drive(
     )
     point = None if tool is None else _numbers("--tool", tool, *REACH, "coordinates from the flange in m")
     with controller_errors():
-        controller, of_run, config, _ = stages.opened(bundle, task)
+        controller, of_run, config, _ = opened(bundle, task)
         spec = controller.spec
         require_drivable(spec)
         moved = np.array(spec["goal"].get("tool") or FLANGE)  # the point that the policy moves
