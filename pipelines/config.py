@@ -64,29 +64,18 @@ class Config(Group):
 TEACHER_GROUPS = tuple(TeacherConfig.model_fields)
 GROUPS = (*TEACHER_GROUPS, *(name for name in Config.model_fields if name != "teacher"))
 LONGEST_SHOWN = 80  # characters of a value in a message
+Values = dict[str, Any]  # by `group.field`
 BASE = "preset"  # the one key of a settings file that is no group
 NONE = "none"
-
-
-class Change(NamedTuple):
-    """One setting as a user gives it."""
-
-    group: str
-    field: str
-    value: Any
-    place: str = ""  # begins a message about it: the file that it stands in
-
-    @property
-    def name(self) -> str:
-        return f"{self.group}.{self.field}"
 
 
 class Request(NamedTuple):
     """Settings as a command line asks for them; a value is checked when it is put `on` others."""
 
     preset: str | None  # as --preset or the file names it
-    of_file: tuple[Change, ...] = ()
-    assigned: tuple[Change, ...] = ()  # by --set and the options that stand for it
+    of_file: Values
+    assigned: Values  # by --set and the options that stand for it
+    file: Path | None = None
 
     @property
     def base(self) -> str:
@@ -99,7 +88,8 @@ class Request(NamedTuple):
 
     def on(self, config: Config) -> Config:
         """Returns a copy with what was asked for; UsageError naming field, value, bounds, and the file."""
-        return changed(config, [*self.of_file, *self.assigned])
+        places = dict.fromkeys(self.of_file.keys() - self.assigned.keys(), f"{self.file}: ")
+        return _changed(config, self.of_file | self.assigned, places)
 
     def different(self, config: Config, allowed: str = "") -> str:
         """Says what is asked for that `config` has otherwise; empty if nothing, or only what is allowed."""
@@ -117,13 +107,13 @@ def requested(name: str | None, file: Path | None, set_: list[str] | None, **own
 
     Raises: UsageError naming what cannot be read, is unknown or is given twice."""
     given = [f"{field.replace('__', '.')}={value}" for field, value in own.items() if value is not None]
-    assigned = parsed([*(set_ or []), *given])
+    assigned = _parsed([*(set_ or []), *given])
     if name is not None:
         preset(name)
-    base, changes = (None, []) if file is None else read_settings(file)
+    base, of_file = (None, {}) if file is None else read_settings(file)
     if None not in (name, base) and name != base:
         raise UsageError(f"two presets are named: --preset {name}, and {base} in {file}")
-    return Request(name or base, tuple(changes), tuple(assigned))
+    return Request(name or base, of_file, assigned, file)
 
 
 def preset(name: str) -> Config:
@@ -142,12 +132,12 @@ def with_values(config: Config, assignments: Iterable[str]) -> Config:
     """Returns a copy with `group.field=value` assignments applied.
 
     Raises: UsageError naming the field, what was found and what is allowed."""
-    return changed(config, parsed(assignments))
+    return _changed(config, _parsed(assignments), {})
 
 
-def parsed(assignments: Iterable[str]) -> list[Change]:
+def _parsed(assignments: Iterable[str]) -> Values:
     """Parses `group.field=value`; UsageError for what is not so written."""
-    found = []
+    found: Values = {}
     for assignment in assignments:
         target, separator, text = (part.strip() for part in assignment.partition("="))
         group, _, field = target.partition(".")
@@ -158,36 +148,30 @@ def parsed(assignments: Iterable[str]) -> list[Change]:
             value = json.loads(text)
         except (ValueError, RecursionError):  # also of numbers and nesting without end
             value = text
-        found.append(_change(group, field, value))
+        _add(found, group, field, value)
     return found
 
 
-def _change(group: str, field: str, value: Any, place: str = "") -> Change:
-    """A field may be called by its old name, with a warning; the text "none" is no value."""
+def _add(values: Values, group: str, field: str, value: Any, place: str = "") -> None:
+    """Adds a value as a user gives it: under the field's new name, with a warning, and "none" as no value."""
     if group not in GROUPS:
         raise UsageError(f"{place}{unknown_name('group', group, [*GROUPS, BASE] if place else GROUPS)}")
-    group_of = groups(Config())[group]
-    absent = isinstance(value, str) and value.lower() == NONE
-    change = Change(group, group_of.RENAMED.get(field, field), None if absent else value, place)
-    if change.field not in type(group_of).model_fields:
-        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, type(group_of).model_fields)}")
-    if change.field != field:
-        logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, change.name)
-    return change
+    known = type(groups(Config())[group])
+    name = f"{group}.{known.RENAMED.get(field, field)}"
+    if name in values:
+        raise UsageError(f"{place}{name} is given twice: leave out one of them")
+    if field in known.RENAMED:
+        logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, name)
+    elif field not in known.model_fields:
+        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, known.model_fields)}")
+    values[name] = None if isinstance(value, str) and value.lower() == NONE else value
 
 
-def changed(config: Config, changes: Iterable[Change]) -> Config:
-    """Returns a copy with the changes applied in order; UsageError as `with_values` raises it."""
+def _changed(config: Config, changes: Values, places: Mapping[str, str]) -> Config:
     values = config.model_dump()
-    places: dict[str, str] = {}
-    for change in changes:
-        group, field, value, place = change
-        if places.get(change.name) == place:
-            raise UsageError(f"{place}{change.name} is given twice: leave out one of them")
-        from_file = place and change.name == "task.name" and isinstance(value, str)
-        fields = (values["teacher"] if group in TEACHER_GROUPS else values)[group]
-        fields[field] = StoredName(value) if from_file else value
-        places[change.name] = place
+    for name, value in changes.items():
+        group, _, field = name.partition(".")
+        (values["teacher"] if group in TEACHER_GROUPS else values)[group][field] = value
     return validated(values, places)
 
 
@@ -229,7 +213,7 @@ def brief(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 10]}...{text[-7:]}"
 
 
-def read_settings(file: Path) -> tuple[str | None, list[Change]]:
+def read_settings(file: Path) -> tuple[str | None, Values]:
     """Reads a settings file: the preset that it names, and its values, which are not checked yet.
 
     Raises: UsageError naming the file and what in it is no setting."""
@@ -240,7 +224,7 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
     except (ValueError, RecursionError) as error:
         kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "TOML"
         raise UsageError(f"--config: {file} is not {kind}: {error}") from error
-    base, changes = found.pop(BASE, None), []
+    base, values = found.pop(BASE, None), dict[str, Any]()
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{file}: {BASE}: found {brief(base)}, must be the name of a preset")
     if base is not None and base not in PRESETS:
@@ -250,8 +234,9 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
             message = f"write [{group}] and below it field = value"
             raise UsageError(f"{file}: {group}: found {brief(fields)}, {message}")
         for field, value in fields.items() if isinstance(fields, dict) else [("", fields)]:
-            changes.append(_change(group, field, value, f"{file}: "))
-    return base, changes
+            is_task = (group, field) == ("task", "name") and isinstance(value, str)
+            _add(values, group, field, StoredName(value) if is_task else value, f"{file}: ")
+    return base, values
 
 
 def as_toml(config: Config, base: str, title: str) -> str:

@@ -154,12 +154,11 @@ def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:
 
 def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
     """Does as `stand_for`; returns what else is asked of runs to resume, whose task file may have moved."""
-    runs, others = list(runs), tuple(each for each in asked.assigned if each.name != "task.name")
-    task = next((str(each.value) for each in asked.assigned if each not in others), None)
-    if not trust and (task is None or not all(map(is_file, (task, *(run.task for run in runs))))):
+    runs, task = list(runs), asked.assigned.get("task.name")
+    if not trust and not all(map(is_file, (str(task), *(run.task for run in runs)))):
         return asked
     stand_for(runs, task, trust)
-    return asked._replace(assigned=others)
+    return asked._replace(assigned={name: v for name, v in asked.assigned.items() if name != "task.name"})
 
 
 def evaluate(
