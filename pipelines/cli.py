@@ -10,26 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipelines import distributed
-from pipelines.options import (
-    ENGINE,
-    EPISODES,
-    HELD_OUT_SEED,
-    JSON,
-    PRESET_NAME,
-    RUN,
-    RUN_OR_SWEEP,
-    STUDENT,
-    TOML,
-    Answer,
-    Command,
-    First,
-    Later,
-    Where,
-    command,
-    option,
-    refuse,
-)
+from pipelines import distributed, options
+from pipelines.options import First, HeldOut, Later, Where, option
 from pipelines.presets import PRESETS
 from pipelines.progress import Display
 from teacher.errors import UsageError
@@ -38,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.config import Config
     from pipelines.sweep import Sweep
 
-Answers = Iterator[Answer | str]
+Answers = Iterator[options.Answer | str]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,7 +32,7 @@ app = typer.Typer(
 )
 PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
 presets = typer.Typer(invoke_without_command=True)
-answering = command(app.command(cls=Command))
+answering = options.command(app.command(cls=options.Command))
 
 
 def main() -> None:
@@ -58,7 +40,7 @@ def main() -> None:
 
 
 @answering
-def run(first: First, student: str | None = STUDENT) -> Answers:
+def run(first: First, student: str | None = options.STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
     with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
@@ -104,7 +86,7 @@ def teacher(
 def distill(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_SWEEP,
+    run: str | None = options.RUN_OR_SWEEP,
     baselines: str | None = option(
         "all|NAME,...", "also train baselines: direct, direct_long, shallow_actor, cloning, dagger"
     ),
@@ -134,8 +116,8 @@ def distill(
 def export(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_SWEEP,
-    student: str | None = STUDENT,
+    run: str | None = options.RUN_OR_SWEEP,
+    student: str | None = options.STUDENT,
     profile: list[str] | None = option("NAME", "add a controller's files; may be repeated: " + PROFILES),
     sign: Path | None = option("KEY", "sign bundles with this ed25519 key (PEM), for load(trusted=...)"),
 ) -> Answers:
@@ -173,12 +155,10 @@ def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
 @answering
 def control(
     where: Where,
+    held_out: HeldOut,
     bundle: str | None = typer.Argument(
         None, metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"
     ),
-    engine: str | None = ENGINE,
-    episodes: int | None = EPISODES,
-    seed: int | None = HELD_OUT_SEED,
     robot: str | None = option(
         "fr3|fr3-sim", "drive this robot instead: a Franka FR3, or one simulated here"
     ),
@@ -206,32 +186,24 @@ def control(
     how: dict[str, Any] = {"host": host, "tool": tool, "start": start, "log": log}
     if robot is None:
         given = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
-        refuse("only with --robot", given | {"--allow-far-goals": far})
-        figures = closed_loop.control(
-            folder, Display(), task=where.task, engine=engine, episodes=episodes, seed=seed
-        )
+        options.refuse("only with --robot", given | {"--allow-far-goals": far})
+        figures = closed_loop.control(folder, Display(), task=where.task, **held_out._asdict())
     else:
         from pipelines.robot.driving import drive
 
-        refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
-        how |= {"goals": goals or "10", "seconds": seconds or 5.0, "far": far, "seed": seed or 0}
+        others = {"--engine": held_out.engine, "--episodes": held_out.episodes}
+        options.refuse("not with --robot", others)
+        how |= {"goals": goals or "10", "seconds": seconds or 5.0, "far": far, "seed": held_out.seed or 0}
         figures = drive(folder, Display(), robot, task=where.task, **how)
     yield figures, tables.score
 
 
 @answering
-def evaluate(
-    where: Where,
-    run: str | None = RUN,
-    engine: str | None = ENGINE,
-    episodes: int | None = EPISODES,
-    seed: int | None = HELD_OUT_SEED,
-) -> Answers:
+def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> Answers:
     """Score a run's teacher on held-out starts and goals."""
     from pipelines import stages, tables
 
-    target = where.open(run)
-    yield stages.evaluate(target, engine=engine, episodes=episodes, seed=seed), tables.score
+    yield stages.evaluate(where.open(run), **held_out._asdict()), tables.score
 
 
 @answering
@@ -243,7 +215,7 @@ def watch(
     policy: str | None = option("WHICH", "of a run: teacher, student or a size. Default: its student"),
     engine: str | None = option(None, "simulator; default: as for control"),
     episodes: int = typer.Option(3, min=1, help="held-out episodes"),
-    seed: int | None = HELD_OUT_SEED,
+    seed: int | None = options.HELD_OUT_SEED,
     out: Path | None = option("FILE", "a .gif, .mp4 or .html; default: GIF and page"),
     live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
 ) -> Answers:
@@ -273,7 +245,7 @@ def inspect(
 
 
 @answering
-def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
+def report(where: Where, run: str | None = options.RUN_OR_SWEEP) -> Answers:
     """Write a run's or a sweep's report, one page that opens in any browser."""
     from pipelines.report import write_report, write_sweep_report
     from pipelines.rundir import Run
@@ -326,7 +298,7 @@ def tasks(
 app.add_typer(presets, name="presets")
 
 
-@command(presets.callback())
+@options.command(presets.callback())
 def list_presets(context: typer.Context) -> Answers:
     """List the presets; show one."""
     if context.invoked_subcommand is None:
@@ -340,8 +312,10 @@ def list_presets(context: typer.Context) -> Answers:
         yield found, tables.presets
 
 
-@command(presets.command("show", cls=Command))
-def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = JSON) -> Answers:
+@options.command(presets.command("show", cls=options.Command))
+def show_preset(
+    name: str = options.PRESET_NAME, as_toml: bool = options.TOML, as_json: bool = options.JSON
+) -> Answers:
     """All settings of one preset, and what each of them is."""
     from pipelines.config import preset
 
@@ -351,17 +325,17 @@ def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = J
 
 @answering
 def config(
-    run: str | None = RUN,
+    run: str | None = options.RUN,
     schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
-    as_toml: bool = TOML,
-    as_json: bool = JSON,
+    as_toml: bool = options.TOML,
+    as_json: bool = options.JSON,
 ) -> Answers:
     """All settings of a run, and what each of them is."""
     from pipelines import config as settings
     from pipelines.rundir import open_run
 
     if schema:
-        refuse("not with --schema", {"RUN": run, "--toml": as_toml})
+        options.refuse("not with --schema", {"RUN": run, "--toml": as_toml})
         yield json.dumps(settings.schema(), indent=2) + "\n"
         return
     target = open_run(run)
@@ -370,18 +344,18 @@ def config(
     yield _settings(target.config, base, title, as_toml, as_json)
 
 
-def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> Answer | str:
+def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> options.Answer | str:
     from pipelines import config as settings
     from pipelines import tables
 
-    refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
+    options.refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
     if as_toml:
         return settings.as_toml(config, base, title)
     return settings.as_json(config, base, title), tables.settings
 
 
 @answering
-def doctor(as_json: bool = JSON) -> Answers:
+def doctor(as_json: bool = options.JSON) -> Answers:
     """What is installed here and what is missing; tries every part, in about a minute."""
     from pipelines import doctor
 

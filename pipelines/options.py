@@ -96,8 +96,6 @@ RESUME = typer.Option(False, "--resume", help="go on where the run stopped; fini
 RUN = _named("[RUN]", "run directory or name; default: the only one")
 RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs; default: the only one")
 STUDENT = option("SIZE", "select this student; the same as --set student.select=SIZE")
-ENGINE = option(None, "simulator; default: as the run sets it")
-EPISODES = typer.Option(None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
 HELD_OUT_SEED = _seed("other held-out episodes than every run's")
 TOML = typer.Option(False, "--toml", help="print a file that --config takes")
 JSON = typer.Option(False, "--json", help="print one JSON object for machines")
@@ -216,7 +214,17 @@ class Where(NamedTuple):
         return sweep
 
 
-GROUPS = (First, Later, Where)
+class HeldOut(NamedTuple):
+    """Options that say in which episodes a policy is evaluated."""
+
+    engine: str | None = option(None, "simulator; default: as the run sets it")
+    episodes: int | None = typer.Option(
+        None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it"
+    )
+    seed: int | None = HELD_OUT_SEED
+
+
+GROUPS = (First, Later, Where, HeldOut)
 
 
 class Command(TyperCommand):
