@@ -156,14 +156,13 @@ def _add(values: Values, group: str, field: str, value: Any, place: str = "") ->
     """Adds a value as a user gives it: under the field's new name, with a warning, and "none" as no value."""
     if group not in GROUPS:
         raise UsageError(f"{place}{unknown_name('group', group, [*GROUPS, BASE] if place else GROUPS)}")
-    known = type(groups(Config())[group])
-    name = f"{group}.{known.RENAMED.get(field, field)}"
+    fields, name = type(groups(Config())[group]).model_fields, present_name(f"{group}.{field}")
     if name in values:
         raise UsageError(f"{place}{name} is given twice: leave out one of them")
-    if field in known.RENAMED:
+    if name != f"{group}.{field}":
         logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, name)
-    elif field not in known.model_fields:
-        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, known.model_fields)}")
+    elif field not in fields:
+        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
     values[name] = None if isinstance(value, str) and value.lower() == NONE else value
 
 
@@ -194,6 +193,27 @@ def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: 
     except ValidationError as error:
         # Of the alternatives that one field has, each that fails is a problem of its own; one line says it.
         raise UsageError("\n".join(dict.fromkeys(map(describe, error.errors())))) from None
+
+
+def with_present_names(stored: Any, group: str = "") -> Any:
+    """Returns settings that a run's or a sweep's file holds, fields by the names that they have now."""
+    if isinstance(stored, list):
+        return [with_present_names(each) for each in stored]
+    if not isinstance(stored, dict):
+        return stored
+    found = {}
+    for name, value in stored.items():
+        present = present_name(f"{group}.{name}" if group in GROUPS else name)
+        found[present.removeprefix(f"{group}.")] = with_present_names(value, name)
+    return found
+
+
+def present_name(name: str) -> str:
+    """Returns `group.field`, the field by the name that it has now."""
+    group, _, field = name.partition(".")
+    return (
+        f"{group}.{groups(Config())[group].RENAMED.get(field, field)}" if group in GROUPS and field else name
+    )
 
 
 def differing(old: Config, new: Config) -> JSON:
