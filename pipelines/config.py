@@ -211,9 +211,8 @@ def with_present_names(stored: Any, group: str = "") -> Any:
 def present_name(name: str) -> str:
     """Returns `group.field`, the field by the name that it has now."""
     group, _, field = name.partition(".")
-    return (
-        f"{group}.{groups(Config())[group].RENAMED.get(field, field)}" if group in GROUPS and field else name
-    )
+    renamed = groups(Config())[group].RENAMED if group in GROUPS else {}
+    return f"{group}.{renamed[field]}" if field in renamed else name
 
 
 def differing(old: Config, new: Config) -> JSON:
