@@ -41,7 +41,8 @@ from recovery import (
 from pipelines.config import preset
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run
-from pipelines.runtime import SAVING, Clock, SaveTimer, deferred_interrupt, sigterm_as_ctrl_c
+from pipelines.runtime import SAVING, deferred_interrupt, sigterm_as_ctrl_c
+from pipelines.training import training
 from teacher import checkpoint
 from teacher.errors import FathomError
 
@@ -179,15 +180,16 @@ def test_a_signal_after_the_last_iteration_is_not_forgotten():
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_the_wall_clock_may_jump(monkeypatch):
-    timer, clock = SaveTimer(1e4), Clock([{"wall_s": 5.0}])
-    display = Display()
-    with display.bar("stage", 10, unit="iterations") as bar:
+def test_the_wall_clock_may_jump(tmp_path, monkeypatch):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    run.begin_stage("teacher", None, 0)
+    run.append_metrics("teacher", {"wall_s": 5.0})
+    with training(run, "teacher", Display(), 1, 10, interval_s=1e4, unit="iterations") as stage:
         for now in (0.0, 4e9):
             monkeypatch.setattr(time, "time", lambda now=now: now)
-            bar.show(5, {})
-            assert not timer.due()
-            assert 5.0 <= clock.read() < 60.0
+            stage.record(5, {}, {})
+            assert not stage.timer.due()
+            assert 5.0 <= stage.wall_s < 60.0
 
 
 def test_a_finished_teacher_trains_longer_and_ends_as_if_it_always_had(copied, tmp_path):
@@ -358,6 +360,16 @@ def test_a_damaged_file_is_named_with_what_to_do(copied, harm, damaged, command,
     assert isinstance(done.exception, SystemExit)  # and no traceback
     assert Path(damaged).name in done.output
     assert remedy.format(run=copied) in done.output
+
+
+def test_students_of_an_earlier_version_are_refused_naming_what_makes_them_anew(copied):
+    save = newest(copied / "students" / "checkpoints")
+    saved = json.loads((save / checkpoint.MANIFEST).read_text())
+    del saved["record"]["student"]["batch_size"]
+    checkpoint.write_manifest(save, saved)
+    done = pipeline_here("distill", copied, "--resume")
+    assert done.exit_code == 1
+    assert f"remove {copied / 'students'}, and pipeline distill {copied} writes them again" in done.output
 
 
 def places(value, path=()):
