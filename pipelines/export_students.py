@@ -138,7 +138,7 @@ def _export_student(
             "teacher_sha256": reference.teacher.source,
             "observation_seed": seed,
         },
-        judge=evaluate,
+        evaluate=evaluate,
         targets=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))

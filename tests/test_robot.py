@@ -66,7 +66,7 @@ def bundle(tmp_path_factory):
     goals = flange_position(random.permutation(q))
     arrays = (each.astype(np.float32) for each in (obs, goals, random.uniform(-1, 1, (1000, 7))))
     directory = tmp_path_factory.mktemp("servo") / "servo"
-    facts = {"provenance": {"student": "servo"}, "judge": lambda _: {"success": 1.0}}
+    facts = {"provenance": {"student": "servo"}, "evaluate": lambda _: {"success": 1.0}}
     write_bundle(directory, SPEC, servo, far, *arrays, **facts)
     return directory
 

@@ -114,7 +114,7 @@ def bundle(tmp_path_factory, robot):
     rows = [values.reshape(-1, values.shape[-1])[:1000] for values in (*lived.sensed_steps(), lived.action)]
     directory = tmp_path_factory.mktemp("sensed") / "small"
     arrays = (values.astype(np.float32) for values in rows)
-    write_bundle(directory, SPEC, policy, critic, *arrays, provenance={}, judge=lambda _: {"success": 0.5})
+    write_bundle(directory, SPEC, policy, critic, *arrays, provenance={}, evaluate=lambda _: {"success": 0.5})
     return directory
 
 
