@@ -13,7 +13,7 @@ from pipelines.closed_loop import controller_errors, opened
 from pipelines.files import writing
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
-from pipelines.robot.goals import goals_of
+from pipelines.robot.goals import goals_of, numbers
 from pipelines.robot.limits import velocity_limits, violations
 from pipelines.robot.simulated import read_log, simulated_robot
 from pipelines.rundir import ROBOT_LOG
@@ -116,10 +116,7 @@ def _require_consistent(robot: str, host: str | None, start: str | None, log: Pa
 
 def _numbers(option: str, text: str, low: Sequence[float], high: Sequence[float], what: str) -> np.ndarray:
     """Reads numbers within limits, separated by commas."""
-    try:
-        found = np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        found = np.array([])
+    found = numbers(text)
     if len(found) != len(low) or not ((found >= low) & (found <= high)).all():
         limits = ", ".join(f"[{least:g}, {most:g}]" for least, most in zip(low, high, strict=True))
         raise UsageError(f"{option}: {text}, allowed: {len(low)} {what} within {limits}")
