@@ -7,15 +7,11 @@ import signal
 import subprocess
 import time
 
-import numpy as np
-import pytest
 from conftest import PIPELINE
 from recovery import without_clock
 
-from export.controller import load
 from pipelines.config import preset
 from teacher import checkpoint
-from teacher.tasks import make_task
 from teacher.train import load_teacher
 
 SIZES = preset("debug").student.sizes
@@ -60,15 +56,6 @@ def test_every_artifact_says_what_it_was_made_with(debug_run):
         assert config["source_sha256"] == source
         assert "jax" in json.loads((debug_run.path / stage / "versions.json").read_text())
     assert len((debug_run.path / "teacher" / "metrics.jsonl").read_text().splitlines()) == 4
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_bundles_load_and_hold_the_specification(debug_run, size):
-    controller = load(debug_run.path / debug_run.printed["export"][size]["bundle"])
-    spec = make_task(debug_run.printed["task"]).spec
-    assert controller.spec == spec.for_robot()
-    obs, goal = np.zeros(spec.observation_size, np.float32), np.zeros(spec.goal_size, np.float32)
-    assert controller.step(obs, goal).shape == (spec.action_size,)
 
 
 def test_each_command_reports_in_json(debug_run, pipeline):

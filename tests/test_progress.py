@@ -62,14 +62,13 @@ def test_the_panel_says_how_far_how_fast_and_how_well():
     assert "entropy" not in text
 
 
-def test_before_there_is_anything_to_say_nothing_is_invented():
-    bar = bar_on(Terminal(file=io.StringIO()))
-    assert bar.line == "teacher: 0 of 10,000 steps, time left unknown"
-
-
 @pytest.mark.parametrize("width", [8, 20, 39, 60, 100, 200])
 def test_at_any_width_lines_fit(width):
     assert all(len(line) <= width for line in drawn(width))
+
+
+def test_before_there_is_anything_to_say_nothing_is_invented():
+    assert bar_on(Terminal(file=io.StringIO())).line == "teacher: 0 of 10,000 steps, time left unknown"
 
 
 def test_a_sparkline_is_of_the_last_scores_from_nought_to_one():

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PIPELINE
-from events import told
 from recovery import (
     SIZES,
     assert_readable,
@@ -65,7 +64,7 @@ def resumed(run: Path) -> None:
 def killed(tmp_path_factory) -> Path:
     """A run killed twice, at a random moment of a stage each time, and then taken up again."""
     run, random = tmp_path_factory.mktemp("killed") / "run", np.random.default_rng()
-    command = [*beginning(run), "--set", "track.tensorboard=true"]
+    command = beginning(run)
     for stage in ("teacher", random.choice(["students", "export"])):
         after = random.uniform(0, 4)
         process = started(*command, cwd=run.parent)
@@ -82,12 +81,6 @@ def killed(tmp_path_factory) -> Path:
 
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(debug_run, killed):
     assert_same(killed, debug_run.path)
-
-
-@pytest.mark.parametrize("stage", ["teacher", "students"])
-def test_a_tracker_is_told_each_step_once_however_often_a_run_is_killed(killed, stage):
-    steps = [step for step, _ in told(killed / stage / "tensorboard")]
-    assert steps == [line["env_steps"] for line in Run(killed).metrics(stage)]
 
 
 def test_sigterm_during_export_keeps_what_is_finished_and_says_how_to_go_on(debug_run, copied):

@@ -325,11 +325,9 @@ def test_goals_come_from_a_file_and_far_ones_with_a_warning(tmp_path):
 
 
 def test_drawn_goals_are_those_of_training():
-    (goals, warnings), (others, _) = (goals_of("500", TASK, seed=seed, far=False) for seed in (1, 2))
-    assert not warnings
+    goals, others, again = (goals_of("500", TASK, seed=seed, far=False)[0] for seed in (1, 2, 1))
     assert (goals >= SPEC.goal.low).all() and (goals <= SPEC.goal.high).all()
-    assert np.abs(goals - others).max() > 0.1
-    np.testing.assert_array_equal(goals, goals_of("500", TASK, seed=1, far=False)[0])
+    assert np.abs(goals - others).max() > 0.1 and (goals == again).all()
 
 
 def test_a_policy_of_another_robot_is_refused():
