@@ -45,7 +45,7 @@ def write_bundle(
     actions: np.ndarray,
     *,
     provenance: Mapping[str, Any],
-    judge: Callable[[controller.Controller], Mapping[str, Any]],
+    evaluate: Callable[[controller.Controller], Mapping[str, Any]],
     targets: Sequence[str] = (),
 ) -> dict[str, Verification]:
     """Verifies policy and critic in ONNX Runtime, then writes the bundle; a second export is identical.
@@ -58,7 +58,7 @@ def write_bundle(
         policy on the robot is given them; the critic is asked about those actions.
       provenance: JSON values, written as they are; `observation_seed` and `checkpoint_sha256` enter the
         certificates.
-      judge: is given the controller with the verified graphs, before anything is written, and answers
+      evaluate: is given the controller with the verified graphs, before anything is written, and answers
         how good it is: facts for the model card, by the name to print.
       targets: names of TARGETS whose files are added under `deploy/`.
     Returns: by graph (`policy`, `policy_flat`, `policy_safe`, `critic`), its error and latency here.
@@ -74,8 +74,8 @@ def write_bundle(
     task = spec.for_robot()
     record = {"format_version": controller.FORMAT_VERSION, "task": task, "provenance": dict(provenance)}
     # Nothing below is measured on a clock: the bytes depend on what is exported alone.
-    unjudged = _annotated(graphs, task, provenance, verifications, {})
-    facts = judge(controller.Controller(record, unjudged["policy.onnx"], unjudged["critic.onnx"]))
+    verified = _annotated(graphs, task, provenance, verifications, {})
+    facts = evaluate(controller.Controller(record, verified["policy.onnx"], verified["critic.onnx"]))
     files = _annotated(graphs, task, provenance, verifications, facts) | _golden_files(golden)
     files |= target_files(targets, spec, {graph.graph.name: graph for graph in graphs}, golden)
     files["controller.py"] = Path(controller.__file__).read_bytes()

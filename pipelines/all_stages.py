@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 from export.graph import load_converters
+from pipelines.closed_loop import control, control_engine
 from pipelines.export_students import export
 from pipelines.progress import QUIET, Display
 from pipelines.render import is_kept
 from pipelines.report import write_report
 from pipelines.rundir import Run
-from pipelines.stages import control, control_engine
 from pipelines.train_students import distill
 from pipelines.train_teacher import teach
 from teacher.errors import FathomError

@@ -1,7 +1,7 @@
 """Baselines of a run's students: each an ordinary run in baselines/NAME, scored on the same episodes."""
 
 import shutil
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,41 +51,46 @@ def distill_with_baselines(
     waiting = [name for name in asked if not _is_scored(run, folders[name])]
     baselines.require_budget(waiting, teacher, run.config.student, length)
     configs = {name: _config(folder, run.config, size) for name, folder in folders.items()}
-
-    def decisive(config: Config) -> tuple[TeacherConfig, JSON]:
-        return config.teacher, config.student.model_dump(include=TRAINING_FIELDS)
-
     for name, folder in folders.items():
-        if folder.exists() and decisive(Run(folder).config) != decisive(configs[name]):
+        if folder.exists() and _decisive(Run(folder).config) != _decisive(configs[name]):
             raise UsageError(f"{folder} was begun with other settings: remove it to begin anew")
     distill(run, display, resume=resume or "students" in run.summary, seed=seed)
     student = load_student(run.students / size)
-    basis = {
+    basis: JSON = {
         "size": size,
         "episodes": run.config.student.episodes,
         "teacher_sha256": student.teacher_source,
         "student_sha256": student.source,
     }
-    sizes = {"student_parameters": parameter_count(student.params.policy)}
-    waiting = [name for name in asked if not _is_scored(run, folders[name], basis)]
-    for name in (name for name in asked if name not in waiting):
-        display.say(f"kept {folders[name]}")
-    if waiting:
-        reference = ReferenceEpisodes.of(load_teacher(run.checkpoints), run.config.student.episodes)
-        of_student, _ = reference.run(_policy(student))
-        for name in waiting:
-            policy, effort = _train(run, folders[name], configs[name], size)
-            found, _ = reference.run(policy)
-            gain = of_student.time_at_goal - found.time_at_goal  # in the same episodes
-            score = summarise(found, reference.layout) | retention(found, reference.outcomes)
-            gains = {"student_gain": float(gain.mean()), "student_gain_interval": list(mean_interval(gain))}
-            figures = basis | sizes | effort | score | gains
-            run.update_summary({"baselines": {name: figures}})
-            display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
+    reference = cache(lambda: ReferenceEpisodes.of(load_teacher(run.checkpoints), basis["episodes"]))
+    of_student = cache(lambda: reference().run(_policy(student))[0])
+    for name, folder in folders.items():
+        if _is_scored(run, folder, basis):
+            display.say(f"kept {folder}")
+            continue
+        policy, effort = _train(run, folder, configs[name], size)
+        found, _ = reference().run(policy)
+        gain = of_student().time_at_goal - found.time_at_goal  # in the same episodes
+        figures = {
+            **basis,
+            "student_parameters": parameter_count(student.params.policy),
+            **effort,
+            **summarise(found, reference().layout),
+            **retention(found, reference().outcomes),
+            "student_gain": float(gain.mean()),
+            "student_gain_interval": list(mean_interval(gain)),
+        }
+        run.update_summary({"baselines": {name: figures}})
+        display.say(f"baseline {name}: {figures['time_at_goal']:.3f} of its time at the goal")
     summary = run.summary
     if sentence := baselines.conclusion(summary["baselines"]):
         display.say(sentence)
     return {key: summary[key] for key in ("students", "baselines")}
+
+
+def _decisive(config: Config) -> tuple[TeacherConfig, JSON]:
+    """Returns the settings that decide what a baseline becomes."""
+    return config.teacher, config.student.model_dump(include=TRAINING_FIELDS)
 
 
 def _size(run: Run) -> str:

@@ -10,26 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipelines import distributed
-from pipelines.options import (
-    ENGINE,
-    EPISODES,
-    HELD_OUT_SEED,
-    JSON,
-    PRESET_NAME,
-    RUN,
-    RUN_OR_SWEEP,
-    STUDENT,
-    TOML,
-    Answer,
-    Command,
-    First,
-    Later,
-    Where,
-    command,
-    option,
-    refuse,
-)
+from pipelines import distributed, options
+from pipelines.options import First, HeldOut, Later, Where, option
 from pipelines.presets import PRESETS
 from pipelines.progress import Display
 from teacher.errors import UsageError
@@ -38,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.config import Config
     from pipelines.sweep import Sweep
 
-Answers = Iterator[Answer | str]
+Answers = Iterator[options.Answer | str]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,14 +32,15 @@ app = typer.Typer(
 )
 PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
 presets = typer.Typer(invoke_without_command=True)
+answering = options.command(app.command(cls=options.Command))
 
 
 def main() -> None:
     app()
 
 
-@command(app.command(cls=Command))
-def run(first: First, student: str | None = STUDENT) -> Answers:
+@answering
+def run(first: First, student: str | None = options.STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
     with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
@@ -69,7 +52,7 @@ def run(first: First, student: str | None = STUDENT) -> Answers:
             train_teacher.follow(target, resume=first.resume)
 
 
-@command(app.command(cls=Command))
+@answering
 def teacher(
     first: First,
     depths: str | None = option("D1,D2,...", "the same as --vary network.depth=D1,D2,..."),
@@ -99,11 +82,11 @@ def teacher(
             train_teacher.follow(target, resume=first.resume)
 
 
-@command(app.command(cls=Command))
+@answering
 def distill(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_SWEEP,
+    run: str | None = options.RUN_OR_SWEEP,
     baselines: str | None = option(
         "all|NAME,...", "also train baselines: direct, direct_long, shallow_actor, cloning, dagger"
     ),
@@ -129,12 +112,12 @@ def distill(
             yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
 
 
-@command(app.command(cls=Command))
+@answering
 def export(
     later: Later,
     where: Where,
-    run: str | None = RUN_OR_SWEEP,
-    student: str | None = STUDENT,
+    run: str | None = options.RUN_OR_SWEEP,
+    student: str | None = options.STUDENT,
     profile: list[str] | None = option("NAME", "add a controller's files; may be repeated: " + PROFILES),
     sign: Path | None = option("KEY", "sign bundles with this ed25519 key (PEM), for load(trusted=...)"),
 ) -> Answers:
@@ -169,21 +152,19 @@ def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
     require_success(sweep, summary, stage)
 
 
-@command(app.command(cls=Command))
+@answering
 def control(
     where: Where,
+    held_out: HeldOut,
     bundle: str | None = typer.Argument(
         None, metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"
     ),
-    engine: str | None = ENGINE,
-    episodes: int | None = EPISODES,
-    seed: int | None = HELD_OUT_SEED,
     robot: str | None = option(
         "fr3|fr3-sim", "drive this robot instead: a Franka FR3, or one simulated here"
     ),
     host: str | None = option("ADDRESS", "of the robot's control, for --robot fr3"),
     goals: str | None = option("N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10"),
-    seconds: float | None = option(None, "on the robot, for each goal. Default: 5"),
+    seconds: float | None = typer.Option(None, min=0.5, max=3600, help="for each goal. Default: 5"),
     far: bool = typer.Option(
         False, "--allow-far-goals", help="take goals outside the training range, with a warning"
     ),
@@ -192,46 +173,40 @@ def control(
     log: Path | None = option("FILE.npz", "where steps on the robot are written"),
 ) -> Answers:
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
-    from pipelines import stages, tables
+    from pipelines import closed_loop, stages, tables
     from pipelines.rundir import open_run
 
     folder = Path(bundle or "")
     if bundle is None or not (folder / "spec.json").is_file():
-        folder = stages.selected_bundle(open_run(where.named(bundle)))
+        folder = closed_loop.selected_bundle(open_run(where.named(bundle)))
     elif where.run_option is not None:
         raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
     if where.trust:
-        stages.stand_for(stages.runs_of(folder), where.task, where.trust)
+        stages.stand_for(closed_loop.runs_of(folder), where.task, where.trust)
     how: dict[str, Any] = {"host": host, "tool": tool, "start": start, "log": log}
     if robot is None:
-        options = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
-        refuse("only with --robot", options | {"--allow-far-goals": far})
-        how = {"task": where.task, "engine": engine, "episodes": episodes, "seed": seed}
-        yield stages.control(folder, Display(), **how), tables.score
-        return
-    from pipelines.robot.driving import drive
+        given = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
+        options.refuse("only with --robot", given | {"--allow-far-goals": far})
+        figures = closed_loop.control(folder, Display(), task=where.task, **held_out._asdict())
+    else:
+        from pipelines.robot.driving import drive
 
-    refuse("not with --robot", {"--engine": engine, "--episodes": episodes})
-    how |= {"goals": goals or "10", "seconds": 5.0 if seconds is None else seconds, "far": far}
-    yield drive(folder, Display(), robot=robot, seed=seed or 0, task=where.task, **how), tables.score
+        others = {"--engine": held_out.engine, "--episodes": held_out.episodes}
+        options.refuse("not with --robot", others)
+        how |= {"goals": goals or "10", "seconds": seconds or 5.0, "far": far, "seed": held_out.seed or 0}
+        figures = drive(folder, Display(), robot, task=where.task, **how)
+    yield figures, tables.score
 
 
-@command(app.command(cls=Command))
-def evaluate(
-    where: Where,
-    run: str | None = RUN,
-    engine: str | None = ENGINE,
-    episodes: int | None = EPISODES,
-    seed: int | None = HELD_OUT_SEED,
-) -> Answers:
+@answering
+def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> Answers:
     """Score a run's teacher on held-out starts and goals."""
     from pipelines import stages, tables
 
-    target = where.open(run)
-    yield stages.evaluate(target, engine=engine, episodes=episodes, seed=seed), tables.score
+    yield stages.evaluate(where.open(run), **held_out._asdict()), tables.score
 
 
-@command(app.command(cls=Command))
+@answering
 def watch(
     where: Where,
     target: str | None = typer.Argument(
@@ -240,7 +215,7 @@ def watch(
     policy: str | None = option("WHICH", "of a run: teacher, student or a size. Default: its student"),
     engine: str | None = option(None, "simulator; default: as for control"),
     episodes: int = typer.Option(3, min=1, help="held-out episodes"),
-    seed: int | None = HELD_OUT_SEED,
+    seed: int | None = options.HELD_OUT_SEED,
     out: Path | None = option("FILE", "a .gif, .mp4 or .html; default: GIF and page"),
     live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
 ) -> Answers:
@@ -255,7 +230,7 @@ def watch(
     yield {"written": [str(file) for file in files]}, lambda found: "\n".join(found["written"])
 
 
-@command(app.command(cls=Command))
+@answering
 def inspect(
     target: Path = typer.Argument(..., metavar="BUNDLE|FILE.onnx", help="what to look into"),
     other: Path | None = typer.Argument(None, metavar="[BUNDLE|FILE.onnx]", help="what to compare it with"),
@@ -263,16 +238,14 @@ def inspect(
     """Say what an exported policy expects, answers and is worth, from its files alone; compare two."""
     from pipelines import inspection
 
-    first = inspection.inspect(target)
     if other is None:
-        yield first, inspection.description
+        yield inspection.inspect(target), inspection.description
     else:
-        found = inspection.differences(target, first, other, inspection.inspect(other))
-        yield found, inspection.comparison
+        yield inspection.differences(target, other), inspection.comparison
 
 
-@command(app.command(cls=Command))
-def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
+@answering
+def report(where: Where, run: str | None = options.RUN_OR_SWEEP) -> Answers:
     """Write a run's or a sweep's report, one page that opens in any browser."""
     from pipelines.report import write_report, write_sweep_report
     from pipelines.rundir import Run
@@ -282,7 +255,7 @@ def report(where: Where, run: str | None = RUN_OR_SWEEP) -> Answers:
     yield {"report": str(page)}, lambda found: found["report"]
 
 
-@command(app.command(cls=Command))
+@answering
 def compare(
     runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
     out: Path | None = option("FILE.html", "default: compare.html beside the first run"),
@@ -301,7 +274,7 @@ def compare(
         yield figures | {"page": str(page)}, tables.side_by_side
 
 
-@command(app.command(cls=Command))
+@answering
 def tasks(
     names: list[str] | None = typer.Argument(
         None, metavar="[NAME]...", help="of tasks, or path/to/file.py:NAME. Default: all"
@@ -325,7 +298,7 @@ def tasks(
 app.add_typer(presets, name="presets")
 
 
-@command(presets.callback())
+@options.command(presets.callback())
 def list_presets(context: typer.Context) -> Answers:
     """List the presets; show one."""
     if context.invoked_subcommand is None:
@@ -339,8 +312,10 @@ def list_presets(context: typer.Context) -> Answers:
         yield found, tables.presets
 
 
-@command(presets.command("show", cls=Command))
-def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = JSON) -> Answers:
+@options.command(presets.command("show", cls=options.Command))
+def show_preset(
+    name: str = options.PRESET_NAME, as_toml: bool = options.TOML, as_json: bool = options.JSON
+) -> Answers:
     """All settings of one preset, and what each of them is."""
     from pipelines.config import preset
 
@@ -348,19 +323,19 @@ def show_preset(name: str = PRESET_NAME, as_toml: bool = TOML, as_json: bool = J
     yield _settings(config, name, f"preset {name}: {PRESETS[name][0]}", as_toml, as_json)
 
 
-@command(app.command(cls=Command))
+@answering
 def config(
-    run: str | None = RUN,
+    run: str | None = options.RUN,
     schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
-    as_toml: bool = TOML,
-    as_json: bool = JSON,
+    as_toml: bool = options.TOML,
+    as_json: bool = options.JSON,
 ) -> Answers:
     """All settings of a run, and what each of them is."""
     from pipelines import config as settings
     from pipelines.rundir import open_run
 
     if schema:
-        refuse("not with --schema", {"RUN": run, "--toml": as_toml})
+        options.refuse("not with --schema", {"RUN": run, "--toml": as_toml})
         yield json.dumps(settings.schema(), indent=2) + "\n"
         return
     target = open_run(run)
@@ -369,18 +344,18 @@ def config(
     yield _settings(target.config, base, title, as_toml, as_json)
 
 
-def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> Answer | str:
+def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> options.Answer | str:
     from pipelines import config as settings
     from pipelines import tables
 
-    refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
+    options.refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
     if as_toml:
         return settings.as_toml(config, base, title)
     return settings.as_json(config, base, title), tables.settings
 
 
-@command(app.command(cls=Command))
-def doctor(as_json: bool = JSON) -> Answers:
+@answering
+def doctor(as_json: bool = options.JSON) -> Answers:
     """What is installed here and what is missing; tries every part, in about a minute."""
     from pipelines import doctor
 

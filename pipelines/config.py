@@ -64,29 +64,18 @@ class Config(Group):
 TEACHER_GROUPS = tuple(TeacherConfig.model_fields)
 GROUPS = (*TEACHER_GROUPS, *(name for name in Config.model_fields if name != "teacher"))
 LONGEST_SHOWN = 80  # characters of a value in a message
+Values = dict[str, Any]  # by `group.field`
 BASE = "preset"  # the one key of a settings file that is no group
 NONE = "none"
-
-
-class Change(NamedTuple):
-    """One setting as a user gives it."""
-
-    group: str
-    field: str
-    value: Any
-    place: str = ""  # begins a message about it: the file that it stands in
-
-    @property
-    def name(self) -> str:
-        return f"{self.group}.{self.field}"
 
 
 class Request(NamedTuple):
     """Settings as a command line asks for them; a value is checked when it is put `on` others."""
 
     preset: str | None  # as --preset or the file names it
-    of_file: tuple[Change, ...] = ()
-    assigned: tuple[Change, ...] = ()  # by --set and the options that stand for it
+    of_file: Values
+    assigned: Values  # by --set and the options that stand for it
+    file: Path | None = None
 
     @property
     def base(self) -> str:
@@ -99,7 +88,8 @@ class Request(NamedTuple):
 
     def on(self, config: Config) -> Config:
         """Returns a copy with what was asked for; UsageError naming field, value, bounds, and the file."""
-        return changed(config, [*self.of_file, *self.assigned])
+        places = dict.fromkeys(self.of_file.keys() - self.assigned.keys(), f"{self.file}: ")
+        return _changed(config, self.of_file | self.assigned, places)
 
     def different(self, config: Config, allowed: str = "") -> str:
         """Says what is asked for that `config` has otherwise; empty if nothing, or only what is allowed."""
@@ -117,13 +107,13 @@ def requested(name: str | None, file: Path | None, set_: list[str] | None, **own
 
     Raises: UsageError naming what cannot be read, is unknown or is given twice."""
     given = [f"{field.replace('__', '.')}={value}" for field, value in own.items() if value is not None]
-    assigned = parsed([*(set_ or []), *given])
+    assigned = _parsed([*(set_ or []), *given])
     if name is not None:
         preset(name)
-    base, changes = (None, []) if file is None else read_settings(file)
+    base, of_file = (None, {}) if file is None else read_settings(file)
     if None not in (name, base) and name != base:
         raise UsageError(f"two presets are named: --preset {name}, and {base} in {file}")
-    return Request(name or base, tuple(changes), tuple(assigned))
+    return Request(name or base, of_file, assigned, file)
 
 
 def preset(name: str) -> Config:
@@ -142,12 +132,12 @@ def with_values(config: Config, assignments: Iterable[str]) -> Config:
     """Returns a copy with `group.field=value` assignments applied.
 
     Raises: UsageError naming the field, what was found and what is allowed."""
-    return changed(config, parsed(assignments))
+    return _changed(config, _parsed(assignments), {})
 
 
-def parsed(assignments: Iterable[str]) -> list[Change]:
+def _parsed(assignments: Iterable[str]) -> Values:
     """Parses `group.field=value`; UsageError for what is not so written."""
-    found = []
+    found: Values = {}
     for assignment in assignments:
         target, separator, text = (part.strip() for part in assignment.partition("="))
         group, _, field = target.partition(".")
@@ -157,36 +147,30 @@ def parsed(assignments: Iterable[str]) -> list[Change]:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):  # also of numbers and nesting without end
-            value = None if text.lower() == NONE else text
-        found.append(_change(group, field, value))
+            value = text
+        _add(found, group, field, value)
     return found
 
 
-def _change(group: str, field: str, value: Any, place: str = "") -> Change:
-    """A field may be called by its old name, with a warning."""
-    known = groups(Config()).get(group, Config())
-    change = Change(group, known.RENAMED.get(field, field), value, place)
-    if change.field != field:
-        logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, change.name)
-    return change
+def _add(values: Values, group: str, field: str, value: Any, place: str = "") -> None:
+    """Adds a value as a user gives it: under the field's new name, with a warning, and "none" as no value."""
+    if group not in GROUPS:
+        raise UsageError(f"{place}{unknown_name('group', group, [*GROUPS, BASE] if place else GROUPS)}")
+    fields, name = type(groups(Config())[group]).model_fields, present_name(f"{group}.{field}")
+    if name in values:
+        raise UsageError(f"{place}{name} is given twice: leave out one of them")
+    if name != f"{group}.{field}":
+        logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, name)
+    elif field not in fields:
+        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
+    values[name] = None if isinstance(value, str) and value.lower() == NONE else value
 
 
-def changed(config: Config, changes: Iterable[Change]) -> Config:
-    """Returns a copy with the changes applied in order; UsageError as `with_values` raises it."""
+def _changed(config: Config, changes: Values, places: Mapping[str, str]) -> Config:
     values = config.model_dump()
-    places: dict[str, str] = {}
-    for change in changes:
-        group, field, value, place = change
-        if group not in GROUPS:
-            raise UsageError(f"{place}{unknown_name('group', group, GROUPS)}")
-        fields = (values["teacher"] if group in TEACHER_GROUPS else values)[group]
-        if places.get(change.name) == place:
-            raise UsageError(f"{place}{change.name} is given twice: leave out one of them")
-        if field not in fields:
-            raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
-        from_file = place and change.name == "task.name" and isinstance(value, str)
-        fields[field] = StoredName(value) if from_file else value
-        places[change.name] = place
+    for name, value in changes.items():
+        group, _, field = name.partition(".")
+        (values["teacher"] if group in TEACHER_GROUPS else values)[group][field] = value
     return validated(values, places)
 
 
@@ -217,13 +201,18 @@ def with_present_names(stored: Any, group: str = "") -> Any:
         return [with_present_names(each) for each in stored]
     if not isinstance(stored, dict):
         return stored
-    renamed = groups(Config())[group].RENAMED if group in GROUPS else {}
-    result = {}
+    found = {}
     for name, value in stored.items():
-        of, _, field = name.rpartition(".")  # a sweep's keys are group.field
-        present = f"{of}.{groups(Config())[of].RENAMED.get(field, field)}" if of in GROUPS else name
-        result[renamed.get(name, present)] = with_present_names(value, name)
-    return result
+        present = present_name(f"{group}.{name}" if group in GROUPS else name)
+        found[present.removeprefix(f"{group}.")] = with_present_names(value, name)
+    return found
+
+
+def present_name(name: str) -> str:
+    """Returns `group.field`, the field by the name that it has now."""
+    group, _, field = name.partition(".")
+    renamed = groups(Config())[group].RENAMED if group in GROUPS else {}
+    return f"{group}.{renamed[field]}" if field in renamed else name
 
 
 def differing(old: Config, new: Config) -> JSON:
@@ -243,7 +232,7 @@ def brief(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 10]}...{text[-7:]}"
 
 
-def read_settings(file: Path) -> tuple[str | None, list[Change]]:
+def read_settings(file: Path) -> tuple[str | None, Values]:
     """Reads a settings file: the preset that it names, and its values, which are not checked yet.
 
     Raises: UsageError naming the file and what in it is no setting."""
@@ -254,21 +243,19 @@ def read_settings(file: Path) -> tuple[str | None, list[Change]]:
     except (ValueError, RecursionError) as error:
         kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "TOML"
         raise UsageError(f"--config: {file} is not {kind}: {error}") from error
-    base = found.pop(BASE, None)
+    base, values = found.pop(BASE, None), dict[str, Any]()
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{file}: {BASE}: found {brief(base)}, must be the name of a preset")
     if base is not None and base not in PRESETS:
         raise UsageError(f"{file}: {unknown_name('preset', base, PRESETS)}")
-    changes = []
     for group, fields in found.items():
-        if group not in GROUPS:
-            raise UsageError(f"{file}: {unknown_name('group', group, [BASE, *GROUPS])}")
-        if not isinstance(fields, dict):
+        if group in GROUPS and not isinstance(fields, dict):
             message = f"write [{group}] and below it field = value"
             raise UsageError(f"{file}: {group}: found {brief(fields)}, {message}")
-        for field, value in fields.items():
-            changes.append(_change(group, field, None if value == NONE else value, f"{file}: "))
-    return base, changes
+        for field, value in fields.items() if isinstance(fields, dict) else [("", fields)]:
+            is_task = (group, field) == ("task", "name") and isinstance(value, str)
+            _add(values, group, field, StoredName(value) if is_task else value, f"{file}: ")
+    return base, values
 
 
 def as_toml(config: Config, base: str, title: str) -> str:
@@ -288,14 +275,16 @@ def as_toml(config: Config, base: str, title: str) -> str:
 
 def as_json(config: Config, base: str, title: str) -> JSON:
     """Returns `title`, `preset`, and in `settings` each group's fields: `value`, `default`, `description`."""
-    usual = {name: group.model_dump(mode="json") for name, group in groups(Config()).items()}
-
-    def entry(name: str, group: Group, field: str, value: Any) -> JSON:
-        description = type(group).model_fields[field].description
-        return {"value": value, "default": usual[name][field], "description": description}
-
+    usual = groups(Config())
     settings = {
-        name: {f: entry(name, group, f, value) for f, value in group.model_dump(mode="json").items()}
+        name: {
+            field: {
+                "value": value,
+                "default": usual[name].model_dump(mode="json")[field],
+                "description": type(group).model_fields[field].description,
+            }
+            for field, value in group.model_dump(mode="json").items()
+        }
         for name, group in groups(config).items()
     }
     return {"title": title, BASE: base, "settings": settings}

@@ -11,11 +11,13 @@ import re
 import tempfile
 import textwrap
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pipelines
+from pipelines import graphics
 from pipelines.progress import Display
 from pipelines.rundir import PACKAGES
 from teacher.errors import FathomError
@@ -43,17 +45,22 @@ def examine(display: Display) -> JSON:
             pipelines.run_all(pipelines.new_run(Path(folder) / "run", pipelines.preset("debug")), display)
         except Exception as broken:  # whatever is broken here is what was looked for
             error = _anonymous(f"{type(broken).__name__}: {broken}".replace(folder, ""))
-    devices = _devices()
-    gpus = [device for device in devices if device.startswith(("gpu", "cuda", "rocm"))]
-    gpu = {"found": ", ".join(gpus)} if gpus else {"install": "pip install 'fathom-rl[gpu]'"}
-    packages = {name: _package(module, install) for name, (module, install) in EXTRAS.items()}
-    cores, system = os.cpu_count(), f"{platform.system()} {platform.release()} {platform.machine()}"
+    devices: list[str] = []
+    with suppress(ImportError, RuntimeError):  # which the self-test explains
+        import jax
+
+        devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    gpus = ", ".join(device for device in devices if device.startswith(("gpu", "cuda", "rocm")))
+    found = {"GPU": (gpus, "pip install 'fathom-rl[gpu]'"), "pictures": (_graphics(), graphics.INSTALL)}
+    for name, (module, install) in EXTRAS.items():
+        found[name] = "installed" if importlib.util.find_spec(module) else "", install
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return {
-        "system": {"platform": system, "cores": cores},
+        "system": {"platform": system, "cores": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "devices": devices,
         "environment": {name: _anonymous(os.environ[name]) for name in ENVIRONMENT if name in os.environ},
-        "extras": {"GPU": gpu, "pictures": _graphics(), **packages},
+        "extras": {name: {"found": it} if it else {"install": how} for name, (it, how) in found.items()},
         "seconds": round(time.perf_counter() - begun, 1),
         "passed": not error,
         **({"error": error} if error else {}),
@@ -73,12 +80,15 @@ def page(found: JSON) -> str:
         *(f"device {device}" for device in found["devices"]),
         *(f"{name} {number}" for name, number in found["versions"].items()),
         *(f"{name}={value}" for name, value in found["environment"].items()),
+        *(
+            f"{name}: {it.get('found') or 'missing; ' + it['install']}"
+            for name, it in found["extras"].items()
+        ),
+        f"a run of the preset debug: {found.get('error', 'works')}, {found['seconds']} s",
     ]
-    for name, extra in found["extras"].items():
-        lines.append(f"{name}: {extra.get('found') or 'missing; ' + extra['install']}")
-    lines.append(f"a run of the preset debug: {found.get('error', 'works')}, {found['seconds']} s")
-    folder = textwrap.TextWrapper(76, subsequent_indent=" " * 4)
-    return "\n".join(folder.fill(line) for line in "\n".join(lines).splitlines())
+    return "\n".join(
+        textwrap.fill(line, 76, subsequent_indent="    ") for line in "\n".join(lines).splitlines()
+    )
 
 
 def _version(package: str) -> str:
@@ -88,36 +98,18 @@ def _version(package: str) -> str:
         return "missing"
 
 
-def _devices() -> list[str]:
-    """What JAX computes on; none if it cannot be asked, which the self-test explains."""
+def _graphics() -> str:
     try:
-        import jax
-
-        return [f"{device.platform} {device.device_kind}" for device in jax.devices()]
-    except (ImportError, RuntimeError):
-        return []
-
-
-def _package(module: str, install: str) -> JSON:
-    return {"found": "installed"} if importlib.util.find_spec(module) else {"install": install}
-
-
-def _graphics() -> JSON:
-    from pipelines import graphics
-
-    try:
-        return {"found": graphics.library()}
+        return graphics.library()
     except graphics.NoGraphics:
-        return {"install": graphics.INSTALL}
+        return ""
 
 
 def _anonymous(text: str) -> str:
     """Without the user's home, name and host."""
-    text = text.replace(str(Path.home()), "~")
-    try:
+    text, user = text.replace(str(Path.home()), "~"), ""
+    with suppress(KeyError, OSError):  # a number without an entry
         user = getpass.getuser()
-    except (KeyError, OSError):  # a number without an entry
-        user = ""
     for name, stand_in in ((platform.node(), "HOST"), (user, "USER")):
         text = re.sub(rf"\b{re.escape(name)}\b", stand_in, text) if name else text
     return text

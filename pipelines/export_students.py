@@ -49,8 +49,7 @@ def export(
     """Exports every student, evaluates the files in closed loop beside the teacher, selects one.
 
     Args: sign: a private key, by which every bundle is signed."""
-    config, begun = run.config, run.begun_with("export") if resume else None
-    chosen = seed if seed is not None else begun["seed"] if begun else run.seed
+    config, chosen = run.config, run.stage_seed("export", seed, resume)
     key = None if sign is None else signing_key(sign)
     if resume:
         run.mend_summary(display.warn)
@@ -73,16 +72,9 @@ def export(
             parity = exported["parity_max_error"]
             display.say(f"exported {run.bundles / student.name}: agrees with JAX to {parity:.1e}")
             bar.show(number, scores | exported, scores)
-        if key is not None:
-            for student in students:
-                sign_bundle(run.bundles / student.name, key)
-        judged, last = run.summary["students"], [{}, *run.metrics("students")][-1]
-        sizes = config.student.sizes
-        learned = {size: last[key] for size in sizes if (key := f"{size}/action_error") in last}
-        selection = select({size: judged[size] for size in sizes}, config.student, learned)
-        run.update_summary(dict(zip(SELECTED, selection[:3], strict=True)))
-        display.say(f"selected: {selection.because}")
-        selected = next(student for student in students if student.name == selection.size)
+        for student in students if key is not None else ():
+            sign_bundle(run.bundles / student.name, key)
+        selected = _select(run, students, display)
         bar.note = f"{selected.name} under harder conditions"
         episodes = min(config.student.robustness_episodes, config.student.episodes)
         basis = {"episodes": episodes, "student_sha256": selected.source}
@@ -101,11 +93,22 @@ def require_selection(run: Run) -> None:
         raise FathomError(run.summary["selected_because"])
 
 
+def _select(run: Run, students: list[TrainedStudent], display: Display) -> TrainedStudent:
+    scores, lines = run.summary["students"], run.metrics("students")
+    errors = {each.name: lines[-1].get(f"{each.name}/action_error") for each in students if lines}
+    learned = {size: error for size, error in errors.items() if error is not None}
+    selection = select({each.name: scores[each.name] for each in students}, run.config.student, learned)
+    run.update_summary(dict(zip(SELECTED, selection[:3], strict=True)))
+    display.say(f"selected: {selection.because}")
+    return next(student for student in students if student.name == selection.size)
+
+
 def _export_student(
     run: Run, reference: ReferenceEpisodes, student: TrainedStudent, seed: int
 ) -> tuple[JSON, JSON]:
     """Writes one bundle; returns its figures in the summary's `students` and `export`."""
     params, config, network = student.params, run.config, reference.teacher.config.network
+    bundle, goal = run.bundles / student.name, student.spec.goal
     scores: JSON = {"critic": reference.critic_agreement(params)}
     key = jax.random.fold_in(jax.random.key(seed), STREAM)
 
@@ -113,15 +116,16 @@ def _export_student(
         """Returns what the model card says of the student's score."""
         with controller_errors():
             scores.update(reference.evaluate(batched(controller), controller.distance))
-        radius, unit = student.spec.goal.success_radius, student.spec.goal.unit
-        facts = {"held-out episodes": scores["episodes"]}
-        facts[f"within {radius:g} {unit} at the end"] = scores["success_final"]
-        facts[f"mean distance at the end ({unit})"] = scores["final_distance"]
-        kept = {"time at goal, relative to its teacher": scores.get("retention")}
-        return facts | (kept if "retention" in scores else {})
+        facts = {
+            "held-out episodes": scores["episodes"],
+            f"within {goal.success_radius:g} {goal.unit} at the end": scores["success_final"],
+            f"mean distance at the end ({goal.unit})": scores["final_distance"],
+            "time at goal, relative to its teacher": scores.get("retention"),
+        }
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
     verification = write_bundle(
-        run.bundles / student.name,
+        bundle,
         student.spec,
         lambda observation, goal: act(params, observation, goal),
         lambda observation, action, goal: critic_distance(params, observation, action, goal),
@@ -134,18 +138,18 @@ def _export_student(
             "teacher_sha256": reference.teacher.source,
             "observation_seed": seed,
         },
-        judge=evaluate,
+        evaluate=evaluate,
         targets=config.export.profiles,
     )
     policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
     write_columns(
-        run.proof(student.name),
+        run.parity(student.name),
         action_error=np.maximum(policy.errors, flat.errors).astype(np.float32),
         distance_error=distance.errors.astype(np.float32),
         latency_us=policy.latencies_us.astype(np.float32),
     )
     return scores, {
-        "bundle": str((run.bundles / student.name).relative_to(run.path)),
+        "bundle": str(bundle.relative_to(run.path)),
         "student_sha256": student.source,
         "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
         "distance_max_error": distance.max_abs_error,
@@ -158,43 +162,39 @@ def _export_student(
 
 def own_states(
     simulation: Simulation, student: Student, key: jax.Array, episodes: int, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """Samples K = count states of the student's own episodes, of which there are as many as that takes.
 
     Returns: what it sees, observations [K, N] and goals [K, G], and its actions [K, A]."""
     episodes = max(episodes, -(-count // simulation.task.spec.episode_length))
     start_key, noise_key = jax.random.split(key)
     starts = simulation.starts(start_key, episodes)
-    policy = on_robot(partial(jax.jit(act), student))
-    trajectories = simulation.rollout(policy, starts, noise_key=noise_key)
+    trajectories = simulation.rollout(on_robot(partial(jax.jit(act), student)), starts, noise_key=noise_key)
     states = SampledStates.of(trajectories, starts.goal, count)
-    observation, goal, action = (v.astype(np.float32) for v in (*states.sensed, states.action))
-    return observation, goal, action
+    return tuple(values.astype(np.float32) for values in (*states.sensed, states.action))
 
 
 def teacher_latency(teacher: Teacher) -> float:
     """Measures one answer of the teacher in JAX, on the devices here: the median of TIMED, microseconds."""
     observation, goal = (np.zeros((1, size), np.float32) for size in teacher.spec.sizes[::2])
-    policy = teacher.policy()
-    np.asarray(policy(observation, goal))  # compiles
-    seconds = []
-    for _ in range(TIMED):
+    policy, times = teacher.policy(), []
+    for _ in range(1 + TIMED):  # the first compiles
         begun = time.perf_counter()
         np.asarray(policy(observation, goal))
-        seconds.append(time.perf_counter() - begun)
-    return 1e6 * float(np.median(seconds))
+        times.append(time.perf_counter() - begun)
+    return 1e6 * float(np.median(times[1:]))
 
 
 def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
     if not checkpoint.saves(run.students / name):
         raise FathomError(f"no student in {run.students / name}: first comes pipeline distill {run.path}")
-    distilled = f"pipeline distill {run.path} --resume writes it again"
+    remedy = f"pipeline distill {run.path} --resume writes it again"
     try:
         student = load_student(run.students / name)
-    except checkpoint.Damaged as error:
-        raise FathomError(f"{error}; {distilled}") from error
+    except FathomError as error:
+        raise FathomError(f"{error}; {remedy}") from error
     if "parameters" not in run.summary.get("students", {}).get(name, {}):
-        raise FathomError(f"{run.path / 'summary.json'} lacks student {name}: {distilled}")
+        raise FathomError(f"{run.path / 'summary.json'} lacks student {name}: {remedy}")
     if student.teacher_source != teacher.source:
         raise FathomError(
             f"{run.students / name} was distilled from another checkpoint than {run.checkpoints} holds"

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import platform
-import pwd
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -29,8 +28,7 @@ def read_json(file: Path, remedy: str = "", kind: type = object) -> Any:
     try:
         return parse_json(file.read_bytes(), kind)
     except (OSError, ValueError) as error:
-        advice = f"; {remedy}" if remedy else ""
-        raise FathomError(f"{file} cannot be read: {error}{advice}") from error
+        raise FathomError(f"{file} cannot be read: {error}{remedy and f'; {remedy}'}") from error
 
 
 def parse_json(text: bytes, kind: type = dict) -> Any:
@@ -52,8 +50,7 @@ def set_aside_if_damaged(
     try:
         read(file)
     except FathomError as error:
-        aside = file.with_name(f"damaged-{file.name}")
-        file.replace(aside)
+        aside = file.replace(file.with_name(f"damaged-{file.name}"))
         say(f"{error}; set aside as {aside.name}")
 
 
@@ -68,14 +65,24 @@ def write_text(file: Path, text: str) -> None:
 def write_bytes(file: Path, content: bytes) -> None:
     """Replaces the file in one step, so that no reader ever finds half of it."""
     partial = file.with_name(f".{file.name}.partial")
+    with writing(file):
+        try:
+            with open(partial, "wb", opener=following_no_link) as stream:
+                stream.write(content)
+            partial.replace(file)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+@contextmanager
+def writing(file: Path, advice: str = "") -> Iterator[None]:
+    """Turns an OSError into a FathomError that names the file."""
     try:
-        with open(partial, "wb", opener=following_no_link) as stream:
-            stream.write(content)
-        partial.replace(file)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise FathomError(f"cannot write {file}: {error.strerror}") from error
+        raise FathomError(f"cannot write {file}: {error.strerror}{advice}") from error
 
 
 def write_columns(file: Path, **columns: np.ndarray) -> None:
@@ -127,23 +134,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Holds a directory for this process; FathomError, naming its owner, if another process holds it.
 
     Raises: Interrupted for a KeyboardInterrupt meanwhile; says how to go on."""
-    with _opened(folder / ".lock") as stream:
+    with _opened(file := folder / ".lock") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            stream.seek(0)
-            owner = stream.read().decode(errors="replace") or "another process"
+            owner = file.read_text(errors="replace") or "another process"
             raise FathomError(f"{folder} is in use by {owner}") from None
-        try:
-            user = pwd.getpwuid(os.getuid()).pw_name
-        except KeyError:  # in a container, whose users have no names
-            user = f"user {os.getuid()}"
-        now = datetime.now().astimezone().isoformat(" ", "seconds")
-        try:
+        user, now = os.environ.get("USER", os.getuid()), datetime.now().astimezone()
+        with writing(file):
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} of {user} on {platform.node()}, since {now}".encode())
-        except OSError as error:
-            raise FathomError(f"cannot write {folder / '.lock'}: {error.strerror}") from error
+            owner = f"process {os.getpid()} of {user} on {platform.node()}, since {now:%Y-%m-%d %H:%M:%S%z}"
+            stream.write(owner.encode())
         try:
             yield
         except KeyboardInterrupt:
@@ -154,10 +155,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _opened(file: Path) -> FileIO:
     """Opens a file to hold a lock on, written and read without a buffer."""
-    try:
-        return cast(FileIO, open(file, "ab+", buffering=0, opener=following_no_link))
-    except OSError as error:
-        raise FathomError(f"cannot write {file}: {error.strerror}") from error
+    with writing(file):
+        return cast(FileIO, open(file, "ab", buffering=0, opener=following_no_link))
 
 
 def require_own_files(path: Path) -> None:

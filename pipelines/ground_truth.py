@@ -1,74 +1,67 @@
 """What is known of a task without learning, beside what a teacher learned: how well it can be done, and how
 far goals are."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from pipelines.files import write_columns
 from pipelines.progress import Display
-from pipelines.rundir import DISTANCE_MAP, Run
 from student.evaluate import paired_ratio
 from teacher.distance_map import agreement, drawable, queries
 from teacher.errors import FathomError
 from teacher.evaluate import EpisodeMetrics, run_episodes, summarise
-from teacher.learner import Learner
-from teacher.networks import Params
 from teacher.rollout import Simulation, Trajectories
-from teacher.tasks import Start, Task
+from teacher.tasks import Start
 from teacher.tasks.validation import own_code
 
 JSON = dict[str, Any]
-
-
-class HeldOut(NamedTuple):
-    """A teacher's held-out episodes."""
-
-    simulation: Simulation
-    layout: str
-    starts: Start
-    outcomes: EpisodeMetrics
-    trajectories: Trajectories
-
-
-def is_known(task: Task) -> bool:
-    """Tells whether the task states anything to compare a teacher with."""
-    return task.reference_policy is not None or task.maze is not None
+Episodes = tuple[EpisodeMetrics, Trajectories]
 
 
 def compare_with_truth(
-    run: Run, learner: Learner, params: Params, held_out: HeldOut, display: Display
-) -> tuple[JSON, JSON]:
-    """Scores the task's reference policy in the same episodes, and the critic's distances in its maze.
+    simulation: Simulation, layout: str, starts: Start, of_teacher: Episodes, display: Display
+) -> tuple[JSON, JSON, Trajectories]:
+    """Scores the task's reference policy in the teacher's held-out episodes.
 
-    The critic is evaluated in the reference policy's episodes where there is one: they are the same for every
-    teacher and go everywhere, where a teacher's own show only what it reaches.
-    Writes what the report's pictures of these distances need. A reference policy that cannot run is warned
-    about: the teacher is none the worse for it.
-    Returns: figures of the summary, and of its `teacher`."""
-    figures: JSON = {}
-    of_teacher: JSON = {}
-    trajectories, reference = held_out.trajectories, None
+    One that cannot run is warned about: the teacher is none the worse for it.
+    Returns: figures of the summary, of its `teacher`, and the episodes in which to evaluate its critic: the
+      reference policy's where there is one. They are the same for every teacher and go everywhere, where a
+      teacher's own show only what it reaches."""
     try:
-        reference = reference_episodes(held_out.simulation, held_out.starts)
+        reference = reference_episodes(simulation, starts)
     except FathomError as error:
         display.warn(f"no reference to compare with: {error}")
-    if reference is not None:
-        outcomes, trajectories = reference
-        figures["reference"] = summarise(outcomes, held_out.layout)
-        of_teacher = share_of_reference(held_out.outcomes, outcomes)
-    maze = held_out.simulation.task.maze
-    if maze is not None:
-        asked = queries(maze, learner.spec, trajectories, held_out.starts.goal)
-        given = map(jnp.asarray, (asked.observation, asked.action, asked.goals))
-        found = np.asarray(learner.distances(params, *given))
-        of_teacher["maze_distance"] = agreement(maze, asked, found)
-        write_columns(run.path / "teacher" / DISTANCE_MAP, **drawable(maze, asked, found))
-    return figures, of_teacher
+        reference = None
+    if reference is None:
+        return {}, {}, of_teacher[1]
+    share = share_of_reference(of_teacher[0], reference[0])
+    return {"reference": summarise(reference[0], layout)}, share, reference[1]
 
 
-def reference_episodes(simulation: Simulation, starts: Start) -> tuple[EpisodeMetrics, Trajectories] | None:
+def maze_distance(
+    simulation: Simulation,
+    episodes: Trajectories,
+    goal: np.ndarray,
+    distances: Callable[..., Any],
+    file: Path,
+) -> JSON:
+    """Compares the critic's distances with the ways through the task's maze, if it has one.
+
+    Writes to the file what the report's pictures of these distances need."""
+    maze = simulation.task.maze
+    if maze is None:
+        return {}
+    asked = queries(maze, simulation.task.spec, episodes, goal)
+    found = np.asarray(distances(*map(jnp.asarray, (asked.observation, asked.action, asked.goals))))
+    write_columns(file, **drawable(maze, asked, found))
+    return {"maze_distance": agreement(maze, asked, found)}
+
+
+def reference_episodes(simulation: Simulation, starts: Start) -> Episodes | None:
     """Runs the task's reference policy from these starts; None where it states none.
 
     Raises: FathomError if the policy fails, or answers with what are no numbers."""

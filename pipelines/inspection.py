@@ -1,4 +1,4 @@
-"""What an exported policy says of itself, after checking that it is still what was proved."""
+"""What an exported policy says of itself, after checking that it is still what was verified."""
 
 import json
 from pathlib import Path
@@ -72,15 +72,13 @@ def _graph(path: Path) -> JSON:
     try:
         own = {key: json.loads(properties[OWN_METADATA + key]) for key in ("spec", "certificate", "judged")}
         TaskSpec.from_robot(own["spec"])
-        proved = own["certificate"]["graph_sha256"]
+        verified = own["certificate"]["graph_sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise FathomError(
             f"{path}: its description of itself was altered: {printable(str(error))}"
         ) from error
-    if proved != found["graph_sha256"]:
-        raise FathomError(
-            f"{path}: SHA-256 of the graph is {found['graph_sha256']}, {proved} was proved: it was altered"
-        )
+    if verified != (here := found["graph_sha256"]):
+        raise FathomError(f"{path}: SHA-256 of the graph is {here}, {verified} was verified: it was altered")
     if json.dumps(content_hash(model)) != properties.get(CONTENT_HASH):
         raise FathomError(f"{path}: what it says of itself is not what was written with it: it was altered")
     with controller_errors():  # what is only described is never run
@@ -100,11 +98,12 @@ def _signature(values: Any, skipped: frozenset[str] | set[str] = frozenset()) ->
     }
 
 
-def differences(first: Path, a: JSON, second: Path, b: JSON) -> JSON:
-    """Compares two that `inspect` has described.
+def differences(first: Path, second: Path) -> JSON:
+    """Compares two that `inspect` describes.
 
     Returns: `fields` that differ, each with both values; `max_action_difference` over the recorded
       observations of a bundle among them, if both policies take the same inputs."""
+    a, b = inspect(first), inspect(second)
     before, after = _flat(a), _flat(b)
     names = [name for name in before | after if name.split(".")[0] not in ("file", "files", "graphs")]
     pairs = {name: [before.get(name), after.get(name)] for name in names}
@@ -114,14 +113,15 @@ def differences(first: Path, a: JSON, second: Path, b: JSON) -> JSON:
     alike = a["inputs"] == b["inputs"] and "actions" in a["outputs"].keys() & b["outputs"].keys()
     if recorded and alike and "spec" in a and "spec" in b:
         with np.load(recorded / "golden.npz") as golden:
-            count = len(golden["obs"])
-            rows = [{name: golden[name][i : i + 1] for name in a["inputs"]} for i in range(count)]
+            columns = [golden[name] for name in a["inputs"]]
+        rows = [dict(zip(a["inputs"], row, strict=True)) for row in zip(*columns, strict=True)]
         answers = []
         for path in (first, second):
             session = open_session((path / "policy.onnx" if path.is_dir() else path).read_bytes())
-            answers.append(np.concatenate([session.run(["actions"], row)[0] for row in rows]))
+            inputs = ({name: value[None] for name, value in row.items()} for row in rows)
+            answers.append(np.concatenate([session.run(["actions"], row)[0] for row in inputs]))
         found["max_action_difference"] = float(np.abs(answers[0] - answers[1]).max())
-        found["observations"] = count
+        found["observations"] = len(rows)
     return found
 
 
@@ -147,14 +147,12 @@ def description(found: JSON) -> Group:
         f"graph {found['graph_sha256']}",
     ]
     if "certificate" not in found:
-        others = [f"{key}: {value}" for key, value in found["metadata"].items()] or [
-            "it says nothing of itself"
-        ]
-        return Group(*map(Text, lines), table, *map(Text, others))
-    proof = found["certificate"]
+        others = [f"{key}: {value}" for key, value in found["metadata"].items()]
+        return Group(*map(Text, lines), table, *map(Text, others or ["it says nothing of itself"]))
+    parity = found["certificate"]
     lines.append(
-        f"as proved: within {proof['max_abs_error']:.1e} of JAX on {proof['observations']:,} observations, "
-        f"allowed {proof['tolerance']['absolute']:g}"
+        f"parity: within {parity['max_abs_error']:.1e} of JAX on {parity['observations']:,} observations, "
+        f"allowed {parity['tolerance']['absolute']:g}"
     )
     if "golden_error" in found:
         lines.append(f"recorded answers reproduced here to {found['golden_error']:.1e}")

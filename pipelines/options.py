@@ -96,8 +96,6 @@ RESUME = typer.Option(False, "--resume", help="go on where the run stopped; fini
 RUN = _named("[RUN]", "run directory or name; default: the only one")
 RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs; default: the only one")
 STUDENT = option("SIZE", "select this student; the same as --set student.select=SIZE")
-ENGINE = option(None, "simulator; default: as the run sets it")
-EPISODES = typer.Option(None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it")
 HELD_OUT_SEED = _seed("other held-out episodes than every run's")
 TOML = typer.Option(False, "--toml", help="print a file that --config takes")
 JSON = typer.Option(False, "--json", help="print one JSON object for machines")
@@ -169,9 +167,8 @@ class First(NamedTuple):
 
         @contextmanager
         def made() -> Iterator["Run"]:
-            if self.trust and not self.resume:
-                raise UsageError("--trust: a new run keeps no task file yet; name its file with --task")
             if not self.resume:
+                refuse("a new run keeps no task file yet; name its file with --task", {"--trust": self.trust})
                 stages.new_run(path, asked.config, asked.base, self.seed or 0)
             target = found()
             with target.locked():
@@ -231,7 +228,17 @@ class Where(NamedTuple):
         return sweep
 
 
-GROUPS = (First, Later, Where)
+class HeldOut(NamedTuple):
+    """Options that say in which episodes a policy is evaluated."""
+
+    engine: str | None = option(None, "simulator; default: as the run sets it")
+    episodes: int | None = typer.Option(
+        None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it"
+    )
+    seed: int | None = HELD_OUT_SEED
+
+
+GROUPS = (First, Later, Where, HeldOut)
 
 
 class Command(TyperCommand):
@@ -257,11 +264,9 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
         groups = {name: each.annotation for name, each in own.items() if each.annotation in GROUPS}
         options: dict[str, tuple[Any, Any]] = {}
         for name, each in own.items():
-            if name in groups:
-                hints = get_type_hints(groups[name])
-                options |= {key: (hints[key], each.annotation._field_defaults[key]) for key in hints}
-            else:
-                options[name] = each.annotation, each.default
+            hints = get_type_hints(groups[name]) if name in groups else {}
+            options |= {field: (hint, groups[name]._field_defaults[field]) for field, hint in hints.items()}
+            options |= {} if hints else {name: (each.annotation, each.default)}
         options |= {"as_json": (bool, JSON), "debug": (bool, DEBUG)}
 
         def run(**given: Any) -> None:
@@ -271,12 +276,10 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
                 for answer in function(**{name: given[name] for name in own}):
                     _print(answer, given["as_json"])
 
+        kind = inspect.Parameter.KEYWORD_ONLY
         run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
-            [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-                for name, (hint, default) in options.items()
-            ]
+            [inspect.Parameter(name, kind, default=d, annotation=hint) for name, (hint, d) in options.items()]
         )
         return register(run)
 

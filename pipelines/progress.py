@@ -72,22 +72,14 @@ class Display:
 
     @contextmanager
     def bar(
-        self,
-        stage: str,
-        total: int,
-        done: int = 0,
-        *,
-        unit: str,
-        each: int = 1,
-        groups: Groups | None = None,
+        self, stage: str, total: int, done: int = 0, *, unit: str, each: int = 1, groups: Groups | None = None
     ) -> Iterator["Bar"]:
         """Shows progress of a stage: `total` parts of `each` units, of which `done` are there already.
 
         A panel stays until the stage ends, well or not; what it came to stays as a line."""
-        # FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter.
-        live = self.console.is_interactive and self.console.file.isatty()
         bar = Bar(self.console, self._run or stage, total, done, unit, each, groups or {})
-        if not live or self.console.quiet:
+        # FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter.
+        if self.console.quiet or not (self.console.is_interactive and self.console.file.isatty()):
             bar.say = self.say
             yield bar
             return
@@ -141,56 +133,54 @@ class Bar(Progress):
     @property
     def line(self) -> str:
         """`teacher: 640 of 1,280 steps, 33 s left, 19 steps/s  success ...  critic loss ...`."""
-        spent, left = describe_duration(self._task.elapsed or 0.0), self._task.time_remaining
-        text = f"{self._so_far} {self.unit}"
+        so_far, *rate = self._so_far()
         if self.done >= self.total:
-            text = f"{(self.total - self.first) * self.each:,} {self.unit} in {spent}"
-        elif left is None:
-            text += ", time left unknown"
+            taken = describe_duration(self._task.elapsed or 0.0)
+            head = [f"{(self.total - self.first) * self.each:,} {self.unit} in {taken}"]
         else:
-            text += f", {describe_duration(left)} left"
-        parts = [", ".join([f"{self.stage}: {text}", *self._rate()])]
-        if score := self._score:
-            parts.append(f"success {_interval(score, 'success_final')}  at goal {score['time_at_goal']:.3f}")
-        for group, values in self._shown().items():
-            parts += [f"{group} {value}" for value in values[:ON_A_LINE]]
-        return GAP.join(parts)
+            left = self._task.time_remaining
+            head = [
+                f"{so_far} {self.unit}",
+                "time left unknown" if left is None else f"{describe_duration(left)} left",
+            ]
+        rows = [f"{name} {GAP.join(each[:ON_A_LINE])}" for name, each in self._rows().items()]
+        return GAP.join([f"{self.stage}: {', '.join([*head, *rate])}", *rows])
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Draws the panel, as rich asks for it: once before there is a task."""
         if not self.tasks:
             return
-        rows = {self.unit: [self._so_far, *self._rate()]}
-        if score := self._score:
-            rows["success"] = [_interval(score, "success_final")]
-            rows["at goal"] = [_interval(score, "time_at_goal"), sparkline(self._trend)]
+        rows = {self.unit: self._so_far()} | self._rows() | {"memory": memory()}
+        if self._trend:
+            rows["at goal"].append(sparkline(self._trend))
         table = Table.grid(padding=(0, len(GAP)))
-        for label, values in (rows | self._shown() | {"memory": memory()}).items():
+        for label, values in rows.items():
             table.add_row(Text(label, "dim", no_wrap=True), Text(GAP.join(values)))
         title = Text(f"{self.stage}: {self.note}" if self.note else self.stage, "bold")
         drawn = Group(self.make_tasks_table(self.tasks), table)
         width = min(self.console.width, WIDEST)
         yield Panel(drawn, title=title, title_align="left", border_style="cyan", width=width)
 
-    @property
-    def _so_far(self) -> str:
-        return f"{self.done * self.each:,} of {self.total * self.each:,}"
+    def _so_far(self) -> list[str]:
+        """Units that are done, and units a second since the first update, which mostly waited for
+        compilation, as soon as that is known."""
+        found = [f"{self.done * self.each:,} of {self.total * self.each:,}"]
+        if speed := self._task.finished_speed or self._task.speed:
+            rate = speed * self.each
+            found.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
+        return found
 
-    def _rate(self) -> list[str]:
-        """Units a second since the first update, which mostly waited for compilation; empty until known."""
-        speed = self._task.finished_speed or self._task.speed
-        return [f"{_number(speed * self.each)} {self.unit}/s"] if speed else []
-
-    def _shown(self) -> dict[str, list[str]]:
-        """`critic` -> `loss 3.21`: the groups' metrics that there are, by what is left of their names."""
+    def _rows(self) -> dict[str, list[str]]:
+        """Returns the last score, and `critic` -> `loss 3.21` for the groups' metrics that there are, by what
+        is left of their names."""
         found: dict[str, list[str]] = {}
+        for label, key in (("success", "success_final"), ("at goal", "time_at_goal")) if self._score else ():
+            low, high = self._score[f"{key}_interval"]
+            found[label] = [f"{self._score[key]:.3f} ({low:.3f} to {high:.3f})"]
         for group, keys in self.groups.items():
             for key in (key for key in keys if key in self._metrics):
-                label = key
-                for joint in "_/":
-                    label = label.removeprefix(f"{group}{joint}").removesuffix(f"{joint}{group}")
-                text = f"{label.replace('_', ' ')} {self._metrics[key]:.3g}"
-                found.setdefault(group.replace("_", " "), []).append(text)
+                label = re.sub(f"^{group}[_/]|[_/]{group}$", "", key).replace("_", " ")
+                found.setdefault(group.replace("_", " "), []).append(f"{label} {self._metrics[key]:.3g}")
         return found
 
 
@@ -217,13 +207,3 @@ def describe_duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _interval(score: Mapping[str, Any], key: str) -> str:
-    """`0.980 (0.960 to 0.990)`."""
-    low, high = score[f"{key}_interval"]
-    return f"{score[key]:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

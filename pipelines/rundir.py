@@ -6,7 +6,7 @@ task/            of a task in a file: a copy of it, by which the run can be move
 summary.json     the figures of every finished stage
 teacher/         checkpoints/, metrics.jsonl; of a maze distances.npz, the critic's beside the true ones
 students/        checkpoints/, metrics.jsonl, SIZE/
-export/SIZE/     bundles; beside each SIZE.npz, error and latency of every observation that proved it
+export/SIZE/     bundles; beside each SIZE.npz, error and latency of every observation that it was verified on
 control/SIZE/    recorded episodes; robot.npz, each step on a robot
 watch/           films
 report.html
@@ -41,6 +41,7 @@ from pipelines.files import (
     waiting_lock,
     write_bytes,
     write_json,
+    writing,
 )
 from pipelines.summary import Summary, problem
 from teacher.errors import FathomError, UsageError
@@ -84,7 +85,7 @@ class Run:
     def bundles(self) -> Path:
         return self.path / "export"
 
-    def proof(self, size: str) -> Path:
+    def parity(self, size: str) -> Path:
         """Columns of `action_error`, `distance_error` and `latency_us`: one row an observation."""
         return self.bundles / f"{size}.npz"
 
@@ -105,8 +106,13 @@ class Run:
         return int(self.settings["seed"])
 
     @property
+    def task(self) -> str:
+        """The task's name as config.json holds it."""
+        return self.config.teacher.task.name
+
+    @property
     def summary(self) -> JSON:
-        return read_summary(self.path / "summary.json")
+        return _read_summary(self.path / "summary.json")
 
     def update_summary(self, values: JSON) -> None:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
@@ -116,39 +122,29 @@ class Run:
 
     def mend_summary(self, say: Callable[[str], None]) -> None:
         """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
-        set_aside_if_damaged(self.path / "summary.json", say, read_summary)
+        set_aside_if_damaged(self.path / "summary.json", say, _read_summary)
 
     def metrics(self, stage: str) -> list[JSON]:
         """Reads the stage's metrics.jsonl; a line that a killed run left unfinished is not among them."""
-        found = []
-        for number, line in enumerate(self._metrics_lines(stage), 1):
+        file, found = self.path / stage / "metrics.jsonl", []
+        for number, line in enumerate(_finished_lines(file), 1):
             try:
                 found.append(parse_json(line))
             except ValueError as error:
-                file = self.path / stage / "metrics.jsonl"
                 raise FathomError(f"{file} is damaged in line {number}: {error}; {MENDED}") from error
         return found
 
-    def _metrics_lines(self, stage: str) -> list[bytes]:
-        """Finished lines as they stand."""
-        file = self.path / stage / "metrics.jsonl"
-        return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-
     def append_metrics(self, stage: str, line: JSON) -> None:
         file = self.path / stage / "metrics.jsonl"
-        try:
-            with open(file, "a", encoding="utf-8", opener=following_no_link) as stream:
-                stream.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise FathomError(f"cannot write {file}: {error.strerror}; the last save is intact") from error
+        with writing(file, "; the last save is intact"), open(file, "a", opener=following_no_link) as stream:
+            stream.write(json.dumps(line) + "\n")
 
     def rewind_metrics(self, stage: str, count: int, say: Callable[[str], None]) -> None:
         """Keeps the first `count` lines: those of the state that a resumed stage goes on from.
 
         Says how many of them are lost, if the file was damaged."""
-        file = self.path / stage / "metrics.jsonl"
-        kept = []
-        for line in self._metrics_lines(stage)[:count]:
+        file, kept = self.path / stage / "metrics.jsonl", []
+        for line in _finished_lines(file)[:count]:
             with suppress(ValueError):
                 parse_json(line)
                 kept.append(line)
@@ -164,39 +160,32 @@ class Run:
         write_json(folder / "config.json", {**self.settings, "seed": seed, "source_sha256": source})
         write_json(folder / "versions.json", versions())
 
-    def go_on(self, stage: str) -> None:
-        """Writes what changed of the settings of a stage that is taken up again."""
+    def continue_stage(self, stage: str, say: Callable[[str], None]) -> None:
+        """Writes what changed of its settings; says which packages are others than when it began."""
         self._write_changes(self.path, self.path / stage)
+        now = versions()
+        before = _versions_of(self.path / stage) or now
+        differ = [
+            f"{name} {before.get(name)} -> {new}" for name, new in now.items() if before.get(name) != new
+        ]
+        if differ:
+            say(f"other versions than at the start ({', '.join(differ)}): bits may differ")
 
     def _write_changes(self, *folders: Path) -> None:
         for file in (folder / "config.json" for folder in folders if self.changed is not None):
             write_json(file, read_json(file) | {"config": self.config.model_dump(mode="json")})
 
-    def begun_with(self, stage: str) -> JSON | None:
-        """Reads what `begin_stage` wrote, if the stage has begun."""
+    def stage_seed(self, stage: str, asked: int | None, resume: bool) -> int:
+        """Returns the seed of a stage: as asked for, as it was begun with where it goes on, or the run's."""
         file = self.path / stage / "config.json"
-        return read_json(file, "to go on with the seed of the run, remove it") if file.exists() else None
+        if asked is not None or not (resume and file.exists()):
+            return self.seed if asked is None else asked
+        return int(read_json(file, "to go on with the seed of the run, remove it")["seed"])
 
     @property
     def versions(self) -> dict[str, str]:
         """Of the packages when the run was made; empty where they are not known."""
         return _versions_of(self.path)
-
-    def other_versions(self, stage: str) -> str:
-        """Packages that the stage began with in other versions than today's, for people; may be empty."""
-        now = versions()
-        before = _versions_of(self.path / stage) or now
-        differ = {name: (before.get(name), found) for name, found in now.items() if before.get(name) != found}
-        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in differ.items())
-
-    @property
-    def is_there(self) -> bool:
-        return (self.path / "config.json").is_file()
-
-    @property
-    def task(self) -> str:
-        """The task's name as config.json holds it."""
-        return self.config.teacher.task.name
 
     def kept_task(self) -> str:
         """Makes the task of the run's own copy of its file; returns the reference to it.
@@ -334,6 +323,10 @@ def run_path(name: str) -> Path:
         raise UsageError(f"no run can have that name: {error.strerror}: {brief(name)}") from error
 
 
+def _finished_lines(file: Path) -> list[bytes]:
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+
+
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
@@ -353,7 +346,7 @@ def stored_config(settings: JSON, file: Path) -> Config:
         raise FathomError(f"{file}: {error}") from error
 
 
-def read_summary(file: Path) -> JSON:
+def _read_summary(file: Path) -> JSON:
     """Reads a summary.json; FathomError naming the first figure that is not of the schema."""
     return _checked_summary(file, read_object(file))
 

@@ -42,10 +42,22 @@ class Interruption:
     requested = False
 
 
-def _ending() -> list[signal.Signals]:
-    """Signals that end a process without a word; SIGHUP unless it is ignored, as under nohup."""
+def _ending(*also: signal.Signals) -> dict[int, Any]:
+    """Returns signals that end a process without a word, SIGHUP unless it is ignored (`nohup`), and what
+    handles them."""
     hung_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
-    return [signal.SIGTERM, *hung_up]
+    return {number: signal.getsignal(number) for number in (signal.SIGTERM, *hung_up, *also)}
+
+
+@contextmanager
+def _handling(before: dict[int, Any], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 def _leave_lost_terminal() -> None:
@@ -56,16 +68,6 @@ def _leave_lost_terminal() -> None:
         except termios.error as error:
             if error.args[0] == errno.EIO:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-
-
-@contextmanager
-def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         else:
             unraisable(dropped)
 
-    with _handling(dict.fromkeys(_ending(), interrupt)):
+    with _handling(_ending(), interrupt):
         sys.unraisablehook = again
         try:
             yield
@@ -99,18 +101,17 @@ def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Int
     """Lets the first of the signals only set `requested`, and say so; a second one acts at once.
 
     Raises: KeyboardInterrupt at the end if one came that nobody asked for any more."""
-    interruption = Interruption()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ending())}
+    interruption, before = Interruption(), _ending(signal.SIGINT)
 
     def request(number: int, _: FrameType | None) -> None:
         interruption.requested = True
         _leave_lost_terminal()
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, before[number])
         if say is not None:
             # From a thread: the signal may have come in the middle of a line.
             threading.Thread(target=say, args=(SAVING,)).start()
 
-    with _handling(dict.fromkeys(before, request)):
+    with _handling(before, request):
         yield interruption
     if interruption.requested:
         raise KeyboardInterrupt
@@ -128,15 +129,15 @@ def quiet(everything: bool = False) -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = _ToUser()
     logging.root.addHandler(handler)
+    show: Any = warnings.showwarning
+
+    def showwarning(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
+        if not _is_hidden(filename, issubclass(category, DeprecationWarning | FutureWarning)):
+            show(message, category, filename, *rest, **named)
+
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
-                show: Any = warnings.showwarning
-
-                def showwarning(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
-                    if not _is_hidden(filename, issubclass(category, DeprecationWarning | FutureWarning)):
-                        show(message, category, filename, *rest, **named)
-
                 warnings.showwarning = showwarning
             yield
     finally:
@@ -176,17 +177,3 @@ class SaveTimer:
         cost = time.monotonic() - begun
         wait = max(self._interval_s, cost / SAVING_SHARE) if self._interval_s else 0.0
         self._next = time.monotonic() + wait
-
-
-class Clock:
-    """Seconds that a stage has taken, over all its resumptions."""
-
-    def __init__(self, lines: list[dict[str, Any]]):
-        """`lines`: of the stage's metrics before it was taken up again."""
-        self.last = self._before = lines[-1]["wall_s"] if lines else 0.0
-        """what was read last"""
-        self._begun = time.monotonic()
-
-    def read(self) -> float:
-        self.last = self._before + time.monotonic() - self._begun
-        return self.last

@@ -1,38 +1,27 @@
-"""The run that a command works in, and the stages that only look: control and evaluate.
-
-Of a command line's request: a new run, one to go on with, or one whose later settings change."""
+"""The run that a command works in: a new one, one to go on with, or one whose later settings change."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 
-from export.controller import Controller, ControllerError
-from export.controller import load as load_controller
 from export.targets import require_targets
-from pipelines import closed_loop
-from pipelines.closed_loop import controller_errors
-from pipelines.config import TEACHER_GROUPS, Config, ControlConfig, Request, differing, preset
-from pipelines.files import require_own_files
+from pipelines.config import TEACHER_GROUPS, Config, Request, differing, preset
 from pipelines.presets import DEFAULT
-from pipelines.progress import QUIET, Display
-from pipelines.render import keep
+from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, open_run
 from pipelines.sweep import Sweep
 from pipelines.tracking import require_trackers
 from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
-from teacher.config import TaskConfig, TeacherConfig
-from teacher.errors import FathomError, UsageError, unknown_name
-from teacher.evaluate import evaluation_layout
+from teacher.errors import UsageError, unknown_name
 from teacher.learner import require_devices
 from teacher.memory import require_episodes_fit, require_fit, require_host_memory
-from teacher.rollout import randomised, require_randomisable, simulation
-from teacher.tasks import Task, execute, is_file, make_task, task_names
+from teacher.rollout import randomised, require_randomisable
+from teacher.tasks import execute, is_file, make_task
 from teacher.tasks.engines import ENGINES, engines_of
-from teacher.tasks.validation import require_same
 from teacher.train import load_teacher, reevaluate
 
 JSON = dict[str, Any]
@@ -165,105 +154,11 @@ def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:
 
 def stood_for(asked: Request, runs: Iterable[Run], trust: bool) -> Request:
     """Does as `stand_for`; returns what else is asked of runs to resume, whose task file may have moved."""
-    task = next((str(each.value) for each in asked.assigned if each.name == "task.name"), None)
-    runs = list(runs)
-    if not trust and (task is None or not is_file(task) or not all(is_file(run.task) for run in runs)):
+    runs, task = list(runs), asked.assigned.get("task.name")
+    if not trust and not all(map(is_file, (str(task), *(run.task for run in runs)))):
         return asked
     stand_for(runs, task, trust)
-    return asked._replace(assigned=tuple(each for each in asked.assigned if each.name != "task.name"))
-
-
-def control(
-    bundle: Path,
-    display: Display = QUIET,
-    *,
-    task: str | None = None,
-    engine: str | None = None,
-    episodes: int | None = None,
-    seed: int | None = None,
-) -> JSON:
-    """Runs a bundle's controller in closed loop; returns its figures.
-
-    As the run of the bundle sets it, if it lies in one and nothing else is asked for; figures and a
-    recording of the first episodes are then kept there. `task` is needed for a bundle outside a run
-    whose task is not one of `task_names`."""
-    bundle = bundle.resolve()
-    with controller_errors():
-        controller, run, config, settings = opened(bundle, task)
-        made = make_task(config.task.name)
-        if episodes is not None:
-            require_episodes_fit("--episodes", episodes, made.spec)
-        usual = (control_engine(made, settings), settings.episodes, None)
-        asked = (engine or usual[0], episodes or usual[1], seed)
-        if asked[0] not in engines_of(made):
-            raise unknown_name(f"engine for task {made.spec.name!r}", asked[0], engines_of(made))
-        display.say(f"{asked[1]} episodes of {bundle.name} in {asked[0]}")
-        robot, layout = simulation(config.task.name, asked[0]), evaluation_layout(config)
-        figures, recording = closed_loop.control(controller, robot, layout, episodes=asked[1], seed=seed)
-    figures["student_sha256"] = controller.provenance.get("checkpoint_sha256")
-    if run and asked == usual:
-        folder = run.path / "control" / bundle.name
-        folder.mkdir(parents=True, exist_ok=True)
-        shown = run.summary.get("selected") in (None, bundle.name)  # in the report
-        keep(folder, recording, display.say, drawn=shown)
-        run.update_summary({"control": {bundle.name: figures}})
-    return figures
-
-
-def runs_of(bundle: Path) -> list[Run]:
-    """Returns the run that a bundle lies in, if it does."""
-    run = Run(bundle.resolve().parent.parent)
-    return [run] if bundle.resolve() == run.bundles / bundle.name and run.is_there else []
-
-
-class Opened(NamedTuple):
-    """A bundle with the settings that it is run by."""
-
-    controller: Controller
-    run: Run | None  # in which the bundle lies
-    config: TeacherConfig
-    settings: ControlConfig
-
-
-def opened(bundle: Path, task: str | None = None) -> Opened:
-    """Loads and checks a bundle; FathomError if it, or its task, is not sound.
-
-    `task` is needed as for `control`."""
-    bundle = bundle.resolve()
-    run = next(iter(runs_of(bundle)), None)
-    if run:
-        require_own_files(run.path)
-    try:
-        controller = load_controller(bundle)
-    except ControllerError as error:
-        remedy = f"; pipeline export {run.path} --resume writes it again" if run else ""
-        raise FathomError(f"{bundle}: {error}{remedy}") from error
-    config = run.config.teacher if run else TeacherConfig()
-    if task or not run:
-        name = task or controller.spec["name"]
-        if task is None and name not in task_names():
-            raise UsageError(
-                f"{bundle} is for task {name!r}, which is not installed: "
-                "say in which file it is with --task path/to/file.py:NAME"
-            )
-        config = config.model_copy(update={"task": TaskConfig(name=name)})
-    task_spec = {key: value for key, value in controller.spec.items() if key != "inputs"}  # made of the rest
-    require_same(str(bundle), task_spec, make_task(config.task.name).spec)
-    settings = run.config.control if run else ControlConfig()
-    return Opened(controller, run, config, settings)
-
-
-def control_engine(task: Task, settings: ControlConfig) -> str:
-    """Returns the simulator that stands in for the robot: as set, or the C engine if the task runs there."""
-    return settings.engine or ("mujoco" if "mujoco" in task.engines else task.engines[-1])
-
-
-def selected_bundle(run: Run) -> Path:
-    """Returns the bundle of the student that export marked; UsageError if nothing is exported yet."""
-    selected: str | None = run.summary.get("selected")
-    if selected is None:
-        raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
-    return run.bundles / selected
+    return asked._replace(assigned={name: v for name, v in asked.assigned.items() if name != "task.name"})
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.config import TEACHER_GROUPS, Change, Config, groups, with_values
+from pipelines.config import TEACHER_GROUPS, Config, groups, with_values
 from pipelines.files import new_folder, read_object, set_aside_if_damaged, write_json
 from pipelines.rundir import (
     RUNS,
@@ -42,12 +42,12 @@ class Combination(NamedTuple):
     config: Config
 
 
-def combinations(config: Config, varied: Sequence[str], assigned: Iterable[Change] = ()) -> list[Combination]:
+def combinations(config: Config, varied: Sequence[str], assigned: Iterable[str] = ()) -> list[Combination]:
     """Returns every combination of `group.field=value,value` on top of `config`, the last setting fastest.
 
     `assigned` is what --set has brought into `config`. Without `varied` there is one combination.
     Raises: UsageError naming the field, what was found and what is allowed, for all of them at once."""
-    texts = _texts(varied, {change.name for change in assigned})
+    texts = _texts(varied, set(assigned))
     made: list[Combination] = []
     problems: dict[str, None] = {}
     for row in itertools.product(*texts.values()):

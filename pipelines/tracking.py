@@ -67,19 +67,16 @@ def recorded(run: Run, stage: str, say: Callable[[str], None]) -> Iterator[Calla
 
 
 def scalars(line: Mapping[str, Any], group: str = "") -> dict[str, float]:
-    """Returns the numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`.
-
-    What is no number is left out."""
+    """Returns the numbers of a line: `{"score": {"key_interval": [0, 1]}}` -> `{"score/key_low": 0, ...}`."""
     found: dict[str, float] = {}
     for key, value in line.items():
-        name = f"{group}{key}"
         if isinstance(value, Mapping):
-            found |= scalars(value, f"{name}/")
+            found |= scalars(value, f"{group}{key}/")
         elif key.endswith("_interval"):
-            base = name.removesuffix("_interval")
+            base = f"{group}{key.removesuffix('_interval')}"
             found[f"{base}_low"], found[f"{base}_high"] = value
         elif isinstance(value, int | float):
-            found[name] = float(value)
+            found[f"{group}{key}"] = float(value)
     return found
 
 
@@ -90,12 +87,12 @@ class TensorBoard:
         # The writer around this one has a thread and a queue: on a full disk, adding would wait for ever.
         from tensorboardX.event_file_writer import EventsWriter
 
-        folder = run.path / stage / "tensorboard"
+        folder, lines = run.path / stage / "tensorboard", run.metrics(stage)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         self._events = EventsWriter(str(folder / "events"))
-        lines = run.metrics(stage)
         self._begun = time.time() - (lines[-1]["wall_s"] if lines else 0.0)
+        self.close = self._events.close
 
     def log(self, line: JSON) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -106,9 +103,6 @@ class TensorBoard:
         self._events.write_event(Event(wall_time=now, step=line["env_steps"], summary=Summary(value=values)))
         self._events.flush()
 
-    def close(self) -> None:
-        self._events.close()
-
 
 class WandB:
     """A run in the project `track.wandb`, one for each stage, grouped; gone on with when the stage is."""
@@ -118,15 +112,8 @@ class WandB:
 
         file = run.path / stage / "wandb.json"
         known: str | None = read_json(file)["id"] if file.exists() else None
-        settings = wandb.Settings(
-            silent=True,  # also: asks for nothing
-            console="off",
-            disable_git=True,
-            save_code=False,
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-        )
+        left_out: JSON = {"save_code": False, "x_disable_meta": True, "x_disable_stats": True}
+        left_out |= {"console": "off", "disable_git": True, "x_save_requirements": False}
         self._run = wandb.init(
             project=run.config.track.wandb,
             group=run.path.name,
@@ -135,15 +122,13 @@ class WandB:
             resume="allow",
             config=run.settings,
             dir=str(run.path / stage),
-            settings=settings,
+            settings=wandb.Settings(silent=True, **left_out),  # silent: it also asks for nothing
         )
         write_json(file, {"id": self._run.id})
         self._logged = self._run.step if known else 0  # up to which steps it has been told
+        self.close = self._run.finish
 
     def log(self, line: JSON) -> None:
         if line["env_steps"] > self._logged:
             self._logged = line["env_steps"]
             self._run.log(scalars(line), step=self._logged)
-
-    def close(self) -> None:
-        self._run.finish()

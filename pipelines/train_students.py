@@ -1,14 +1,13 @@
 """The stage of distillation: a run's teacher in, its students out."""
 
+from functools import partial
 from typing import Any
 
 import jax
 
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run
-from pipelines.runtime import Clock, Interrupted, SaveTimer, deferred_interrupt
-from pipelines.tracking import recorded
-from pipelines.train_teacher import warn_of_versions
+from pipelines.training import training
 from student.checkpoint import load_student, restore_state, save_state, save_students
 from student.distill import Distiller
 from student.networks import parameter_count
@@ -25,12 +24,12 @@ STREAM = 1  # folded into the key of the run's seed, which is the teacher's own
 
 def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
     """Fits the students to the run's teacher; returns their part of the summary."""
-    config = run.config.student
-    folder, begun = run.students / "checkpoints", run.begun_with("students")
+    config, folder = run.config.student, run.students / "checkpoints"
     if not resume and folder.exists():
         raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")
-    if begun and resume and seed not in (None, begun["seed"]):
-        raise UsageError(f"--seed {seed}: these students were begun with seed {begun['seed']}")
+    begun, chosen = (run.stage_seed("students", asked, resume) for asked in (None, seed))
+    if resume and folder.exists() and chosen != begun:
+        raise UsageError(f"--seed {seed}: these students were begun with seed {begun}")
     if resume:
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
@@ -41,48 +40,43 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
     if resume and checkpoint.saves(folder):
         try:
             state = restore_state(folder, distiller)
-        except checkpoint.Damaged as error:
-            raise FathomError(f"{error}; to distill from the start, remove {folder}") from error
+        except FathomError as error:
+            remedy = f"remove {run.students}, and pipeline distill {run.path} writes them again"
+            raise FathomError(f"{error}; {remedy}") from error
         display.say(f"students: going on from round {int(state.round)} of {config.rounds}")
-        warn_of_versions(run, "students", display)
+        run.continue_stage("students", display.warn)
     else:
-        chosen = seed if seed is not None else begun["seed"] if begun and resume else run.seed
         run.begin_stage("students", teacher.source, chosen)
         state = distiller.init(jax.random.fold_in(jax.random.key(chosen), STREAM))
     labels = config.envs * teacher.spec.episode_length  # of a round
-    done = int(state.round)
-    run.rewind_metrics("students", done, display.warn)
-    clock = Clock(run.metrics("students"))
-    timer = SaveTimer(teacher.config.checkpoint.interval_s)
-    shown = {"action_error": [f"{size}/action_error" for size in config.sizes], "critic": CRITIC_LOSSES}
-    with (
-        deferred_interrupt(display.say) as interruption,
-        recorded(run, "students", display.warn) as record,
-        display.bar("students", config.rounds, done, unit="labels", each=labels, groups=shown) as bar,
-    ):
-        bar.note = "compiling"
+    done, interval_s = int(state.round), teacher.config.checkpoint.interval_s
+    groups = {"action_error": [f"{size}/action_error" for size in config.sizes], "critic": CRITIC_LOSSES}
+    shown = {"unit": "labels", "each": labels, "groups": groups}
+    with training(run, "students", display, done, config.rounds, interval_s, **shown) as stage:
         while done < config.rounds:
             state, device_metrics = distiller.iterate(state)
             done = int(state.round)
             metrics = {key: float(value) for key, value in device_metrics.items()}
             require_finite(metrics, f"round {done}")
-            effort = {"labels": done * labels, "env_steps": done * labels, "wall_s": clock.read()}
-            record({"round": done, **effort, **metrics})
-            bar.show(done, metrics)
-            if done == config.rounds or timer.due() or interruption.requested:
-                with timer.saving():
-                    save_state(folder, distiller, state)
-            if interruption.requested:
-                raise Interrupted(f"stopped and saved after round {done}; go on with --resume")
+            stage.record(done, {"round": done, "labels": done * labels, "env_steps": done * labels}, metrics)
+            due, save = (
+                done == config.rounds or stage.timer.due(),
+                partial(save_state, folder, distiller, state),
+            )
+            stage.save(save, f"round {done}", due=due, stop=stage.signals.requested)
     # Of each size, the best seed.
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
     total = config.rounds * labels
-    effort = {"wall_s": clock.last, "labels": total, "env_steps": total}
     students: JSON = {}
     for name, (seed_kept, times) in kept.items():
-        policy = load_student(run.students / name).params.policy
-        students[name] = {"parameters": parameter_count(policy)} | effort
+        parameters = parameter_count(load_student(run.students / name).params.policy)
+        students[name] = {
+            "parameters": parameters,
+            "wall_s": stage.wall_s,
+            "labels": total,
+            "env_steps": total,
+        }
         if times:
             students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
     run.update_summary({"students": students})

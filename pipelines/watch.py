@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines import closed_loop, graphics, render, stages
+from pipelines import closed_loop, graphics, render
 from pipelines.config import ControlConfig
 from pipelines.progress import Display
 from pipelines.report import write_watch_page
@@ -52,7 +52,7 @@ def watch(
     if not isinstance(task, MujocoTask):
         raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")
     require_episodes_fit("--episodes", episodes, task.spec)
-    robot = simulation(subject.config.task.name, engine or stages.control_engine(task, subject.settings))
+    robot = simulation(subject.config.task.name, engine or closed_loop.control_engine(task, subject.settings))
     display.say(f"{episodes} episode{'s' if episodes > 1 else ''} of {subject.label} in {robot.engine_name}")
     starts = evaluation_starts(robot, episodes, evaluation_layout(subject.config), seed)
     with closed_loop.controller_errors():
@@ -85,7 +85,7 @@ def chosen(
         if policy is not None:
             raise UsageError(f"--policy is for runs, and {name} is a bundle")
         if trust:
-            stand_for(stages.runs_of(Path(name)), task, trust)
+            stand_for(closed_loop.runs_of(Path(name)), task, trust)
         return of_bundle(Path(name), task)
     return of_run(trusted_run(name, task, trust), policy)
 
@@ -105,14 +105,14 @@ def of_run(run: Run, policy: str | None) -> Subject:
         return Subject("teacher", seeing, run.config.teacher, run.config.control, run.path / "watch")
     if policy not in ("student", *exported):
         raise unknown_name(f"policy of {run.path}", policy, ["teacher", "student", *exported])
-    bundle = stages.selected_bundle(run) if policy == "student" else run.bundles / policy
+    bundle = closed_loop.selected_bundle(run) if policy == "student" else run.bundles / policy
     return of_bundle(bundle)._replace(folder=run.path / "watch")
 
 
 def of_bundle(bundle: Path, task: str | None = None) -> Subject:
-    """The policy of a bundle; `task` as for `stages.control`."""
+    """The policy of a bundle; `task` as for `closed_loop.control`."""
     with closed_loop.controller_errors():
-        controller, run, config, settings = stages.opened(bundle, task)
+        controller, run, config, settings = closed_loop.opened(bundle, task)
     folder = run.path / "watch" if run else Path()
     return Subject(bundle.resolve().name, on_robot(closed_loop.batched(controller)), config, settings, folder)
 

@@ -44,7 +44,7 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
     what = f"checkpoint {directory / str(saved.step)}"
     begun = {"weights": WEIGHTS} | saved.record  # which older saves do not hold
     if changed := [key for key, value in _record(distiller).items() if begun.get(key) != value]:
-        raise FathomError(f"{what} was begun with another {' and '.join(changed)}; start a new run")
+        raise FathomError(f"{what} was begun with another {' and '.join(changed)}")
     template = jax.eval_shape(distiller.init, jax.random.key(0))
     state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)
     labels = checkpoint.fill(template.labels, saved.rows, f"{what}, labels")

@@ -62,7 +62,7 @@ def export(directory, rollouts=None, policy=policy, critic=critic):
         critic,
         *(rollouts or drawn()),
         provenance=PROVENANCE,
-        judge=lambda _: {"success": 0.9917},
+        evaluate=lambda _: {"success": 0.9917},
     )
 
 

@@ -168,7 +168,7 @@ def arm(tmp_path_factory) -> Path:
         lambda obs, action, goal: critic_distance(student, obs, action, goal),
         *arrays,
         provenance={},
-        judge=lambda _: {"success": 1.0},
+        evaluate=lambda _: {"success": 1.0},
         targets=("c99",),
     )
     shutil.copytree(folder, folder.with_name("2x32"))

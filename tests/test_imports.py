@@ -18,7 +18,10 @@ MODULES = {
     for package in ORDER
     for file in (ROOT / package).rglob("*.py")
 }
-STAGES = {"all_stages", "export_students", "run_sweep", "stages", "train_students", "train_teacher"}
+STAGES = {
+    *("all_stages", "closed_loop", "export_students", "run_sweep", "stages"),
+    *("train_students", "train_teacher", "training"),
+}
 
 
 def names(file: Path) -> set[str]:

@@ -11,7 +11,7 @@ from bundles import SPEC, export, policy
 
 from pipelines.inspection import comparison, description, differences, inspect
 from pipelines.progress import Terminal
-from teacher.errors import FathomError, UsageError
+from teacher.errors import FathomError
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_bundle_says_what_it_expects_answers_and_is_worth(bundle):
     assert found["judged"] == {"success": 0.9917}
     assert set(found["graphs"]) == {"policy.onnx", "policy_flat.onnx", "policy_safe.onnx", "critic.onnx"}
     printed = text(description(found))
-    for part in ("success: 0.9917", "flange", "fr3_joint7", "rad/s", "as proved", "recorded answers"):
+    for part in ("success: 0.9917", "flange", "fr3_joint7", "rad/s", "parity: within", "recorded answers"):
         assert part in printed
     alone = inspect(shutil.copy(bundle / "policy.onnx", bundle.with_name("robot.onnx")))
     assert alone["judged"] == {"success": 0.9917} and "fr3_joint7" in text(description(alone))
@@ -77,14 +77,6 @@ def test_a_file_that_was_altered_is_refused_and_others_annotations_are_not(bundl
         inspect(bundle)
 
 
-def test_what_is_no_graph_or_not_there_is_refused_by_name(tmp_path):
-    (tmp_path / "noise.onnx").write_bytes(np.random.default_rng(0).bytes(1000))
-    with pytest.raises(FathomError, match=r"noise\.onnx: not an ONNX graph"):
-        inspect(tmp_path / "noise.onnx")
-    with pytest.raises(UsageError, match="nothing: no such file or directory"):
-        inspect(tmp_path / "nothing")
-
-
 def test_a_graph_of_other_origin_is_described_as_far_as_it_goes(tmp_path):
     make = onnx.helper
     value = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
@@ -98,22 +90,12 @@ def test_a_graph_of_other_origin_is_described_as_far_as_it_goes(tmp_path):
 def test_two_bundles_are_compared_field_by_field_and_by_their_actions(bundle, rollouts, tmp_path):
     other = tmp_path / "other"
     export(other, rollouts, policy=lambda obs, goal: 0.5 * policy(obs, goal))
-    found = differences(bundle, inspect(bundle), other, inspect(other))
+    found = differences(bundle, other)
     assert "graph_sha256" in found["fields"]
     assert not any(name.startswith("spec.") for name in found["fields"])
     with np.load(bundle / "golden.npz") as golden:
         assert found["max_action_difference"] == pytest.approx(np.abs(golden["actions"]).max() / 2, abs=1e-5)
     assert "graph_sha256" in text(comparison(found))
-    same = differences(bundle, inspect(bundle), bundle, inspect(bundle))
+    same = differences(bundle, bundle)
     assert same["fields"] == {}
     assert same["max_action_difference"] == 0
-
-
-def test_command_prints_json_and_refuses_in_one_line(pipeline, bundle):
-    done = pipeline("inspect", bundle, "--json", cwd=bundle)
-    assert json.loads(done.stdout)["spec"]["name"] == "fr3_reach"
-    (bundle / "policy.onnx").write_bytes((bundle / "policy.onnx").read_bytes()[:-20])
-    done = pipeline("inspect", bundle, cwd=bundle)
-    assert done.returncode != 0
-    assert "policy.onnx: SHA-256" in done.stderr
-    assert "Traceback" not in done.stderr

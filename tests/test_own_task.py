@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from pipelines import catalogue, stages
+from pipelines import catalogue, closed_loop, stages
 from pipelines.config import preset, with_values
 from pipelines.progress import Display
 from pipelines.rundir import Run
@@ -67,15 +67,15 @@ def test_a_bundle_that_left_its_run_asks_for_its_task(own_run, robot, tmp_path, 
     monkeypatch.chdir(tmp_path)
     bundle = shutil.copytree(own_run / "export" / "2x16", tmp_path / "bundle")
     with pytest.raises(UsageError, match=r"is for task 'two_wheels', which is not installed.*--task path"):
-        stages.control(bundle, Display(), episodes=2)
-    figures = stages.control(bundle, Display(), task=robot, episodes=2)
+        closed_loop.control(bundle, Display(), episodes=2)
+    figures = closed_loop.control(bundle, Display(), task=robot, episodes=2)
     assert figures["episodes"] == 2
 
 
 def test_a_task_that_changed_since_is_refused_naming_the_field(own_run, tmp_path):
     changed = written(tmp_path, WHEELS.replace("success_radius=0.1", "success_radius=0.15"), "TwoWheels")
     with pytest.raises(FathomError, match=r"goal\.success_radius is 0\.1 there and 0\.15 here"):
-        stages.control(own_run / "export" / "2x16", Display(), task=changed, episodes=2)
+        closed_loop.control(own_run / "export" / "2x16", Display(), task=changed, episodes=2)
     folder = shutil.copytree(own_run / "teacher" / "checkpoints", tmp_path / "checkpoints")
     manifest = folder / str(checkpoint.saves(folder)[0]) / checkpoint.MANIFEST
     saved = json.loads(manifest.read_text())

@@ -12,7 +12,6 @@ import pytest
 
 from pipelines import new_run, preset
 from teacher import UsageError
-from teacher.lazy import lazily
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("teacher", "student", "export", "pipelines")
@@ -34,16 +33,6 @@ def test_public_names_are_those_that_type_checkers_see(package):
         assert getattr(module, name) is getattr(importlib.import_module(home), name)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'Tacher'"):
         _ = module.Tacher
-
-
-def test_a_lazy_package_asks_for_no_module_before_a_name(tmp_path):
-    file = tmp_path / "__init__.py"
-    file.write_text(
-        "if False:\n    from pathlib import Path as Path\n    from no.such import missing as missing\n"
-    )
-    get, names = lazily("somewhere", str(file))
-    assert get("Path") is Path
-    assert names() == ["Path", "missing"]
 
 
 def test_asking_for_every_name_starts_no_device():

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PIPELINE
-from events import told
 from recovery import (
     SIZES,
     assert_readable,
@@ -41,7 +40,8 @@ from recovery import (
 from pipelines.config import preset
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run
-from pipelines.runtime import SAVING, Clock, SaveTimer, deferred_interrupt, sigterm_as_ctrl_c
+from pipelines.runtime import SAVING, deferred_interrupt, sigterm_as_ctrl_c
+from pipelines.training import training
 from teacher import checkpoint
 from teacher.errors import FathomError
 
@@ -64,7 +64,7 @@ def resumed(run: Path) -> None:
 def killed(tmp_path_factory) -> Path:
     """A run killed twice, at a random moment of a stage each time, and then taken up again."""
     run, random = tmp_path_factory.mktemp("killed") / "run", np.random.default_rng()
-    command = [*beginning(run), "--set", "track.tensorboard=true"]
+    command = beginning(run)
     for stage in ("teacher", random.choice(["students", "export"])):
         after = random.uniform(0, 4)
         process = started(*command, cwd=run.parent)
@@ -81,12 +81,6 @@ def killed(tmp_path_factory) -> Path:
 
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(debug_run, killed):
     assert_same(killed, debug_run.path)
-
-
-@pytest.mark.parametrize("stage", ["teacher", "students"])
-def test_a_tracker_is_told_each_step_once_however_often_a_run_is_killed(killed, stage):
-    steps = [step for step, _ in told(killed / stage / "tensorboard")]
-    assert steps == [line["env_steps"] for line in Run(killed).metrics(stage)]
 
 
 def test_sigterm_during_export_keeps_what_is_finished_and_says_how_to_go_on(debug_run, copied):
@@ -179,15 +173,16 @@ def test_a_signal_after_the_last_iteration_is_not_forgotten():
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_the_wall_clock_may_jump(monkeypatch):
-    timer, clock = SaveTimer(1e4), Clock([{"wall_s": 5.0}])
-    display = Display()
-    with display.bar("stage", 10, unit="iterations") as bar:
+def test_the_wall_clock_may_jump(tmp_path, monkeypatch):
+    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
+    run.begin_stage("teacher", None, 0)
+    run.append_metrics("teacher", {"wall_s": 5.0})
+    with training(run, "teacher", Display(), 1, 10, interval_s=1e4, unit="iterations") as stage:
         for now in (0.0, 4e9):
             monkeypatch.setattr(time, "time", lambda now=now: now)
-            bar.show(5, {})
-            assert not timer.due()
-            assert 5.0 <= clock.read() < 60.0
+            stage.record(5, {}, {})
+            assert not stage.timer.due()
+            assert 5.0 <= stage.wall_s < 60.0
 
 
 def test_a_finished_teacher_trains_longer_and_ends_as_if_it_always_had(copied, tmp_path):
@@ -358,6 +353,16 @@ def test_a_damaged_file_is_named_with_what_to_do(copied, harm, damaged, command,
     assert isinstance(done.exception, SystemExit)  # and no traceback
     assert Path(damaged).name in done.output
     assert remedy.format(run=copied) in done.output
+
+
+def test_students_of_an_earlier_version_are_refused_naming_what_makes_them_anew(copied):
+    save = newest(copied / "students" / "checkpoints")
+    saved = json.loads((save / checkpoint.MANIFEST).read_text())
+    del saved["record"]["student"]["batch_size"]
+    checkpoint.write_manifest(save, saved)
+    done = pipeline_here("distill", copied, "--resume")
+    assert done.exit_code == 1
+    assert f"remove {copied / 'students'}, and pipeline distill {copied} writes them again" in done.output
 
 
 def places(value, path=()):

@@ -134,7 +134,7 @@ def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
         spec = {"task": {"goal": GOAL}, "provenance": {"seed": 7}, "files": {"policy.onnx": "0f" * 32}}
         write_json(run.bundles / size / "spec.json", spec)
         errors = 1e-7 * drawn.integers(0, 5, 1000)  # some are exact
-        write_columns(run.proof(size), action_error=errors, latency_us=drawn.gamma(20, 0.4, 1000))
+        write_columns(run.parity(size), action_error=errors, latency_us=drawn.gamma(20, 0.4, 1000))
     if sizes == SIZES:
         chosen = {"selected": SIZES[0], "selected_passes": passes, "selected_because": "2x16 is the smallest"}
         run.update_summary({**chosen, "students": {SIZES[0]: {"robustness": robustness()}}})
@@ -337,7 +337,7 @@ def test_what_was_not_measured_or_is_of_another_file_is_absent(full):
     summary["students"][SIZES[1]]["critic"] = {"top1": 0.5}
     write_json(full.path / "summary.json", summary | {"control": {}})
     for size in SIZES:
-        full.proof(size).write_bytes(b"half a file")
+        full.parity(size).write_bytes(b"half a file")
     page = read(full)
     for words in ("Calibration", "Largest error of an action of", "of delay", "Retention of time at goal"):
         assert words not in page.text

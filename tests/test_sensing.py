@@ -114,7 +114,7 @@ def bundle(tmp_path_factory, robot):
     rows = [values.reshape(-1, values.shape[-1])[:1000] for values in (*lived.sensed_steps(), lived.action)]
     directory = tmp_path_factory.mktemp("sensed") / "small"
     arrays = (values.astype(np.float32) for values in rows)
-    write_bundle(directory, SPEC, policy, critic, *arrays, provenance={}, judge=lambda _: {"success": 0.5})
+    write_bundle(directory, SPEC, policy, critic, *arrays, provenance={}, evaluate=lambda _: {"success": 0.5})
     return directory
 
 
@@ -133,7 +133,7 @@ def test_the_controller_keeps_the_history_that_rollouts_show(controller, lived):
 
 
 def test_the_controller_in_closed_loop_is_the_policy_on_its_sensors(controller, robot):
-    figures, _ = closed_loop.control(controller, robot, robot.task.layouts[-1], episodes=3)
+    figures, _ = closed_loop.run_controller(controller, robot, robot.task.layouts[-1], episodes=3)
     starts = evaluation_starts(robot, 3, robot.task.layouts[-1])
     key = jax.random.fold_in(evaluation_noise_key(), 0)
     found, _ = run_episodes(robot, on_robot(policy), starts, key)

@@ -61,23 +61,18 @@ def test_every_preset_comes_back_from_its_own_toml(name, file):
     jsonschema.validate(tomllib.loads(shown.stdout), schema())
 
 
-def test_a_file_that_spells_out_other_settings_than_its_preset_wins(file):
+def test_set_comes_over_the_file_and_the_file_over_the_preset(file):
+    path = file('preset = "reacher"\n[network]\ndepth = 16\nwidth = 32\n[task]\nengine = "none"')
+    config = requested(None, path, ["network.width=48"]).config
+    assert config == with_values(
+        preset("reacher"), ["network.depth=16", "network.width=48", "task.engine=none"]
+    )
+    assert config.teacher.task.engine is None
     config = with_values(preset("reacher"), EDITED)
     assert requested(None, file(as_toml(config, "quickstart", "any")), None).config == config
-
-
-def test_a_value_can_be_taken_away_by_none(file):
-    asked = requested("reacher", file('[task]\nengine = "none"'), None)
-    assert asked.config.teacher.task.engine is None
-
-
-def test_set_comes_over_the_file_and_the_file_over_the_preset(file):
-    path = file('preset = "debug"\n[network]\ndepth = 8\nwidth = 32')
-    config = requested(None, path, ["network.width=48"]).config
-    assert config == with_values(preset("debug"), ["network.depth=8", "network.width=48"])
-
-
-def test_rules_between_fields_hold_for_what_all_places_say_together(file):
+    with pytest.raises(UsageError, match="two presets are named"):
+        requested("debug", path, None)
+    # Rules between fields hold for what all places say together.
     path = file("[collect]\nprefill = 2000")
     assert requested(None, path, ["collect.buffer_rows=3000"]).config.teacher.collect.prefill == 2000
     with pytest.raises(UsageError, match=r"collect\.prefill is 2000"):
@@ -94,37 +89,31 @@ def test_a_setting_may_be_called_by_its_old_name(file, caplog):
             _ = requested("debug", None, twice).config
 
 
-def test_a_run_from_before_the_renaming_opens(tmp_path):
+def test_a_run_from_before_there_were_these_names_and_groups_opens(tmp_path):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 5)
     file, settings = run.path / "config.json", run.settings
     stored = json.loads(file.read_text())
     stored["config"]["teacher"]["update"]["batch"] = stored["config"]["teacher"]["update"].pop("batch_size")
     stored["config"]["student"]["choose"] = stored["config"]["student"].pop("select")
+    del stored["config"]["track"]
     file.write_text(json.dumps(stored))
     opened = open_run(str(run.path))
-    assert (opened.config, opened.settings) == (run.config, settings)
+    assert opened.config == preset("debug")
+    assert opened.settings["config"].items() <= settings["config"].items()
     assert with_present_names({"vary": {"update.batch": [16, 32]}}) == {
         "vary": {"update.batch_size": [16, 32]}
     }
 
 
-def test_two_presets_are_refused(file):
-    with pytest.raises(UsageError, match="two presets are named"):
-        requested("reacher", file('preset = "debug"'), None)
-
-
-def test_a_whole_file_serves_later_stages_as_long_as_the_teacher_is_the_same(tmp_path, file):
+def test_a_whole_file_serves_other_stages_as_long_as_the_teacher_is_the_same(tmp_path, file):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
     config = with_values(preset("debug"), ["student.envs=32"])
     assert changed(run, requested(None, file(as_toml(config, "debug", "any")), None)).config == config
     with pytest.raises(UsageError, match=r"network\.depth: the teacher is trained"):
         changed(run, requested(None, file("[network]\ndepth = 8"), None))
-
-
-def test_resuming_with_another_file_is_refused(tmp_path, file):
-    run = create_run(tmp_path / "run", preset("debug"), "debug", 0)
-    same = requested(None, file("[network]\ndepth = 4"), None)
-    assert resumed_run(run.path, same, None).config == run.config
+    assert (
+        resumed_run(run.path, requested(None, file("[network]\ndepth = 4"), None), None).config == run.config
+    )
     with pytest.raises(UsageError, match="resume without --config"):
         resumed_run(run.path, requested(None, file("[network]\ndepth = 8"), None), None)
 
@@ -137,8 +126,8 @@ def test_a_runs_settings_are_shown_and_come_back(tmp_path, file):
     assert entry == {"value": 24, "default": 64, "description": "units in each hidden layer"}
     page = ask("config", run.path).stdout
     for name, group in groups(config).items():
-        for field in type(group).model_fields:
-            assert f"{name}.{field}" in page
+        for field, info in type(group).model_fields.items():
+            assert f"{name}.{field}" in page and info.description
 
 
 def test_the_schema_refuses_what_the_program_refuses():

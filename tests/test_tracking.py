@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from events import read_events, told
 
-from pipelines.config import Config, TrackConfig, preset, with_values
+from pipelines.config import preset, with_values
 from pipelines.rundir import Run, create_run
 from pipelines.stages import check
 from pipelines.tracking import recorded
@@ -103,17 +103,6 @@ def test_a_package_that_is_not_there_is_refused_naming_the_extra(monkeypatch, na
     config = with_values(preset("debug"), [f"track.{name}={value}"])
     with pytest.raises(UsageError, match=rf"track\.{name}: .* {package} .*fathom-rl\[{name}\]"):
         check(config)
-
-
-def test_runs_from_before_there_were_trackers_are_still_runs(begun):
-    run = begun()
-    file = run.path / "config.json"
-    settings = json.loads(file.read_text())
-    del settings["config"]["track"]
-    file.write_text(json.dumps(settings))
-    assert run.config.track == TrackConfig()
-    assert run.config == preset("debug")
-    assert Config().track == TrackConfig(tensorboard=False, wandb=None)
 
 
 def test_weights_and_biases_offline_keep_a_run_across_resumptions(begun, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import graphics, render, stages, watch
+from pipelines import closed_loop, graphics, render, watch
 from pipelines.config import Config, with_values
 from pipelines.progress import Display
 from pipelines.rundir import RECORDING, Run, create_run
@@ -313,7 +313,7 @@ def test_a_task_without_a_model_has_nothing_to_draw(tmp_path):
 
 
 def test_command_draws_a_run_s_teacher_and_its_selected_student(debug_run, pipeline, gl, tmp_path):
-    selected = stages.selected_bundle(Run(debug_run.path))
+    selected = closed_loop.selected_bundle(Run(debug_run.path))
     out, page = tmp_path / "student.gif", tmp_path / "teacher.html"
     done = pipeline("watch", selected, "--episodes", 1, "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ class RunContext:
         self.pictures = [file.read_bytes() for file in sorted(recording.parent.glob(PICTURES))]
         log = read_columns(run.path / "control" / (self.driven or "") / ROBOT_LOG)
         self.robot_latencies = log.get("latency_us", ())
-        self.parity = read_columns(run.proof(self.selected or ""))
+        self.parity = read_columns(run.parity(self.selected or ""))
         self.distance_map = read_columns(run.path / "teacher" / DISTANCE_MAP)
         # The goal's part of the task's specification; empty where nothing is exported.
         spec = self.bundles.get(self.selected or "") or next(iter(self.bundles.values()), None)

@@ -1,7 +1,7 @@
 """`pipeline control --robot`: a bundle's controller moves an FR3 to a series of goals."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,30 +9,30 @@ from typing import Any
 import numpy as np
 
 from export.controller import Controller, Log, run
-from pipelines import stages
-from pipelines.closed_loop import controller_errors
+from pipelines.closed_loop import controller_errors, opened
+from pipelines.files import writing
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
-from pipelines.robot.goals import goals_of
+from pipelines.robot.goals import goals_of, numbers
 from pipelines.robot.limits import velocity_limits, violations
 from pipelines.robot.simulated import read_log, simulated_robot
 from pipelines.rundir import ROBOT_LOG
-from pipelines.runtime import Interrupted, deferred_interrupt
-from teacher.errors import FathomError, UsageError, unknown_name
+from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
+from teacher.errors import UsageError, unknown_name
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
 from teacher.tasks.fr3_arm import HOME, LOWER, UPPER, flange_position, tool_position
 
 JSON = dict[str, Any]
 ROBOTS = ("fr3", "fr3-sim")
-LONGEST_TOOL = 0.5  # m
+REACH = (-0.5,) * 3, (0.5,) * 3  # m: of a tool
 
 
 def drive(
     bundle: Path,
     display: Display,
-    *,
     robot: str,
+    *,
     host: str | None = None,
     goals: str = "10",
     seconds: float = 5.0,
@@ -48,18 +48,22 @@ def drive(
     Args: as the command line has them: `fr3`, at `host`, or `fr3-sim`, which is started here and begins at
       `start`; tool: `X,Y,Z`, the point that goals mean, in the flange's frame (m); log: where every step is
       written (.npz), in place of the run's control/SIZE/robot.npz.
-    Returns: `goals`, `reached`, `worst_distance_m` and `distances_m` at the end of each goal's time,
-      `limit_violations` (None on the real robot, which keeps no log of its own), and what `run` and
-      `violations` count besides.
+    Returns: figures of the summary; `limit_violations` is None on the real robot, which keeps no log.
     Raises UsageError or FathomError before anything moves, for what is said to be refused."""
-    _require_consistent(robot, host, start, seconds, log)
-    bundle, pose = bundle.resolve(), _pose(start)
+    _require_consistent(robot, host, start, log)
+    bundle = bundle.resolve()
+    pose = (
+        np.array(HOME)
+        if start is None
+        else _numbers("--start", start, LOWER, UPPER, "joint positions in rad")
+    )
+    point = None if tool is None else _numbers("--tool", tool, *REACH, "coordinates from the flange in m")
     with controller_errors():
-        controller, of_run, config, _ = stages.opened(bundle, task)
-        require_drivable(controller.spec)
-        moved = np.array(controller.spec["goal"].get("tool") or FLANGE)  # the point that the policy moves
-        point = moved if tool is None else _point(tool)
-        carried = None if tool is None else point - moved
+        controller, of_run, config, _ = opened(bundle, task)
+        spec = controller.spec
+        require_drivable(spec)
+        moved = np.array(spec["goal"].get("tool") or FLANGE)  # the point that the policy moves
+        carried = None if point is None else point - moved
         made = make_task(config.task.name)
         places, warnings = goals_of(goals, made, seed=seed, far=far, tool=carried)
         for warning in warnings:
@@ -68,27 +72,27 @@ def drive(
             log = of_run.path / "control" / bundle.name / ROBOT_LOG
         duration = len(places) * seconds
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
-        with deferred_interrupt() as interruption, _robot(robot, host, controller, pose) as (arm, judged):
+        with deferred_interrupt() as signals, _robot(host, controller, pose) as (arm, limits):
             with (
-                _logged(controller.spec, duration, log) as steps,
+                _logged(spec, duration, log) as steps,
                 display.bar("robot", len(places), unit="goals") as bar,
             ):
-                goal = _following(places, seconds, bar, lambda: interruption.requested)
+                goal = _following(places, seconds, bar, signals)
                 if carried is not None:
                     goal = _for_tool(goal, arm, carried, made.spec, far)
                 counted = run(controller, arm, goal, duration, log=steps)
             arm.read()
-            ends = _ends(controller.spec, steps, arm.latest, len(places), seconds)
-    distances = np.linalg.norm(tool_position(ends, point) - places, axis=-1)
+            ends = _ends(spec, steps, arm.latest, len(places), seconds)
+    distances = np.linalg.norm(tool_position(ends, moved if point is None else point) - places, axis=-1)
     figures = {
         "robot": robot,
         "goals": len(places),
-        "reached": int((distances <= controller.spec["goal"]["success_radius"]).sum()),
+        "reached": int((distances <= spec["goal"]["success_radius"]).sum()),
         "worst_distance_m": float(distances.max()),
         "mean_distance_m": float(distances.mean()),
         "distances_m": distances.tolist(),
-        **({} if tool is None else {"tool_m": point.tolist()}),
-        **judged,
+        **({} if point is None else {"tool_m": point.tolist()}),
+        **limits,
         **counted,
         "student_sha256": controller.provenance.get("checkpoint_sha256"),
     }
@@ -97,9 +101,7 @@ def drive(
     return figures
 
 
-def _require_consistent(
-    robot: str, host: str | None, start: str | None, seconds: float, log: Path | None
-) -> None:
+def _require_consistent(robot: str, host: str | None, start: str | None, log: Path | None) -> None:
     if robot not in ROBOTS:
         raise unknown_name("--robot", robot, ROBOTS)
     if robot == "fr3" and not host:
@@ -110,31 +112,15 @@ def _require_consistent(
         raise UsageError("--start places a simulated robot; a real one begins where it stands")
     if log is not None and log.suffix != ".npz":
         raise UsageError(f"--log: {log}, allowed: a file that ends in .npz")
-    if not 0.5 <= seconds <= 3600:
-        raise UsageError(f"--seconds: {seconds:g}, allowed: 0.5 to 3600 for each goal")
 
 
-def _numbers(text: str) -> np.ndarray:
-    try:
-        return np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        return np.array([])
-
-
-def _pose(text: str | None) -> np.ndarray:
-    pose = np.array(HOME) if text is None else _numbers(text)
-    if pose.shape != (7,) or not ((pose >= LOWER) & (pose <= UPPER)).all():
-        limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(LOWER, UPPER, strict=True))
-        raise UsageError(f"--start: {text}, allowed: seven joint positions in rad within {limits}")
-    return pose
-
-
-def _point(text: str) -> np.ndarray:
-    point = _numbers(text)
-    if point.shape != (3,) or not np.abs(point).max() <= LONGEST_TOOL:
-        allowed = f"X,Y,Z from the flange in m, each at most {LONGEST_TOOL:g} either way"
-        raise UsageError(f"--tool: {text}, allowed: {allowed}")
-    return point
+def _numbers(option: str, text: str, low: Sequence[float], high: Sequence[float], what: str) -> np.ndarray:
+    """Reads numbers within limits, separated by commas."""
+    found = numbers(text)
+    if len(found) != len(low) or not ((found >= low) & (found <= high)).all():
+        limits = ", ".join(f"[{least:g}, {most:g}]" for least, most in zip(low, high, strict=True))
+        raise UsageError(f"{option}: {text}, allowed: {len(low)} {what} within {limits}")
+    return found
 
 
 def _for_tool(
@@ -153,10 +139,9 @@ def _for_tool(
 
 
 @contextmanager
-def _robot(
-    robot: str, host: str | None, controller: Controller, pose: np.ndarray
-) -> Iterator[tuple[Franka, JSON]]:
-    """The robot, and figures that say, once it is gone, whether it kept its limits."""
+def _robot(host: str | None, controller: Controller, pose: np.ndarray) -> Iterator[tuple[Franka, JSON]]:
+    """The robot at `host`, or a simulated one, and figures that say, once it is gone, whether it kept its
+    limits."""
     figures: JSON = {"limit_violations": None}
     if host is not None:
         yield Franka(host, controller.spec), figures
@@ -169,17 +154,14 @@ def _robot(
 
 
 def _following(
-    places: np.ndarray, seconds: float, bar: Bar, stopped: Callable[[], bool]
+    places: np.ndarray, seconds: float, bar: Bar, signals: Interruption
 ) -> Callable[[float], np.ndarray]:
     """The goal of the moment. Raises Interrupted, and so ends the loop, once that is asked for."""
-    current = 0
 
     def goal(now: float) -> np.ndarray:
-        nonlocal current
-        if stopped():
+        if signals.requested:
             raise Interrupted("interrupted: the robot was stopped")
-        if (index := min(int(now / seconds), len(places) - 1)) != current:
-            current = index
+        if (current := min(int(now / seconds), len(places) - 1)) != bar.done:
             bar.show(current, {})
         return places[current]
 
@@ -200,14 +182,13 @@ def _logged(spec: JSON, seconds: float, file: Path | None) -> Iterator[Log]:
 
     Raises FathomError before anything moves if the file could not be written then."""
     log = Log(spec, round(seconds / spec["control_dt"]))
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.open("ab").close()
-        except OSError as error:
-            raise FathomError(f"cannot write {file}: {error.strerror}") from error
+    if file is None:
+        yield log
+        return
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
     try:
         yield log
     finally:
-        if file is not None:
-            log.save(file)
+        log.save(file)

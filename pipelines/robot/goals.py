@@ -47,9 +47,13 @@ def goals_of(
             raise UsageError(f"--goals: {text} cannot be read: {error}") from error
         parts = [(f"{text} line {i}", line.partition("#")[0]) for i, line in enumerate(stated, 1)]
         lines = [(where, line) for where, line in parts if line.strip()]
-    goals = np.array([_goal(where, line, allowed, len(goal.entries)) for where, line in lines], np.float32)
-    if not len(goals):
+    for where, line in lines:
+        values = numbers(line)
+        if len(values) != len(goal.entries) or not np.isfinite(values).all():
+            raise UsageError(f"{where}: {line.strip()!r}, allowed: {allowed}")
+    if not lines:
         raise UsageError(f"--goals: {text} is empty, allowed: {allowed}")
+    goals = np.array([numbers(line) for _, line in lines], np.float32)
     reach = 0.0 if tool is None else float(np.linalg.norm(tool))
     outside = [
         f"{where}: {name} = {value:g} {goal.unit}, trained in [{low:g}, {high:g}]"
@@ -62,11 +66,9 @@ def goals_of(
     return goals, outside
 
 
-def _goal(where: str, line: str, allowed: str, size: int) -> list[float]:
+def numbers(text: str) -> np.ndarray:
+    """Reads numbers with commas or spaces between; none where the text is something else."""
     try:
-        values = [float(part) for part in line.replace(",", " ").split()]
+        return np.array([float(part) for part in text.replace(",", " ").split()])
     except ValueError:
-        values = []
-    if len(values) != size or not np.isfinite(values).all():
-        raise UsageError(f"{where}: {line.strip()!r}, allowed: {allowed}")
-    return values
+        return np.array([])
