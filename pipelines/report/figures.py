@@ -109,7 +109,7 @@ def _points(axes: Axes, points: Mapping[str, JSON], sizes: Iterable[str], key: s
 
 def _front(axes: Axes, run: RunContext, points: Mapping[str, JSON], key: str) -> None:
     leading = front(points, key)
-    plot.reference_line(axes, run.settings["config"]["student"]["retention"] or None, "required")
+    plot.reference_line(axes, run.settings["config"]["student"]["min_retention"] or None, "required")
     axes.plot(*_columns([points[size] for size in leading], key, "retention"), color=TEACHER, linewidth=0.8)
     chosen = [size for size in points if size == run.selected]
     _points(axes, points, points, key, color=TEACHER)
