@@ -76,7 +76,7 @@ def iterations_within(wall_s: float, lines: Sequence[Mapping[str, Any]]) -> int:
 
 def student_config(name: str, config: StudentConfig, size: str) -> StudentConfig:
     """Returns a distillation's settings for this one size, less what the baseline leaves out."""
-    left_out: dict[str, Any] = {"sizes": (size,), "choose": None, "goals": (1.0, 0.0, 0.0, 0.0)}
+    left_out: dict[str, Any] = {"sizes": (size,), "select": None, "goals": (1.0, 0.0, 0.0, 0.0)}
     if name == "cloning":
         left_out |= {"teacher_rounds": config.rounds, "noise": 0.0}
     return StudentConfig.model_validate(config.model_dump() | left_out)

@@ -133,8 +133,8 @@ def make_networks(config: NetworkConfig, action_size: int) -> Networks:
     actor, critic = zip(config.depths, config.widths, strict=True)
     return Networks(
         actor=network(*actor, 2 * action_size),
-        state_action=network(*critic, config.representation),
-        goal=network(*critic, config.representation),
+        state_action=network(*critic, config.repr_dim),
+        goal=network(*critic, config.repr_dim),
     )
 
 
