@@ -5,7 +5,7 @@ import importlib.util
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import cycle, pairwise
@@ -322,31 +322,34 @@ class Shot(NamedTuple):
     seconds: float  # for which it is shown
 
 
-def shots(recording: Recording, frame_s: float, longest_s: float = LONGEST_S) -> tuple[list[Shot], int]:
-    """Returns every episode's frames in order, and how much faster than the clock they run.
+def shots(
+    recording: Recording, frame_s: float, longest_s: float = LONGEST_S, number: int | None = None
+) -> tuple[list[Shot], int]:
+    """Returns frames of every episode in order, or of one, and how much faster than the clock they run.
 
     Each is shown for `frame_s` seconds or little more; an episode's last frame is among them."""
-    period, lasts = recording.spec.control_dt, [len(episode.qpos) - 1 for episode in recording.episodes]
-    speed = max(1, int(np.ceil(sum(lasts) * period / longest_s - 1e-9)))
+    period, numbers = (
+        recording.spec.control_dt,
+        range(len(recording.episodes)) if number is None else [number],
+    )
+    lasts = {each: len(recording.episodes[each].qpos) - 1 for each in numbers}
+    speed = max(1, int(np.ceil(sum(lasts.values()) * period / longest_s - 1e-9)))
     stride = max(1, int(np.ceil(speed * frame_s / period - 1e-9)))
     shown_s = stride * period / speed
     found = []
-    for number, last in enumerate(lasts):
-        found += [Shot(number, step, shown_s) for step in range(0, last, stride)]
-        found.append(Shot(number, last, max(PAUSE_S, shown_s)))
+    for each, last in lasts.items():
+        found += [Shot(each, step, shown_s) for step in range(0, last, stride)]
+        found.append(Shot(each, last, max(PAUSE_S, shown_s)))
     return found, speed
 
 
 def moving_pictures(recording: Recording) -> list[bytes]:
     """Returns each episode as an animated WebP of some 50 kB; raises as `rendering` does."""
-    found = []
     with rendering(recording, SMALL) as draw:
-        for number, episode in enumerate(recording.episodes):
-            alone = recording._replace(episodes=[episode])
-            planned, speed = shots(alone, MOVING_FRAME_S, LONGEST_MOVING_S)
-            planned = [shot._replace(episode=number) for shot in planned]
-            found.append(_animation(draw, planned, speed, "webp", quality=60, method=2))
-    return found
+        planned = [
+            shots(recording, MOVING_FRAME_S, LONGEST_MOVING_S, i) for i in range(len(recording.episodes))
+        ]
+        return [_animation(draw, *each, "webp", quality=60, method=2) for each in planned]
 
 
 def write_gif(file: Path, recording: Recording) -> None:
@@ -425,24 +428,13 @@ def _even(length: int, count: int) -> Array:
 
 
 def _add(
-    scene: mujoco.MjvScene,
-    kind: mujoco.mjtGeom,
-    size: Array | Sequence[float],
-    at: Array,
-    colour: Sequence[float],
-    emission: float = 0.0,
+    scene: mujoco.MjvScene, kind: mujoco.mjtGeom, size: Any, at: Any, colour: Any, emission: float = 0.0
 ) -> mujoco.MjvGeom | None:
     """Adds one more shape to the scene; None where it is full."""
     if scene.ngeom >= scene.maxgeom:
         return None
-    drawn = scene.geoms[scene.ngeom]
-    numbers = (
-        np.asarray(size, float),
-        np.asarray(at, float),
-        np.eye(3).ravel(),
-        np.asarray(colour, np.float32),
-    )
-    mujoco.mjv_initGeom(drawn, kind.value, *numbers)
+    drawn, shape = scene.geoms[scene.ngeom], (np.asarray(size, float), np.asarray(at, float))
+    mujoco.mjv_initGeom(drawn, kind.value, *shape, np.eye(3).ravel(), np.asarray(colour, np.float32))
     drawn.emission, drawn.category = emission, mujoco.mjtCatBit.mjCAT_DECOR.value
     scene.ngeom += 1
     return drawn

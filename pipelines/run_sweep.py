@@ -16,7 +16,6 @@ from pipelines.files import JSON, locked, write_json
 from pipelines.progress import Display, describe_duration
 from pipelines.rundir import Run, is_sweep, run_path, sweeps
 from pipelines.runtime import Interrupted
-from pipelines.summary import SweepSummary
 from pipelines.sweep import (
     Member,
     Sweep,
@@ -205,8 +204,7 @@ def _is_distilled(member: Member) -> bool:
 
 
 def _write_summary(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
-    checked = SweepSummary.model_validate(compare_sweep(sweep, failures))
-    summary = checked.model_dump(mode="json", exclude_unset=True)
+    summary = compare_sweep(sweep, failures).as_json()
     write_json(sweep.path / "summary.json", summary)
     return summary
 
