@@ -185,28 +185,20 @@ def _settings(run: Run) -> JSON:
 def _cautions(runs: dict[str, Run]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
     found = {name: run.figures for name, run in runs.items()}
-
-    def differing(known: dict[str, Any]) -> str:
-        """Returns `arm: mjx, maze: brax` of the runs that have a value; empty if all have the same."""
-        known = {name: each for name, each in known.items() if each is not None}
-        return (
-            ", ".join(f"{name}: {each}" for name, each in known.items()) if len({*known.values()}) > 1 else ""
-        )
-
-    if listed := differing({name: run.task for name, run in runs.items()}):
-        return [
-            f"Scores, distances and sizes are not comparable: the tasks differ ({listed}). "
-            "Retention alone is, for it is a share of each run's own teacher."
-        ]
-    teachers = {name: each.teacher for name, each in found.items() if each.teacher}
+    scores = {name: each.teacher for name, each in found.items() if each.teacher}
     cautions: dict[str, JSON] = {
-        "Scores are not comparable: goals were laid out differently in evaluation ({}).": {
-            name: teacher.layout for name, teacher in teachers.items()
+        "nothing but retention, a share of each run's own teacher: the tasks differ": {
+            name: run.task for name, run in runs.items()
         },
-        "Scores of teachers and students are of different simulators ({}): compare those of the controllers, "
-        "where these ran in the same one.": {name: each.engine for name, each in found.items()},
-        "Scores are over different numbers of held-out episodes ({}): compare their intervals.": {
-            name: teacher.episodes for name, teacher in teachers.items()
+        "no scores: goals were laid out differently": {name: each.layout for name, each in scores.items()},
+        "of scores those of controllers in one simulator: several were learned in": {
+            name: each.engine for name, each in found.items()
         },
+        "intervals: numbers of episodes differ": {name: each.episodes for name, each in scores.items()},
     }
-    return [text.format(listed) for text, known in cautions.items() if (listed := differing(known))]
+    listed = {
+        text: [f"{name}: {value}" for name, value in values.items() if value is not None]
+        for text, values in cautions.items()
+        if len({value for value in values.values() if value is not None}) > 1
+    }
+    return [f"Compare {text} ({', '.join(values)})." for text, values in listed.items()]
