@@ -211,6 +211,21 @@ def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: 
         raise UsageError("\n".join(dict.fromkeys(map(describe, error.errors())))) from None
 
 
+def with_present_names(stored: Any, group: str = "") -> Any:
+    """Returns settings that a run's or a sweep's file holds, fields by the names that they have now."""
+    if isinstance(stored, list):
+        return [with_present_names(each) for each in stored]
+    if not isinstance(stored, dict):
+        return stored
+    renamed = groups(Config())[group].RENAMED if group in GROUPS else {}
+    result = {}
+    for name, value in stored.items():
+        of, _, field = name.rpartition(".")  # a sweep's keys are group.field
+        present = f"{of}.{groups(Config())[of].RENAMED.get(field, field)}" if of in GROUPS else name
+        result[renamed.get(name, present)] = with_present_names(value, name)
+    return result
+
+
 def differing(old: Config, new: Config) -> JSON:
     """Returns `group.field` of every value that differs, and the new one's, as JSON has it."""
     before = groups(old)

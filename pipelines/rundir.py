@@ -26,7 +26,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.config import Config, brief, validated
+from pipelines.config import Config, brief, validated, with_present_names
 from pipelines.files import (
     MENDED,
     following_no_link,
@@ -90,11 +90,11 @@ class Run:
 
     @property
     def settings(self) -> JSON:
-        """`seed`, `preset` and `config` as they were written; FathomError if this is no run's file."""
+        """`seed`, `preset` and `config`, by present names; FathomError if this is no run's file."""
         found = read_json(self.path / "config.json")
         if not isinstance(found, dict) or found.keys() != {"preset", "seed", "config"}:
             raise FathomError(f"{self.path} is no run: its config.json does not hold preset, seed and config")
-        return found
+        return dict(with_present_names(found))
 
     @property
     def config(self) -> Config:
@@ -321,7 +321,7 @@ def sweep_settings(path: Path) -> JSON:
     for entry in found["runs"]:
         if not resolved(path / entry["run"]).is_relative_to(path.resolve()):
             raise FathomError(f"{file}: runs: {entry['run']!r} lies outside the sweep")
-    return found
+    return dict(with_present_names(found))
 
 
 def run_path(name: str) -> Path:

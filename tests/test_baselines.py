@@ -258,7 +258,7 @@ def test_finished_baselines_are_kept_and_others_not_confused_with_them(compared,
     )
     assert sum(line.startswith("kept") for line in again.said) == 2
     settings = json.loads((run.path / "baselines" / "direct" / "config.json").read_text())
-    settings["config"]["teacher"]["update"]["batch"] = 16
+    settings["config"]["teacher"]["update"]["batch_size"] = 16
     write_json(run.path / "baselines" / "direct" / "config.json", settings)
     with pytest.raises(UsageError, match="begun with other settings"):
         distill_with_baselines(run, Lines(), "direct", resume=True)

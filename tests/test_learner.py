@@ -187,7 +187,7 @@ def test_a_goal_stays_for_an_episode_and_changes_with_it(run):
 
 
 def test_goals_change_within_an_episode_as_often_as_asked(learner):
-    wandering = collecting(learner, goal_steps=5, steps=1)
+    wandering = collecting(learner, goal_steps=5, unroll_length=1)
     states = [wandering.init(jax.random.key(0))]
     for _ in range(100):
         states.append(wandering._collect(jax.tree.map(jnp.copy, states[-1])))

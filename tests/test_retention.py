@@ -68,7 +68,7 @@ def assessed(parameters, low, *, mean=None, teachers=0.1, own=0.1):
 def test_the_smallest_student_that_surely_keeps_enough_is_selected():
     family = {"4x256": assessed(300, 0.999), "2x64": assessed(100, 0.985), "2x32": assessed(50, 0.9)}
     assert select(family, CONFIG)[:2] == ("2x64", True)
-    chosen = CONFIG.model_copy(update={"choose": "2x32"})
+    chosen = CONFIG.model_copy(update={"select": "2x32"})
     assert select(family, chosen)[:2] == ("2x32", False)
     assert select(family, chosen.model_copy(update={"retention": 0.9}))[:2] == ("2x32", True)
     size, passes, because = select(family, CONFIG.model_copy(update={"retention": 1.0}))

@@ -11,12 +11,20 @@ from typer.testing import CliRunner
 
 from pipelines import options
 from pipelines.cli import app
-from pipelines.config import Config, as_toml, groups, preset, requested, schema, with_values
+from pipelines.config import (
+    Config,
+    as_toml,
+    groups,
+    preset,
+    requested,
+    schema,
+    with_present_names,
+    with_values,
+)
 from pipelines.presets import PRESETS
 from pipelines.rundir import create_run, open_run
 from pipelines.stages import changed, resumed_run
 from teacher import memory
-from teacher.config import CollectConfig, UpdateConfig
 from teacher.errors import UsageError
 from teacher.replay import future_offset
 from teacher.rollout import Simulation
@@ -88,14 +96,16 @@ def test_a_setting_may_be_called_by_its_old_name(file, caplog):
 
 def test_a_run_from_before_the_renaming_opens(tmp_path):
     run = create_run(tmp_path / "run", preset("debug"), "debug", 5)
-    file = run.path / "config.json"
+    file, settings = run.path / "config.json", run.settings
     stored = json.loads(file.read_text())
-    for group in (stored["config"]["teacher"]["update"], stored["config"]["teacher"]["collect"]):
-        for old, new in (UpdateConfig.RENAMED | CollectConfig.RENAMED).items():
-            if new in group:
-                group[old] = group.pop(new)
+    stored["config"]["teacher"]["update"]["batch"] = stored["config"]["teacher"]["update"].pop("batch_size")
+    stored["config"]["student"]["choose"] = stored["config"]["student"].pop("select")
     file.write_text(json.dumps(stored))
-    assert open_run(run.path).config == run.config
+    opened = open_run(str(run.path))
+    assert (opened.config, opened.settings) == (run.config, settings)
+    assert with_present_names({"vary": {"update.batch": [16, 32]}}) == {
+        "vary": {"update.batch_size": [16, 32]}
+    }
 
 
 def test_two_presets_are_refused(file):
