@@ -14,6 +14,7 @@ from pipelines.summary import Figures, Latencies
 NARROW = "\u202f"  # no-break space between a number and its unit
 INTERVALS = f"95{NARROW}% intervals"  # the level of teacher.evaluate.CONFIDENCE
 BELOW = f"Below a figure: its 95{NARROW}% interval"
+NAME_WIDTH = 32  # characters of a row's name that is not broken
 ENGINES = {"mujoco": "the MuJoCo C engine", "mjx": "MuJoCo XLA (mjx)", "brax": "brax's spring simulator"}
 
 
@@ -150,9 +151,14 @@ class Table(NamedTuple):
         return self._replace(head=names, rows=[[row[i] for i in columns] for row in self.rows])
 
     def __rich__(self) -> rich.table.Table:
-        table = rich.table.Table(*self.head, caption=_plain(self.caption))
-        for row in self.rows:
-            table.add_row(*(_written(each if isinstance(each, Cell) else Cell(each)) for each in row))
+        """Returns the same for a terminal, without the note."""
+        rows = [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in self.rows]
+        whole = max((len(name.value) for name, *_ in rows), default=0) < NAME_WIDTH
+        table = rich.table.Table(title=_plain(self.caption), title_justify="left")
+        for i, head in enumerate(self.head):
+            table.add_column(head, no_wrap=whole and i == 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(_written, row))
         return table
 
 

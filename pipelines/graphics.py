@@ -41,7 +41,7 @@ def library() -> str:
                 command, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=True
             )
             return name
-        except subprocess.SubprocessError as error:
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
             refused.append(f"{name}: {[str(error), *str(error.stderr or '').splitlines()][-1]}")
     raise NoGraphics(f"no pictures can be drawn here: {INSTALL} ({'; '.join(refused)})")
 

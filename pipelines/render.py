@@ -98,9 +98,8 @@ def record(task: Task, trajectories: Trajectories, goal: Array, count: int) -> R
         active = trajectories.active[:, i]
         last = max(0, min(int(active.sum()), int(np.cumprod(sound).sum()) - 1))
         observation = trajectories.observation[: last + 1, i]
-        path, marker = (
-            np.asarray(task.marker(each)) for each in (achieved_goal(task.spec, observation), goal[i])
-        )
+        achieved = achieved_goal(task.spec, observation)
+        path, marker = (np.asarray(task.marker(each)) for each in (achieved, goal[i]))
         distance = np.asarray(goal_distance(task.spec, observation, goal[i]))
         episodes.append(Episode(trajectories.qpos[: last + 1, i], marker, path, distance, last < len(active)))
     return Recording(task.spec, model, episodes)
@@ -171,7 +170,7 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
 
 @contextmanager
 def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Draw]:
-    """Gives a function that draws a step of a numbered episode, with a note in a corner.
+    """Gives a function that draws a step of a numbered episode, with its caption and a note in a corner.
 
     It returns [height, width, 3] bytes. Raises: NoGraphics where no picture can be drawn."""
     view, model = frame(recording, size[0] / size[1]), copy.copy(recording.model)
@@ -210,9 +209,8 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
             pole = np.array([*episode.marker[:2], view.ground + half])
             _add(scene, GEOM.mjGEOM_BOX, [thin, thin, half], pole, (*GOAL_COLOUR[:3], 1))
         mujoco.mjr_render(area, scene, context)
-        left, right = mujoco.mjtGridPos.mjGRID_TOPLEFT.value, mujoco.mjtGridPos.mjGRID_TOPRIGHT.value
-        for corner, text in ((left, recording.caption(episode, step)), (right, note)):
-            mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text, "", context)
+        text, corner = f"{recording.caption(episode, step)}   {note}", mujoco.mjtGridPos.mjGRID_TOPLEFT.value
+        mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text.rstrip(), "", context)
         pixels = np.empty((*size[::-1], 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, area, context)
         return pixels[::-1]
@@ -238,8 +236,7 @@ def _add_surroundings(scene: mujoco.MjvScene, view: View) -> None:
     thin = 5e-4 * distance
     under = np.array([*place[:2], view.ground - 2 * thin])
     _add(scene, box, [20 * distance, 20 * distance, thin], under, GROUND_COLOUR)
-    power = 10.0 ** np.floor(np.log10(distance / 12))
-    spacing = next(step * power for step in (1, 2, 5, 10) if step * power >= distance / 12)
+    spacing = 2.0 ** np.ceil(np.log2(distance / 12))
     for line in (np.arange(GRID_LINES) - GRID_LINES // 2) * spacing:
         for axis in range(2):
             half, at = np.full(3, thin), np.array([*place[:2], view.ground])

@@ -10,22 +10,9 @@ from rich.console import Group
 from rich.text import Text
 
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
+from pipelines import formats
 from pipelines import summary as schema
-from pipelines.formats import (
-    BELOW,
-    Cell,
-    Goal,
-    Table,
-    capital,
-    cell,
-    cells,
-    in_words,
-    latencies,
-    listed,
-    number,
-    percent,
-    with_unit,
-)
+from pipelines.formats import BELOW, Cell, Goal, Table, cell, cells, listed, number, percent, with_unit
 from pipelines.summary import Figures, Score, Summary, SweepSummary
 from pipelines.sweep import described, shown
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
@@ -76,7 +63,7 @@ def _table(
             key = re.split("[./]", path)[0]
             for field in (type(source).model_fields.get(key) for source in sources if source):
                 if field and field.description:
-                    notes[head] = f"{capital(head)}: {field.description.replace('`', '')}."
+                    notes[head] = f"{formats.capital(head)}: {field.description.replace('`', '')}."
         body.append(row)
     return Table(caption, [name, *paths], body, " ".join(notes[head] for head in paths if head in notes))
 
@@ -121,18 +108,18 @@ def funnel(found: Summary, goal: Goal) -> Table:
         add("Student", found.selected or f"{', '.join(found.students)}, not judged yet", facts, student)
     if file := found.export.get(found.selected or ""):
         error = f"error at most {number(file.parity_max_error, '.1e')}"
-        rows.append(["File", Cell(latencies(file), error), *["as above"] * 4])
+        rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * 4])
     if control := found.control.get(found.controlled or ""):
         add(
             "Control",
             of(found.controlled, control.engine or ""),
-            [latencies(control), late(control)],
+            [formats.latencies(control), late(control)],
             control,
         )
     if robot := found.robot.get(found.driven or ""):
         broken = robot.limit_violations
         limits = "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit"
-        facts = [f"{robot.reached} of {robot.goals} goals", latencies(robot), late(robot), limits]
+        facts = [f"{robot.reached} of {robot.goals} goals", formats.latencies(robot), late(robot), limits]
         reached = (robot.reached or 0) / (robot.goals or 1)
         ends = Score(success_final=reached, final_distance=robot.mean_distance_m)
         facts.append(f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away")
@@ -259,7 +246,8 @@ def summary(figures: JSON) -> Group:
     """Shows summary.json, or a part of it: the way from teacher to robot."""
     found = Summary.model_validate(figures)
     kept = students(found).only("size", "parameters", "retention", "success", "p50")
-    parts = [funnel(found, Goal()), kept._replace(caption=found.selected_because or "")]
+    stages = funnel(found, Goal()).only("stage", "what", "success", "time at goal")
+    parts = [stages, kept._replace(caption=f"Students. {found.selected_because or ''}")]
     seconds = [f"{found.wall_s:.0f} s in all"] if found.wall_s is not None else []
     return Group(*(part for part in parts if part.rows), *seconds)
 
@@ -374,7 +362,7 @@ def compared(found: Comparison, units: Mapping[str, str | None]) -> list[Table]:
         for each in figures.values():
             student, speed = each.students.get(size), cell(each.export.get(size), "latency_us_p50").value
             facts = listed(speed, "selected" if size == each.selected else "")
-            row.append(Cell(in_words(student, "retention") or "not known", facts) if student else "")
+            row.append(Cell(formats.in_words(student, "retention") or "not known", facts) if student else "")
         kept.append(row)
     note = (
         "Retention of each run's own teacher's time at goal, and the file's median latency: comparable where "

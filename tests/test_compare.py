@@ -54,7 +54,7 @@ def test_page_shows_each_run_s_scores_students_and_verdict(runs, tmp_path):
     assert [row[0].split() for row in page.rows if row and row[0].startswith("deep")] == [
         ["deep", stage] for stage in ("teacher", "student", "controller")
     ]
-    assert page.tags.count("figure") == 2 + 2 + 3
+    assert page.tags.count("figure") == 2 + 3
 
 
 def test_what_of_the_figures_does_not_compare_is_said(runs):

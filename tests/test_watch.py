@@ -3,13 +3,13 @@
 import contextlib
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import mujoco
 import numpy as np
 import pytest
 from PIL import Image
-from probes import Aim, name_of
 
 from pipelines import graphics, render, stages, watch
 from pipelines.config import Config, with_values
@@ -20,6 +20,7 @@ from teacher.rollout import Trajectories
 from teacher.tasks import State, make_task
 
 FREE = mujoco.mjtCamera.mjCAMERA_FREE
+PROBE = f"{Path(__file__).with_name('probes.py')}:Aim"  # without a model
 GOALS = {"fr3_reach": [0.4, 0.2, 0.5], "wheel_maze": [1.5, 1.0], "ant": [2.0, 0.0]}
 
 
@@ -261,11 +262,11 @@ def test_what_cannot_be_watched_is_refused(tmp_path, monkeypatch, no_gl):
         ("fr3_reach", {"live": True}, FathomError, "there is no display here"),
         ("fr3_reach", {"engine": "brax"}, UsageError, r"unknown engine.*'brax'"),
         ("wheel_maze", {"episodes": 1}, graphics.NoGraphics, "libegl1"),
-        (name_of(Aim), {}, UsageError, "no MuJoCo model: there is nothing to draw"),
+        (PROBE, {}, UsageError, "no MuJoCo model: there is nothing to draw"),
     ):
         with pytest.raises(error, match=words):
             watch.watch(subject(tmp_path, task), Display(), **options)
-    assert render.record(make_task(name_of(Aim)), None, np.zeros((1, 2)), 1) is None
+    assert render.record(make_task(PROBE), None, np.zeros((1, 2)), 1) is None
     run = create_run(tmp_path / "run", Config(), "debug", 0)
     with pytest.raises(UsageError, match=r"unknown policy.*'2x9'"):
         watch.of_run(run, "2x9")

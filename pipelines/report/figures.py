@@ -20,7 +20,7 @@ from pipelines.sweep import described, short, shown
 from pipelines.tables import current_robustness
 
 SCORES = {"success_final": "Success", "time_at_goal": "Time at goal"}
-STUDENT, TEACHER, CONTROLLER, _ = plot.SERIES
+STUDENT, TEACHER, *_ = plot.SERIES
 LEARNED = {
     "critic_accuracy": "Critic accuracy on training batches",
     "critic_loss": "Critic loss",
@@ -150,9 +150,9 @@ def _rows(
 ) -> list[Figure]:
     """Draws one row a name and in it a dot a series; of each the figures of its rows and their key."""
     figures: list[Figure] = []
-    looks = zip((-0.2, 0.2, 0), (TEACHER, STUDENT, CONTROLLER), strict=True)
+    looks = zip((-0.2, 0.2), (TEACHER, STUDENT), strict=True)
     with plot.figure(f"{title} (lines: {INTERVALS})", figures, 0.7 + 0.32 * len(names)) as axes:
-        for (label, (rows, key)), (shift, colour) in zip(series.items(), looks, strict=False):
+        for (label, (rows, key)), (shift, colour) in zip(series.items(), looks, strict=True):
             at = [(names.index(name) + shift, row) for name, row in rows.items()]
             plot.dots(axes, at, key, flat=True, label=label, color=colour)
         axes.set_yticks(range(len(names)), names)
@@ -277,18 +277,6 @@ def robot(run: RunContext) -> list[Figure]:
 
 
 # Several runs
-
-
-def policies(runs: Mapping[str, RunContext]) -> list[Figure]:
-    """Draws success and time at goal of several runs: a row a run, a dot a policy."""
-    figures: list[Figure] = []
-    for key, title in SCORES.items():
-        series = {}
-        for stage in ("teacher", "student", "controller"):
-            found = {name: run.found.scored[stage] for name, run in runs.items() if stage in run.found.scored}
-            series[stage] = (found, key)
-        figures += _rows(title, list(runs), series)
-    return figures
 
 
 def teachers(

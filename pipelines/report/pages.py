@@ -231,7 +231,7 @@ def of_comparison(found: "Comparison", runs: Mapping[str, RunContext]) -> Page:
         sections={
             "Verdicts": [f"{name}: {verdict_of_run(run)}" for name, run in runs.items()],
             "Settings that differ": [settings if settings.rows else none],
-            "Scores": [figures.policies(runs), scores],
+            "Scores": [scores],
             "Students": [figures.retention_and_cost(runs), kept],
             "Learning": [figures.comparison_learning(runs)],
             "Versions that differ": [tables.different("package", found.versions, found)],
