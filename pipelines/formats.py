@@ -87,13 +87,12 @@ def capital(text: str) -> str:
     return text if "_" in text.split()[0] else text[:1].upper() + text[1:]
 
 
+RANKS = ("spearman_actions", "spearman_states", "best_action", "top1", "gradient_cosine")
+RANKS += ("rank_correlation", "rank_correlation_far")
 FORMS: dict[str, Callable[..., str]] = {
-    **dict.fromkeys(("parameters", "env_steps", "labels", "observations", "episodes"), number),
     **dict.fromkeys(("latency_us_p50", "latency_us_p99"), latency),
     **dict.fromkeys(("parity_max_error", "distance_max_error"), partial(number, form=".1e")),
-    **dict.fromkeys(("rank_correlation", "rank_correlation_far"), partial(number, form=".3f")),
-    **dict.fromkeys(("spearman_actions", "spearman_states", "best_action"), partial(number, form=".3f")),
-    **dict.fromkeys(("top1", "gradient_cosine"), partial(number, form=".3f")),
+    **dict.fromkeys(RANKS, partial(number, form=".3f")),
     **{"wall_s": duration, "env_steps_per_s": significant, "distance_error": significant},
 }
 
@@ -114,11 +113,14 @@ class Cell(NamedTuple):
 
 
 def cell(of: Figures | None, key: str, unit: str | None = None) -> Cell:
-    """Returns a figure and its interval, distances in the unit, in the form that its name has in FORMS."""
-    is_distance = key in ("final_distance", "final_distance_change")
-    form = partial(with_unit, unit=unit) if is_distance else FORMS.get(key, percent)
-    ends = (of and of.interval(key)) or ()
-    return Cell(form(getattr(of, key, None)), " to ".join(form(end).partition(NARROW)[0] for end in ends))
+    """Returns a figure and its interval, distances in the unit.
+
+    Forms other than a count's, and a share's in percent, are in FORMS."""
+    value, ends = getattr(of, key, None), (of and of.interval(key)) or ()
+    form = FORMS.get(key, number if isinstance(value, int) else percent)
+    if key in ("final_distance", "final_distance_change"):
+        form = partial(with_unit, unit=unit)
+    return Cell(form(value), " to ".join(form(end).partition(NARROW)[0] for end in ends))
 
 
 def cells(of: Figures | None, keys: str, unit: str | None = None) -> list[Cell]:
