@@ -60,7 +60,7 @@ def _of_run(member: Member, failure: JSON) -> SweepRun:
     lines, config = member.run.metrics("teacher"), member.run.config
     stands: JSON = {"state": "unfinished" if lines else "not begun"} | failure
     if member.finished:
-        stands = {"state": "finished"} | {key: failure[key] for key in ("stage_errors",) if key in failure}
+        stands = {"state": "finished"} | {key: failure[key] for key in ("stage_errors",) if failure.get(key)}
     if lines:
         stands["iteration"] = lines[-1]["iteration"]
     # The median iteration neither compiles nor waits.
