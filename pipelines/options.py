@@ -113,6 +113,10 @@ class First(NamedTuple):
     task: str | None = option(
         "NAME", "one of `pipeline tasks`, or your own, path/to/file.py:NAME", complete=complete_task
     )
+    arm: str | None = option(
+        "FILE|menagerie:NAME", "an arm's MJCF or URDF in place of a task: its tip learns to reach points"
+    )
+    tip: str | None = option("NAME", "with --arm: site or body that goals mean. Default: the last")
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
     seed: int | None = _seed("of all randomness. Default: 0")
@@ -134,10 +138,20 @@ class First(NamedTuple):
         """Reads what is asked for, and meets the run's other processes."""
         from pipelines.config import requested
 
-        own |= {"task__name": self.task, "evaluate__until": self.until}
+        own |= {"task__name": self._task(), "evaluate__until": self.until}
         asked = requested(self.preset, self.config, self.set_, **own)
         distributed.join(self.coordinator, self.processes, self.process)
         return asked
+
+    def _task(self) -> str | None:
+        if self.arm is None:
+            refuse("needs --arm", {"--tip": self.tip})
+            return self.task
+        refuse("--arm is a task already", {"--task": self.task})
+        from pipelines.arms import task_of_arm
+        from pipelines.progress import Display
+
+        return task_of_arm(self.arm, self.tip, Display().say)
 
     @contextmanager
     def held(self, asked: "Request") -> Iterator["Run"]:

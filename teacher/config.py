@@ -20,6 +20,7 @@ from pydantic import (
 
 BLOCK_DEPTH = 4  # hidden Dense layers in one residual block
 SHARES = ("time_at_goal", "time_near_goal", "success_final", "success_any", "strict_final")  # of a score
+ARM = ".toml"  # of a task in a file that describes an arm
 FAR_CELLS = 8  # of a maze, to walk: from there on a pair of cells counts as far
 
 
@@ -57,9 +58,12 @@ def _threshold(value: Any) -> Any:
 
 
 def task_reference(name: str) -> str:
-    """`path/to/file.py:NAME` with the file's whole path, so that later stages find it from any directory.
+    """A task in a file, `path/to/file.py:NAME` or `path/to/arm.toml`, by its whole path, so that later stages
+    find it from any directory.
 
     Other names of tasks stay as they are."""
+    if name.endswith(ARM):
+        return str(Path(name).resolve())
     file, _, made = name.rpartition(":")
     return f"{Path(file).resolve()}:{made}" if file.endswith(".py") else name
 

@@ -21,7 +21,7 @@ PROGRAMS = (
 # hosts, an account, a robot, a key, a file or a sweep of another block, or hours. Other tests run their like.
 READ = {
     *("--coordinator", "track.wandb=PROJECT", "--config", "--host", "--sign", "--robot", "--depths"),
-    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines"),
+    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines", "--arm"),
 }
 # What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
 SMALL = {

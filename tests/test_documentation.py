@@ -222,7 +222,9 @@ def test_the_pages_on_python_and_tracking_go_on_with_a_run(debug_run, tmp_path, 
     assert executed(snippet("docs/python.md", 2))["outcomes"].success_final.shape == (16,)
     trained = executed(snippet("docs/python.md", 1), quickstart="debug")
     assert int(trained["state"].iteration) == preset("debug").teacher.collect.iterations
-    distilled = executed(snippet("docs/python.md", 3))
+    others = executed(snippet("docs/python.md", 3), **{"fr3_reach": "reacher", "2x32": "2x16"})
+    assert others["truncated"] and np.isfinite(others["info"]["distance"])
+    distilled = executed(snippet("docs/python.md", 4))
     assert np.isfinite(float(distilled["metrics"]["2x16/action_error"]))
 
 
@@ -236,7 +238,7 @@ def test_no_python_snippet_is_left_out():
     pages = [block.page for block in of_kind("python")]
     run = {
         "README.md": 2,
-        "docs/python.md": 4,
+        "docs/python.md": 5,
         "docs/tutorial.md": 1,
         "docs/robots.md": 1,
         "docs/tracking.md": 1,

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from teacher.config import StoredName, task_reference
+from teacher.config import ARM, StoredName, task_reference
 from teacher.errors import FathomError, UsageError, unknown_name
+from teacher.tasks.arm import arm_task
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
 from teacher.tasks.fr3 import Fr3Reach
 from teacher.tasks.fr3_cube import fr3_pick_place, fr3_push_easy, fr3_push_hard
@@ -61,7 +62,8 @@ __all__ = [
 
 def make_task(name: str) -> Task:
     """Makes the task of that name, once in a process: one of TASKS, of an installed package (entry points of
-    the group `fathom.tasks`), or of a file (`path/to/file.py:NAME`, a class or a function that makes it).
+    the group `fathom.tasks`), or of a file (`path/to/file.py:NAME`, a class or a function that makes it, or
+    `path/to/arm.toml`, which describes an arm).
 
     The file of a `StoredName` is executed only where a user named it, or trusted a run that keeps it.
     Raises: UsageError with the nearest name if there is none, for such a file, and with what is wrong with
@@ -71,7 +73,10 @@ def make_task(name: str) -> Task:
 
 @cache
 def _made(name: str) -> Task:
-    maker = _from_file(name) if is_file(name) else TASKS.get(name) or _from_package(name)
+    if name.endswith(ARM):
+        maker: Any = partial(arm_task, Path(name))
+    else:
+        maker = _from_file(name) if is_file(name) else TASKS.get(name) or _from_package(name)
     if not callable(maker):
         found = type(maker).__name__
         raise FathomError(f"task {name!r}: is a {found}, not a class or a function that makes a task")
@@ -106,7 +111,8 @@ def executable(name: str) -> str:
     reference = str(task_reference(name))  # one key of a cache, whoever names the task
     if not is_file(reference):
         return reference
-    if isinstance(name, StoredName) and reference not in _EXECUTABLE:
+    is_code = not reference.endswith(ARM)
+    if is_code and isinstance(name, StoredName) and reference not in _EXECUTABLE:
         file, _, made = reference.rpartition(":")
         raise UsageError(
             f"the task is code in a file, {file}, which is not executed because a run or a settings file "
@@ -123,13 +129,13 @@ def execute(reference: str, stored: str) -> None:
 
 def is_file(name: str) -> bool:
     """Whether a task's name is a reference to a file."""
-    return ".py:" in name
+    return ".py:" in name or name.endswith(ARM)
 
 
 def task_files(name: str) -> dict[str, Path]:
     """The file of a task that was made and what it is made of, by relative path: modules beside it that it
     imported, and files in its folder or below that one of all these names (MJCF, its parts, meshes)."""
-    file = Path(executable(name).rpartition(":")[0])
+    file = Path(executable(name).removesuffix(f":{name.rpartition(':')[2]}"))
     found, folders, names = {file, *_BESIDE.get(file, ())}, {file.parent}, set[str]()
     unread, known = set(found), 0
     while unread or known != len(folders):
@@ -138,6 +144,7 @@ def task_files(name: str) -> dict[str, Path]:
         paths = {Path(os.path.normpath(folder / each)) for folder in folders for each in names}
         below = {path for path in paths if path.is_relative_to(file.parent)}
         folders |= {path for path in below if path.is_dir()}
+        folders |= {path.parent for path in below if path.is_file()}
         unread = {path for path in below - found if path.is_file() and path.stat().st_size <= LARGEST}
         found |= unread
     return {str(each.relative_to(file.parent)): each for each in sorted(found)}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import mujoco
 
 from teacher.randomization import DomainRandomization
-from teacher.spec import Floats, GoalSpec, ObservationTerm, SensorTerm, TaskSpec
+from teacher.spec import Floats, GoalSpec, JointSpec, ObservationTerm, SensorTerm, TaskSpec
 from teacher.tasks.mazes import Maze
 
 Array = Any  # NumPy or JAX
@@ -132,6 +132,17 @@ class AnalyticTask(Task):
     @abc.abstractmethod
     def advance(self, state: State, control: Array) -> State:
         """The state [...] after one control period under controls [..., U]."""
+
+
+def slowed(velocity: Array, qpos: Array, joints: JointSpec) -> Array:
+    """Joint velocities [..., n] cut so that joints slow down and stop `margin` before their limits.
+
+    A joint beyond one comes back, at `return_speed` at most. Of joints that all have limits."""
+    xp, dtype = qpos.__array_namespace__(), qpos.dtype
+    upper = joints.slowdown * (xp.asarray(joints.upper, dtype=dtype) - joints.margin - qpos)
+    lower = joints.slowdown * (xp.asarray(joints.lower, dtype=dtype) + joints.margin - qpos)
+    back = xp.inf if joints.return_speed is None else joints.return_speed
+    return xp.clip(velocity, xp.minimum(lower, back), xp.maximum(upper, -back))
 
 
 def rotation_matrix(quaternion: Array) -> Array:

@@ -14,7 +14,16 @@ from teacher.spec import (
     Floats,
     TaskSpec,
 )
-from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms, sensor_terms
+from teacher.tasks.base import (
+    Array,
+    MujocoTask,
+    Start,
+    State,
+    goal_of,
+    observation_terms,
+    sensor_terms,
+    slowed,
+)
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
@@ -24,7 +33,6 @@ from teacher.tasks.fr3_arm import (
     UPPER,
     flange_position,
     joint_spec,
-    slowed,
     tool_position,
 )
 

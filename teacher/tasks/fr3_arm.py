@@ -82,16 +82,6 @@ def tool_position(qpos: Array, tool: Floats | np.ndarray) -> Array:
     return positions[..., -1, :] + rotations[..., -1, :, :] @ offset
 
 
-def slowed(velocity: Array, qpos: Array, joints: JointSpec) -> Array:
-    """Joint velocities [..., 7] in rad/s, cut so that joints slow down and stop before their limits.
-
-    A joint beyond one comes back, at RETURN_SPEED at most."""
-    xp, dtype = qpos.__array_namespace__(), qpos.dtype
-    upper = joints.slowdown * (xp.asarray(joints.upper, dtype=dtype) - joints.margin - qpos)
-    lower = joints.slowdown * (xp.asarray(joints.lower, dtype=dtype) + joints.margin - qpos)
-    return xp.clip(velocity, xp.minimum(lower, RETURN_SPEED), xp.maximum(upper, -RETURN_SPEED))
-
-
 def flange_pose(qpos: Array) -> Array:
     """Angles [..., 7] -> the flange's pose as three points [..., 9] in metres, in the base frame.
 

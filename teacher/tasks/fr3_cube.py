@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from teacher.spec import ActionKind, ActionSpec, Floats, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms
+from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms, slowed
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
@@ -25,7 +25,6 @@ from teacher.tasks.fr3_arm import (
     flange_pose,
     joint_spec,
     reach_down,
-    slowed,
 )
 
 AXES = ("x", "y", "z")

@@ -1,0 +1,81 @@
+"""An arm's model file becomes a task: what was decided about it is kept as TOML, to be read and edited."""
+
+import importlib
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from teacher.errors import UsageError, unknown_name
+from teacher.tasks.arm import as_toml, describe
+from teacher.tasks.arm_model import parsed
+
+
+def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None]) -> str:
+    """Writes `NAME.toml` where one is, for the arm's model, and returns it as a task's name.
+
+    A file of before is taken as it is, also if it was edited.
+
+    Args: arm: a model's file, or one of those that `model_file` knows; tip: site or body that goals mean;
+      say: told what was decided.
+    Raises: UsageError with what is wrong with the model, or with a file of that name of another arm."""
+    file = model_file(arm)
+    name = re.sub(r"\W+", "_", parsed(file).modelname or file.stem).strip("_").lower()
+    target = Path(f"{name}.toml")
+    if target.exists():
+        known = tomllib.loads(target.read_text("utf-8"))
+        if Path(str(known.get("model"))).resolve() != file.resolve() or tip not in (None, known.get("tip")):
+            raise UsageError(
+                f"{target} is of another arm or tip: move it away, or take it with --task {target}"
+            )
+        say(f"{target} is taken as it is; without it, all is decided anew")
+        return str(target)
+    found = describe(file, tip or "")
+    target.write_text(as_toml(found, Path.cwd()), "utf-8")
+    for line in (
+        f"{target} says what was decided; edit it as you like, --task {target} takes it",
+        f"{len(found.joints)} joints bring {found.tip!r} to goals within {1e3 * found.radius:g} mm: "
+        + ", ".join(found.joints),
+        "range (rad, m): "
+        + ", ".join(f"{low:g} to {high:g}" for low, high in zip(found.lower, found.upper, strict=True)),
+        "goals (m): "
+        + ", ".join(
+            f"{axis} {low:g} to {high:g}"
+            for axis, low, high in zip("xyz", found.goal_low, found.goal_high, strict=True)
+        ),
+        "commands are joint velocities; the robot's own controller has to follow them and carry its weight",
+    ):
+        say(line)
+    return str(target)
+
+
+def model_file(arm: str) -> Path:
+    """Finds an arm's model: a file, `menagerie:NAME` (package mujoco-menagerie) or
+    `robot_descriptions:NAME` (package robot_descriptions); these two load models over the network.
+
+    Raises: UsageError for a name, a package or a file that is not there."""
+    package, _, name = arm.partition(":")
+    if package == "menagerie":
+        menagerie = _imported("mujoco_menagerie", "mujoco-menagerie", arm)
+        if name not in menagerie.names():
+            raise unknown_name("arm of the menagerie", name, menagerie.names())
+        robot = menagerie.get(name)
+        return Path(robot.xml(robot.default_model))
+    if package == "robot_descriptions":
+        found = _imported(f"robot_descriptions.{name}", "robot_descriptions", arm)
+        return Path(getattr(found, "MJCF_PATH", None) or found.URDF_PATH)
+    if not Path(arm).is_file():
+        raise UsageError(
+            f"--arm {arm}: there is no such file; menagerie:NAME and robot_descriptions:NAME are known too"
+        )
+    return Path(arm)
+
+
+def _imported(module: str, package: str, arm: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"--arm {arm} needs the package {package}: pip install {package} ({error})"
+        ) from None

@@ -1,0 +1,335 @@
+"""Any arm that MuJoCo compiles, from its model file alone: joint velocities bring its tip to a point.
+
+What the file does not say is decided in `describe` and can be read, edited and given back as TOML.
+"""
+
+import os
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from teacher.errors import UsageError
+from teacher.spec import ActionSpec, Floats, JointSpec, Names, TaskSpec
+from teacher.tasks.arm_model import (
+    HINGE,
+    Chain,
+    checked_chain,
+    compiled,
+    decided_tip,
+    driven_joints,
+    parsed,
+    servo_model,
+)
+from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms, slowed
+
+RANGE = 1.0  # rad around home in which joints move: nothing rewards one of the poses that reach a point
+GOALS = 0.8  # share of that range from which goals are drawn
+HINGE_SPEED, SLIDE_SPEED = 1.0, 0.25  # rad/s, and 1/s: of a slide's range
+MARGIN = 0.05  # of the narrowest range: kept from its limits
+SLOWDOWN = 5.0  # 1/s
+RADII = (0.024, 0.06, 0.12)  # strict, success and easy radius, as shares of the arm's reach
+SAMPLED, CUT = 1000, 0.08  # poses; share of a joint's range
+HOMES = 16  # poses of which one becomes home
+
+
+class ArmDescription(BaseModel):
+    """An arm's task in a TOML file; what is left out is decided from the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str = Field(description="MJCF or URDF, seen from this file")
+    tip: str = Field(description="site or body that goals mean")
+    joints: Names = Field(description="from the base to the tip")
+    home: Floats = Field(description="rad, or m of a slide")
+    lower: Floats = Field(description="that the task keeps to; never beyond the model's own limits")
+    upper: Floats
+    velocity: tuple[PositiveFloat, ...] = Field(description="of a command of 1; rad/s, or m/s")
+    goal_low: Annotated[Floats, Field(min_length=3, max_length=3)] = Field(description="m, in the world")
+    goal_high: Annotated[Floats, Field(min_length=3, max_length=3)]
+    radius: PositiveFloat = Field(description="m: at the goal")
+    control_dt: PositiveFloat = 0.05
+    episode_length: PositiveInt = 100
+
+
+class ArmReach(MujocoTask):
+    """An arm's joint velocities at `control_dt` move its tip to a reachable point."""
+
+    engines = ("mjx", "mujoco")
+
+    def __init__(self, name: str, folder: Path, described: ArmDescription):
+        self._name, self.description = name, described
+        self._file = folder / described.model
+        self._model = servo_model(
+            self._file, described.joints, described.home, described.velocity, described.control_dt
+        )
+        self._chain = Chain(self._model, described.tip)
+        self.pushed = tuple(range(len(described.joints)))
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        arm, units = self.description, self._units
+        unit = units[0] if len(set(units)) == 1 else "rad or m"
+        terms = observation_terms(
+            ("joint_position", arm.joints, unit, "joint"),
+            ("joint_velocity", arm.joints, f"{unit}/s", "joint"),
+            ("tip_position", ("x", "y", "z"), "m", "world"),
+        )
+        zeros = (0.0,) * len(arm.joints)
+        radii = tuple(arm.radius * share / RADII[1] for share in RADII)
+        return TaskSpec(
+            name=f"{self._name}_reach",
+            version=1,
+            observation=terms,
+            goal=goal_of(terms, "tip_position", arm.goal_low, arm.goal_high, radii),
+            action=ActionSpec(
+                kind="joint_velocity", joints=arm.joints, unit=f"{unit}/s", scale=arm.velocity, offset=zeros
+            ),
+            joints=JointSpec(
+                names=arm.joints,
+                unit=unit,
+                default=arm.home,
+                lower=arm.lower,
+                upper=arm.upper,
+                velocity=arm.velocity,
+                slowdown=SLOWDOWN,
+                margin=self._margin,
+                return_speed=min(arm.velocity),
+            ),
+            control_dt=arm.control_dt,
+            episode_length=arm.episode_length,
+        )
+
+    @property
+    def _units(self) -> list[str]:
+        kinds = (self._model.joint(name).type[0] for name in self.description.joints)
+        return ["rad" if kind == HINGE else "m" for kind in kinds]
+
+    @property
+    def _margin(self) -> float:
+        return MARGIN * float(np.min(np.subtract(self.description.upper, self.description.lower)))
+
+    def model(self, engine: str) -> mujoco.MjModel:
+        return self._model
+
+    def start(self, key: Array, layout: str) -> Start:
+        start_key, goal_key = jax.random.split(key)
+        arm, joints = self.description, len(self.description.joints)
+        low = np.add(arm.lower, self._margin, dtype=np.float32)
+        high = np.subtract(arm.upper, self._margin, dtype=np.float32)
+        # Anywhere in the range: on the robot an episode begins where the one before it ended.
+        qpos = jax.random.uniform(start_key, (joints,), minval=low, maxval=high)
+        low, high = (np.float32(side) for side in _goal_range(arm))
+        goal = self._chain.tip(jax.random.uniform(goal_key, (joints,), minval=low, maxval=high))
+        return Start(
+            qpos, jnp.zeros(joints), jnp.clip(goal, jnp.array(arm.goal_low), jnp.array(arm.goal_high))
+        )
+
+    def observe(self, state: State) -> Array:
+        xp = state.qpos.__array_namespace__()
+        return xp.concatenate([state.qpos, state.qvel, self._chain.tip(state.qpos)], axis=-1)
+
+    def control(self, state: State, action: Array) -> Array:
+        """Joint velocities, cut so that joints slow down and stop before their limits."""
+        xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
+        velocity = xp.clip(action, -1, 1) * xp.asarray(self.spec.action.scale, dtype=dtype)
+        return slowed(velocity, state.qpos, self.spec.joints)
+
+    def marker(self, goal: Array) -> Array:
+        return goal
+
+
+def _goal_range(arm: ArmDescription) -> tuple[np.ndarray, np.ndarray]:
+    """GOALS of the range, about home."""
+    home = np.array(arm.home)
+    return home + GOALS * (arm.lower - home), home + GOALS * (arm.upper - home)
+
+
+def arm_task(file: Path) -> ArmReach:
+    """Makes the task of a description in TOML; UsageError with what is wrong with it or with its model."""
+    try:
+        described = ArmDescription(**tomllib.loads(file.read_text("utf-8-sig")))
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise UsageError(f"{file}: {told}") from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    model_file = file.parent / described.model
+    model = compiled(parsed(model_file), model_file)
+    chain = checked_chain(model, model_file, described.tip, described.joints)
+    names = tuple(model.joint(joint).name for joint in chain.joints)
+    if names != described.joints:
+        raise UsageError(
+            f"{file}: joints are {', '.join(described.joints)}, but on the way to the tip {', '.join(names)}"
+        )
+    for field in ("home", "lower", "upper", "velocity"):
+        if len(getattr(described, field)) != len(names):
+            raise UsageError(
+                f"{file}: {field}: {len(getattr(described, field))} entries for {len(names)} joints"
+            )
+    for joint, low, high in zip(chain.joints, described.lower, described.upper, strict=True):
+        least, most = model.jnt_range[joint]
+        if model.jnt_limited[joint] and not (least - 1e-3 <= low and high <= most + 1e-3):
+            found = f"[{low:g}, {high:g}], beyond the model's limits [{least:g}, {most:g}]"
+            raise UsageError(f"{file}: joint {model.joint(joint).name!r}: found {found}")
+    return ArmReach(file.stem, file.parent, described)
+
+
+def as_toml(described: ArmDescription, folder: Path) -> str:
+    """Returns the description as a file in `folder` that can be edited and given as a task."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment("An arm's task: edit it and give it as --task FILE.toml"))
+    model = os.path.relpath(described.model, folder)
+    for field, value in (described.model_dump(mode="json") | {"model": model}).items():
+        if text := ArmDescription.model_fields[field].description:
+            document.add(tomlkit.comment(text))
+        document.add(field, value)
+    return tomlkit.dumps(document)
+
+
+def describe(file: Path, tip: str = "") -> ArmDescription:
+    """Decides what an arm's task needs beyond its model file.
+
+    Joints are those on the way to the tip, each driven by an actuator (all, in a URDF, which has none); home
+    is the keyframe `home`, the first, or of poses that touch nothing the one that moves the tip best; each
+    joint's range is home +- RANGE within its limits, cut until no pose in it touches itself, what stands
+    around the arm, or the floor; goals are where poses in GOALS of that range bring the tip.
+
+    Raises: UsageError with what the file lacks, or has that no arm of this kind has."""
+    model = compiled(parsed(file), file)
+    driven = driven_joints(model, file)
+    tip = tip or decided_tip(model, file, driven)
+    chain = checked_chain(model, file, tip, driven)
+    hinge = model.jnt_type[chain.joints] == HINGE
+    limited = model.jnt_limited[chain.joints].astype(bool)
+    low, high = np.where(limited, model.jnt_range[chain.joints].T, [[-np.pi], [np.pi]])
+    if (hinge | limited).min() == 0:
+        free = model.joint(chain.joints[int(np.argmin(hinge | limited))]).name
+        raise UsageError(f"{file}: joint {free!r} slides without limits: give it a range in the model")
+    poses = _Poses(model, chain)
+    home = poses.keyframe
+    if home is None:
+        home = poses.best(np.maximum(low, -np.pi), np.minimum(high, np.pi))
+    elif ((home < low) | (home > high))[limited].any():
+        name = model.joint(chain.joints[int(np.argmax(limited & ((home < low) | (home > high))))]).name
+        raise UsageError(f"{file}: its keyframe has joint {name!r} beyond its limits")
+    near = np.where(hinge, RANGE, np.inf)
+    lower = np.where(limited, np.maximum(low, home - near), home - near)
+    upper = np.where(limited, np.minimum(high, home + near), home + near)
+    lower, upper = poses.kept_apart(home, lower, upper)
+    names = tuple(model.joint(joint).name for joint in chain.joints)
+    lower, upper = np.array(_rounded(lower, np.ceil)), np.array(_rounded(upper, np.floor))
+    speed = np.where(hinge, HINGE_SPEED, SLIDE_SPEED * (upper - lower))
+    found = ArmDescription(
+        model=str(file),
+        tip=tip,
+        joints=names,
+        home=tuple(np.clip(_rounded(home), lower, upper).tolist()),
+        lower=tuple(lower.tolist()),
+        upper=tuple(upper.tolist()),
+        velocity=_rounded(np.minimum(speed, _velocity_limits(file, names))),
+        goal_low=(0.0,) * 3,
+        goal_high=(0.0,) * 3,
+        radius=round(RADII[1] * chain.reach, 3),
+    )
+    tips = chain.tip(np.random.default_rng(0).uniform(*_goal_range(found), (10 * SAMPLED, len(names))))
+    edge = found.radius / 5
+    return found.model_copy(
+        update={
+            "goal_low": _rounded(np.maximum(tips.min(0) - edge, [-np.inf, -np.inf, poses.floor]), np.floor),
+            "goal_high": _rounded(tips.max(0) + edge, np.ceil),
+        }
+    )
+
+
+def _velocity_limits(file: Path, joints: tuple[str, ...]) -> list[float]:
+    """Of a URDF, rad/s or m/s; MJCF states none."""
+    if file.suffix != ".urdf":
+        return [np.inf] * len(joints)
+    limits = {
+        each.get("name"): each.find("limit") for each in ElementTree.parse(file).getroot().iter("joint")
+    }
+    stated = (limits[name] for name in joints)
+    return [np.inf if limit is None else float(limit.get("velocity") or np.inf) for limit in stated]
+
+
+class _Poses:
+    """Poses of a chain in its whole model: which of them touch something, and where the chain stands."""
+
+    def __init__(self, model: mujoco.MjModel, chain: Chain):
+        self._model, self._chain, self._data = model, chain, mujoco.MjData(model)
+        self._entries = model.jnt_qposadr[chain.joints]
+        self._random = np.random.default_rng(0)
+        self.keyframe: np.ndarray | None = None
+        if model.nkey:
+            key = max(0, mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_KEY, "home"))
+            mujoco.mj_resetDataKeyframe(model, self._data, key)
+            self.keyframe = self._data.qpos[self._entries].copy()
+        mujoco.mj_kinematics(model, self._data)
+        self._allowed: set[tuple[int, int]] = set()
+        # An arm that stands does not reach below its base; one that hangs does.
+        base = self._data.xpos[chain.bodies[1], 2]
+        poses = self._random.uniform(-np.pi, np.pi, (SAMPLED, len(chain.joints)))
+        self.floor = base if np.median(chain.tip(poses)[:, 2]) > base else -np.inf
+
+    def best(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Of the poses within limits that move the tip best (manipulability, Yoshikawa 1985) the one about
+        which fewest touch anything."""
+        drawn = self._random.uniform(low, high, (SAMPLED, len(low)))
+        free = drawn[~self._touch(drawn)]
+        free = free if len(free) else drawn
+        step = 1e-4 * np.eye(len(low))
+        moved = [self._chain.tip(free + each) - self._chain.tip(free - each) for each in step]
+        jacobian = np.stack(moved, axis=-1)  # [P, 3, n]
+        candidates = free[np.argsort(np.linalg.det(jacobian @ jacobian.mT))[-HOMES:]]
+        about = self._random.uniform(-RANGE, RANGE, (SAMPLED // HOMES, len(low)))
+        return min(candidates, key=lambda home: self._touch(np.clip(home + about, low, high)).sum())
+
+    def kept_apart(
+        self, home: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cuts the range, each time where most of what goes touches, until none of SAMPLED poses does."""
+        self._allowed = self._touching(home)  # shapes that overlap, as those of neighbours may
+        bounds = np.stack([lower, upper])
+        cuts = np.array([[CUT], [-CUT]]) * (upper - lower)
+        while True:
+            poses = self._random.uniform(bounds[0], bounds[1], (SAMPLED, len(home)))
+            touch = self._touch(poses)
+            inner = bounds + cuts
+            slabs = np.stack([poses < inner[0, None], poses > inner[1, None]])  # [2, P, n]
+            density = (slabs & touch[:, None]).sum(1) / np.maximum(1, slabs.sum(1))
+            density[(home - inner) / cuts < 1] = 0  # home stays inside
+            if not density.any():
+                return bounds[0], bounds[1]
+            side, joint = np.unravel_index(np.argmax(density), density.shape)
+            bounds[side, joint] = inner[side, joint]
+
+    def _touch(self, poses: np.ndarray) -> np.ndarray:
+        return np.array([bool(self._touching(pose)) for pose in poses])
+
+    def _touching(self, pose: np.ndarray) -> set[tuple[int, int]]:
+        """Pairs of bodies that touch, but for those that are allowed to; the tip below the floor is one."""
+        model, data = self._model, self._data
+        data.qpos[self._entries] = pose
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_collision(model, data)
+        geoms = data.contact.geom[data.contact.dist < 0]
+        pairs = {(int(min(pair)), int(max(pair))) for pair in model.geom_bodyid[geoms]}
+        if self._chain.tip(pose)[2] < self.floor:
+            pairs.add((-1, -1))
+        return pairs - self._allowed
+
+
+def _rounded(values: np.ndarray, how: Callable[[np.ndarray], np.ndarray] = np.round) -> Floats:
+    """To a thousandth."""
+    return tuple((how(1e3 * np.asarray(values)) / 1e3 + 0.0).tolist())

@@ -1,0 +1,211 @@
+"""Any arm from its model file: MuJoCo's kinematics, ranges in which nothing touches, clear refusals."""
+
+import re
+import tomllib
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.arms import model_file, task_of_arm
+from pipelines.cli import app
+from teacher.errors import UsageError
+from teacher.tasks import make_task, task_files
+from teacher.tasks.arm import describe
+from teacher.tasks.arm_model import Chain
+
+MOTORS = "".join(f'<motor joint="{j}" gear="2" ctrllimited="true" ctrlrange="-40 40"/>' for j in "abcd")
+# A shoulder that turns and leans, an elbow that folds back onto the upper arm, a hand that slides.
+ARM = f"""<mujoco model="Bench Arm">
+  <compiler angle="radian" autolimits="true"/>
+  <worldbody>
+    <geom type="plane" size="2 2 .1"/>
+    <body name="base" pos="0.1 0 0.1"><geom type="cylinder" size=".06 .06"/>
+      <body name="shoulder" pos="0 0 .1" quat="0.96 0.1 0.2 0.1">
+        <joint name="a" axis="0 0 1" range="-3 3"/><geom size=".03" mass="1"/>
+        <body name="upper" pos="0 0 .05">
+          <joint name="b" axis="0.1 1 0" pos="0 0 .02" range="-1.5 1.5" ref="0.3"/>
+          <geom type="capsule" fromto="0 0 .08 0 0 .3" size=".04" mass="1"/>
+          <body name="fore" pos="0 0 .36">
+            <joint name="c" axis="0 1 0" range="-3.1 3.1"/>
+            <geom type="capsule" fromto="0 0 .05 0 0 .3" size=".04" mass="1"/>
+            <body name="hand" pos="0 0 .32"><joint name="d" type="slide" axis="0 0 1" range="0 .1"/>
+              <geom size=".03" mass=".2"/><site name="tool" pos="0.02 0 .05"/>
+              <body name="finger"><joint name="f" axis="1 0 0"/>
+                <geom size=".01" mass=".01" contype="0"/></body>
+            </body>
+          </body>
+        </body>
+      </body>
+    </body>
+  </worldbody>
+  <actuator>{MOTORS}</actuator>
+</mujoco>"""
+URDF = """<robot name="two"><link name="world_link"/><link name="one"><inertial><mass value="1"/>
+  <inertia ixx=".1" iyy=".1" izz=".1" ixy="0" ixz="0" iyz="0"/></inertial></link><link name="two"><inertial>
+  <mass value="1"/><inertia ixx=".1" iyy=".1" izz=".1" ixy="0" ixz="0" iyz="0"/></inertial></link>
+  <link name="flange"/>
+  <joint name="p" type="revolute"><parent link="world_link"/><child link="one"/><axis xyz="0 0 1"/>
+    <limit lower="-2" upper="2" velocity="0.4" effort="20"/></joint>
+  <joint name="q" type="revolute"><parent link="one"/><child link="two"/><origin xyz=".4 0 0"/>
+    <axis xyz="0 1 0"/>    <limit lower="-2" upper="2" velocity="3" effort="20"/></joint>
+  <joint name="end" type="fixed"><parent link="two"/><child link="flange"/><origin xyz=".3 0 0"/></joint>
+</robot>"""
+
+
+@pytest.fixture
+def arm(tmp_path, monkeypatch):
+    """Writes a model, in the folder in which commands run."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text=ARM, name="arm.xml"):
+        file = tmp_path / name
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def made(file, tip=None):
+    return make_task(task_of_arm(str(file), tip, lambda line: None))
+
+
+def test_kinematics_are_mujocos(arm):
+    model = mujoco.MjModel.from_xml_path(str(arm()))
+    chain, data = Chain(model, "tool"), mujoco.MjData(model)
+    poses = np.random.default_rng(0).uniform(-1, 1, (20, 4))
+    expected = []
+    for pose in poses:
+        data.qpos[:4] = pose
+        mujoco.mj_kinematics(model, data)
+        expected.append(data.site("tool").xpos.copy())
+    np.testing.assert_allclose(chain.tip(poses), expected, atol=1e-12)
+    np.testing.assert_allclose(chain.tip(jnp.array(poses, jnp.float32)), expected, atol=1e-6)
+
+
+def test_in_the_range_that_is_decided_nothing_touches_and_goals_can_be_met(arm):
+    found = describe(arm())
+    assert (found.joints, found.tip) == (("a", "b", "c", "d"), "tool")
+    model = mujoco.MjModel.from_xml_string(ARM)
+    data, random = mujoco.MjData(model), np.random.default_rng(7)
+
+    def touching(low, high):
+        count = 0
+        for data.qpos[:4] in random.uniform(low, high, (1000, 4)):
+            mujoco.mj_forward(model, data)
+            count += bool((data.contact.dist < 0).any())
+        return count
+
+    assert touching(*model.jnt_range[:4].T) > 100
+    assert touching(found.lower, found.upper) <= 2
+    low, high = model.jnt_range[:4].T
+    assert (np.array(found.lower) >= low - 1e-9).all() and (np.array(found.upper) <= high + 1e-9).all()
+    assert found.goal_low[2] >= 0.1 - 1e-9  # not below its base
+    assert (np.subtract(found.goal_high, found.goal_low) > 0.2).all()
+
+
+def test_its_servos_follow_velocities_under_gravity_with_the_motors_forces(arm):
+    task = made(arm())
+    model = task.model("mujoco")
+    assert model.nq == 4  # the finger is fixed
+    np.testing.assert_array_equal(model.actuator_forcerange, [[-80, 80]] * 4)
+    data = mujoco.MjData(model)
+    data.qpos[:] = task.spec.joints.default
+    data.ctrl[:] = command = np.array([0.5, -0.3, 0.4, 0.01])
+    mujoco.mj_step(model, data, 20)
+    np.testing.assert_allclose(data.qvel, command, atol=0.02)
+    data.ctrl[:] = 0
+    mujoco.mj_step(model, data, 20)
+    before = data.qpos.copy()
+    mujoco.mj_step(model, data, 200)
+    np.testing.assert_allclose(data.qpos, before, atol=1e-3)  # it carries its weight
+
+
+def test_a_description_can_be_edited_and_is_taken_as_it_stands(arm, tmp_path):
+    file, said = arm(), []
+    assert task_of_arm(str(file), None, said.append) == "bench_arm.toml"
+    assert "tool" in "".join(said)
+    written = tmp_path / "bench_arm.toml"
+    described = tomllib.loads(written.read_text())
+    assert described["model"] == "arm.xml"
+    written.write_text(written.read_text().replace(f"radius = {described['radius']}", "radius = 0.033"))
+    task = made(file)
+    assert task.spec.goal.success_radius == pytest.approx(0.033)
+    assert set(task_files(str(written))) == {"bench_arm.toml", "arm.xml"}
+    with pytest.raises(UsageError, match="of another arm or tip"):
+        task_of_arm(str(file), "hand", said.append)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("lower", "[-9, -1, -1, 0]", r"joint 'a': found \[-9, .* beyond the model's limits \[-3, 3\]"),
+        ("joints", '["b", "a", "c", "d"]', "joints are b, a, c, d, but on the way to the tip a, b, c, d"),
+        ("home", "[0, 0]", "home: 2 entries for 4 joints"),
+        ("radius", "0", "radius: .* greater than 0"),
+        ("tip", '"tol"', "unknown site or body 'tol'; did you mean 'tool'"),
+        ("model", '"other.xml"', "there is no model"),
+        ("speed", "1", "speed: Extra inputs"),
+    ],
+)
+def test_a_wrong_description_is_refused_by_the_field(arm, tmp_path, field, value, told):
+    task_of_arm(str(arm()), None, lambda line: None)
+    file = tmp_path / "bench_arm.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith(f"{field} =")]
+    file.write_text("\n".join([*lines, f"{field} = {value}"]))
+    with pytest.raises(UsageError, match=told):
+        make_task(str(file))
+
+
+LOOP = '<equality><connect body1="hand" body2="base" anchor="0 0 0"/></equality>'
+ARMS = """<mujoco><worldbody>
+  <body name="l"><joint name="x" axis="0 0 1"/><geom size=".1"/></body>
+  <body name="r"><joint name="y" axis="0 0 1"/><geom size=".1"/></body></worldbody>
+  <actuator><motor joint="x"/><motor joint="y"/></actuator></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (ARM.replace(MOTORS, ""), "no joint has an actuator"),
+        (ARM.replace('size=".06 .06"/>', 'size=".06 .06"/><freejoint/>'), "is free, or a ball"),
+        (ARM.replace("</worldbody>", f"</worldbody>{LOOP}"), "a closed loop of links"),
+        (ARM.replace(' range="0 .1"', ""), "joint 'd' slides without limits"),
+        (ARM.replace('size=".03" mass=".2"', 'type="mesh" mesh="m"'), "MuJoCo cannot (read|compile) it"),
+        (
+            ARM.replace('<motor joint="b"', '<motor joint="f"', 1),
+            "joint 'b', on the way to .*, has no actuator",
+        ),
+        (ARMS, "several arms: say which tip with --tip, one of l, r"),
+        ("<mujoco", "MuJoCo cannot read it"),
+    ],
+)
+def test_what_is_no_arm_is_refused_in_one_sentence_before_anything_starts(arm, tmp_path, text, told):
+    file = arm(text)
+    done = CliRunner().invoke(app, ["run", "--arm", str(file), "--preset", "debug"])
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert re.search(told, done.output)
+    assert [each.name for each in tmp_path.iterdir()] == ["arm.xml"]
+
+
+def test_a_joint_without_limits_turns_about_home(arm):
+    found = describe(arm(ARM.replace('axis="0 0 1" range="-3 3"', 'axis="0 0 1"')))
+    assert 0 < found.upper[0] - found.lower[0] <= 2.0
+
+
+def test_a_urdfs_fixed_links_and_velocity_limits_are_kept(arm):
+    found = describe(arm(URDF, "two.urdf"))
+    assert (found.tip, found.joints, found.velocity) == ("flange", ("p", "q"), (0.4, 1.0))
+
+
+def test_arms_of_the_menagerie_go_by_name(arm, tmp_path, monkeypatch):
+    pytest.importorskip("mujoco_menagerie")
+    monkeypatch.setenv("MENAGERIE_ROOT", str(tmp_path))
+    folder = tmp_path / "universal_robots_ur5e"
+    folder.mkdir()
+    (folder / "ur5e.xml").write_text(ARM)
+    assert model_file("menagerie:universal_robots_ur5e") == folder / "ur5e.xml"
+    with pytest.raises(UsageError, match="did you mean 'universal_robots_ur5e'"):
+        model_file("menagerie:universal_robots_ur5")
