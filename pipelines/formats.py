@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import rich.table
 from rich.text import Text
 
+from pipelines.progress import printable
 from pipelines.summary import Figures, Latencies
 
 NARROW = "\u202f"  # no-break space between a number and its unit
@@ -87,8 +88,8 @@ def capital(text: str) -> str:
     return text if "_" in text.split()[0] else text[:1].upper() + text[1:]
 
 
-RANKS = ("spearman_actions", "spearman_states", "best_action", "top1", "gradient_cosine")
-RANKS += ("rank_correlation", "rank_correlation_far")
+RANKS = [f"spearman_{over}" for over in ("actions", "states")] + ["best_action", "top1", "gradient_cosine"]
+RANKS += ["rank_correlation", "rank_correlation_far"]
 FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("latency_us_p50", "latency_us_p99"), latency),
     **dict.fromkeys(("parity_max_error", "distance_max_error"), partial(number, form=".1e")),
@@ -170,4 +171,4 @@ def _written(cell: Cell) -> Text:
 
 
 def _plain(text: str) -> str:
-    return text.replace(NARROW, " ")
+    return printable(text.replace(NARROW, " "))
