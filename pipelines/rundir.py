@@ -210,7 +210,7 @@ class Run:
         from teacher.tasks import make_task  # heavy, and seldom needed
 
         folder, (file, _, made) = self.path / TASK, self.task.rpartition(":")
-        remedy = f"name the file with --task path/to/{Path(file).name}:{made}"
+        remedy = f"name the file with --task path/to/{Path(file).name}:{made}".removesuffix(":")
         hashes = read_json(folder / HASHES, remedy)
         for name in {*hashes, *(str(each.relative_to(folder)) for each in folder.rglob("*.py"))}:
             if not (folder / name).is_file() or _sha256(folder / name) != hashes.get(name):

@@ -151,7 +151,7 @@ def stand_for(runs: Iterable[Run], task: str | None, trust: bool) -> None:
             execute(chosen, run.task)
             Display().say(f"the task is the code in {chosen}")
             if task is not None and run.keeps_other_task(task):
-                Display().warn(f"{task} is not the code that {run.path} began with: results may differ")
+                Display().warn(f"{task} is not what {run.path} began with: results may differ")
         elif task not in (None, run.task):
             raise UsageError(f"--task {task}: {run.path} is of the task {run.task}")
 

@@ -58,14 +58,12 @@ def _threshold(value: Any) -> Any:
 
 
 def task_reference(name: str) -> str:
-    """A task in a file, `path/to/file.py:NAME` or `path/to/arm.toml`, by its whole path, so that later stages
-    find it from any directory.
+    """A task in a file, `path/to/file.py:NAME` or `path/to/arm.toml`, by its whole path and a colon, so that
+    later stages find it from any directory.
 
     Other names of tasks stay as they are."""
-    if name.endswith(ARM):
-        return str(Path(name).resolve())
-    file, _, made = name.rpartition(":")
-    return f"{Path(file).resolve()}:{made}" if file.endswith(".py") else name
+    file, _, made = (name + ":" if name.endswith(ARM) else name).rpartition(":")
+    return f"{Path(file).resolve()}:{made}" if file.endswith((".py", ARM)) else name
 
 
 # Every number has an upper bound: what memory and the counters of a run can take is looked at before it

@@ -1,12 +1,14 @@
 """Any arm from its model file: MuJoCo's kinematics, ranges in which nothing touches, clear refusals."""
 
 import re
+import subprocess
 import tomllib
 
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from conftest import PIPELINE
 from typer.testing import CliRunner
 
 from pipelines.arms import model_file, task_of_arm
@@ -188,6 +190,24 @@ def test_what_is_no_arm_is_refused_in_one_sentence_before_anything_starts(arm, t
     assert done.exit_code == 2 and "Traceback" not in done.output
     assert re.search(told, done.output)
     assert [each.name for each in tmp_path.iterdir()] == ["arm.xml"]
+
+
+def test_a_run_keeps_its_arm(arm, tmp_path, pipeline):
+    small = ("--preset", "debug", "--set", "collect.total_steps=320", "--run", "bench")
+    done = pipeline("teacher", "--arm", arm(), *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = {each.name for each in (tmp_path / "runs" / "bench" / "task").iterdir()}
+    assert {"bench_arm.toml", "arm.xml"} <= kept
+    (tmp_path / "arm.xml").unlink()
+
+    def evaluate(*more):  # in a process that has not made the task before
+        words = [*PIPELINE, "evaluate", "bench", "--episodes", "2", *more]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = evaluate()
+    assert done.returncode == 2 and "there is no model" in done.stderr
+    done = evaluate("--trust")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_joint_without_limits_turns_about_home(arm):

@@ -1,6 +1,8 @@
 """Learning, for minutes, on three seeds each (`pytest -m slow`)."""
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,17 @@ def test_a_teacher_of_depth_1024_actor_included_learns_from_its_first_updates(tm
         last = json.loads(lines[-1])
         assert last["critic_accuracy"] >= 10 / 256
         assert last["saturation"] < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["ur5e", "iiwa", "xarm7", "kinova3", "panda", "sawyer", "jaco"])
+def test_arms_that_others_wrote_are_learned_from_their_models(tmp_path, pipeline, arm):
+    robosuite = find_spec("robosuite")
+    if robosuite is None:
+        pytest.skip("robosuite is not installed")
+    model = Path(robosuite.origin).parent / "models" / "assets" / "robots" / arm / "robot.xml"
+    done = pipeline("run", "--arm", model, "--set", "student.sizes=2x32,2x64,3x64", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    robot = summary["control"][summary["selected"]]
+    assert robot["engine"] == "mujoco" and robot["success_final"] >= 0.95

@@ -73,8 +73,8 @@ def make_task(name: str) -> Task:
 
 @cache
 def _made(name: str) -> Task:
-    if name.endswith(ARM):
-        maker: Any = partial(arm_task, Path(name))
+    if name.endswith(f"{ARM}:"):
+        maker: Any = partial(arm_task, Path(name[:-1]))
     else:
         maker = _from_file(name) if is_file(name) else TASKS.get(name) or _from_package(name)
     if not callable(maker):
@@ -111,8 +111,7 @@ def executable(name: str) -> str:
     reference = str(task_reference(name))  # one key of a cache, whoever names the task
     if not is_file(reference):
         return reference
-    is_code = not reference.endswith(ARM)
-    if is_code and isinstance(name, StoredName) and reference not in _EXECUTABLE:
+    if ".py:" in reference and isinstance(name, StoredName) and reference not in _EXECUTABLE:
         file, _, made = reference.rpartition(":")
         raise UsageError(
             f"the task is code in a file, {file}, which is not executed because a run or a settings file "
@@ -129,13 +128,13 @@ def execute(reference: str, stored: str) -> None:
 
 def is_file(name: str) -> bool:
     """Whether a task's name is a reference to a file."""
-    return ".py:" in name or name.endswith(ARM)
+    return ".py:" in name or name.endswith((ARM, f"{ARM}:"))
 
 
 def task_files(name: str) -> dict[str, Path]:
     """The file of a task that was made and what it is made of, by relative path: modules beside it that it
     imported, and files in its folder or below that one of all these names (MJCF, its parts, meshes)."""
-    file = Path(executable(name).removesuffix(f":{name.rpartition(':')[2]}"))
+    file = Path(executable(name).rpartition(":")[0])
     found, folders, names = {file, *_BESIDE.get(file, ())}, {file.parent}, set[str]()
     unread, known = set(found), 0
     while unread or known != len(folders):
