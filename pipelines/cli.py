@@ -107,7 +107,7 @@ def distill(
         return
     with target.locked():
         if baselines is None:
-            yield train_students.distill(target, Display(), **how), tables.students
+            yield train_students.distill(target, Display(), **how), tables.distilled
         else:
             yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
 
@@ -148,7 +148,7 @@ def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
     from pipelines.run_sweep import require_success
 
     Display().say(f"report: {write_sweep_report(sweep)}")
-    yield summary, tables.sweep if stage == "teacher" else tables.sweep_students
+    yield summary, tables.sweep
     require_success(sweep, summary, stage)
 
 
@@ -269,9 +269,10 @@ def compare(
     opened = open_runs(runs)
     page = out or next(iter(opened.values())).path.parent / "compare.html"
     with understood(*(each.path for each in opened.values())):
-        figures = compare_runs(opened)
-        write_comparison(figures, list(opened.values()), page)
-        yield figures | {"page": str(page)}, tables.side_by_side
+        found = compare_runs(opened)
+        write_comparison(found, page)
+        figures = found.as_json() | {"page": str(page)}
+        yield figures, lambda _: tables.side_by_side(found, str(page))
 
 
 @answering

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import scipy.stats
 
+from pipelines.config import groups
 from pipelines.rundir import Run, open_run
+from pipelines.summary import Combination, Figures, Parameters, SweepRun, SweepStudents, SweepSummary
 from pipelines.sweep import Member, Sweep
 from student.networks import parameter_count
 from teacher.config import SHARES, NetworkConfig
@@ -26,25 +28,21 @@ JSON = dict[str, Any]
 RANKS = ("rank_correlation", "rank_correlation_far")  # of `maze_distance`
 BOUNDS = dict.fromkeys(SHARES, (0.0, 1.0)) | dict.fromkeys(RANKS, (-1.0, 1.0))  # others are positive
 COSTS = ("wall_s", "env_steps_per_s")
-OF_STUDENTS = ("time_at_goal", "retention", "teacher_time_at_goal")
 
 
-def compare_sweep(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
-    """Returns what a sweep has found so far; `failures` as `Sweep.failures` has them.
-
-    `runs` holds each run's own summary, `combinations` means over the seeds that have finished, `students`
-    those of each size of student that has been judged."""
-    members = sweep.members
-    runs = [_run_figures(member, failures.get(member.name, {})) for member in members]
-    values = {json.dumps(run["values"]): run["values"] for run in runs}.values()
-    alike = [[run for run in runs if run["values"] == each] for each in values]
-    return {
-        **{key: sweep.settings[key] for key in ("preset", "vary", "seeds")},
-        "wall_s": sum(member.seconds for member in members),
-        "runs": runs,
-        "combinations": [_over_seeds(each) for each in alike],
-        "students": [row for each in alike for row in _students_over_seeds(each)],
-    }
+def compare_sweep(sweep: Sweep, failures: dict[str, JSON]) -> SweepSummary:
+    """Returns what a sweep has found so far; `failures` as `Sweep.failures` has them."""
+    members, settings = sweep.members, sweep.settings
+    runs = [_of_run(member, failures.get(member.name, {})) for member in members]
+    values = {json.dumps(run.values): run.values for run in runs}.values()
+    alike = [[run for run in runs if run.values == each] for each in values]
+    return SweepSummary(
+        **{key: settings[key] for key in ("preset", "vary", "seeds")},
+        wall_s=sum(member.seconds for member in members),
+        runs=runs,
+        combinations=[_over_seeds(each) for each in alike],
+        students=[row for each in alike for row in _students_over_seeds(each)],
+    )
 
 
 def seed_interval(values: list[float], lowest: float = 0.0, highest: float = math.inf) -> list[float] | None:
@@ -58,85 +56,93 @@ def seed_interval(values: list[float], lowest: float = 0.0, highest: float = mat
     return [max(lowest, centre - reach), min(highest, centre + reach)]
 
 
-def figures_of(run: JSON) -> JSON:
-    """Collects all that a finished run of the summary was measured by."""
-    found = run | run["teacher"].get("maze_distance", {})
-    return {key: found[key] for key in ("env_steps_per_s", *RANKS) if key in found} | run["teacher"]
-
-
-def _run_figures(member: Member, failure: JSON) -> JSON:
+def _of_run(member: Member, failure: JSON) -> SweepRun:
     lines, config = member.run.metrics("teacher"), member.run.config
-    figures: JSON = {"run": member.name, "values": member.values, "seed": member.seed}
+    stands: JSON = {"state": "unfinished" if lines else "not begun"} | failure
     if member.finished:
-        figures["state"] = "finished"
-        figures |= {"stage_errors": failure["stage_errors"]} if failure.get("stage_errors") else {}
-    else:
-        figures |= failure or {"state": "unfinished" if lines else "not begun"}
+        stands = {"state": "finished"} | {key: failure[key] for key in ("stage_errors",) if failure.get(key)}
     if lines:
-        figures["iteration"] = lines[-1]["iteration"]
+        stands["iteration"] = lines[-1]["iteration"]
     # The median iteration neither compiles nor waits.
     seconds = [after["wall_s"] - before["wall_s"] for before, after in pairwise(lines)]
     if seconds := [each for each in seconds if each > 0]:
         collect = config.teacher.collect
-        figures["env_steps_per_s"] = collect.envs * collect.unroll_length / median(seconds)
-    parameters = _parameters(config.teacher.task.name, config.teacher.network)
-    return figures | {"parameters": parameters} | member.run.summary
+        stands["env_steps_per_s"] = collect.envs * collect.unroll_length / median(seconds)
+    stands["parameters"] = _parameters(config.teacher.task.name, config.teacher.network)
+    own = {"run": member.name, "values": member.values, "seed": member.seed}
+    return SweepRun.model_validate(member.run.summary | own | stands)
 
 
 @cache
-def _parameters(task: str, network: NetworkConfig) -> JSON:
-    """Of the actor, and of the critic's two encoders together."""
+def _parameters(task: str, network: NetworkConfig) -> Parameters:
     spec = make_task(task).spec
     networks, sizes = make_networks(network, spec.action_size), spec.sizes
     params = jax.eval_shape(lambda key: init_params(networks, key, sizes), jax.random.key(0))
-    return {
-        "actor": parameter_count(params.actor),
-        "critic": parameter_count((params.state_action, params.goal)),
-    }
+    critic = parameter_count((params.state_action, params.goal))
+    return Parameters(actor=parameter_count(params.actor), critic=critic)
 
 
-def _over_seeds(runs: list[JSON]) -> JSON:
-    """Means over the finished runs of one combination."""
-    finished = [run for run in runs if run["state"] == "finished"]
-    figures: JSON = {
-        "values": runs[0]["values"],
-        "seeds": [run["seed"] for run in finished],
-        "parameters": runs[0]["parameters"],
-    }
-    found = [figures_of(run) for run in finished]
-    layouts = {teacher.get("layout") for teacher in found}
-    if len(layouts) == 1 and None not in layouts:
-        figures["layout"] = layouts.pop()
-    return figures | _means(found, (*SHARES, "share_of_reference", *RANKS, "final_distance", *COSTS))
+def _over_seeds(runs: list[SweepRun]) -> Combination:
+    finished = [run for run in runs if run.state == "finished"]
+    teachers = [run.teacher for run in finished if run.teacher]
+    layouts = {teacher.layout for teacher in teachers}
+    return Combination.model_validate(
+        {"values": runs[0].values, "seeds": [run.seed for run in finished], "parameters": runs[0].parameters}
+        | ({"layout": layouts.pop()} if len(layouts) == 1 and None not in layouts else {})
+        | _means(teachers, (*SHARES, "share_of_reference", "final_distance", "wall_s"))
+        | _means([teacher.maze_distance for teacher in teachers], RANKS)
+        | _means(finished, ["env_steps_per_s"])
+    )
 
 
-def _students_over_seeds(runs: list[JSON]) -> list[JSON]:
-    """Means over the runs of one combination, a row for each size of student that has been judged."""
+def _students_over_seeds(runs: list[SweepRun]) -> list[SweepStudents]:
+    """A row for each size of student that has been judged."""
     rows = []
-    for size in dict.fromkeys(size for run in runs for size in run.get("students", {})):
-        students = {run["seed"]: run.get("students", {}).get(size, {}) for run in runs}
-        judged = {seed: student for seed, student in students.items() if "time_at_goal" in student}
-        found = list(judged.values())
-        row: JSON = {"values": runs[0]["values"], "size": size, "seeds": list(judged)}
-        for key in ("parameters", "episodes"):
-            if len({each.get(key) for each in found}) == 1 and key in found[0]:
-                row[key] = found[0][key]
-        rows += [row | _means(found, OF_STUDENTS)] if judged else []
+    for size in dict.fromkeys(size for run in runs for size in run.students):
+        found = {run.seed: run.students[size] for run in runs if size in run.students}
+        judged = {seed: student for seed, student in found.items() if student.time_at_goal is not None}
+        same = {key: {getattr(each, key) for each in judged.values()} for key in ("parameters", "episodes")}
+        if judged:
+            row = {"values": runs[0].values, "size": size, "seeds": list(judged)}
+            row |= {key: each.pop() for key, each in same.items() if len(each) == 1}
+            means = _means(list(judged.values()), ("time_at_goal", "retention", "teacher_time_at_goal"))
+            rows.append(SweepStudents.model_validate(row | means))
     return rows
 
 
-def _means(found: list[JSON], keys: Iterable[str]) -> JSON:
+def _means(found: Sequence[Figures | None], keys: Iterable[str]) -> JSON:
     """The mean of each key that all of `found` have, with its interval unless it is a cost."""
     figures: JSON = {}
     for key in keys:
-        values = [each[key] for each in found if each.get(key) is not None]
-        if not values or len(values) < len(found):
-            continue
-        figures[key] = fmean(values)
-        interval = seed_interval(values, *BOUNDS.get(key.removeprefix("teacher_"), ()))
-        if interval is not None and key not in COSTS:
-            figures[f"{key}_interval"] = interval
+        values = [each for each in (getattr(one, key, None) for one in found) if each is not None]
+        if values and len(values) == len(found):
+            figures[key] = fmean(values)
+            interval = seed_interval(values, *BOUNDS.get(key.removeprefix("teacher_"), ()))
+            if interval is not None and key not in COSTS:
+                figures[f"{key}_interval"] = interval
     return figures
+
+
+class Comparison(NamedTuple):
+    """Runs beside each other."""
+
+    runs: dict[str, Run]  # by name
+    settings: dict[str, list[Any]]  # `group.field` that differ, each with the runs' values
+    versions: dict[str, list[Any]]  # of packages that differ, likewise; None where one is not known
+    not_comparable: list[str]  # what of the figures must not be compared, and why
+
+    def as_json(self) -> JSON:
+        """Returns the same, with each run's `preset`, `seed`, `task` and `summary`."""
+        runs = {
+            name: {
+                "preset": run.settings["preset"],
+                "seed": run.seed,
+                "task": run.task,
+                "summary": run.summary,
+            }
+            for name, run in self.runs.items()
+        }
+        return self._asdict() | {"runs": runs}
 
 
 def open_runs(names: Sequence[str]) -> dict[str, Run]:
@@ -145,41 +151,22 @@ def open_runs(names: Sequence[str]) -> dict[str, Run]:
     Raises: UsageError for fewer than two, or one named twice."""
     if len(names) < 2:
         raise UsageError(f"{len(names)} run is named, at least two are compared: pipeline compare RUN RUN")
-    opened = [open_run(name) for name in names]
-    paths = [run.path.resolve() for run in opened]
-    for i, name in enumerate(names):
-        if paths[i] in paths[:i]:
-            raise UsageError(f"{name} is named twice: a run is compared with others")
-    same = Counter(path.name for path in paths)
-    return {
-        path.name if same[path.name] == 1 else str(run.path): run
-        for path, run in zip(paths, opened, strict=True)
-    }
+    opened = {run.path.resolve(): run for run in map(open_run, names)}
+    if len(opened) < len(names):
+        twice = Counter(open_run(name).path.resolve() for name in names).most_common(1)[0][0]
+        raise UsageError(f"{twice} is named twice: a run is compared with others")
+    same = Counter(path.name for path in opened)
+    return {path.name if same[path.name] == 1 else str(run.path): run for path, run in opened.items()}
 
 
-def compare_runs(runs: dict[str, Run]) -> JSON:
-    """Compares runs by name.
-
-    Returns:
-      runs: of each its `preset`, `seed`, `task` and its own `summary`.
-      settings: `group.field` that differ, each with the runs' values, None where a run has no such field.
-      versions: packages that differ, likewise.
-      not_comparable: sentences that say what of the figures must not be compared, and why."""
-    found = {
-        name: {
-            "preset": run.settings["preset"],
-            "seed": run.seed,
-            "task": run.settings["config"]["teacher"]["task"]["name"],
-            "summary": run.summary,
-        }
-        for name, run in runs.items()
-    }
-    return {
-        "runs": found,
-        "settings": different([_settings(run) for run in runs.values()]),
-        "versions": different([run.versions for run in runs.values()]),
-        "not_comparable": _cautions(found),
-    }
+def compare_runs(runs: dict[str, Run]) -> Comparison:
+    """Compares runs by name."""
+    return Comparison(
+        runs,
+        different([_settings(run) for run in runs.values()]),
+        different([run.versions for run in runs.values()]),
+        _cautions(runs),
+    )
 
 
 def different(of_runs: Sequence[JSON]) -> dict[str, list[Any]]:
@@ -190,39 +177,28 @@ def different(of_runs: Sequence[JSON]) -> dict[str, list[Any]]:
 
 
 def _settings(run: Run) -> JSON:
-    """`group.field`, as they were written: a run of another version of the program has its own fields."""
-    written = run.settings
-    groups = {**written["config"]["teacher"], **written["config"]}
-    del groups["teacher"]
-    fields = {f"{name}.{field}": value for name, group in groups.items() for field, value in group.items()}
-    return {"seed": written["seed"], **fields}
+    dumped = {name: group.model_dump(mode="json") for name, group in groups(run.config).items()}
+    fields = {f"{name}.{field}": each for name, group in dumped.items() for field, each in group.items()}
+    return {"seed": run.seed, **fields}
 
 
-def _cautions(found: dict[str, JSON]) -> list[str]:
+def _cautions(runs: dict[str, Run]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
-
-    def differing(*keys: str) -> str:
-        """Returns `arm: mjx, maze: brax` of the runs that have a value; empty if all have the same."""
-        known: JSON = {}
-        for name, each in found.items():
-            value: Any = each
-            for key in keys:
-                value = value.get(key, {})
-            known |= {name: value} if value else {}
-        listed = ", ".join(f"{name}: {each}" for name, each in known.items())
-        return listed if len(set(known.values())) > 1 else ""
-
-    if listed := differing("task"):
-        return [
-            f"Scores, distances and sizes are not comparable: the tasks differ ({listed}). "
-            "Retention alone is, for it is a share of each run's own teacher."
-        ]
-    cautions = {
-        ("summary", "teacher", "layout"): "Scores are not comparable: goals were laid out differently in "
-        "evaluation ({}).",
-        ("summary", "engine"): "Scores of teachers and students are of different simulators ({}): compare "
-        "those of the controllers, where these ran in the same one.",
-        ("summary", "teacher", "episodes"): "Scores are over different numbers of held-out episodes ({}): "
-        "compare their intervals.",
+    found = {name: run.figures for name, run in runs.items()}
+    scores = {name: each.teacher for name, each in found.items() if each.teacher}
+    cautions: dict[str, JSON] = {
+        "nothing but retention, a share of each run's own teacher: the tasks differ": {
+            name: run.task for name, run in runs.items()
+        },
+        "no scores: goals were laid out differently": {name: each.layout for name, each in scores.items()},
+        "of scores those of controllers in one simulator: several were learned in": {
+            name: each.engine for name, each in found.items()
+        },
+        "intervals: numbers of episodes differ": {name: each.episodes for name, each in scores.items()},
     }
-    return [text.format(listed) for keys, text in cautions.items() if (listed := differing(*keys))]
+    listed = {
+        text: [f"{name}: {value}" for name, value in values.items() if value is not None]
+        for text, values in cautions.items()
+        if len({value for value in values.values() if value is not None}) > 1
+    }
+    return [f"Compare {text} ({', '.join(values)})." for text, values in listed.items()]

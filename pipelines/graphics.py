@@ -41,20 +41,15 @@ def library() -> str:
                 command, env=environment, capture_output=True, text=True, timeout=PROBE_S, check=True
             )
             return name
-        except subprocess.TimeoutExpired:
-            refused.append(f"{name}: no answer in {PROBE_S:.0f} s")
-        except subprocess.CalledProcessError as error:
-            refused.append(f"{name}: {[str(error), *error.stderr.splitlines()][-1]}")
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+            refused.append(f"{name}: {[str(error), *str(error.stderr or '').splitlines()][-1]}")
     raise NoGraphics(f"no pictures can be drawn here: {INSTALL} ({'; '.join(refused)})")
 
 
 def candidates() -> tuple[str, ...]:
     """Returns what to try, in this order: the user's choice alone, if there is one; it may be none."""
-    chosen = os.environ.get(VARIABLE, "").strip().lower()
-    if chosen in ("egl", "osmesa", "glfw", "cgl"):
-        return (chosen,)
-    if chosen in ("disable", "disabled", "off", "false", "0"):
-        return ()
+    if chosen := os.environ.get(VARIABLE, "").strip().lower():
+        return (chosen,) if chosen in ("egl", "osmesa", "glfw", "cgl") else ()
     if platform.system() == "Linux":
         return ("egl", "osmesa", "glfw") if has_display() else ("egl", "osmesa")
     return ("cgl", "glfw") if platform.system() == "Darwin" else ("glfw",)

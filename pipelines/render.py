@@ -5,7 +5,7 @@ import importlib.util
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import cycle, pairwise
@@ -98,9 +98,8 @@ def record(task: Task, trajectories: Trajectories, goal: Array, count: int) -> R
         active = trajectories.active[:, i]
         last = max(0, min(int(active.sum()), int(np.cumprod(sound).sum()) - 1))
         observation = trajectories.observation[: last + 1, i]
-        path, marker = (
-            np.asarray(task.marker(each)) for each in (achieved_goal(task.spec, observation), goal[i])
-        )
+        achieved = achieved_goal(task.spec, observation)
+        path, marker = (np.asarray(task.marker(each)) for each in (achieved, goal[i]))
         distance = np.asarray(goal_distance(task.spec, observation, goal[i]))
         episodes.append(Episode(trajectories.qpos[: last + 1, i], marker, path, distance, last < len(active)))
     return Recording(task.spec, model, episodes)
@@ -171,7 +170,7 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
 
 @contextmanager
 def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Draw]:
-    """Gives a function that draws a step of a numbered episode, with a note in a corner.
+    """Gives a function that draws a step of a numbered episode, with its caption and a note in a corner.
 
     It returns [height, width, 3] bytes. Raises: NoGraphics where no picture can be drawn."""
     view, model = frame(recording, size[0] / size[1]), copy.copy(recording.model)
@@ -210,9 +209,8 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
             pole = np.array([*episode.marker[:2], view.ground + half])
             _add(scene, GEOM.mjGEOM_BOX, [thin, thin, half], pole, (*GOAL_COLOUR[:3], 1))
         mujoco.mjr_render(area, scene, context)
-        left, right = mujoco.mjtGridPos.mjGRID_TOPLEFT.value, mujoco.mjtGridPos.mjGRID_TOPRIGHT.value
-        for corner, text in ((left, recording.caption(episode, step)), (right, note)):
-            mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text, "", context)
+        text, corner = f"{recording.caption(episode, step)}   {note}", mujoco.mjtGridPos.mjGRID_TOPLEFT.value
+        mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text.rstrip(), "", context)
         pixels = np.empty((*size[::-1], 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, area, context)
         return pixels[::-1]
@@ -238,8 +236,7 @@ def _add_surroundings(scene: mujoco.MjvScene, view: View) -> None:
     thin = 5e-4 * distance
     under = np.array([*place[:2], view.ground - 2 * thin])
     _add(scene, box, [20 * distance, 20 * distance, thin], under, GROUND_COLOUR)
-    power = 10.0 ** np.floor(np.log10(distance / 12))
-    spacing = next(step * power for step in (1, 2, 5, 10) if step * power >= distance / 12)
+    spacing = 2.0 ** np.ceil(np.log2(distance / 12))
     for line in (np.arange(GRID_LINES) - GRID_LINES // 2) * spacing:
         for axis in range(2):
             half, at = np.full(3, thin), np.array([*place[:2], view.ground])
@@ -322,31 +319,34 @@ class Shot(NamedTuple):
     seconds: float  # for which it is shown
 
 
-def shots(recording: Recording, frame_s: float, longest_s: float = LONGEST_S) -> tuple[list[Shot], int]:
-    """Returns every episode's frames in order, and how much faster than the clock they run.
+def shots(
+    recording: Recording, frame_s: float, longest_s: float = LONGEST_S, number: int | None = None
+) -> tuple[list[Shot], int]:
+    """Returns frames of every episode in order, or of one, and how much faster than the clock they run.
 
     Each is shown for `frame_s` seconds or little more; an episode's last frame is among them."""
-    period, lasts = recording.spec.control_dt, [len(episode.qpos) - 1 for episode in recording.episodes]
-    speed = max(1, int(np.ceil(sum(lasts) * period / longest_s - 1e-9)))
+    period, numbers = (
+        recording.spec.control_dt,
+        range(len(recording.episodes)) if number is None else [number],
+    )
+    lasts = {each: len(recording.episodes[each].qpos) - 1 for each in numbers}
+    speed = max(1, int(np.ceil(sum(lasts.values()) * period / longest_s - 1e-9)))
     stride = max(1, int(np.ceil(speed * frame_s / period - 1e-9)))
     shown_s = stride * period / speed
     found = []
-    for number, last in enumerate(lasts):
-        found += [Shot(number, step, shown_s) for step in range(0, last, stride)]
-        found.append(Shot(number, last, max(PAUSE_S, shown_s)))
+    for each, last in lasts.items():
+        found += [Shot(each, step, shown_s) for step in range(0, last, stride)]
+        found.append(Shot(each, last, max(PAUSE_S, shown_s)))
     return found, speed
 
 
 def moving_pictures(recording: Recording) -> list[bytes]:
     """Returns each episode as an animated WebP of some 50 kB; raises as `rendering` does."""
-    found = []
     with rendering(recording, SMALL) as draw:
-        for number, episode in enumerate(recording.episodes):
-            alone = recording._replace(episodes=[episode])
-            planned, speed = shots(alone, MOVING_FRAME_S, LONGEST_MOVING_S)
-            planned = [shot._replace(episode=number) for shot in planned]
-            found.append(_animation(draw, planned, speed, "webp", quality=60, method=2))
-    return found
+        planned = [
+            shots(recording, MOVING_FRAME_S, LONGEST_MOVING_S, i) for i in range(len(recording.episodes))
+        ]
+        return [_animation(draw, *each, "webp", quality=60, method=2) for each in planned]
 
 
 def write_gif(file: Path, recording: Recording) -> None:
@@ -425,24 +425,13 @@ def _even(length: int, count: int) -> Array:
 
 
 def _add(
-    scene: mujoco.MjvScene,
-    kind: mujoco.mjtGeom,
-    size: Array | Sequence[float],
-    at: Array,
-    colour: Sequence[float],
-    emission: float = 0.0,
+    scene: mujoco.MjvScene, kind: mujoco.mjtGeom, size: Any, at: Any, colour: Any, emission: float = 0.0
 ) -> mujoco.MjvGeom | None:
     """Adds one more shape to the scene; None where it is full."""
     if scene.ngeom >= scene.maxgeom:
         return None
-    drawn = scene.geoms[scene.ngeom]
-    numbers = (
-        np.asarray(size, float),
-        np.asarray(at, float),
-        np.eye(3).ravel(),
-        np.asarray(colour, np.float32),
-    )
-    mujoco.mjv_initGeom(drawn, kind.value, *numbers)
+    drawn, shape = scene.geoms[scene.ngeom], (np.asarray(size, float), np.asarray(at, float))
+    mujoco.mjv_initGeom(drawn, kind.value, *shape, np.eye(3).ravel(), np.asarray(colour, np.float32))
     drawn.emission, drawn.category = emission, mujoco.mjtCatBit.mjCAT_DECOR.value
     scene.ngeom += 1
     return drawn

@@ -79,22 +79,21 @@ def requested_sweep(
 
 def _require_same(sweep: Sweep, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
     """Refuses to go on with a sweep that was begun with other values."""
-
-    def listed(vary: dict[str, Any]) -> str:
-        return " and ".join(f"{field}={','.join(map(shown, found))}" for field, found in vary.items())
-
-    settings, begun, remedy = sweep.settings, f"{sweep.path} was begun with", "or name another --run"
-    if asked.preset not in (None, settings["preset"]):
-        raise UsageError(f"{begun} preset {settings['preset']}; resume without --preset, {remedy}")
+    settings, remedy = sweep.settings, "or name another --run"
     if told := asked.different(sweep.config):
-        raise UsageError(f"{begun} other settings: {told}")
-    pairs = [] if seeds is None else [(listed({"seeds": seeds}), listed({"seeds": settings["seeds"]}))]
-    if varied:
-        now = varied_values(combinations(sweep.config, varied, asked.assigned))
-        pairs.append((listed(now), listed(settings["vary"]) or "no setting varied"))
-    for found, before in pairs:
-        if found != before:
-            raise UsageError(f"{begun} {before}, not {found}; resume without them, {remedy}")
+        raise UsageError(f"{sweep.path} was begun with other settings: {told}")
+    before = {"preset": [settings["preset"]], **settings["vary"], "seeds": settings["seeds"]}
+    now = varied_values(combinations(sweep.config, varied, asked.assigned)) if varied else settings["vary"]
+    now = {"preset": [asked.preset or settings["preset"]], **now, "seeds": seeds or settings["seeds"]}
+
+    def listed(found: dict[str, Any], other: dict[str, Any]) -> str:
+        texts = {field: ",".join(map(shown, values)) for field, values in found.items()}
+        differ = [f"{field}={text}" for field, text in texts.items() if found[field] != other.get(field)]
+        return " and ".join(differ) or "no such setting varied"
+
+    if now != before:
+        told = f"{listed(before, now)}, not {listed(now, before)}"
+        raise UsageError(f"{sweep.path} was begun with {told}; resume without them, {remedy}")
 
 
 def train_sweep(sweep: Sweep) -> JSON:
@@ -192,8 +191,8 @@ def _failure(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        text = f"the device's memory is too small: {error}".splitlines()[0]
-        return {"state": "out of memory", "error": text}
+        text = str(error).splitlines()[0]
+        return {"state": "out of memory", "error": f"the device's memory is too small: {text}"}
     return None
 
 
@@ -205,26 +204,22 @@ def _is_distilled(member: Member) -> bool:
 
 
 def _write_summary(sweep: Sweep, failures: dict[str, JSON]) -> JSON:
-    checked = SweepSummary.model_validate(compare_sweep(sweep, failures))
-    summary = checked.model_dump(mode="json", exclude_unset=True)
+    summary = compare_sweep(sweep, failures).as_json()
     write_json(sweep.path / "summary.json", summary)
     return summary
 
 
 def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
     """Raises FathomError naming the runs in which a stage failed, and those none of whose students passes."""
-    failed, failing, lines = {}, {}, []
+    runs, lines = SweepSummary.model_validate(summary).runs, []
+    errors = {
+        run.run: run.error if stage == "teacher" else (run.stage_errors or {}).get(stage) for run in runs
+    }
     judged = stage == "export" and sweep.config.student.select is None
-    for run in summary["runs"]:
-        error = run.get("error") if stage == "teacher" else run.get("stage_errors", {}).get(stage)
-        if error:
-            failed[run["run"]] = error
-        elif judged and not run.get("selected_passes", True):
-            failing[run["run"]] = run["selected_because"]
-    for what, found in ((f"{stage} failed", failed), ("no student keeps enough", failing)):
-        if found:
-            lines.append(f"{what} in {len(found)} of {len(summary['runs'])} runs:")
-            lines += [f"  {name}: {reason}" for name, reason in found.items()]
+    failing = {run.run: run.selected_because for run in runs if judged and run.selected_passes is False}
+    for what, reasons in ((f"{stage} failed", errors), ("no student keeps enough", failing)):
+        if found := [f"  {name}: {reason}" for name, reason in reasons.items() if reason]:
+            lines += [f"{what} in {len(found)} of {len(runs)} runs:", *found]
     if lines:
         raise FathomError("\n".join(lines))
 

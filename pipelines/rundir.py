@@ -114,11 +114,16 @@ class Run:
     def summary(self) -> JSON:
         return _read_summary(self.path / "summary.json")
 
+    @property
+    def figures(self) -> Summary:
+        """The same with types: a figure that was not computed is None."""
+        return read_figures(self.path / "summary.json")
+
     def update_summary(self, values: JSON) -> None:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
         with waiting_lock(self.path / ".summary.lock"):
             file = self.path / "summary.json"
-            write_json(file, _checked_summary(file, _merged(self.summary, values)))
+            write_json(file, _checked(file, _merged(self.summary, values)).as_json())
 
     def mend_summary(self, say: Callable[[str], None]) -> None:
         """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
@@ -348,12 +353,17 @@ def stored_config(settings: JSON, file: Path) -> Config:
 
 def _read_summary(file: Path) -> JSON:
     """Reads a summary.json; FathomError naming the first figure that is not of the schema."""
-    return _checked_summary(file, read_object(file))
+    return read_figures(file).as_json()
 
 
-def _checked_summary(file: Path, values: JSON) -> JSON:
+def read_figures(file: Path) -> Summary:
+    """Reads the same with types."""
+    return _checked(file, read_object(file))
+
+
+def _checked(file: Path, values: JSON) -> Summary:
     try:
-        return Summary.model_validate(values).model_dump(mode="json", exclude_unset=True)
+        return Summary.model_validate(values)
     except ValidationError as error:
         raise FathomError(f"{file} is damaged: {problem(error)}; {MENDED}") from error
 

@@ -3,23 +3,39 @@
 `docs/summary.md` is made of it: python -m pipelines.summary > docs/summary.md"""
 
 import inspect
-from collections.abc import Iterator
-from typing import Any, Self, get_args, get_origin
+import re
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 Number = float | None
 Count = int | None
 Text = str | None
-Interval = tuple[float, float] | None  # 95 %
+Interval = tuple[float, float]  # 95 %
 Json = dict[str, Any]
 
 
 class Figures(BaseModel):
-    """Figures that a stage has computed; one that it has not is absent, never zero."""
+    """Figures that a stage has computed; one that it has not is absent, never zero.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Beside any of them, `key`, may stand its interval, `key_interval`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Interval] = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key.removesuffix("_interval") not in cls.model_fields and key not in cls.model_fields:
+                raise ValueError(f"{key} is not one of its figures")
+        return values
+
+    def interval(self, key: str) -> Interval | None:
+        return self.__pydantic_extra__.get(f"{key}_interval")
+
+    def as_json(self) -> Json:
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def doc(text: str, default: Any = None) -> Any:
@@ -30,7 +46,6 @@ class Retained(Figures):
     """What is kept of a teacher's time at goal."""
 
     retention: Number = doc("time at goal over the teacher's; absent where that is too small for an interval")
-    retention_interval: Interval = None
 
     @model_validator(mode="before")
     @classmethod
@@ -48,17 +63,11 @@ class Score(Figures):
     episodes: Count = doc("number of held-out episodes")
     layout: Text = doc("how goals were laid out (`pipeline tasks`); scores of two layouts are of two tasks")
     time_at_goal: Number = doc("share of an episode's steps within the task's success radius")
-    time_at_goal_interval: Interval = None
     time_near_goal: Number = doc("share of an episode's steps within the easy radius")
-    time_near_goal_interval: Interval = None
     success_final: Number = doc("share of episodes that end within the success radius, not early")
-    success_final_interval: Interval = None
     success_any: Number = doc("share of episodes within the success radius at any step")
-    success_any_interval: Interval = None
     strict_final: Number = doc("share within the tighter radius (`fr3_reach`: 2 cm) at the last step")
-    strict_final_interval: Interval = None
     final_distance: Number = doc("mean distance at the last step, in the goal's unit")
-    final_distance_interval: Interval = None
 
 
 class MazeDistance(Figures):
@@ -93,7 +102,6 @@ class TeacherFigures(Score):
     ended_by: Text = doc("`collect.total_steps`, or `evaluate.until` where an evaluation reached that")
     latency_us_p50: Number = doc("of one answer in JAX, where the students were exported")
     share_of_reference: Number = doc("time at goal over that of the task's reference policy")
-    share_of_reference_interval: Interval = None
     maze_distance: MazeDistance | None = doc("where the task states a maze")
 
 
@@ -114,7 +122,7 @@ class Decile(Figures):
 
     student: Number = doc("the student's")
     teacher: Number = doc("the teacher's")
-    difference_interval: Interval = doc("of their difference, over pairs of episodes")
+    difference_interval: Interval | None = doc("of their difference, over pairs of episodes")
 
 
 class PolicyError(Figures):
@@ -142,11 +150,8 @@ class Condition(Retained):
     """Student and teacher under one harder condition, with the same starts, goals, noise and pushes."""
 
     student: Number = doc("the student's mean time at goal")
-    student_interval: Interval = None
     teacher: Number = doc("the teacher's")
-    teacher_interval: Interval = None
     excess_drop: Number = doc("by how much more than the teacher's its time at goal fell from `nominal`")
-    excess_drop_interval: Interval = None
 
 
 class Robustness(Figures):
@@ -181,9 +186,7 @@ class StudentFigures(Score, Retained):
     teacher_time_at_goal: Number = doc("the teacher's in these episodes")
     teacher_parameters: Count = doc("of the teacher's actor")
     success_retention: Number = doc("`success_final` over the teacher's; absent as `retention` is")
-    success_retention_interval: Interval = None
     final_distance_change: Number = doc("how much further from the goal the student ends, in the goal's unit")
-    final_distance_change_interval: Interval = None
     hardest_decile: Decile | None = doc(
         "the tenth of episodes in which the teacher's time at goal is shortest: by its luck as well as by "
         "their difficulty, so that a faithful student may come out ahead"
@@ -265,7 +268,6 @@ class BaselineFigures(Score, Retained):
     labels: Count = doc("labels asked of the teacher, where there are any")
     wall_s: Number = doc("seconds of training")
     student_gain: Number = doc("by how much longer the distilled student of this size is at its goals")
-    student_gain_interval: Interval = None
     teacher_sha256: Text = doc("fingerprint of the teacher")
     student_sha256: Text = doc("fingerprint of the student")
 
@@ -306,6 +308,34 @@ class Summary(Figures):
             )
         return self
 
+    @property
+    def chosen(self) -> StudentFigures:
+        """The selected student; without figures if there is none."""
+        return self.students.get(self.selected or "", StudentFigures())
+
+    def is_exported(self, size: str | None, found: Any) -> bool:
+        """Tells whether figures are of the student that the bundle of this size holds now."""
+        source = self.export.get(size or "", ExportFigures()).student_sha256
+        return source is not None and getattr(found, "student_sha256", None) == source
+
+    @property
+    def controlled(self) -> str | None:
+        """The selected student if its controller was run, or else the first whose was."""
+        return self.selected if self.selected in self.control else next(iter(self.control), None)
+
+    @property
+    def driven(self) -> str | None:
+        """Likewise of those that drove a robot as they are exported now."""
+        known = [size for size, found in self.robot.items() if self.is_exported(size, found)]
+        return self.selected if self.selected in known else next(iter(known), None)
+
+    @property
+    def scored(self) -> dict[str, Score]:
+        """Of the teacher, and of the selected student's file and controller, those that have a score."""
+        controller = self.control.get(self.selected or "")
+        found = {"teacher": self.teacher, "student": self.chosen, "controller": controller}
+        return {stage: score for stage, score in found.items() if score and score.success_final is not None}
+
 
 class Parameters(Figures):
     """Numbers of parameters."""
@@ -340,11 +370,8 @@ class Combination(Score):
     seeds: list[int] = doc("of the runs that finished")
     parameters: Parameters = doc("numbers of parameters")
     share_of_reference: Number = doc("of the teacher")
-    share_of_reference_interval: Interval = None
     rank_correlation: Number = doc("of `teacher.maze_distance`")
-    rank_correlation_interval: Interval = None
     rank_correlation_far: Number = doc("likewise")
-    rank_correlation_far_interval: Interval = None
     wall_s: Number = doc("seconds of training")
     env_steps_per_s: Number = doc("as in `runs`")
 
@@ -360,11 +387,8 @@ class SweepStudents(Figures):
     parameters: Count = doc("of the policy")
     episodes: Count = doc("episodes in each run")
     time_at_goal: Number = doc("the student's")
-    time_at_goal_interval: Interval = None
     retention: Number = doc("mean of the runs' retentions")
-    retention_interval: Interval = None
     teacher_time_at_goal: Number = doc("its teacher's in the same episodes")
-    teacher_time_at_goal_interval: Interval = None
 
 
 class SweepSummary(Figures):
@@ -391,48 +415,30 @@ def problem(error: ValidationError) -> str:
 
 def document() -> str:
     """Returns the tables of docs/summary.md, in Markdown."""
-    parts: list[tuple[str, type[Figures]]] = [("Summary", Summary), ("A score", Score)]
-    parts += [*_parts(Summary), ("Sweeps", SweepSummary)]
-    parts += _parts(SweepSummary)
-    return "\n\n".join(f"## {title}\n\n{_table(model)}" for title, model in parts) + "\n"
-
-
-def _parts(model: type[Figures], path: str = "") -> Iterator[tuple[str, type[Figures]]]:
-    """Yields every model that a model holds, with its place in the file, those within it after it."""
-    for name, field in _own(model):
-        for inner, named in _models(field.annotation):
-            key = "NAME" if name in ("baselines", "conditions") else "SIZE"
-            place = f"{path}{name}" + (f".{key}" if named else "")
-            if inner is not Score and (inner is not Parameters or name == "parameters"):
-                yield f"`{place}`", inner
-                yield from _parts(inner, f"{place}.")
-
-
-def _models(annotation: Any, named: bool = False) -> Iterator[tuple[type[Figures], bool]]:
-    """Yields the models in an annotation, and whether names lead to them."""
-    if isinstance(annotation, type) and issubclass(annotation, Figures):
-        yield annotation, named
-    else:
-        for inner in get_args(annotation):
-            yield from _models(inner, named or get_origin(annotation) is dict)
-
-
-def _own(model: type[Figures]) -> Iterator[tuple[str, FieldInfo]]:
-    """Yields the fields of a model that belong in its own table: none of a score's or of a whole run's."""
-    shared = next((each for each in (Summary, Score) if issubclass(model, each) and model is not each), None)
-    for name, field in model.model_fields.items():
-        if field.description and name not in (shared.model_fields if shared else ()):
-            yield name, field
+    models = sorted(MODELS.values(), key=lambda model: model is not Summary)
+    return "\n\n".join(map(_table, models)) + "\n"
 
 
 def _table(model: type[Figures]) -> str:
-    rows = [f"| `{name}` | {field.description} |" for name, field in _own(model)]
-    if issubclass(model, Score) and model is not Score:
-        rows.insert(0, "| a [score](#a-score) | its keys |")
-    if issubclass(model, Summary) and model is not Summary:
-        rows.insert(0, "| a [summary](#summary) | its keys |")
-    return "\n".join([inspect.cleandoc(model.__doc__ or ""), "", "| key | meaning |", "|---|---|", *rows])
+    rows = [f"| of {_link(base)} | its keys |" for base in model.__bases__ if base is not Figures]
+    for name in model.__annotations__:
+        field = model.model_fields[name]
+        within = re.findall(r"\.([A-Z]\w+)", str(field.annotation))
+        links = [_link(MODELS[each]) for each in within if each in MODELS]
+        rows.append(f"| `{name}` | {': '.join([field.description or '', *links])} |")
+    title = f"## {model.__name__}\n\n{inspect.cleandoc(model.__doc__ or '')}"
+    return "\n".join([title, "", "| key | meaning |", "|---|---|", *rows])
 
+
+def _link(model: type) -> str:
+    return f"[{model.__name__}](#{model.__name__.lower()})"
+
+
+MODELS = {
+    name: each
+    for name, each in globals().items()
+    if isinstance(each, type) and issubclass(each, Figures) and each is not Figures
+}
 
 if __name__ == "__main__":
     print(document(), end="")

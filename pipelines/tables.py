@@ -1,130 +1,405 @@
-"""Figures as tables for people."""
+"""Figures as tables, of which a terminal and a page show the same."""
 
-from typing import Any
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
-from pipelines.sweep import described
+from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
+from pipelines import formats
+from pipelines import summary as schema
+from pipelines.formats import BELOW, Cell, Goal, Table, cell, cells, listed, number, percent, with_unit
+from pipelines.summary import Figures, Score, Summary, SweepSummary
+from pipelines.sweep import described, shown
+from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
+from teacher.config import FAR_CELLS
+
+if TYPE_CHECKING:
+    from pipelines.compare import Comparison
 
 JSON = dict[str, Any]
-SCORES = ("success_final", "time_at_goal", "retention")
+SCORE = "success_final strict_final time_at_goal final_distance"
+MINUS = "\N{MINUS SIGN}"
+CONDITIONS = {
+    NOMINAL: "as in the evaluation",
+    "noise": f"noise, {percent(NOISE, 'g')} of the spread",
+    "push": "pushes",
+    "goals_beyond": f"goals up to {percent(OUTSIDE, 'g')} outside",
+}
+BASELINES = {
+    "distilled": "distilled",
+    "direct": "residual, LayerNorm, depth 4, trained directly with the teacher's steps",
+    "direct_long": "the same for the teacher's wall time",
+    "shallow_actor": "the same actor, critic as deep as the teacher's, the teacher's steps",
+    "cloning": "behaviour cloning of teacher episodes",
+    "dagger": "DAgger without relabelled goals",
+}
+
+
+def _table(
+    caption: str,
+    name: str,
+    columns: str,
+    rows: Iterable[tuple[str | Cell, Sequence[Figures | None]]],
+    unit: str | None = None,
+) -> Table:
+    """Returns a table whose note says of each column what the summary's schema says.
+
+    Args:
+      columns: `HEAD: KEY; ...`, or the key alone, which may be of a part, `worst_decile.student`; after a
+        slash follows the key of what stands in small print below it.
+      rows: each with its name and with what holds its figures: the first that has one."""
+    paths = {head or key: key for head, _, key in (each.rpartition(": ") for each in columns.split("; "))}
+    body, notes = [], dict[str, str]()
+    for named, sources in rows:
+        row: list[str | Cell] = [named]
+        for head, path in paths.items():
+            main, below = (_found(each, sources, unit) for each in (*path.split("/"), "")[:2])
+            row.append(Cell(main.value, below.value or main.detail))
+            key = re.split("[./]", path)[0]
+            for field in (type(source).model_fields.get(key) for source in sources if source):
+                if field and field.description:
+                    notes[head] = f"{formats.capital(head)}: {field.description.replace('`', '')}."
+        body.append(row)
+    return Table(caption, [name, *paths], body, " ".join(notes[head] for head in paths if head in notes))
+
+
+def _found(path: str, sources: Sequence[Any], unit: str | None) -> Cell:
+    *parts, key = path.split(".")
+    for source in sources:
+        for part in parts:
+            source = getattr(source, part, None)
+        if getattr(source, key, None) is not None:
+            return cell(source, key, unit)
+    return Cell("")
+
+
+# A run
+
+
+def funnel(found: Summary, goal: Goal) -> Table:
+    """One row a stage that has finished, from the teacher to the robot."""
+    rows: list[list[Any]] = []
+
+    def add(stage: str, what: str, facts: list[str], score: Score) -> None:
+        episodes = f"{score.episodes} episodes" if score.episodes else ""
+        rows.append([stage, Cell(what, listed(*facts, episodes)), *cells(score, SCORE, goal.unit)])
+
+    def late(of: schema.ControlFigures | schema.RobotFigures) -> str:
+        return f"{number(of.missed_deadlines)} of {number(of.steps)} late"
+
+    def of(size: str | None, what: str) -> str:
+        return what if size == found.selected else f"{size}: {what}"
+
+    if found.reference:
+        add("Reference", "knows the task", [], found.reference)
+    if teacher := found.teacher:
+        steps = f"{teacher.env_steps:,} steps" if teacher.env_steps else ""
+        shape = f"depth {teacher.depth}, width {teacher.width}" if teacher.depth else ""
+        add("Teacher", shape, [steps, cell(teacher, "wall_s").value], teacher)
+    if found.students:
+        student = found.chosen
+        facts = [f"{student.parameters:,} parameters"] if student.parameters else []
+        facts += [f"keeps {percent(student.retention)}"] if student.retention else []
+        add("Student", found.selected or f"{', '.join(found.students)}, not judged yet", facts, student)
+    if file := found.export.get(found.selected or ""):
+        error = f"error at most {number(file.parity_max_error, '.1e')}"
+        rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * 4])
+    if control := found.control.get(found.controlled or ""):
+        add(
+            "Control",
+            of(found.controlled, control.engine or ""),
+            [formats.latencies(control), late(control)],
+            control,
+        )
+    if robot := found.robot.get(found.driven or ""):
+        broken = robot.limit_violations
+        limits = "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit"
+        facts = [f"{robot.reached} of {robot.goals} goals", formats.latencies(robot), late(robot), limits]
+        reached = (robot.reached or 0) / (robot.goals or 1)
+        ends = Score(success_final=reached, final_distance=robot.mean_distance_m)
+        facts.append(f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away")
+        add("Robot", of(found.driven, robot.robot or ""), facts, ends)
+    radii = [with_unit(radius, goal.unit) for radius in (goal.success_radius, goal.strict_radius)]
+    ends_within = (
+        f"ends within {radii[0]}" if radii[0] else "success",
+        f"within {radii[1]}" if radii[1] else "strict",
+    )
+    head = ["stage", "what", *ends_within, "time at goal", "final distance"]
+    return Table(f"From the teacher to the robot. {BELOW}", head, rows)
+
+
+def students(found: Summary, unit: str | None = None) -> Table:
+    """One row a size, beside its teacher."""
+    columns = (
+        "parameters; retention; success: success_final; ends further: final_distance_change; "
+        "worst tenth: worst_decile.student/worst_decile.teacher; p50: latency_us_p50; p99: latency_us_p99"
+    )
+    sizes = {size: Cell(size, "selected" if size == found.selected else "") for size in found.students}
+    rows = [(name, (found.students[size], found.export.get(size))) for size, name in sizes.items()]
+    table = _table(f"Students beside their teacher. {BELOW}", "size", columns, rows, unit)
+    because = f"Selection: {found.selected_because.rstrip('.')}. " if found.selected_because else ""
+    return table._replace(note=because + table.note)
+
+
+def current_robustness(found: Summary) -> dict[str, schema.Condition]:
+    """Returns what is known, by condition in words, of the file that the selected student's bundle holds."""
+    known = found.chosen.robustness
+    conditions = known.conditions or {} if known and found.is_exported(found.selected, known) else {}
+    return {condition(name): trial for name, trial in conditions.items()}
+
+
+def robustness(found: Summary) -> Table:
+    """One row a condition."""
+    trials = ((name, [trial]) for name, trial in current_robustness(found).items())
+    columns = "teacher; student; retention; falls further by: excess_drop"
+    return _table(f"The same in figures. {BELOW}", "condition", columns, trials)
+
+
+def condition(name: str) -> str:
+    """Returns `2 steps of delay` for `delay_2`."""
+    what, _, how = name.rpartition("_")
+    if how in ("less", "more"):
+        return f"{what} {MINUS if how == 'less' else '+'}{percent(SHARE, 'g')}"
+    if what == "delay":
+        return f"{how} step{'s' if how != '1' else ''} of delay"
+    return CONDITIONS.get(name, name)
+
+
+def critics(found: Summary) -> Table:
+    """How alike the critics are to the teacher's; students that share a critic share a row."""
+    alike: dict[str, list[str]] = {}
+    for size, student in found.students.items():
+        if student.critic:
+            alike.setdefault(student.critic.model_dump_json(), []).append(size)
+    columns = (
+        "rank, actions: spearman_actions; rank, states: spearman_states; best action: best_action; "
+        "nearest goal: top1; gradient: gradient_cosine; distance: distance_error/distance_error_relative"
+    )
+    everybody = "all students" if len(alike) == 1 < len(found.students) else ""
+    rows = [(everybody or ", ".join(sizes), [found.students[sizes[0]].critic]) for sizes in alike.values()]
+    return _table("Students' critics beside the teacher's", "critic of", columns, rows)
+
+
+def maze(found: Summary) -> Table:
+    """The teacher's critic beside the true distances of a maze."""
+    known = found.teacher and found.teacher.maze_distance
+    rows = []
+    for name, kind in (("critic", ""), ("straight line", "_straight")):
+        ranks = [getattr(known, f"rank_correlation{far}{kind}", None) for far in ("", "_far")]
+        rows += [[name, *(number(rank, ".2f") for rank in ranks)]] if any(ranks) else []
+    return Table(
+        "Rank correlation with the cells to walk",
+        ["distance", "all pairs", f"at least {FAR_CELLS} cells apart"],
+        rows,
+        f"From {number(known.states)} states to {known.cells} cells." if known else "",
+    )
+
+
+def calibration(found: Summary) -> Table:
+    """What orders the times to the goal, and how well."""
+    known = found.chosen.calibration
+    ranks = {"critic's": "rank_correlation", "plain": "rank_correlation_straight"}
+    rows = [[name, number(getattr(known, key, None), ".2f")] for name, key in ranks.items()]
+    caption = "Rank correlation of a state's distance with its time to the goal"
+    return Table(caption, ["distance", "rank"], rows if rows[0][1] else [])
+
+
+def baselines(found: Summary) -> Table:
+    """The distilled student and what it is compared with."""
+    size = next((each.size for each in found.baselines.values()), None)
+    known = found.baselines | ({"distilled": found.students.get(size)} if size else {})
+    columns = (
+        "parameters; environment steps: env_steps; labels; training: wall_s; time at goal: time_at_goal; "
+        "success: success_final; retention"
+    )
+    rows = [(title, [known[name]]) for name, title in BASELINES.items() if name in known]
+    table = _table(f"The {size} student and its baselines. {BELOW}", "policy", columns, rows)
+    more = " What learns from the teacher takes its steps and time on top of the teacher's own."
+    return table._replace(note=table.note + more)
+
+
+def parity(found: Summary) -> Table:
+    """One row a file, beside JAX."""
+    columns = (
+        "observations; actions: largest error: parity_max_error; distance: largest error: distance_max_error"
+    )
+    allowed = "{:g} for an action's entry, {:g} + {:g} · d for a distance d"
+    return _table(
+        "ONNX Runtime against JAX, on observations of the students' own episodes. Allowed: "
+        + allowed.format(ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE),
+        "size",
+        columns,
+        ((size, [file]) for size, file in found.export.items()),
+    )._replace(note="")
+
+
+def pairs(caption: str, name: str, value: str, found: Mapping[str, str]) -> Table:
+    return Table(caption, [name, value], list(found.items()))
 
 
 def summary(figures: JSON) -> Group:
-    """Shows summary.json, or a part of it: the way from teacher to robot, one row a policy."""
-    table = Table("policy", "size", "success", "at goal", "retention", "robot")
-    late = 0
-    for name in ("teacher", "reference"):
-        if found := figures.get(name):
-            size = f"depth {found['depth']}" if name == "teacher" else "knows the task"
-            table.add_row(name, size, *_figures(found, "success_final", "time_at_goal"))
-    for name, student in figures.get("students", {}).items():
-        exported = figures.get("export", {}).get(name, {})
-        robot = figures.get("control", {}).get(name, {})
-        late += robot.get("missed_deadlines", 0)
-        table.add_row(
-            f"{name} *" if name == figures.get("selected") else name,
-            f"{student['parameters']:,}" + (f"\n{exported['latency_us_p50']:.1f} µs" if exported else ""),
-            *_figures(student, *SCORES),
-            *_figures(robot, "success_final"),
-        )
-    mark = "* selected" + ("" if figures.get("selected_passes", True) else ", though it may keep too little")
-    notes = [mark, "95 % intervals below each figure"]
-    notes += [f"{late:,} deadlines missed on the robot"] if figures.get("control") else []
-    notes += [f"{figures['wall_s']:.0f} s in all"] if "wall_s" in figures else []
-    return Group(table, "; ".join(notes))
+    """Shows summary.json, or a part of it: the way from teacher to robot."""
+    found = Summary.model_validate(figures)
+    kept = students(found).only("size", "parameters", "retention", "success", "p50")
+    stages = funnel(found, Goal()).only("stage", "what", "success", "time at goal")
+    parts = [stages, kept._replace(caption=f"Students. {found.selected_because or ''}")]
+    seconds = [f"{found.wall_s:.0f} s in all"] if found.wall_s is not None else []
+    return Group(*(part for part in parts if part.rows), *seconds)
+
+
+def distilled(figures: JSON) -> Table:
+    """Shows students that are not judged yet."""
+    found = Summary.model_validate({"students": figures}).students
+    columns = "parameters; time: wall_s"
+    return _table(
+        "judged by pipeline export", "student", columns, ((size, [each]) for size, each in found.items())
+    )
+
+
+def beside_baselines(figures: JSON) -> Table:
+    """Shows `students` and `baselines` of a summary."""
+    return baselines(Summary.model_validate(figures))
+
+
+# Sweeps, and runs beside each other
+
+
+def label(found: SweepSummary, row: schema.Combination | schema.SweepStudents) -> str:
+    """Returns the varied values, or the preset's name where the seed alone varies."""
+    return described(row.values) or found.preset
+
+
+def _over_seeds(found: SweepSummary) -> str:
+    if len(found.seeds) == 1:
+        return " One seed: there is no interval over seeds, and differences between rows may be chance."
+    return f" {BELOW} of the mean over seeds (Student's t); none for one seed, or where all agree exactly."
+
+
+def _measures(goal: Goal) -> str:
+    near = with_unit(goal.success_radius, goal.unit)
+    ends = f"ends within {near}" if near else "success"
+    return (
+        f"{ends}: success_final; time at goal: time_at_goal; final distance: final_distance; time: wall_s; "
+        "steps/s: env_steps_per_s"
+    )
+
+
+def combinations(found: SweepSummary, goal: Goal) -> Table:
+    """One row a combination of the varied values."""
+    columns = f"actor: parameters.actor; critic: parameters.critic; {_measures(goal)}"
+    rows = []
+    for row in found.combinations:
+        planned, ended = sum(run.values == row.values for run in found.runs), len(row.seeds)
+        seeds = f"{ended} seed{'s' * (ended != 1)}" if ended == planned else f"{ended} of {planned} seeds"
+        rows.append((Cell(label(found, row), seeds), [row]))
+    table = _table("Means over the seeds that finished", "values", columns, rows, goal.unit)
+    return table._replace(note=table.note + _over_seeds(found))
+
+
+def truth(found: SweepSummary) -> Table:
+    """The combinations beside what is known of the task, if anything is."""
+    columns = "of the reference: share_of_reference; rank: rank_correlation; rank, far: rank_correlation_far"
+    rows = [(label(found, row), [row]) for row in found.combinations]
+    table = _table("Beside what is known of the task", "values", columns, rows)
+    return table if any(each.value for row in table.rows for each in row[1:]) else table._replace(rows=[])
+
+
+def sweep_students(found: SweepSummary) -> Table:
+    """One row a combination of the varied values and a size of student that has been judged."""
+    columns = (
+        "parameters; time at goal: time_at_goal; its teacher's: teacher_time_at_goal; retention; episodes"
+    )
+    rows = []
+    for row in found.students:
+        seeds = f"{len(row.seeds)} seed{'s' * (len(row.seeds) != 1)}"
+        rows.append((Cell(f"{label(found, row)}: {row.size}", seeds), [row]))
+    table = _table("Students, means over the seeds that were judged", "teacher and student", columns, rows)
+    return table._replace(note=table.note + _over_seeds(found))
+
+
+def sweep_runs(found: SweepSummary, goal: Goal) -> Table:
+    """One row a run."""
+    rows = []
+    for run in found.runs:
+        left = f", {run.iteration} iterations" if run.iteration and run.state != "finished" else ""
+        rows.append((Cell(run.run, run.state + left), [run.teacher, run]))
+    return _table(f"Every run, an ordinary one. {BELOW}", "run", _measures(goal), rows, goal.unit)._replace(
+        note=""
+    )
 
 
 def sweep(figures: JSON) -> Group:
-    """Shows a sweep's summary, one row a combination of the varied values."""
-    table = Table("values", "parameters", *_wide("success", "at goal"), "seconds", "steps/s", "runs")
-    for row in figures["combinations"]:
-        planned = sum(run["values"] == row["values"] for run in figures["runs"])
-        table.add_row(
-            described(row["values"]) or figures["preset"],
-            f"{sum(row['parameters'].values()):,}",
-            *_figures(row, "success_final", "time_at_goal"),
-            *(f"{row[key]:,.0f}" if key in row else "" for key in ("wall_s", "env_steps_per_s")),
-            f"{len(row['seeds'])}/{planned}",
+    """Shows a sweep's summary, of its students those that have been judged, or else which there are."""
+    found = SweepSummary.model_validate(figures)
+    parts = [combinations(found, Goal()).only("values", "success", "time at goal", "time", "steps/s")]
+    if any(run.students for run in found.runs):
+        fitted = [[run.run, ", ".join(run.students)] for run in found.runs]
+        judged = sweep_students(found)
+        parts.append(
+            judged if judged.rows else Table("judged by pipeline export", ["run", "students"], fitted)
         )
-    note = "means; 95 % intervals over seeds"
-    if len(figures["seeds"]) == 1:
-        note = "one seed: no intervals, differences may be chance"
-    return Group(table, f"{note}; {figures['wall_s']:,.0f} s in all")
+    return Group(*parts, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
 
 
-def sweep_students(figures: JSON) -> Table:
-    """Shows a sweep's students: one row a combination of the varied values and a size of student.
+def compared(found: Comparison, units: Mapping[str, str | None]) -> list[Table]:
+    """Several runs: what was set differently, their scores, and what each student keeps.
 
-    As long as no student has been judged: one row a run, with the students that it has."""
-    if not figures["students"]:
-        table = Table("run", "students", "seconds", caption="judged by pipeline export")
-        for run in figures["runs"]:
-            found = run.get("students", {})
-            seconds = max((student["wall_s"] for student in found.values()), default=None)
-            table.add_row(run["run"], ", ".join(found), "" if seconds is None else f"{seconds:,.0f}")
-        return table
-    table = Table("teacher's values", "size", *_wide("at goal", "retention", "teacher"), "seeds")
-    for row in figures["students"]:
-        values = described(row["values"]) or figures["preset"]
-        scores = _figures(row, "time_at_goal", "retention", "teacher_time_at_goal")
-        table.add_row(values, row["size"], *scores, str(len(row["seeds"])))
-    table.caption = "at goal, teacher: time at goal in the same episodes; means, 95 % intervals over seeds"
-    return table
-
-
-def side_by_side(figures: JSON) -> Group:
-    """Shows what `pipelines.compare.compare_runs` gives: one column a run, one row a figure."""
-    table = Table("", *figures["runs"])
-    for field, values in figures["settings"].items():
-        table.add_row(field, *("" if value is None else str(value) for value in values))
-    table.add_section()
-    summaries = [each["summary"] for each in figures["runs"].values()]
-    selected = [each.get("selected", "") for each in summaries]
-    found = {"teacher": [each.get("teacher", {}) for each in summaries]}
-    for who, stage in (("student", "students"), ("file", "export"), ("controller", "control")):
-        pairs = zip(summaries, selected, strict=True)
-        found[who] = [each.get(stage, {}).get(size, {}) for each, size in pairs]
-    for who in ("teacher", "student", "controller"):
-        for key, name in (("success_final", "success"), ("time_at_goal", "time at goal")):
-            table.add_row(f"{who}: {name}", *(_figure(each, key) for each in found[who]))
-    table.add_row("student", *selected)
-    table.add_row("student: retention", *(_figure(each, "retention") for each in found["student"]))
-    table.add_row("file: latency, µs", *(_rounded(each, "latency_us_p50") for each in found["file"]))
-    table.add_row("seconds of training", *(_rounded(each, "wall_s") for each in found["teacher"]))
-    notes = [*figures["not_comparable"], f"95 % intervals below each figure; page: {figures['page']}"]
-    return Group(table, *map(Text, notes))
+    Args: units: of distances, by run."""
+    figures = {name: run.figures for name, run in found.runs.items()}
+    scores = [
+        [Cell(name, stage), *cells(score, SCORE, units.get(name))]
+        for name, each in figures.items()
+        for stage, score in each.scored.items()
+    ]
+    kept = []
+    for size in dict.fromkeys(size for each in figures.values() for size in each.students):
+        row: list[Any] = [size]
+        for each in figures.values():
+            student, speed = each.students.get(size), cell(each.export.get(size), "latency_us_p50").value
+            facts = listed(speed, "selected" if size == each.selected else "")
+            row.append(Cell(formats.in_words(student, "retention") or "not known", facts) if student else "")
+        kept.append(row)
+    note = (
+        "Retention of each run's own teacher's time at goal, and the file's median latency: comparable where "
+    )
+    return [
+        different("setting", found.settings, found),
+        Table(BELOW, ["run", "success", "strict", "time at goal", "final distance"], scores),
+        Table("What each student keeps", ["size", *figures], kept, f"{note}measured on one machine."),
+    ]
 
 
-def students(figures: JSON) -> Table:
-    table = Table("student", "parameters", "seconds")
-    for name, student in figures.items():
-        table.add_row(name, f"{student['parameters']:,}", f"{student['wall_s']:.0f}")
-    return table
+def different(called: str, values: dict[str, list[Any]], found: Comparison) -> Table:
+    """What is not the same in all runs: one row a setting, one column a run."""
+    rows = [[key, *("" if value is None else shown(value) for value in each)] for key, each in values.items()]
+    return Table(f"Where the runs differ, by {called}", [called, *found.runs], rows)
 
 
-def beside_baselines(figures: JSON) -> Group:
-    """Shows `students` and `baselines` of a summary."""
-    table = Table("baseline", "parameters", "steps", *_wide("success", "at goal", "retention"))
-    for name, baseline in figures["baselines"].items():
-        effort = f"{baseline['env_steps']:,}\n{baseline['wall_s']:,.0f} s"
-        table.add_row(name, f"{baseline['parameters']:,}", effort, *_figures(baseline, *SCORES))
-    return Group(students(figures["students"]), table)
+def side_by_side(found: Comparison, page: str) -> Group:
+    """Shows runs beside each other."""
+    parts = [part for part in compared(found, {}) if part.rows]
+    return Group(*parts, *map(Text, [*found.not_comparable, f"page: {page}"]))
+
+
+# One policy, settings, tasks
 
 
 def score(figures: JSON) -> Table:
     """Shows one policy's figures, a row each, with their intervals."""
-    table = Table("figure", "value", "95 % interval")
     parts = {key: value for key, value in figures.items() if isinstance(value, dict)}
     within = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+    rows = []
     for key, value in (figures | within).items():
-        if key.endswith("_interval") or key in parts:
-            continue
-        interval = figures.get(f"{key}_interval")
-        table.add_row(key, _shown(value), f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else "")
-    return table
+        if not key.endswith("_interval") and key not in parts:
+            interval = figures.get(f"{key}_interval")
+            ends = " to ".join(f"{end:.4g}" for end in interval) if interval else ""
+            rows.append([key, _shown(value), ends])
+    return Table("", ["figure", "value", "95 % interval"], rows)
 
 
 def _shown(value: Any) -> str:
@@ -139,93 +414,60 @@ def _shown(value: Any) -> str:
 
 
 def settings(figures: JSON) -> Table:
-    """Shows what `pipelines.config.as_json` gives; a value is bold if it is not the default below it."""
-    columns = Column("setting", no_wrap=True), Column("value", max_width=28), "what it is"
-    rows = Table(*columns, title=figures["title"], title_justify="left")
+    """Shows what `pipelines.config.as_json` gives; below a value that is not the default stands that."""
 
     def written(value: Any) -> str:
-        if value is None:
-            return "none"
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return (
+            ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+        )
 
+    rows = []
     for group, fields in figures["settings"].items():
         for field, entry in fields.items():
-            value = Text(written(entry["value"]))
-            if entry["value"] != entry["default"]:
-                value.stylize("bold")
-                value.append(f"\ndefault {written(entry['default'])}", "not bold dim")
-            rows.add_row(f"{group}.{field}", value, entry["description"])
-        rows.add_section()
-    rows.caption = "bold: not as by default"
-    return rows
+            value, usual = written(entry["value"]), written(entry["default"])
+            other = f"default {usual}" if value != usual else ""
+            rows.append([f"{group}.{field}", Cell(value, other), entry["description"]])
+    return Table(figures["title"], ["setting", "value", "what it is"], rows)
 
 
 def tasks(figures: JSON) -> Table:
     """Shows what `pipelines.catalogue.describe` gives."""
-    task, episode = Column("task", no_wrap=True), Column("episode", no_wrap=True)
-    table = Table(task, "engines", "sizes", episode, "what it is")
+    rows = []
     for name, task in figures.items():
         notes = [f"success within {task['success_radius']:g} {task['goal_unit']}"]
         if len(task["layouts"]) > 1:
             notes.append(f"goals: {', '.join(task['layouts'])}; evaluated on {task['evaluation_layout']}")
         notes += ["physics randomised"] if task["randomised"] else []
-        table.add_row(
-            name,
-            "\n".join(task["engines"]),
-            f"{task['observation']}, {task['goal']}, {task['action']}",
-            f"{task['episode_length']} x {task['control_dt'] * 1000:g} ms",
-            Group(task["description"], *(Text(note, "dim") for note in notes)),
-        )
-    table.caption = "sizes: of observation, goal and action; goals: layouts, the first to train"
-    return table
+        sizes = f"{task['observation']}, {task['goal']}, {task['action']}"
+        episode = f"{task['episode_length']} x {task['control_dt'] * 1000:g} ms"
+        what = Cell(task["description"], "\n".join(notes))
+        rows.append([name, "\n".join(task["engines"]), sizes, episode, what])
+    caption = "sizes: of observation, goal and action; goals: layouts, the first to train"
+    return Table(caption, ["task", "engines", "sizes", "episode", "what it is"], rows)
 
 
 def throughput(figures: JSON) -> Table:
     """Shows what `pipelines.catalogue.measure` gives: one row a task, one column an engine."""
     engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
-    table = Table("task", *(Column(engine, justify="right") for engine in engines))
+    rows = []
     for name, measured in figures["tasks"].items():
         rates = {
             key: f"{found['steps_per_s']:,.0f}" if "error" not in found else "fails"
             for key, found in measured.items()
         }
-        table.add_row(name, *(rates.get(engine, "") for engine in engines))
+        rows.append([name, *(rates.get(engine, "") for engine in engines)])
     together = f"{figures['environments']} environments together"
-    table.caption = f"control steps per second on {figures['device']}, of {together}; mujoco: of one"
-    return table
+    caption = f"control steps per second on {figures['device']}, of {together}; mujoco: of one"
+    return Table(caption, ["task", *engines], rows)
 
 
 def presets(figures: JSON) -> Table:
-    table = Table("preset", "task", "network", "steps", "what it is")
+    rows = []
     for name, entry in figures.items():
         teacher = entry["config"]["teacher"]
         network, steps = teacher["network"], teacher["collect"]["total_steps"]
-        table.add_row(
-            name,
-            teacher["task"]["name"],
-            f"{network['depth']}x{network['width']}",
-            f"{steps / 1e6:.3g} M" if steps >= 1e5 else f"{steps:,}",
-            entry["description"],
-        )
-    table.caption = "network: depth x width; steps: of environments; all settings: --json"
-    return table
-
-
-def _rounded(figures: JSON, key: str) -> str:
-    return f"{figures[key]:,.1f}" if key in figures else ""
-
-
-def _wide(*names: str) -> list[Column]:
-    return [Column(name, min_width=11) for name in names]
-
-
-def _figures(figures: JSON, *keys: str) -> list[Text]:
-    return [_figure(figures, key) for key in keys]
-
-
-def _figure(figures: JSON, key: str) -> Text:
-    """A figure with its interval below, as far as there are such."""
-    if key not in figures:
-        return Text("undefined" if key == "retention" and figures else "")
-    found, interval = Text(f"{figures[key]:.3f}"), figures.get(f"{key}_interval")
-    return found.append("\n" + "-".join(f"{edge:.3f}" for edge in interval), "dim") if interval else found
+        size = f"{network['depth']}x{network['width']}"
+        count = f"{steps / 1e6:.3g} M" if steps >= 1e5 else f"{steps:,}"
+        rows.append([name, teacher["task"]["name"], size, count, entry["description"]])
+    caption = "network: depth x width; steps: of environments; all settings: --json"
+    return Table(caption, ["preset", "task", "network", "steps", "what it is"], rows)

@@ -26,6 +26,6 @@ def write_pages(folder: Path) -> dict[str, Path]:
     return {
         "run": write_report(runs["first"]),
         "sweep": write_sweep_report(sweep),
-        "comparison": write_comparison(figures, list(runs.values()), folder / "compare.html"),
+        "comparison": write_comparison(figures, folder / "compare.html"),
         "watch": watch,
     }

@@ -25,7 +25,10 @@ def test_the_page_says_what_the_schema_says():
         ({"teacher": []}, "teacher"),
         ({"teacher": {"time_at_goal": "often"}}, "teacher.time_at_goal"),
         ({"students": {"2x16": {"retention_interval": [0.9]}}}, "students.2x16.retention_interval"),
-        ({"students": {"2x16": {"retention": 1.0, "kept": 1.0}}}, "students.2x16.kept"),
+        (
+            {"students": {"2x16": {"retention": 1.0, "kept": 1.0}}},
+            "students.2x16: kept is not one of its figures",
+        ),
         ({"selected": "2x16"}, "selected is '2x16'"),
     ],
 )

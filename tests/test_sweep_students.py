@@ -170,19 +170,18 @@ def test_students_are_means_over_seeds(sweep):
         lambda m: {0: 0.4, 1: 0.6}[m.seed],
         lambda m: None if m.values["network.depth"] == 4 and m.seed == 1 else 0.9 + 0.2 * m.seed,
     )
-    rows = compare_sweep(sweep, {})["students"]
-    assert [(row["values"]["network.depth"], row["size"]) for row in rows] == [
+    rows = compare_sweep(sweep, {}).students
+    assert [(row.values["network.depth"], row.size) for row in rows] == [
         (depth, size) for depth in (4, 8) for size in SIZES
     ]
     for row in rows:
-        assert row["seeds"] == [0, 1] and row["episodes"] == 1000 and row["parameters"] == 482
-        assert row["time_at_goal"] == pytest.approx(0.5)
-        assert row["time_at_goal_interval"] == [0.0, 1.0]  # 0.5 +- 12.7 * 0.1
-        assert row["teacher_time_at_goal"] == pytest.approx(0.8)
-        assert "teacher_time_at_goal_interval" not in row  # no spread
-    assert "retention" not in rows[0]  # one of its two seeds has none
-    assert rows[2]["retention"] == pytest.approx(1.0)
-    assert rows[2]["retention_interval"] == pytest.approx([0.0, 1 + 12.7062 * 0.1], abs=1e-3)
+        assert (row.seeds, row.episodes, row.parameters) == ([0, 1], 1000, 482)
+        assert row.time_at_goal == pytest.approx(0.5) and row.teacher_time_at_goal == pytest.approx(0.8)
+        assert row.interval("time_at_goal") == (0.0, 1.0)  # 0.5 +- 12.7 * 0.1
+        assert row.interval("teacher_time_at_goal") is None  # no spread
+    assert rows[0].retention is None  # one of its two seeds has none
+    assert rows[2].retention == pytest.approx(1.0)
+    assert rows[2].interval("retention") == pytest.approx((0.0, 1 + 12.7062 * 0.1), abs=1e-3)
 
 
 def test_the_page_shows_students_against_their_teachers_depth(sweep, tmp_path):
@@ -191,9 +190,9 @@ def test_the_page_shows_students_against_their_teachers_depth(sweep, tmp_path):
     page = page_of(with_students(sweep, lambda m: 0.4 + 0.1 * m.seed))
     assert page.tags.count("figure") == before.tags.count("figure") + 2
     assert page.text.count("depth of the teacher") == 2
-    rows = [row for row in page.rows if row and row[0].strip() == "depth 8" and len(row) == 6]
-    assert [row[1].strip() for row in rows] == list(SIZES)
-    assert rows[0][2].split()[0] == "45.0" and rows[0][3].split()[0] == "80.0"
+    rows = [row for row in page.rows if row and row[0].startswith("depth 8: ")]
+    assert [row[0].split()[2] for row in rows] == list(SIZES)
+    assert [cell.split()[0] for cell in rows[0][2:4]] == ["45.0", "80.0"]
     # Where several settings vary, each combination of the others has its plots.
     both = fill(made(tmp_path / "arm", ["network.width=8,16", "network.depth=4,8"], [0]), lambda m: 0.5)
     page = page_of(with_students(both, lambda m: 0.4, lambda m: None))

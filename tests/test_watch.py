@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import mujoco
@@ -19,7 +20,8 @@ from teacher.rollout import Trajectories
 from teacher.tasks import State, make_task
 
 FREE = mujoco.mjtCamera.mjCAMERA_FREE
-GOALS = {"fr3_reach": [0.4, 0.2, 0.5], "wheel_maze": [1.5, 1.0]}
+PROBE = f"{Path(__file__).with_name('probes.py')}:Aim"  # without a model
+GOALS = {"fr3_reach": [0.4, 0.2, 0.5], "wheel_maze": [1.5, 1.0], "ant": [2.0, 0.0]}
 
 
 def trajectories(task, *, steps=8, episodes=2, ended=None):
@@ -38,8 +40,8 @@ def trajectories(task, *, steps=8, episodes=2, ended=None):
     return Trajectories(qpos, task.observe(state), action, active)
 
 
-def recorded(name, **changes) -> render.Recording:
-    task, goal = make_task(name), np.array([GOALS[name]] * changes.get("episodes", 2))
+def recorded(name, goal=None, **changes) -> render.Recording:
+    task, goal = make_task(name), np.array([goal or GOALS[name]] * changes.get("episodes", 2))
     found = render.record(task, trajectories(task, **changes), goal, len(goal))
     assert found is not None
     return found
@@ -62,47 +64,25 @@ def no_gl(monkeypatch):
     graphics.library.cache_clear()
 
 
-def workshop(goal, shapes=True):
-    """A small walker on a floor, with a hidden shape, which stands still."""
-    spec = mujoco.MjSpec()
-    world, kinds = spec.worldbody, mujoco.mjtGeom
-    world.add_geom(name="floor", type=kinds.mjGEOM_PLANE, size=[0, 0, 1], pos=[0, 0, -0.5])
-    base = world.add_body(
-        pos=[0, 0, 1], quat=[0.6, 0.8, 0, 0], mass=1, inertia=[1, 1, 1], explicitinertial=True
-    )
-    base.add_freejoint()
-    if shapes:
-        base.add_geom(type=kinds.mjGEOM_BOX, size=[0.1, 0.2, 0.3], pos=[0.1, 0, 0], quat=[0.8, 0, 0.6, 0])
-        base.add_geom(type=kinds.mjGEOM_SPHERE, size=[20, 0, 0], group=3)
-        arm = base.add_body(pos=[0, 0, 0.4])
-        arm.add_joint(name="elbow", axis=[0, 1, 0])
-        arm.add_geom(type=kinds.mjGEOM_CAPSULE, size=[0.05, 0.2, 0], rgba=[1, 0, 0, 0.5])
-    model = spec.compile()
-    episode = render.Episode(model.qpos0[None], np.array(goal), np.zeros((1, 3)), np.ones(1), False)
-    return render.Recording(make_task("fr3_reach").spec, model, [episode])
-
-
 # What is recorded
 
 
 def test_what_is_recorded_is_where_the_robot_was_and_how_far_from_its_goal():
     found = recorded("fr3_reach", steps=20)
     for episode in found.episodes:
-        assert len(episode.qpos) == len(episode.path) == len(episode.distance) == 21
+        assert len(episode.qpos) == len(episode.path) == len(episode.distance) == 21 and not episode.ended
         np.testing.assert_allclose(episode.marker, GOALS["fr3_reach"])
         away = np.linalg.norm(episode.path - episode.marker, axis=-1)
         np.testing.assert_allclose(episode.distance, away, rtol=1e-5)
     figures = json.loads(json.dumps(found.figures()))
     assert figures["control_dt"] == found.spec.control_dt and figures["success_radius"] == 0.05
     np.testing.assert_allclose(figures["episodes"][1]["distance"], found.episodes[1].distance, atol=1e-4)
-    assert not found.episodes[0].ended
 
 
 def test_an_episode_stops_where_it_ended_or_left_the_numbers():
     found = recorded("fr3_reach", ended=3)
     assert [len(episode.qpos) for episode in found.episodes] == [4, 4]
     assert found.caption(found.episodes[0], 3).endswith("ended early")
-    assert found.figures()["episodes"][0]["ended"]
     task = make_task("fr3_reach")
     diverged = trajectories(task)
     diverged.qpos[5:, 1] = np.nan
@@ -142,12 +122,9 @@ def test_an_arm_and_its_goal_fill_the_picture_and_a_maze_is_seen_from_above():
 
 
 def test_a_robot_that_is_small_in_its_surroundings_is_followed():
-    far = render.frame(workshop([200.0, 0.0, 0.0]))
-    assert far.camera.distance < 60 and far.ground == -0.5
-    assert far.camera.type == mujoco.mjtCamera.mjCAMERA_TRACKING and far.camera.trackbodyid == 1
-    near = render.frame(workshop([2.0, 0.0, 0.0])).camera
-    assert near.type == FREE and near.distance < 10  # the hidden sphere of 20 m does not count
-    assert np.isfinite(render.frame(workshop([1.0, 0.0, 0.0], shapes=False)).camera.distance)
+    far, near = (render.frame(recorded("ant", [x, 0.0])) for x in (200.0, 2.0))
+    assert far.camera.type == mujoco.mjtCamera.mjCAMERA_TRACKING and far.camera.distance < 60
+    assert near.camera.type == FREE and near.camera.distance < 10 and near.ground == 0.0
 
 
 # Pictures
@@ -192,8 +169,8 @@ def test_mp4_shows_every_planned_frame(gl, tmp_path):
     render.write_mp4(tmp_path / "maze.mp4", recorded("wheel_maze", episodes=1))
     with av.open(str(tmp_path / "maze.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) == 8 + round(render.PAUSE_S / make_task("wheel_maze").spec.control_dt)
     assert frames[0].std() > 10
+    assert len(frames) == 8 + round(render.PAUSE_S / make_task("wheel_maze").spec.control_dt)
 
 
 def test_an_arm_of_an_installed_package_stands_where_the_task_s_own_does(gl):
@@ -276,18 +253,20 @@ def test_what_cannot_be_watched_is_refused(tmp_path, monkeypatch, no_gl):
         watch.require_possible(tmp_path / "a.avi")
     with pytest.raises(UsageError, match="--live shows a window and --out writes a file"):
         watch.require_possible(tmp_path / "a.gif", live=True)
-    with monkeypatch.context() as changed:
+    with monkeypatch.context() as changed, pytest.raises(UsageError, match=r"fathom-rl\[video\]"):
         changed.setattr(watch.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(UsageError, match=r"fathom-rl\[video\]"):
-            watch.require_possible(tmp_path / "a.mp4")
+        watch.require_possible(tmp_path / "a.mp4")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(FathomError, match="there is no display here"):
-        watch.watch(subject(tmp_path), Display(), live=True)
-    with pytest.raises(UsageError, match=r"unknown engine.*'brax'"):
-        watch.watch(subject(tmp_path), Display(), engine="brax")
-    with pytest.raises(graphics.NoGraphics, match="libegl1"):
-        watch.watch(subject(tmp_path, "wheel_maze"), Display(), episodes=1)
+    for task, options, error, words in (
+        ("fr3_reach", {"live": True}, FathomError, "there is no display here"),
+        ("fr3_reach", {"engine": "brax"}, UsageError, r"unknown engine.*'brax'"),
+        ("wheel_maze", {"episodes": 1}, graphics.NoGraphics, "libegl1"),
+        (PROBE, {}, UsageError, "no MuJoCo model: there is nothing to draw"),
+    ):
+        with pytest.raises(error, match=words):
+            watch.watch(subject(tmp_path, task), Display(), **options)
+    assert render.record(make_task(PROBE), None, np.zeros((1, 2)), 1) is None
     run = create_run(tmp_path / "run", Config(), "debug", 0)
     with pytest.raises(UsageError, match=r"unknown policy.*'2x9'"):
         watch.of_run(run, "2x9")
@@ -295,29 +274,11 @@ def test_what_cannot_be_watched_is_refused(tmp_path, monkeypatch, no_gl):
         watch.of_run(run, None)
 
 
-def test_a_task_without_a_model_has_nothing_to_draw(tmp_path):
-    probe = tmp_path / "probe.py"
-    probe.write_text(
-        "from teacher.tasks import AnalyticTask\n"
-        "from teacher.tasks.wheel_maze import WheelMaze\n"
-        "class Probe(AnalyticTask):\n"
-        "    engines, name = ('analytic',), 'probe'\n"
-        "    spec, start, observe = WheelMaze.spec, WheelMaze.start, WheelMaze.observe\n"
-        "    _ends = WheelMaze._ends\n"
-        "    control, advance, maze = WheelMaze.control, WheelMaze.advance, WheelMaze.maze\n"
-    )
-    name = f"{probe}:Probe"
-    with pytest.raises(UsageError, match="no MuJoCo model: there is nothing to draw"):
-        watch.watch(subject(tmp_path, name), Display())
-    assert render.record(make_task(name), None, np.zeros((1, 2)), 1) is None
-
-
 def test_command_draws_a_run_s_teacher_and_its_selected_student(debug_run, pipeline, gl, tmp_path):
     selected = closed_loop.selected_bundle(Run(debug_run.path))
     out, page = tmp_path / "student.gif", tmp_path / "teacher.html"
     done = pipeline("watch", selected, "--episodes", 1, "--out", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(out)]
+    assert done.returncode == 0 and done.stdout.split() == [str(out)], done.stderr
     assert len(frames_of(out)) > 10
     asked = ("--policy", "teacher", "--episodes", 2, "--seed", 3, "--out", page, "--json")
     done = pipeline("watch", debug_run.path, *asked, cwd=tmp_path)

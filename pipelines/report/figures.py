@@ -11,21 +11,25 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 
 from export.verify import ACTION_TOLERANCE
+from pipelines.formats import INTERVALS, centimetres, engine
 from pipelines.report import plot
 from pipelines.report.context import JSON, RunContext, SweepContext
-from pipelines.report.page import INTERVALS, centimetres
-from pipelines.report.plot import Figure
+from pipelines.report.plot import Curve, Figure
+from pipelines.summary import Figures, StudentFigures
 from pipelines.sweep import described, short, shown
+from pipelines.tables import current_robustness
 
 SCORES = {"success_final": "Success", "time_at_goal": "Time at goal"}
-STUDENT, TEACHER, CONTROLLER, _ = plot.SERIES
+STUDENT, TEACHER, *_ = plot.SERIES
 LEARNED = {
     "critic_accuracy": "Critic accuracy on training batches",
     "critic_loss": "Critic loss",
     "actor_loss": "Actor loss",
 }
 # Of each run, so that colour is not all that tells them apart.
-MARKS = [{"color": colour, "marker": kind} for colour, kind in zip(plot.SERIES, "osD^", strict=True)]
+MARKS: list[dict[str, Any]] = [
+    {"color": colour, "marker": kind} for colour, kind in zip(plot.SERIES, "osD^", strict=True)
+]
 BINS = 40
 SMALLEST_ERROR = 1e-9  # drawn; smaller ones, and none at all, stand there
 SLOWEST = 1.5  # times the 99th percentile; slower answers stand there
@@ -39,22 +43,17 @@ DEPTH = "network.depth"  # stands on the axis of students where it varies
 
 def learning(run: RunContext) -> list[Figure]:
     """Draws the teacher's scores, accuracy and losses against environment steps."""
-    figures: list[Figure] = []
-    scores = {line["env_steps"]: line["evaluation"] for line in run.teacher_metrics if "evaluation" in line}
-    with plot.figure(f"Held-out episodes (bands: {INTERVALS})", figures) as axes:
-        for key, label in SCORES.items():
-            values, ends = ([each[k] for each in scores.values()] for k in (key, f"{key}_interval"))
-            plot.curve(axes, list(scores), values, label=label.lower(), band=ends)
-        reference = run.summary.get("reference", {}).get("time_at_goal")
-        plot.reference_line(axes, reference, "reference: time at goal", TEACHER)
-        plot.all_percent(axes)
-        plot.steps_axis(axes)
+    steps, scores = _columns(run.teacher_metrics, "env_steps", "evaluation")
+    curves = [
+        Curve(label.lower(), steps, *([each[k] for each in scores] for k in (key, f"{key}_interval")))
+        for key, label in SCORES.items()
+    ]
+    reference = run.found.reference
+    limit = (reference.time_at_goal if reference else None, "reference: time at goal", TEACHER)
+    figures = plot.curves(f"Held-out episodes (bands: {INTERVALS})", curves, limit, percent=True)
     for key, title in LEARNED.items():
-        with plot.figure(title, figures) as axes:
-            plot.curve(axes, *_columns(run.teacher_metrics, "env_steps", key))
-            if key == "critic_accuracy":
-                plot.all_percent(axes)
-            plot.steps_axis(axes)
+        curve = Curve("", *_columns(run.teacher_metrics, "env_steps", key))
+        figures += plot.curves(title, [curve], percent=key == "critic_accuracy")
     return figures
 
 
@@ -65,19 +64,17 @@ def _columns(lines: Sequence[JSON], *keys: str) -> list[list[Any]]:
 
 def distillation(run: RunContext) -> list[Figure]:
     """Draws losses of every size, and of the critic, against labels."""
-    lines, figures = run.student_metrics, list[Figure]()
-    rank = {size: i for i, size in enumerate(run.settings["config"]["student"]["sizes"])}
+    lines, order = run.student_metrics, run.config.student.sizes
     names = [key for key in (lines[0] if lines else {}) if key.endswith("_loss")]
-    names.sort(key=lambda key: rank.get(key.partition("/")[0], len(rank)))
+    names.sort(key=lambda key: (*order, key.partition("/")[0]).index(key.partition("/")[0]))
+    figures: list[Figure] = []
     for title, of_critic in (("Policy loss of the students", False), ("Critic loss of the students", True)):
-        with plot.figure(title, figures) as axes:
-            for key in (key for key in names if ("critic" in key) == of_critic):
-                label = re.sub(r"^critic/|_loss$|/(policy|critic)_loss$", "", key)
-                plot.curve(axes, *_columns(lines, "labels", key), label=label)
-            low, high = axes.dataLim.intervaly
-            if 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
-                plot.logarithmic(axes.yaxis, "{x:g}")
-            plot.steps_axis(axes, "labelled states")
+        curves = [
+            Curve(re.sub(r"^critic/|_loss$|/(policy|critic)_loss$", "", key), *_columns(lines, "labels", key))
+            for key in names
+            if ("critic" in key) == of_critic
+        ]
+        figures += plot.curves(title, curves, axis="labelled states", log=True)
     return figures
 
 
@@ -93,28 +90,30 @@ def retention_and_cost(runs: Mapping[str, RunContext]) -> list[Figure]:
             plot.percent_axis(axes.yaxis)
             axes.set_xlabel(what)
             for (name, run), look in zip(runs.items(), cycle(MARKS)):
-                found = {size: run.exported.get(size, {}) | each for size, each in run.students.items()}
-                points = {size: each for size, each in found.items() if each.keys() >= {"retention", key}}
+                students, files = run.found.students, run.found.export
+                costs = {
+                    size: getattr(student if key == "parameters" else files.get(size), key, None)
+                    for size, student in students.items()
+                    if student.retention is not None
+                }
+                points = {size: (cost, students[size]) for size, cost in costs.items() if cost is not None}
                 if len(runs) == 1:
                     _front(axes, run, points, key)
                 else:
-                    _points(axes, points, points, key, label=name, **look)
+                    plot.dots(axes, points.values(), "retention", label=name, **look)
     return figures
 
 
-def _points(axes: Axes, points: Mapping[str, JSON], sizes: Iterable[str], key: str, **look: Any) -> None:
-    of = [points[size] for size in sizes]
-    plot.dots(axes, [each[key] for each in of], of, "retention", **look)
-
-
-def _front(axes: Axes, run: RunContext, points: Mapping[str, JSON], key: str) -> None:
-    leading = front(points, key)
-    plot.reference_line(axes, run.settings["config"]["student"]["min_retention"] or None, "required")
-    axes.plot(*_columns([points[size] for size in leading], key, "retention"), color=TEACHER, linewidth=0.8)
-    chosen = [size for size in points if size == run.selected]
-    _points(axes, points, points, key, color=TEACHER)
-    _points(axes, points, chosen, key, color=STUDENT, label="selected")
-    teacher = run.teacher.get(key) or next((each.get(f"teacher_{key}") for each in points.values()), None)
+def _front(axes: Axes, run: RunContext, points: Mapping[str, tuple[float, StudentFigures]], key: str) -> None:
+    leading = front({size: (cost, student.retention or 0) for size, (cost, student) in points.items()})
+    plot.reference_line(axes, run.config.student.min_retention or None, "required")
+    line = [[points[size][0] for size in leading], [points[size][1].retention or 0 for size in leading]]
+    axes.plot(*line, color=TEACHER, linewidth=0.8)
+    chosen = [size for size in points if size == run.found.selected]
+    plot.dots(axes, points.values(), "retention", color=TEACHER)
+    plot.dots(axes, [points[size] for size in chosen], "retention", color=STUDENT, label="selected")
+    of_teacher = [getattr(run.found.teacher, key, None), *(s.teacher_parameters for _, s in points.values())]
+    teacher = next(filter(None, of_teacher[:1] if key != "parameters" else of_teacher), None)
     if teacher:
         axes.plot(teacher, 1, "s", color=plot.MUTED, markersize=6, label="teacher")
         if key != "parameters":
@@ -124,33 +123,38 @@ def _front(axes: Axes, run: RunContext, points: Mapping[str, JSON], key: str) ->
     if 0 < high < 1.01 * low:  # one cost alone, around which a logarithmic axis would have no width
         axes.set_xlim(low / 2, 2 * low)
     order = {size: points[size] for size in (*chosen, *leading, *points)}
-    places = {size: (each[key], *each["retention_interval"]) for size, each in order.items()}
-    plot.name_points(axes, places)
+    ends = {
+        size: student.interval("retention") or [student.retention] * 2 for size, (_, student) in order.items()
+    }
+    plot.name_points(axes, {size: (cost, *ends[size]) for size, (cost, _) in order.items()})
 
 
-def front(points: Mapping[str, JSON], key: str) -> list[str]:
-    """Returns the students that none surpasses at no more cost, the cheapest first; `key` is the cost's."""
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Returns who, by cost and retention, is surpassed by none at no more cost, the cheapest first."""
     found: list[str] = []
-    for size in sorted(points, key=lambda size: (points[size][key], -points[size]["retention"])):
-        if not found or points[size]["retention"] > points[found[-1]]["retention"]:
+    for size in sorted(points, key=lambda size: (points[size][0], -points[size][1])):
+        if not found or points[size][1] > points[found[-1]][1]:
             found.append(size)
     return found
 
 
 def robustness(run: RunContext) -> list[Figure]:
     """Draws time at goal of the selected student and its teacher, a row a condition."""
-    series = {who: (run.conditions, who) for who in ("teacher", "student")}
-    return _rows("Time at goal by condition", list(run.conditions), series)
+    trials = current_robustness(run.found)
+    series = {who: (trials, who) for who in ("teacher", "student")}
+    return _rows("Time at goal by condition", list(trials), series)
 
 
-def _rows(title: str, names: list[str], series: Mapping[str, tuple[Mapping[str, JSON], str]]) -> list[Figure]:
+def _rows(
+    title: str, names: list[str], series: Mapping[str, tuple[Mapping[str, Figures], str]]
+) -> list[Figure]:
     """Draws one row a name and in it a dot a series; of each the figures of its rows and their key."""
     figures: list[Figure] = []
-    looks = zip((-0.2, 0.2, 0), (TEACHER, STUDENT, CONTROLLER), strict=True)
+    looks = zip((-0.2, 0.2), (TEACHER, STUDENT), strict=True)
     with plot.figure(f"{title} (lines: {INTERVALS})", figures, 0.7 + 0.32 * len(names)) as axes:
-        for (label, (rows, key)), (shift, colour) in zip(series.items(), looks, strict=False):
-            at = [names.index(name) + shift for name in rows]
-            plot.dots(axes, at, list(rows.values()), key, flat=True, label=label, color=colour)
+        for (label, (rows, key)), (shift, colour) in zip(series.items(), looks, strict=True):
+            at = [(names.index(name) + shift, row) for name, row in rows.items()]
+            plot.dots(axes, at, key, flat=True, label=label, color=colour)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
@@ -161,7 +165,7 @@ def _rows(title: str, names: list[str], series: Mapping[str, tuple[Mapping[str, 
 def maze_distances(run: RunContext) -> list[Figure]:
     """Draws maps of the distances from a start, by the critic and in cells, and all distances by cells."""
     found, figures = run.distance_map, list[Figure]()
-    if "maze_distance" not in run.teacher or not found:
+    if not (run.found.teacher and run.found.teacher.maze_distance and found):
         return figures
     cells = found["cells"]
     for key, title, form in (("critic", "The critic's distance", ".1f"), ("cells", "Cells to walk", ".0f")):
@@ -195,42 +199,50 @@ def _draw_map(axes: Axes, values: np.ndarray, form: str) -> None:
     axes.set_axis_off()
 
 
-def calibration(run: RunContext, engines: Sequence[str]) -> list[Figure]:
+def calibration(run: RunContext) -> list[Figure]:
     """Draws each student's score as evaluated and as run again; time to the goal by the critic's distance."""
     figures: list[Figure] = []
-    pairs = [{size: pair[i] for size, pair in run.run_again.items()} for i in range(2)]
-    for key, title in SCORES.items():
-        series = {engine: (scores, key) for engine, scores in zip(engines, pairs, strict=False)}
-        figures += _rows(title, list(run.run_again), series)
-    if found := run.chosen.get("calibration"):
-        horizon, of_critic = found["horizon_s"], "by the critic's distance"
+    if again := run.run_again:
+        engines = (run.found.engine or "training", next(iter(again.values()))[1].engine or "")
+        for key, title in SCORES.items():
+            series = {
+                engine(name): ({size: pair[i] for size, pair in again.items()}, key)
+                for i, name in enumerate(engines)
+            }
+            figures += _rows(title, list(again), series)
+    found, of_critic = run.found.chosen.calibration, "by the critic's distance"
+    if found and found.seconds and found.distance:
         with plot.figure(f"Seconds to the goal, {of_critic} (lines: middle half)", figures) as axes:
-            seconds = [[horizon if each is None else each for each in row] for row in found["seconds"]]
-            plot.quartiles(axes, found["distance"], seconds, "critic's distance")
-            plot.reference_line(axes, horizon, "or later")
-            axes.set_ylim(0, 1.06 * horizon)
-        with plot.figure(f"Reached the goal in that time, {of_critic}", figures) as axes:
-            plot.curve(axes, found["distance"], found["arrived"])
-            plot.all_percent(axes)
-            axes.set_xlabel("critic's distance")
+            seconds = [[found.horizon_s if each is None else each for each in row] for row in found.seconds]
+            plot.quartiles(axes, found.distance, seconds, "critic's distance")
+            plot.reference_line(axes, found.horizon_s, "or later")
+            axes.set_ylim(0, 1.06 * (found.horizon_s or 0))
+        arrived = Curve("", found.distance, found.arrived or [])
+        title = f"Reached the goal in that time, {of_critic}"
+        figures += plot.curves(title, [arrived], axis="critic's distance", percent=True, counts=False)
     return figures
 
 
 def parity(run: RunContext) -> list[Figure]:
     """Draws errors and latency of the selected file over the observations that it was verified on."""
-    figures, allowed = list[Figure](), ACTION_TOLERANCE[0]
-    errors, latency = (run.parity.get(name, ()) for name in ("action_error", "latency_us"))
+    figures, allowed, size = list[Figure](), ACTION_TOLERANCE[0], run.found.selected
+    errors = run.parity.get("action_error", ())
     if len(errors):
-        with plot.figure(f"Largest error of an action of {run.selected}, observations", figures) as axes:
+        with plot.figure(f"Largest error of an action of {size}, observations", figures) as axes:
             seen = np.maximum(errors, SMALLEST_ERROR)  # a logarithmic axis has no zero
             bins = np.geomspace(SMALLEST_ERROR, max(2 * allowed, seen.max()), BINS)
             axes.hist(seen, bins=bins.tolist(), color=STUDENT)
             axes.axvline(allowed, color=plot.MUTED, linewidth=1, linestyle=plot.DASHED, label="allowed")
             plot.logarithmic(axes.xaxis, "{x:.0e}", subs=(1,))
-    if len(latency):
-        with plot.figure(f"Latency of {run.selected}, µs, observations", figures) as axes:
-            middle, slow = np.percentile(latency, (50, 99))
-            axes.hist(np.minimum(latency, SLOWEST * slow), bins=BINS, color=STUDENT)
+    return figures + _latencies(f"Latency of {size}, µs, observations", run.parity.get("latency_us", ()))
+
+
+def _latencies(title: str, found: Any) -> list[Figure]:
+    figures: list[Figure] = []
+    if len(found):
+        with plot.figure(title, figures) as axes:
+            middle, slow = np.percentile(found, (50, 99))
+            axes.hist(np.minimum(found, SLOWEST * slow), bins=BINS, color=STUDENT)
             axes.axvline(middle, color=plot.MUTED, linewidth=1, label="median")
             axes.axvline(slow, color=plot.MUTED, linewidth=1, linestyle=plot.DASHED, label="p99")
             axes.set_xlim(left=0)
@@ -240,53 +252,31 @@ def parity(run: RunContext) -> list[Figure]:
 
 def control_distances(run: RunContext) -> list[Figure]:
     """Draws the distance to the goal during the recorded episodes."""
-    figures: list[Figure] = []
-    (scale, unit), recording = centimetres(run.goal.get("unit")), run.recording
+    (scale, unit), recording = centimetres(run.goal.unit), run.recording
+    curves = []
+    for i, episode in enumerate(recording.get("episodes", ()), 1):
+        steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
+        seconds = recording["control_dt"] * np.asarray(steps)
+        curves.append(Curve(str(i), seconds, scale * np.asarray(episode["distance"])))
     title = f"Distance to the goal in the recorded episodes{f', {unit}' if unit else ''}"
-    with plot.figure(title, figures) as axes:
-        for i, episode in enumerate(recording.get("episodes", ()), 1):
-            steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
-            seconds = recording["control_dt"] * np.asarray(steps)
-            plot.curve(axes, seconds, scale * np.asarray(episode["distance"]), label=str(i))
-        plot.reference_line(axes, scale * recording.get("success_radius", 0), "success")
-        axes.set(xlabel="seconds", xlim=(0, None), ylim=(0, None))
-    return figures
+    limit = (scale * recording.get("success_radius", 0), "success", plot.MUTED)
+    return plot.curves(title, curves, limit, axis="seconds", counts=False)
 
 
 def robot(run: RunContext) -> list[Figure]:
     """Draws where each goal's time ended on the robot, and how long the steps took."""
     figures: list[Figure] = []
-    (scale, unit), found = centimetres(run.goal.get("unit")), run.summary.get("robot", {}).get(run.driven, {})
+    (scale, unit), found = centimetres(run.goal.unit), run.found.robot.get(run.found.driven or "")
     title = f"Distance at the end of each goal's time{f', {unit}' if unit else ''}"
     with plot.figure(title, figures) as axes:
-        ends = [scale * each for each in found.get("distances_m", ())]
+        ends = [scale * each for each in (found and found.distances_m) or ()]
         axes.plot(range(1, len(ends) + 1), ends, "o", label="goal")
-        plot.reference_line(axes, scale * run.goal.get("success_radius", 0), "success")
+        plot.reference_line(axes, scale * (run.goal.success_radius or 0), "success")
         axes.set(xlabel="goals, one after the other", ylim=(0, None))
-    if len(run.robot_latencies):
-        with plot.figure("From reading to writing on the robot, µs", figures) as axes:
-            axes.hist(run.robot_latencies, bins=60, color=STUDENT)
-            plot.logarithmic(axes.yaxis)
-            axes.set(ylabel="steps", xlim=(0, None))
-    return figures
+    return figures + _latencies("From reading to writing on the robot, µs, steps", run.robot_latencies)
 
 
 # Several runs
-
-
-def policies(runs: Mapping[str, RunContext]) -> list[Figure]:
-    """Draws success and time at goal of several runs: a row a run, a dot a policy."""
-    scored = {name: run.scored for name, run in runs.items()}
-    by_stage = {
-        stage: {name: found[stage] for name, found in scored.items() if stage in found}
-        for stage in ("teacher", "student", "controller")
-    }
-    titles = SCORES.items()
-    return [
-        figure
-        for key, title in titles
-        for figure in _rows(title, list(runs), {stage: (rows, key) for stage, rows in by_stage.items()})
-    ]
 
 
 def teachers(
@@ -304,20 +294,17 @@ def teachers(
       against: `env_steps` or `wall_s`."""
     figures: list[Figure] = []
     for key, reference in references.items():
-        with plot.figure(f"{SCORES[key]}{title}", figures) as axes:
-            for name, seeds in groups.items():
-                columns = [_columns(lines, against, "evaluation") for lines in seeds]
-                found = [{at: score[key] for at, score in zip(*each, strict=True)} for each in columns]
-                found = [each for each in found if each]
-                common = [at for at in (found[0] if found else ()) if all(at in each for each in found)]
-                mean = [float(np.mean([each[at] for each in found])) for at in common]
-                line = plot.curve(axes, common, mean, label=name)
-                look: dict[str, Any] = {"color": line.get_color(), "linestyle": line.get_linestyle()}
-                for each in found if len(found) > 1 else ():
-                    axes.plot(list(each), list(each.values()), linewidth=0.8, alpha=0.45, **look)
-            plot.reference_line(axes, reference, "reference policy")
-            plot.all_percent(axes)
-            plot.steps_axis(axes, "environment steps" if against == "env_steps" else "wall-clock time, s")
+        curves = []
+        for name, seeds in groups.items():
+            columns = [_columns(lines, against, "evaluation") for lines in seeds]
+            found = [{at: score[key] for at, score in zip(*each, strict=True)} for each in columns if each[0]]
+            common = [at for at in (found[0] if found else ()) if all(at in each for each in found)]
+            mean = [float(np.mean([each[at] for each in found])) for at in common]
+            thin = [(list(each), list(each.values())) for each in found if len(found) > 1]
+            curves.append(Curve(name, common, mean, thin=thin))
+        axis = "environment steps" if against == "env_steps" else "wall-clock time, s"
+        limit = (reference, "reference policy", plot.MUTED)
+        figures += plot.curves(f"{SCORES[key]}{title}", curves, limit, axis=axis, percent=True)
     return figures
 
 
@@ -337,11 +324,11 @@ def against_value(sweep: SweepContext) -> list[Figure]:
     if len(sweep.vary) != 1:
         return figures
     (field,) = sweep.vary
-    runs, rows = sweep.finished, sweep.combinations
+    runs = [(run.values, run.teacher) for run in sweep.finished]
+    rows = [(row.values, row) for row in sweep.found.combinations]
     with plot.figure(f"Success and time at goal against {short(field)}", figures) as axes:
-        lines = [(label.lower(), key, runs, rows) for key, label in SCORES.items()]
-        _against(axes, sweep, field, lines)
-        failed = [sweep.vary[field].index(run["values"][field]) for run in sweep.failed]
+        _against(axes, sweep, field, [(label.lower(), key, runs, rows) for key, label in SCORES.items()])
+        failed = [sweep.vary[field].index(run.values[field]) for run in sweep.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
         plot.reference_line(axes, sweep.reference("time_at_goal"), "reference: time at goal", TEACHER)
@@ -360,15 +347,11 @@ def sweep_students(sweep: SweepContext) -> list[Figure]:
     figures: list[Figure] = []
     field = DEPTH if DEPTH in sweep.vary else next(reversed(sweep.vary), "")
     titles = {"time_at_goal": "Time at goal of students", "retention": "Retention of time at goal"}
-    for panel, where in _panels(sweep.students, field) if field else ():
-        rows, runs = (_within(panel, some) for some in (sweep.students, sweep.finished))
-        by_size = {
-            size: (
-                [run.get("students", {}).get(size, {}) | {"values": run["values"]} for run in runs],
-                [row for row in rows if row["size"] == size],
-            )
-            for size in dict.fromkeys(row["size"] for row in rows)
-        }
+    for panel, where in _panels(sweep.found.students, field) if field else ():
+        by_size: dict[str, Any] = {}
+        for row in _within(panel, sweep.found.students):
+            runs = [(run.values, run.students.get(row.size)) for run in _within(panel, sweep.finished)]
+            by_size.setdefault(row.size, (runs, []))[1].append((row.values, row))
         for key, title in titles.items():
             lines = [(size, key, *found) for size, found in by_size.items()]
             if key == "time_at_goal":  # of teachers in the students' episodes, the same for all sizes
@@ -390,48 +373,46 @@ def sweep_learning(sweep: SweepContext) -> list[Figure]:
     Where several vary, figures for each combination of the others."""
     figures: list[Figure] = []
     last = next(reversed(sweep.vary), "")
-    for panel, where in _panels(sweep.combinations, last):
+    for panel, where in _panels(sweep.found.combinations, last):
         groups: dict[str, list[list[JSON]]] = {}
-        for run in _within(panel, sweep.runs):
-            name = shown(run["values"][last]) if last else sweep.settings["preset"]
-            groups.setdefault(name, []).append(sweep.metrics[run["run"]])
+        for run in _within(panel, sweep.found.runs):
+            name = shown(run.values[last]) if last else sweep.preset
+            groups.setdefault(name, []).append(sweep.metrics[run.run])
         references = {key: sweep.reference(key, panel) for key in SCORES}
         figures += teachers(f"{where}, by {short(last) if last else 'preset'}", groups, references)
     return figures
 
 
-def _panels(rows: Sequence[JSON], field: str) -> list[tuple[JSON, str]]:
+def _panels(rows: Iterable[Any], field: str) -> list[tuple[JSON, str]]:
     """Returns the combinations of settings but this one, in their order, and where they stand in a title."""
     panels: list[JSON] = []
     for row in rows:
-        panel = {name: value for name, value in row["values"].items() if name != field}
+        panel = {name: value for name, value in row.values.items() if name != field}
         if panel not in panels:
             panels.append(panel)
     return [(panel, f" at {described(panel)}" if panel else "") for panel in panels]
 
 
-def _within(panel: JSON, rows: Sequence[JSON]) -> list[JSON]:
-    return [row for row in rows if row["values"].items() >= panel.items()]
+def _within(panel: JSON, rows: Iterable[Any]) -> list[Any]:
+    return [row for row in rows if row.values.items() >= panel.items()]
 
 
-def _against(
-    axes: Axes, sweep: SweepContext, field: str, lines: Sequence[tuple[str, str, list[JSON], list[JSON]]]
-) -> None:
+def _against(axes: Axes, sweep: SweepContext, field: str, lines: Sequence[tuple[str, str, Any, Any]]) -> None:
     """Draws measures over the values of a setting: means joined, with their intervals, beside a dot a run.
 
-    Args: lines: of each its name, the key, and runs and means over seeds with their `values`."""
+    Args: lines: of each its name, the key, and runs and means over seeds, each with its values."""
     values = sweep.vary[field]
-    for i, ((name, key, runs, rows), look) in enumerate(zip(lines, cycle(plot.LOOKS))):
+    for i, ((name, key, *found), look) in enumerate(zip(lines, cycle(plot.LOOKS))):
         shift = (i - (len(lines) - 1) / 2) * SPREAD / max(len(lines), 2)
         colour = plot.INK if name == "teacher" else look["color"]
-        means = sorted(
-            (row for row in rows if key in row), key=lambda row: values.index(row["values"][field])
+        runs, means = (
+            [(values.index(at[field]) + shift, of) for at, of in each if getattr(of, key, None) is not None]
+            for each in found
         )
-        at = [values.index(row["values"][field]) + shift for row in means]
-        plot.dots(axes, at, means, key, label=name, color=colour, linestyle=look["linestyle"])
-        dots = [run for run in runs if run.get(key) is not None]
-        beside = [values.index(run["values"][field]) + shift + NEAR for run in dots]
-        axes.plot(beside, [run[key] for run in dots], "o", color=colour, alpha=0.6, markeredgewidth=0)
+        means.sort(key=lambda each: each[0])
+        plot.dots(axes, means, key, label=name, color=colour, linestyle=look["linestyle"])
+        beside, dots = [at + NEAR for at, _ in runs], [getattr(of, key) for _, of in runs]
+        axes.plot(beside, dots, "o", color=colour, alpha=0.6, markeredgewidth=0)
     axes.set_xticks(range(len(values)), list(map(shown, values)))
     axes.set_xlim(-0.3, len(values) - 0.7)
     axes.set_xlabel(short(field))

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,11 +13,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-JSON = Mapping[str, Any]
+from pipelines.summary import Figures
 
 # matplotlib wants colours; the page wants names, whose value depends on the reader's colour scheme. These
 # stand-ins, which nobody would choose, are replaced by the names in the finished SVG.
@@ -84,26 +83,75 @@ def figure(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterato
     figures.append(Figure(title, Markup(svg)))
 
 
-def curve(axes: Axes, x: Any, y: Any, *, label: str = "", band: Any = ()) -> Line2D:
-    """Draws a line [T], and its interval [T, 2]; of more points than can be told apart every n-th alone."""
-    stride = len(x) // MAX_POINTS + 1
-    kept = slice((len(x) - 1) % stride, None, stride)  # the last one among them
-    marker = "o" if len(x) < 30 else ""
-    (line,) = axes.plot(x[kept], y[kept], label=label, marker=marker, markersize=2.5)
-    if len(band):
-        low, high = np.transpose(band[kept])
-        axes.fill_between(x[kept], low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-    return line
+class Curve(NamedTuple):
+    """A line [T], its interval [T, 2], and thin lines of the same colour."""
+
+    label: str
+    x: Any
+    y: Any
+    band: Any = ()
+    thin: Sequence[tuple[Any, Any]] = ()
+
+
+def curves(
+    title: str,
+    found: Sequence[Curve],
+    limit: tuple[float | None, str, str] = (None, "", MUTED),
+    *,
+    axis: str = "environment steps",
+    counts: bool = True,
+    percent: bool = False,
+    log: bool = False,
+) -> list[Figure]:
+    """Draws lines from 0 on; of more points than can be told apart every n-th alone.
+
+    Args:
+      limit: what could be reached, if that is known: value, label, colour.
+      counts: the horizontal axis is one of counts: 200k, 1.2M.
+      percent, log: the vertical axis reaches from 0 to 100 %, or is logarithmic."""
+    figures: list[Figure] = []
+    with figure(title, figures) as axes:
+        for each in found:
+            x_kept, y_kept, band = map(thinned, (each.x, each.y, each.band))
+            marker = "o" if len(each.x) < 30 else ""
+            (line,) = axes.plot(x_kept, y_kept, label=each.label, marker=marker, markersize=2.5)
+            look: dict[str, Any] = {"color": line.get_color(), "linestyle": line.get_linestyle()}
+            if len(band):
+                axes.fill_between(
+                    x_kept, *np.transpose(band), color=line.get_color(), alpha=0.18, linewidth=0
+                )
+            for thin in each.thin:
+                axes.plot(*thin, linewidth=0.8, alpha=0.45, **look)
+        reference_line(axes, *limit)
+        axes.set_xlabel(axis)
+        axes.set_xlim(left=0)
+        if counts:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        low, high = axes.dataLim.intervaly
+        if percent:
+            all_percent(axes)
+        elif log and 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
+            logarithmic(axes.yaxis, "{x:g}")
+        elif not counts:
+            axes.set_ylim(bottom=0)
+    return figures
+
+
+def thinned(values: Any) -> Any:
+    """Returns no more of them than can be told apart, evenly, the last among them."""
+    stride = len(values) // MAX_POINTS + 1
+    return values[(len(values) - 1) % stride :: stride] if len(values) else values
 
 
 def dots(
-    axes: Axes, at: Sequence[float], of: Sequence[JSON], key: str, *, flat: bool = False, **look: Any
+    axes: Axes, of: Iterable[tuple[float, Figures]], key: str, *, flat: bool = False, **look: Any
 ) -> None:
-    """Draws a figure of each of K over its place, `flat` beside it, with a line for its interval."""
-    if len(at):
-        values = np.array([each[key] for each in of])
-        ends = [each.get(f"{key}_interval", (each[key], each[key])) for each in of]
-        reach = np.abs(np.transpose(ends) - values)
+    """Draws a figure of each over its place, `flat` beside it, with a line for its interval."""
+    found = [(at, getattr(each, key), each.interval(key)) for at, each in of]
+    if found:
+        at, values = np.transpose([each[:2] for each in found])
+        reach = np.abs(np.transpose([ends or (value, value) for _, value, ends in found]) - values)
         x, y, along = (values, at, "xerr") if flat else (at, values, "yerr")
         axes.errorbar(x, y, **{along: reach, "marker": "o", "linestyle": "none", **look})
 
@@ -113,14 +161,6 @@ def quartiles(axes: Axes, x: Any, found: Any, label: str) -> None:
     low, middle, high = np.transpose(found)
     axes.errorbar(x, middle, yerr=(middle - low, high - middle), marker="o", linewidth=0.8, label="median")
     axes.set_xlabel(label)
-
-
-def steps_axis(axes: Axes, label: str = "environment steps") -> None:
-    """Makes the horizontal axis one of counts: 200k, 1.2M."""
-    axes.set_xlabel(label)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
 def logarithmic(axis: Axis, form: Any = None, subs: Sequence[float] = (1, 2, 5)) -> None:

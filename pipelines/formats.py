@@ -1,0 +1,174 @@
+"""Figures as people read them, and tables of them, for a terminal and for a page alike.
+
+What was not computed stays empty."""
+
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+import rich.table
+from rich.text import Text
+
+from pipelines.progress import printable
+from pipelines.summary import Figures, Latencies
+
+NARROW = "\u202f"  # no-break space between a number and its unit
+INTERVALS = f"95{NARROW}% intervals"  # the level of teacher.evaluate.CONFIDENCE
+BELOW = f"Below a figure: its 95{NARROW}% interval"
+NAME_WIDTH = 32  # characters of a row's name that is not broken
+ENGINES = {"mujoco": "the MuJoCo C engine", "mjx": "MuJoCo XLA (mjx)", "brax": "brax's spring simulator"}
+
+
+def _of_known(form: Callable[..., str]) -> Callable[..., str]:
+    """Makes a format answer nothing to a value that is absent."""
+
+    @wraps(form)
+    def formatted(value: Any, *rest: Any, **named: Any) -> str:
+        return "" if value is None else form(value, *rest, **named)
+
+    return formatted
+
+
+@_of_known
+def percent(share: float, form: str = ".1f") -> str:
+    return f"{100 * share:{form}}{NARROW}%"
+
+
+@_of_known
+def with_unit(value: float, unit: str | None) -> str:
+    """Returns `5 cm` for 0.05 m; other units stay as they are."""
+    scale, shown = centimetres(unit)
+    return significant(scale * value) + (f"{NARROW}{shown}" if shown else "")
+
+
+def centimetres(unit: str | None) -> tuple[float, str | None]:
+    """Returns by what to multiply a distance, and the unit that it then has."""
+    return (100.0, "cm") if unit == "m" else (1.0, unit)
+
+
+@_of_known
+def latency(microseconds: float) -> str:
+    large = microseconds >= 1000
+    return significant(microseconds / (1000 if large else 1)) + NARROW + ("ms" if large else "µs")
+
+
+@_of_known
+def duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 60:
+        return f"{seconds:.0f}{NARROW}s"
+    return f"{hours}{NARROW}h {minutes}{NARROW}min" if hours else f"{minutes}{NARROW}min"
+
+
+@_of_known
+def number(value: float, form: str = ",.0f") -> str:
+    """Returns a value as Python's format has it, counts with commas."""
+    return f"{value:{form}}"
+
+
+@_of_known
+def significant(value: float) -> str:
+    """Returns three digits without an exponent and without needless zeros: 0.0512, 7.42, 1234."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 1000 else f"{rounded:.3g}"
+
+
+def listed(*facts: str | None) -> str:
+    """Returns those facts that are known, with commas."""
+    return ", ".join(filter(None, facts))
+
+
+def engine(name: str) -> str:
+    """Returns a simulator's name as sentences have it."""
+    return ENGINES.get(name, name)
+
+
+def capital(text: str) -> str:
+    """Returns the text with a capital, but for the name of a setting that is written with underscores."""
+    return text if "_" in text.split()[0] else text[:1].upper() + text[1:]
+
+
+RANKS = [f"spearman_{over}" for over in ("actions", "states")] + ["best_action", "top1", "gradient_cosine"]
+RANKS += ["rank_correlation", "rank_correlation_far"]
+FORMS: dict[str, Callable[..., str]] = {
+    **dict.fromkeys(("latency_us_p50", "latency_us_p99"), latency),
+    **dict.fromkeys(("parity_max_error", "distance_max_error"), partial(number, form=".1e")),
+    **dict.fromkeys(RANKS, partial(number, form=".3f")),
+    **{"wall_s": duration, "env_steps_per_s": significant, "distance_error": significant},
+}
+
+
+class Goal(NamedTuple):
+    """What counts as success in a task, as far as it is known."""
+
+    unit: str | None = None
+    success_radius: float | None = None
+    strict_radius: float | None = None
+
+
+class Cell(NamedTuple):
+    """A figure of a table, with its interval or what else belongs to it in small print below."""
+
+    value: str
+    detail: str = ""
+
+
+def cell(of: Figures | None, key: str, unit: str | None = None) -> Cell:
+    """Returns a figure and its interval, distances in the unit.
+
+    Forms other than a count's, and a share's in percent, are in FORMS."""
+    value, ends = getattr(of, key, None), (of and of.interval(key)) or ()
+    form = FORMS.get(key, number if isinstance(value, int) else percent)
+    if key in ("final_distance", "final_distance_change"):
+        form = partial(with_unit, unit=unit)
+    return Cell(form(value), " to ".join(form(end).partition(NARROW)[0] for end in ends))
+
+
+def cells(of: Figures | None, keys: str, unit: str | None = None) -> list[Cell]:
+    """Returns the figures of several keys, which are separated by spaces."""
+    return [cell(of, key, unit) for key in keys.split()]
+
+
+def in_words(of: Figures, key: str) -> str:
+    """Returns `98.4 % (96.0 to 99.4)`."""
+    value, ends = cell(of, key)
+    return f"{value} ({ends})" if ends else value
+
+
+def latencies(of: Latencies) -> str:
+    """Returns `7.1 µs, p99 12.9 µs`."""
+    return f"{latency(of.latency_us_p50)}, p99 {latency(of.latency_us_p99)}"
+
+
+class Table(NamedTuple):
+    """Rows of texts and cells, the first of which names the row; one that is empty holds no figure."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+    def only(self, *names: str) -> "Table":
+        """Returns a table of these columns alone."""
+        columns = [self.head.index(name) for name in names]
+        return self._replace(head=names, rows=[[row[i] for i in columns] for row in self.rows])
+
+    def __rich__(self) -> rich.table.Table:
+        """Returns the same for a terminal, without the note."""
+        rows = [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in self.rows]
+        whole = max((len(name.value) for name, *_ in rows), default=0) < NAME_WIDTH
+        table = rich.table.Table(title=_plain(self.caption), title_justify="left")
+        for i, head in enumerate(self.head):
+            table.add_column(head, no_wrap=whole and i == 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(_written, row))
+        return table
+
+
+def _written(cell: Cell) -> Text:
+    text = Text(_plain(cell.value))
+    return text.append(f"\n{_plain(cell.detail)}", "dim") if cell.detail else text
+
+
+def _plain(text: str) -> str:
+    return printable(text.replace(NARROW, " "))
