@@ -1,6 +1,6 @@
 """The schema of summary.json: every figure of a run and of a sweep, with its meaning.
 
-`docs/summary.md` is made of it: python -m pipelines.summary > docs/summary.md"""
+The tables of `docs/summary.md` are made of it: python -m pipelines.summary prints them."""
 
 import inspect
 import re

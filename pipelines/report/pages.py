@@ -132,7 +132,7 @@ def verdict_of_run(run: RunContext) -> str:
         what = f"has not mastered the task: it {what}" if misses_most else what
         after = f" after {teacher.env_steps:,} environment steps" if teacher.env_steps else ""
         left = (
-            "students are not exported and judged yet"
+            "students are not exported and evaluated yet"
             if found.students
             else "no student has been distilled yet"
         )
@@ -251,7 +251,7 @@ def of_sweep(sweep: SweepContext) -> Page:
         missing.append((left, f"pipeline teacher --run {sweep.name} --resume"))
     if sweep.distilled and len(sweep.judged) < ended:
         stage = "export" if len(sweep.distilled) == ended else "distill"
-        left = f"students of {ended - len(sweep.judged)} of {ended} runs not judged yet:"
+        left = f"students of {ended - len(sweep.judged)} of {ended} runs not evaluated yet:"
         missing.append((left, f"pipeline {stage} {sweep.name} --resume"))
     means = [tables.combinations(found, sweep.goal), tables.truth(found)] if sweep.finished else []
     sections: dict[str, Sequence[Any]] = {
