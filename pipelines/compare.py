@@ -96,16 +96,18 @@ def _over_seeds(runs: list[SweepRun]) -> Combination:
 
 
 def _students_over_seeds(runs: list[SweepRun]) -> list[SweepStudents]:
-    """A row for each size of student that has been judged."""
+    """A row for each size of student that has been evaluated."""
     rows = []
     for size in dict.fromkeys(size for run in runs for size in run.students):
         found = {run.seed: run.students[size] for run in runs if size in run.students}
-        judged = {seed: student for seed, student in found.items() if student.time_at_goal is not None}
-        same = {key: {getattr(each, key) for each in judged.values()} for key in ("parameters", "episodes")}
-        if judged:
-            row = {"values": runs[0].values, "size": size, "seeds": list(judged)}
+        evaluated = {seed: student for seed, student in found.items() if student.time_at_goal is not None}
+        same = {
+            key: {getattr(each, key) for each in evaluated.values()} for key in ("parameters", "episodes")
+        }
+        if evaluated:
+            row = {"values": runs[0].values, "size": size, "seeds": list(evaluated)}
             row |= {key: each.pop() for key, each in same.items() if len(each) == 1}
-            means = _means(list(judged.values()), ("time_at_goal", "retention", "teacher_time_at_goal"))
+            means = _means(list(evaluated.values()), ("time_at_goal", "retention", "teacher_time_at_goal"))
             rows.append(SweepStudents.model_validate(row | means))
     return rows
 

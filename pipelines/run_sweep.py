@@ -215,8 +215,8 @@ def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
     errors = {
         run.run: run.error if stage == "teacher" else (run.stage_errors or {}).get(stage) for run in runs
     }
-    judged = stage == "export" and sweep.config.student.select is None
-    failing = {run.run: run.selected_because for run in runs if judged and run.selected_passes is False}
+    evaluated = stage == "export" and sweep.config.student.select is None
+    failing = {run.run: run.selected_because for run in runs if evaluated and run.selected_passes is False}
     for what, reasons in ((f"{stage} failed", errors), ("no student keeps enough", failing)):
         if found := [f"  {name}: {reason}" for name, reason in reasons.items() if reason]:
             lines += [f"{what} in {len(found)} of {len(runs)} runs:", *found]

@@ -377,7 +377,7 @@ class Combination(Score):
 
 
 class SweepStudents(Figures):
-    """Means over the runs of one combination of values in which a student of one size has been judged.
+    """Means over the runs of one combination of values in which a student of one size has been evaluated.
 
     Intervals are over seeds. A mean is absent if one of the runs lacks the figure."""
 

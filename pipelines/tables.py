@@ -105,7 +105,7 @@ def funnel(found: Summary, goal: Goal) -> Table:
         student = found.chosen
         facts = [f"{student.parameters:,} parameters"] if student.parameters else []
         facts += [f"keeps {percent(student.retention)}"] if student.retention else []
-        add("Student", found.selected or f"{', '.join(found.students)}, not judged yet", facts, student)
+        add("Student", found.selected or f"{', '.join(found.students)}, not evaluated yet", facts, student)
     if file := found.export.get(found.selected or ""):
         error = f"error at most {number(file.parity_max_error, '.1e')}"
         rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * 4])
@@ -253,11 +253,11 @@ def summary(figures: JSON) -> Group:
 
 
 def distilled(figures: JSON) -> Table:
-    """Shows students that are not judged yet."""
+    """Shows students that are not evaluated yet."""
     found = Summary.model_validate({"students": figures}).students
     columns = "parameters; time: wall_s"
     return _table(
-        "judged by pipeline export", "student", columns, ((size, [each]) for size, each in found.items())
+        "evaluated by pipeline export", "student", columns, ((size, [each]) for size, each in found.items())
     )
 
 
@@ -310,7 +310,7 @@ def truth(found: SweepSummary) -> Table:
 
 
 def sweep_students(found: SweepSummary) -> Table:
-    """One row a combination of the varied values and a size of student that has been judged."""
+    """One row a combination of the varied values and a size of student that has been evaluated."""
     columns = (
         "parameters; time at goal: time_at_goal; its teacher's: teacher_time_at_goal; retention; episodes"
     )
@@ -318,7 +318,7 @@ def sweep_students(found: SweepSummary) -> Table:
     for row in found.students:
         seeds = f"{len(row.seeds)} seed{'s' * (len(row.seeds) != 1)}"
         rows.append((Cell(f"{label(found, row)}: {row.size}", seeds), [row]))
-    table = _table("Students, means over the seeds that were judged", "teacher and student", columns, rows)
+    table = _table("Students, means over the seeds that were evaluated", "teacher and student", columns, rows)
     return table._replace(note=table.note + _over_seeds(found))
 
 
@@ -334,14 +334,16 @@ def sweep_runs(found: SweepSummary, goal: Goal) -> Table:
 
 
 def sweep(figures: JSON) -> Group:
-    """Shows a sweep's summary, of its students those that have been judged, or else which there are."""
+    """Shows a sweep's summary, of its students those that have been evaluated, or else which there are."""
     found = SweepSummary.model_validate(figures)
     parts = [combinations(found, Goal()).only("values", "success", "time at goal", "time", "steps/s")]
     if any(run.students for run in found.runs):
         fitted = [[run.run, ", ".join(run.students)] for run in found.runs]
-        judged = sweep_students(found)
+        evaluated = sweep_students(found)
         parts.append(
-            judged if judged.rows else Table("judged by pipeline export", ["run", "students"], fitted)
+            evaluated
+            if evaluated.rows
+            else Table("evaluated by pipeline export", ["run", "students"], fitted)
         )
     return Group(*parts, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
 

@@ -113,14 +113,14 @@ FILE = {
 
 
 def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
-    judged = {**score(0.975), "critic": CRITIC, "teacher_parameters": 5000, "calibration": CLOCK}
-    judged |= {"final_distance_change": -0.0012, "final_distance_change_interval": [-0.002, -0.0004]}
-    judged |= {"worst_decile": {"student": 0.613, "teacher": 0.631, "difference_interval": [-0.1, 0.1]}}
+    evaluated = {**score(0.975), "critic": CRITIC, "teacher_parameters": 5000, "calibration": CLOCK}
+    evaluated |= {"final_distance_change": -0.0012, "final_distance_change_interval": [-0.002, -0.0004]}
+    evaluated |= {"worst_decile": {"student": 0.613, "teacher": 0.631, "difference_interval": [-0.1, 0.1]}}
     if retention is not None:
-        judged |= {"retention": retention, "retention_interval": [0.991, 1.004]}
+        evaluated |= {"retention": retention, "retention_interval": [0.991, 1.004]}
     for size in sizes:
         run.update_summary(
-            {"students": {size: judged}, "export": {size: FILE | {"bundle": f"export/{size}"}}}
+            {"students": {size: evaluated}, "export": {size: FILE | {"bundle": f"export/{size}"}}}
         )
         (run.bundles / size).mkdir(parents=True)
         spec = {"task": {"goal": GOAL}, "provenance": {"seed": 7}, "files": {"policy.onnx": "0f" * 32}}
@@ -241,7 +241,7 @@ SAID = {
     ),
     "half an export": (
         {"teacher": BLIND, "students": {}, "files": {"sizes": SIZES[:1]}},
-        "file: not complete, 1 of 2|pipeline export arm --resume|2x16, 3x16, not judged yet",
+        "file: not complete, 1 of 2|pipeline export arm --resume|2x16, 3x16, not evaluated yet",
         "Robustness",
     ),
     "teacher that reaches nothing": (

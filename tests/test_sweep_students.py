@@ -19,7 +19,7 @@ SIZES = ("2x16", "3x16")
 
 
 def with_students(sweep: Sweep, time_at_goal, retention=lambda member: 0.9) -> Sweep:
-    """Gives every run judged students; both functions give a figure for a member, None for none."""
+    """Gives every run evaluated students; both functions give a figure for a member, None for none."""
     for member in sweep.members:
         kept, reached = retention(member), time_at_goal(member)
         figures = {"parameters": 482, "wall_s": 3.0, "episodes": 1000, "time_at_goal": reached}
@@ -59,10 +59,10 @@ def stages(monkeypatch) -> SimpleNamespace:
         begin("export", run)
         size, passes = run.config.student.sizes[0], found.passes(run)
         because = "as was asked" if passes else "no student surely keeps 98 %. What limits it is capacity."
-        judged = {"time_at_goal": 0.4, "retention": 0.8, "teacher_time_at_goal": 0.5, "episodes": 16}
+        evaluated = {"time_at_goal": 0.4, "retention": 0.8, "teacher_time_at_goal": 0.5, "episodes": 16}
         run.update_summary(
             {
-                "students": dict.fromkeys(run.config.student.sizes, judged),
+                "students": dict.fromkeys(run.config.student.sizes, evaluated),
                 "selected": size,
                 "selected_passes": passes,
                 "selected_because": because,
@@ -120,7 +120,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(sweep, stages):
     assert entry["stage_errors"].keys() == {"distill", "export"}
     page = Page((sweep.path / "report.html").read_text())
     assert f"{NAMES[1]}: distill failed: training diverged" in page.text
-    assert "students of 1 of 4 runs not judged yet: pipeline distill sweep --resume" in page.text.replace(
+    assert "students of 1 of 4 runs not evaluated yet: pipeline distill sweep --resume" in page.text.replace(
         "  ", " "
     )
     stages.endings.clear()

@@ -90,7 +90,7 @@ class SweepContext:
         self.failed = [run for run in found.runs if run.error is not None]
         self.open = [run for run in found.runs if run.state in ("unfinished", "not begun")]
         self.distilled = [run.students for run in self.finished if run.students]
-        self.judged = [
+        self.evaluated = [
             each for each in self.distilled if all(s.time_at_goal is not None for s in each.values())
         ]
 

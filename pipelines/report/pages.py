@@ -249,9 +249,9 @@ def of_sweep(sweep: SweepContext) -> Page:
     if sweep.open:
         left = f"{len(sweep.open)} of {total} runs not ended yet:"
         missing.append((left, f"pipeline teacher --run {sweep.name} --resume"))
-    if sweep.distilled and len(sweep.judged) < ended:
+    if sweep.distilled and len(sweep.evaluated) < ended:
         stage = "export" if len(sweep.distilled) == ended else "distill"
-        left = f"students of {ended - len(sweep.judged)} of {ended} runs not evaluated yet:"
+        left = f"students of {ended - len(sweep.evaluated)} of {ended} runs not evaluated yet:"
         missing.append((left, f"pipeline {stage} {sweep.name} --resume"))
     means = [tables.combinations(found, sweep.goal), tables.truth(found)] if sweep.finished else []
     sections: dict[str, Sequence[Any]] = {
