@@ -206,7 +206,7 @@ def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
     require_even(3, collect__envs=6, update__batch_size=9)
     with pytest.raises(UsageError, match=r"collect\.envs: found 8, which 3 devices .* 6 or 9 would do"):
         require_even(3, collect__envs=8)
-    with pytest.raises(UsageError, match=r"update\.batch: found 2, .* evenly; 3 would do"):
+    with pytest.raises(UsageError, match=r"update\.batch_size: found 2, .* evenly; 3 would do"):
         require_even(3, update__batch_size=2)
 
 

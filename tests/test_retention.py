@@ -70,15 +70,15 @@ def test_the_smallest_student_that_surely_keeps_enough_is_selected():
     assert select(family, CONFIG)[:2] == ("2x64", True)
     chosen = CONFIG.model_copy(update={"select": "2x32"})
     assert select(family, chosen)[:2] == ("2x32", False)
-    assert select(family, chosen.model_copy(update={"retention": 0.9}))[:2] == ("2x32", True)
-    size, passes, because = select(family, CONFIG.model_copy(update={"retention": 1.0}))
+    assert select(family, chosen.model_copy(update={"min_retention": 0.9}))[:2] == ("2x32", True)
+    size, passes, because = select(family, CONFIG.model_copy(update={"min_retention": 1.0}))
     assert (size, passes) == ("4x256", False)
     assert "no student surely keeps 100 %" in because and "4x256 comes nearest with 100.4 % (99.9" in because
 
 
 def test_where_nothing_is_asked_for_the_smallest_student_is_taken_even_of_a_teacher_that_never_arrives():
     family = {size: {"parameters": n, "time_at_goal": 0.0} for size, n in (("2x32", 9), ("2x64", 5))}
-    assert select(family, CONFIG.model_copy(update={"retention": 0.0}))[:2] == ("2x64", True)
+    assert select(family, CONFIG.model_copy(update={"min_retention": 0.0}))[:2] == ("2x64", True)
     found = select(family, CONFIG)
     assert not found.passes and "is its teacher" in found.because and "collect.total_steps" in found.because
 
