@@ -62,7 +62,7 @@ class ArmDescription(BaseModel):
 
 
 class ArmReach(MujocoTask):
-    """An arm's joint velocities at `control_dt` move its tip to a reachable point."""
+    """Joint velocities bring an arm's tip to a reachable point."""
 
     engines = ("mjx", "mujoco")
 
