@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.files import write_text
 from teacher.errors import UsageError, unknown_name
 from teacher.tasks.arm import as_toml, describe
 from teacher.tasks.arm_model import parsed
@@ -15,7 +16,7 @@ from teacher.tasks.arm_model import parsed
 def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None]) -> str:
     """Writes `NAME.toml` where one is, for the arm's model, and returns it as a task's name.
 
-    A file of before is taken as it is, also if it was edited.
+    A file that is there already, edited or not, is taken as it is.
 
     Args: arm: a model's file, or one of those that `model_file` knows; tip: site or body that goals mean;
       say: told what was decided.
@@ -24,7 +25,10 @@ def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None]) -> str:
     name = re.sub(r"\W+", "_", parsed(file).modelname or file.stem).strip("_").lower()
     target = Path(f"{name}.toml")
     if target.exists():
-        known = tomllib.loads(target.read_text("utf-8"))
+        try:
+            known = tomllib.loads(target.read_text("utf-8-sig"))
+        except ValueError as error:
+            raise UsageError(f"{target}: {error}; without it, all is decided anew") from error
         if Path(str(known.get("model"))).resolve() != file.resolve() or tip not in (None, known.get("tip")):
             raise UsageError(
                 f"{target} is of another arm or tip: move it away, or take it with --task {target}"
@@ -32,7 +36,7 @@ def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None]) -> str:
         say(f"{target} is taken as it is; without it, all is decided anew")
         return str(target)
     found = describe(file, tip or "")
-    target.write_text(as_toml(found, Path.cwd()), "utf-8")
+    write_text(target, as_toml(found, Path.cwd()))
     for line in (
         f"{target} says what was decided; edit it as you like, --task {target} takes it",
         f"{len(found.joints)} joints bring {found.tip!r} to goals within {1e3 * found.radius:g} mm: "

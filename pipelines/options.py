@@ -109,7 +109,9 @@ class First(NamedTuple):
         None, "named settings: `pipeline presets`. Default: quickstart", complete=complete_preset
     )
     task: str | None = option(
-        "NAME", "one of `pipeline tasks`, or your own, path/to/file.py:NAME", complete=complete_task
+        "NAME",
+        "one of `pipeline tasks`, or your own: path/to/file.py:NAME, or an arm's path/to/arm.toml",
+        complete=complete_task,
     )
     arm: str | None = option(
         "FILE|menagerie:NAME", "an arm's MJCF or URDF in place of a task: its tip learns to reach points"
@@ -136,8 +138,12 @@ class First(NamedTuple):
         """Reads what is asked for, and meets the run's other processes."""
         from pipelines.config import requested
 
-        own |= {"task__name": self._task(), "evaluate__until": self.until}
-        asked = requested(self.preset, self.config, self.set_, **own)
+        own |= {"task__name": self.task, "evaluate__until": self.until}
+        if self.arm is not None:
+            _ = requested(
+                self.preset, self.config, self.set_, **own
+            ).config  # refused before a file is written
+        asked = requested(self.preset, self.config, self.set_, **own | {"task__name": self._task()})
         distributed.join(self.coordinator, self.processes, self.process)
         return asked
 

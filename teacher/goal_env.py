@@ -29,9 +29,9 @@ class TaskEnv(gymnasium.Env[Any, np.ndarray]):
           the one to evaluate on if not given.
         Raises: UsageError for a name that is not known."""
         self._simulation = simulation(task, engine)
-        self.task, self.spec_of_task = self._simulation.task, self._simulation.task.spec
+        self.task, self.task_spec = self._simulation.task, self._simulation.task.spec
         self._layout = layout or self.task.evaluation_layout
-        sizes = dict(zip(("observation", "action", "goal"), self.spec_of_task.sizes, strict=True))
+        sizes = dict(zip(("observation", "action", "goal"), self.task_spec.sizes, strict=True))
 
         def unbounded(size: int) -> gymnasium.spaces.Box:
             return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
@@ -60,17 +60,17 @@ class TaskEnv(gymnasium.Env[Any, np.ndarray]):
         self._steps += 1
         observation, info, ended = self._seen()
         reward = self.compute_reward(observation["achieved_goal"], self._goal, info)
-        return observation, float(reward), ended, self._steps >= self.spec_of_task.episode_length, info
+        return observation, float(reward), ended, self._steps >= self.task_spec.episode_length, info
 
     def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> np.ndarray:
         """Achieved and desired goals [..., G] -> rewards [...]."""
         distance = np.linalg.norm(np.asarray(achieved) - np.asarray(desired), axis=-1)
-        return -(distance >= self.spec_of_task.goal.success_radius).astype(np.float32)
+        return -(distance >= self.task_spec.goal.success_radius).astype(np.float32)
 
     def _seen(self) -> tuple[Observation, dict[str, Any], bool]:
         observation = np.asarray(self._simulation.observe(self._state), np.float32)[0]
-        achieved = achieved_goal(self.spec_of_task, observation)
+        achieved = achieved_goal(self.task_spec, observation)
         distance = float(np.linalg.norm(achieved - self._goal))
-        told = {"distance": distance, "is_success": distance < self.spec_of_task.goal.success_radius}
+        told = {"distance": distance, "is_success": distance < self.task_spec.goal.success_radius}
         found = {"observation": observation, "achieved_goal": achieved, "desired_goal": self._goal.copy()}
         return found, told, bool(self._simulation.ended(self._state)[0])

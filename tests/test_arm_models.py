@@ -140,6 +140,31 @@ def test_a_description_can_be_edited_and_is_taken_as_it_stands(arm, tmp_path):
         task_of_arm(str(file), "hand", said.append)
 
 
+def test_a_range_in_which_the_arm_touches_itself_is_warned_of(arm, tmp_path, caplog):
+    task_of_arm(str(arm()), None, lambda line: None)
+    file = tmp_path / "bench_arm.toml"
+    make_task(str(file))
+    assert not caplog.records
+    wide = tmp_path / "wide.toml"
+    lines = [
+        line for line in file.read_text().splitlines() if not line.startswith(("lower", "upper", "home"))
+    ]
+    limits = "home = [0, 0.3, 0, 0.05]\nlower = [-3, -1.5, -3.1, 0]\nupper = [3, 1.5, 3.1, 0.1]"
+    wide.write_text("\n".join([*lines, limits]))
+    make_task(str(wide))
+    assert re.search(r"wide.toml: in \d\d % of its range the arm touches itself", caplog.text)
+
+
+def test_a_wrong_setting_or_a_broken_file_writes_nothing(arm, tmp_path):
+    file = arm()
+    done = CliRunner().invoke(app, ["run", "--arm", str(file), "--set", "network.depth=5"])
+    assert done.exit_code == 2 and [each.name for each in tmp_path.iterdir()] == ["arm.xml"]
+    (tmp_path / "bench_arm.toml").write_text("tip = ")
+    done = CliRunner().invoke(app, ["run", "--arm", str(file)])
+    assert done.exit_code == 2 and "bench_arm.toml" in done.stderr
+    assert (tmp_path / "bench_arm.toml").read_text() == "tip = "
+
+
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [

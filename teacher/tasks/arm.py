@@ -3,6 +3,7 @@
 What the file does not say is decided in `describe` and can be read, edited and given back as TOML.
 """
 
+import logging
 import os
 import tomllib
 import xml.etree.ElementTree as ElementTree
@@ -40,10 +41,11 @@ SLOWDOWN = 5.0  # 1/s
 RADII = (0.024, 0.06, 0.12)  # strict, success and easy radius, as shares of the arm's reach
 SAMPLED, CUT = 1000, 0.08  # poses; share of a joint's range
 HOMES = 16  # poses of which one becomes home
+TOUCHING = 0.01  # of a range's poses: no warning below, as those that are decided may have a few
 
 
 class ArmDescription(BaseModel):
-    """An arm's task in a TOML file; what is left out is decided from the model."""
+    """An arm's task, as a TOML file states it and `describe` decides it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -181,6 +183,11 @@ def arm_task(file: Path) -> ArmReach:
         if model.jnt_limited[joint] and not (least - 1e-3 <= low and high <= most + 1e-3):
             found = f"[{low:g}, {high:g}], beyond the model's limits [{least:g}, {most:g}]"
             raise UsageError(f"{file}: joint {model.joint(joint).name!r}: found {found}")
+    stands = map(np.array, (described.home, described.lower, described.upper))
+    share = _Poses(model, chain).share_touching(*stands)
+    if share > TOUCHING:
+        what = "the arm touches itself, what stands around it, or the floor, which training does not feel"
+        logging.getLogger(__name__).warning("%s: in %.0f %% of its range %s", file, 100 * share, what)
     return ArmReach(file.stem, file.parent, described)
 
 
@@ -298,7 +305,7 @@ class _Poses:
         self, home: np.ndarray, lower: np.ndarray, upper: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Cuts the range, each time where most of what goes touches, until none of SAMPLED poses does."""
-        self._allowed = self._touching(home)  # shapes that overlap, as those of neighbours may
+        self._stand_at(home)
         bounds = np.stack([lower, upper])
         cuts = np.array([[CUT], [-CUT]]) * (upper - lower)
         while True:
@@ -312,6 +319,16 @@ class _Poses:
                 return bounds[0], bounds[1]
             side, joint = np.unravel_index(np.argmax(density), density.shape)
             bounds[side, joint] = inner[side, joint]
+
+    def share_touching(self, home: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> float:
+        """Returns the share of poses between two that touch anything."""
+        self._stand_at(home)
+        return float(self._touch(self._random.uniform(lower, upper, (SAMPLED, len(home)))).mean())
+
+    def _stand_at(self, home: np.ndarray) -> None:
+        """Shapes that overlap at home, as those of neighbours may, are allowed to from here on."""
+        self._allowed = set()
+        self._allowed = self._touching(home)
 
     def _touch(self, poses: np.ndarray) -> np.ndarray:
         return np.array([bool(self._touching(pose)) for pose in poses])
