@@ -23,17 +23,18 @@ class Case(NamedTuple):
     dy: jax.Array
     blocks: Blocks
     residual_scale: float
+    grad_rows: int
 
 
 class Results(NamedTuple):
     y: jax.Array
-    inputs: jax.Array
+    operands: jax.Array
     z: jax.Array
     dx: jax.Array
-    d: jax.Array
+    dz: jax.Array
 
 
-def make_case(networks=1, count=1, batch=16, width=64, residual_scale=0.7):
+def make_case(networks=1, count=1, batch=16, width=64, residual_scale=0.7, grad_rows=None):
     rng = np.random.default_rng(networks + count + width)
     shape = (networks, count, 4, width)
 
@@ -46,7 +47,8 @@ def make_case(networks=1, count=1, batch=16, width=64, residual_scale=0.7):
         norm_scale=normal(*shape, mean=1.0, deviation=0.3),
         norm_bias=normal(*shape, deviation=0.3),
     )
-    return Case(normal(networks, batch, width), normal(networks, batch, width), blocks, residual_scale)
+    x, dy = normal(networks, batch, width), normal(networks, batch, width)
+    return Case(x, dy, blocks, residual_scale, grad_rows or batch)
 
 
 def interpreter():
@@ -57,18 +59,17 @@ def interpreter():
 
 @jax.default_matmul_precision("highest")
 def reference_stack(x, blocks, perturbation, residual_scale):
-    """One network: y, and what its layers see. `perturbation` [K, 4, B, W] is added to the outputs."""
-    inputs, pre_activations = [], []
+    """One network: y, and what its layers are given. `perturbation` [K, 4, B, W] is added to their products."""
+    operands, pre_activations = [], []
     for block in range(len(blocks.kernel)):
-        inputs.append(x)
         branch = x
         for layer in range(4):
-            z = branch @ blocks.kernel[block, layer] + blocks.bias[block, layer]
+            operands.append(branch)
+            z = branch @ blocks.kernel[block, layer] + blocks.bias[block, layer] + perturbation[block, layer]
             pre_activations.append(z)
             branch = reference_activation(z, blocks.norm_scale[block, layer], blocks.norm_bias[block, layer])
-            branch += perturbation[block, layer]
         x = x + residual_scale * branch
-    return x, (jnp.stack(inputs), jnp.stack(pre_activations).reshape(perturbation.shape))
+    return x, (jnp.stack(operands), jnp.stack(pre_activations))
 
 
 def reference_activation(z, scale, bias):
@@ -78,28 +79,34 @@ def reference_activation(z, scale, bias):
 
 
 def reference(case):
-    """Results, and the gradients of all blocks' parameters."""
+    """Results, and the gradients of all blocks' parameters from the first `grad_rows`."""
 
     def of_network(x, dy, blocks):
         none = jnp.zeros((*blocks.bias.shape[:2], *x.shape))
-        y, pull, (inputs, z) = jax.vjp(
+        y, pull, (operands, z) = jax.vjp(
             lambda *arguments: reference_stack(*arguments, case.residual_scale), x, blocks, none, has_aux=True
         )
-        dx, gradients, d = pull(dy)
-        return Results(y, inputs, z, dx, d), gradients
+        dx, _, dz = pull(dy)
+        rows = slice(case.grad_rows)
+        learned = jax.vjp(lambda blocks: reference_stack(x[rows], blocks, none[:, :, rows], case.residual_scale)[0], blocks)
+        dz = dz.reshape(-1, *x.shape)[:, rows]
+        return Results(y, operands[:, rows], z, dx, dz), learned[1](dy[rows])[0]
 
-    return jax.jit(jax.vmap(of_network))(case.x, case.dy, case.blocks)
+    results, gradients = jax.jit(jax.vmap(of_network))(case.x, case.dy, case.blocks)
+    by_layer = {name: np.concatenate(getattr(results, name)) for name in ("operands", "z", "dz")}
+    return results._replace(**by_layer), gradients
 
 
 def run(case):
-    y, inputs, z, dx, d = run_kernels(case.x, case.dy, case.blocks, case.residual_scale)
-    return Results(y, inputs, z, dx, d)
+    """Results, and the gradients that follow from them."""
+    return run_kernels(case.x, case.dy, case.blocks, case.residual_scale, case.grad_rows)
 
 
-@partial(jax.jit, static_argnums=3)
-def run_kernels(x, dy, blocks, residual_scale):
-    y, inputs, z = fused.forward(x, blocks, residual_scale, interpret=interpreter())
-    return y, inputs, z, *fused.backward(dy, z, blocks, residual_scale, interpret=interpreter())
+@partial(jax.jit, static_argnums=(3, 4))
+def run_kernels(x, dy, blocks, *numbers):
+    y, operands, z = fused.forward(x, blocks, *numbers, interpret=interpreter())
+    dx, dz, sums = fused.backward(dy, z, blocks, *numbers, interpret=interpreter())
+    return Results(y, operands, z, dx, dz), fused.gradients(operands, dz, sums, blocks)
 
 
 def relative_error(value, expected):
@@ -109,48 +116,37 @@ def relative_error(value, expected):
 
 @pytest.fixture(
     scope="module",
-    params=[(1, 1, 16, 256, 1.0), (2, 2, 32, 128, 0.7), (1, 2, 16, 64, 1e-3)],
-    ids=lambda params: "G{}-K{}-B{}-W{}-branch{}".format(*params),
+    params=[(1, 1, 16, 256, 1.0, 16), (2, 2, 48, 128, 0.7, 32), (1, 2, 32, 64, 1e-3, 16)],
+    ids=lambda params: "G{}-K{}-B{}-W{}-branch{}-R{}".format(*params),
 )
 def compared(request):
     case = make_case(*request.param)
-    return case, run(case), *reference(case)
+    return case, *run(case), *reference(case)
 
 
 @pytest.mark.parametrize("name", Results._fields)
 def test_results_are_those_of_float32_up_to_rounding(compared, name):
-    _, results, expected, _ = compared
+    _, results, _, expected, _ = compared
     value, expected = getattr(results, name), getattr(expected, name)
     assert value.shape == expected.shape
     assert value.dtype == (jnp.float32 if name in ("y", "dx") else jnp.bfloat16)
-    for index in np.ndindex(value.shape[:-2]):  # each network, block and layer by itself
+    for index in range(len(value)):  # each network or layer by itself
         assert relative_error(value[index], expected[index]) < ROUNDING, index
 
 
-def test_every_gradient_follows_from_what_the_kernels_return(compared):
+@pytest.mark.parametrize("leaf", Blocks._fields)
+def test_gradients_are_those_of_float32_up_to_rounding(compared, leaf):
     # Each carries the rounding of both passes, and loses a little more where rows cancel.
-    case, results, _, expected = compared
-    inputs, z, d = (np.asarray(value, np.float32) for value in (results.inputs, results.z, results.d))
-
-    @jax.jit
-    @jax.default_matmul_precision("highest")
-    def of_layer(h, z, d, scale, bias):
-        output, pull = jax.vjp(reference_activation, z, scale, bias)
-        dz, d_scale, d_bias = pull(d)
-        return output, Blocks(h.T @ dz, dz.sum(0), d_scale, d_bias)
-
-    for network, block in np.ndindex(inputs.shape[:2]):
-        h = inputs[network, block]
-        for layer in range(4):
-            at = (network, block, layer)
-            h, gradients = of_layer(h, z[at], d[at], case.blocks.norm_scale[at], case.blocks.norm_bias[at])
-            for leaf, gradient in gradients._asdict().items():
-                assert relative_error(gradient, getattr(expected, leaf)[at]) < 2 * ROUNDING, (leaf, at)
+    _, _, gradients, _, expected = compared
+    value, expected = getattr(gradients, leaf), getattr(expected, leaf)
+    assert value.shape == expected.shape and value.dtype == jnp.float32
+    for at in np.ndindex(value.shape[:3]):
+        assert relative_error(value[at], expected[at]) < 2 * ROUNDING, at
 
 
 def test_the_residual_stream_keeps_what_bfloat16_would_round_away(compared):
     # With a branch of a thousandth, an increment is below half a digit of bfloat16.
-    case, results, expected, _ = compared
+    case, results, _, expected, _ = compared
     assert relative_error(results.y - case.x, expected.y - case.x) < ROUNDING
     assert relative_error(results.dx - case.dy, expected.dx - case.dy) < ROUNDING
 
@@ -161,7 +157,7 @@ def test_a_row_does_not_depend_on_the_others():
     changed = case._replace(
         x=jnp.where(others[:, None], -2 * case.x, case.x), dy=jnp.where(others[:, None], 3.0, case.dy)
     )
-    for name, before, after in zip(Results._fields, run(case), run(changed), strict=True):
+    for name, before, after in zip(Results._fields, run(case)[0], run(changed)[0], strict=True):
         before, after = np.asarray(before, np.float32), np.asarray(after, np.float32)
         np.testing.assert_array_equal(before[..., 20, :], after[..., 20, :], err_msg=name)
         assert (before[..., :20, :] != after[..., :20, :]).any(-1).all(), name
@@ -200,10 +196,17 @@ def test_other_shapes_are_refused_with_those_allowed(change, message):
         fused.forward(case.x, case.blocks, case.residual_scale)
 
 
+@pytest.mark.parametrize("rows", [0, 8, 48])
+def test_weights_learn_from_whole_tiles_of_rows(rows):
+    case = make_case(batch=32)
+    with pytest.raises(ValueError, match=f"grad_rows must be a multiple of 16 and at most 32; got {rows}"):
+        fused.forward(case.x, case.blocks, case.residual_scale, rows)
+
+
 def test_the_backward_pass_refuses_another_batch_of_pre_activations():
     case = make_case()
-    z = jnp.zeros((1, 1, 4, 32, 64), jnp.bfloat16)
-    with pytest.raises(ValueError, match=r"z must be bfloat16 \[1, 1, 4, 16, 64\]; got bfloat16"):
+    z = jnp.zeros((4, 32, 64), jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"z must be bfloat16 \[4, 16, 64\]; got bfloat16"):
         fused.backward(case.dy, z, case.blocks, case.residual_scale)
 
 
@@ -212,7 +215,7 @@ def lowered_sizes(networks, count, batch, width):
     shape = (networks, count, 4, width)
     stream = jax.ShapeDtypeStruct((networks, batch, width), jnp.float32)
     blocks = Blocks(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in [(*shape, width), *3 * [shape]]))
-    z = jax.ShapeDtypeStruct((networks, count, 4, batch, width), jnp.bfloat16)
+    z = jax.ShapeDtypeStruct((networks * count * 4, batch, width), jnp.bfloat16)
     programs = [
         jax.jit(lambda x, blocks: fused.forward(x, blocks, 0.5)).trace(stream, blocks),
         jax.jit(lambda dy, z, blocks: fused.backward(dy, z, blocks, 0.5)).trace(stream, z, blocks),

@@ -112,9 +112,9 @@ def test_a_stack_may_be_applied_by_the_fused_kernels(monkeypatch):
     monkeypatch.setattr(fused, "forward", partial(fused.forward, interpret=True))
     monkeypatch.setattr(fused, "backward", partial(fused.backward, interpret=True))
     rng = np.random.default_rng(4)
-    x, directions = rng.normal(size=(2, NETWORKS, 16, 64)).astype(np.float32)
+    x, directions = rng.normal(size=(2, NETWORKS, 32, 64)).astype(np.float32)
     case = tuple(x), tuple(random_blocks(rng, width=64) for _ in range(NETWORKS)), directions
-    settings = Settings(0.3, "bfloat16", batched=False, weight_grad_rows=7)
+    settings = Settings(0.3, "bfloat16", batched=False, weight_grad_rows=16)
     scanned, kernels = (
         value_and_gradients(partial(run_blocks, fused=chosen), case, settings) for chosen in (False, True)
     )

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from teacher.blocks import Blocks, Layers, Settings, block_gradients, normalise
+from teacher.blocks import Blocks, Settings
 from teacher.config import BLOCK_DEPTH
 from teacher.kernels import primitives as chip
 
@@ -35,6 +35,7 @@ class _Shape(NamedTuple):
     layers: int
     batch: int
     width: int
+    grad_rows: int  # the first rows of the batch, those from which weights learn
 
 
 TAKES = (
@@ -54,28 +55,33 @@ def fused_stacks(x: Array, blocks: Blocks, settings: Settings) -> Array:
 
     Args: x: [G, B, W] of a shape that `supports` takes; blocks: each leaf with a leading axis G.
     Returns: [G, B, W]."""
-    return forward(x, blocks, settings.residual_scale)[0]
+    return forward(x, blocks, settings.residual_scale, settings.weight_grad_rows)[0]
 
 
 def _forward(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Any]:
-    y, inputs, z = forward(x, blocks, settings.residual_scale)
-    return y, (blocks, inputs, z)
+    y, operands, z = forward(x, blocks, settings.residual_scale, settings.weight_grad_rows)
+    return y, (blocks, operands, z)
 
 
 def _backward(settings: Settings, saved: Any, dy: Array) -> tuple[Array, Blocks]:
-    """The backward pass by one kernel, and all weight gradients after it."""
-    blocks, inputs, z = saved
-    dx, d = backward(dy, z, blocks, settings.residual_scale)
-    layers = Layers(*normalise(z.astype(jnp.float32)))
-    gradients = jax.vmap(jax.vmap(partial(block_gradients, settings=settings)))
-    return dx, gradients(blocks, inputs, layers, d)
+    blocks, operands, z = saved
+    dx, dz, sums = backward(dy, z, blocks, settings.residual_scale, settings.weight_grad_rows)
+    return dx, gradients(operands, dz, sums, blocks)
 
 
 fused_stacks.defvjp(_forward, _backward)
 
 
+def gradients(operands: Array, dz: Array, sums: Array, like: Blocks) -> Blocks:
+    """All parameters' gradients, in the shapes of `like`: one product of all layers, and sums.
+
+    Args: operands, from `forward`; dz and sums, from `backward`."""
+    kernel = jnp.einsum("lri,lro->lio", operands, dz, preferred_element_type=jnp.float32)
+    return Blocks(*(leaf.reshape(to.shape) for leaf, to in zip((kernel, *sums.sum(1).swapaxes(0, 1)), like)))
+
+
 def forward(
-    x: Array, blocks: Blocks, residual_scale: float, *, interpret: Any = False
+    x: Array, blocks: Blocks, residual_scale: float, grad_rows: int | None = None, *, interpret: Any = False
 ) -> tuple[Array, Array, Array]:
     """All residual blocks of G independent networks, in one launch.
 
@@ -86,79 +92,83 @@ def forward(
       x: [G, B, W] float32; B a multiple of 16, W of 64 and at most 256.
       blocks: float32, each leaf with a leading axis G: kernel [G, K, 4, W, W], the others [G, K, 4, W].
       residual_scale: multiplies each block's branch; a number, since it is compiled in.
+      grad_rows: weights learn from this many first rows, a multiple of 16; None: from all. R below.
       interpret: False compiles for a Hopper GPU. True, or JAX's `InterpretGPUParams`, runs the same
         kernel slowly on any device.
     Returns:
       y: [G, B, W] float32, the residual stream after the last block.
-      inputs: [G, K, B, W] bfloat16, every block's input.
-      z: [G, K, 4, B, W] bfloat16, every layer's pre-activation, bias included.
+      operands: [G * 4K, R, W] bfloat16, what every layer was given.
+      z: [G * 4K, B, W] bfloat16, every layer's pre-activation, bias included.
     Raises: ValueError for other shapes or dtypes."""
-    shape = _checked("x", x, blocks)
-    networks, layers, batch, width = shape
-    y, inputs, z = plgpu.kernel(
+    shape = _checked("x", x, blocks, grad_rows)
+    of_layers = (shape.networks * shape.layers, shape.batch, shape.width)
+    y, operands, z = plgpu.kernel(
         partial(_forward_kernel, shape, float(residual_scale), _is_plain(interpret)),
         out_type=(
-            jax.ShapeDtypeStruct((networks, batch, width), jnp.float32),
-            jax.ShapeDtypeStruct((networks * layers // BLOCK_DEPTH, batch, width), jnp.bfloat16),
-            jax.ShapeDtypeStruct((networks * layers, batch, width), jnp.bfloat16),
+            jax.ShapeDtypeStruct(x.shape, jnp.float32),
+            jax.ShapeDtypeStruct((of_layers[0], shape.grad_rows, shape.width), jnp.bfloat16),
+            jax.ShapeDtypeStruct(of_layers, jnp.bfloat16),
         ),
         scratch_types={
-            "weights": chip.weight_slots(width),
-            "stream": chip.slots_of(1, chip.ROWS, width, dtype=jnp.float32),
-            "operand": chip.tile(chip.ROWS, width),
-            "z_tile": chip.tile(chip.ROWS, width),
+            "weights": chip.weight_slots(shape.width),
+            "stream": chip.slots_of(1, chip.ROWS, shape.width, dtype=jnp.float32),
+            "operand": chip.tile(chip.ROWS, shape.width),
+            "z_tile": chip.tile(chip.ROWS, shape.width),
         },
         **_launch(shape, interpret),
     )(
         x,
         _weights(blocks).swapaxes(1, 2),  # features first: the outputs of a layer, not its inputs
-        *(leaf.reshape(-1, width) for leaf in (blocks.bias, blocks.norm_scale, blocks.norm_bias)),
+        *(leaf.reshape(-1, shape.width) for leaf in (blocks.bias, blocks.norm_scale, blocks.norm_bias)),
     )
-    of_block = (networks, layers // BLOCK_DEPTH)
-    return y, inputs.reshape(*of_block, batch, width), z.reshape(*of_block, BLOCK_DEPTH, batch, width)
+    return y, operands, z
 
 
 def backward(
-    dy: Array, z: Array, blocks: Blocks, residual_scale: float, *, interpret: Any = False
-) -> tuple[Array, Array]:
-    """From the cotangent of `forward`'s y to those of x and of every layer's output, in one launch.
-
-    All parameters' gradients follow from d, z and `forward`'s inputs, in bulk and elsewhere: d pulled
-    back through swish and normalisation is the cotangent of z.
+    dy: Array,
+    z: Array,
+    blocks: Blocks,
+    residual_scale: float,
+    grad_rows: int | None = None,
+    *,
+    interpret: Any = False,
+) -> tuple[Array, Array, Array]:
+    """From the cotangent of `forward`'s y to that of x and to what `gradients` takes, in one launch.
 
     Args:
       dy: [G, B, W] float32.
-      z: [G, K, 4, B, W] bfloat16, from `forward`.
-      blocks, residual_scale, interpret: as in `forward`.
+      z: [G * 4K, B, W] bfloat16, from `forward`.
+      blocks, residual_scale, grad_rows, interpret: as in `forward`.
     Returns:
       dx: [G, B, W] float32, the residual stream's cotangent, which is float32 all the way.
-      d: [G, K, 4, B, W] bfloat16, the cotangent of every layer's output, after swish.
+      dz: [G * 4K, R, W] bfloat16, the cotangent of every layer's pre-activation.
+      sums: [G * 4K, R / 16, 3, W] float32, sums over 16 rows each of dz, of the cotangent of what
+        norm_scale multiplies with what it multiplies, and of the cotangent of what norm_bias is added to.
     Raises: ValueError for other shapes or dtypes."""
-    shape = _checked("dy", dy, blocks)
-    networks, layers, batch, width = shape
-    per_layer = (networks, layers // BLOCK_DEPTH, BLOCK_DEPTH, batch, width)
-    _require("z", z, per_layer, jnp.bfloat16)
-    dx, d = plgpu.kernel(
+    shape = _checked("dy", dy, blocks, grad_rows)
+    layers = shape.networks * shape.layers
+    _require("z", z, (layers, shape.batch, shape.width), jnp.bfloat16)
+    dx, dz, sums = plgpu.kernel(
         partial(_backward_kernel, shape, float(residual_scale), _is_plain(interpret)),
         out_type=(
-            jax.ShapeDtypeStruct((networks, batch, width), jnp.float32),
-            jax.ShapeDtypeStruct((networks * layers, batch, width), jnp.bfloat16),
+            jax.ShapeDtypeStruct(dy.shape, jnp.float32),
+            jax.ShapeDtypeStruct((layers, shape.grad_rows, shape.width), jnp.bfloat16),
+            jax.ShapeDtypeStruct((layers, shape.grad_rows // chip.ROWS, 3, shape.width), jnp.float32),
         ),
         scratch_types={
-            "weights": chip.weight_slots(width),
-            "stream": chip.slots_of(1, chip.ROWS, width, dtype=jnp.float32),
-            "pre_activations": chip.slots_of(2, chip.ROWS, width),
-            "operand": chip.tile(chip.ROWS, width),
-            "d_tile": chip.tile(chip.ROWS, width),
+            "weights": chip.weight_slots(shape.width),
+            "stream": chip.slots_of(1, chip.ROWS, shape.width, dtype=jnp.float32),
+            "pre_activations": chip.slots_of(2, chip.ROWS, shape.width),
+            "operand": chip.tile(chip.ROWS, shape.width),
         },
         **_launch(shape, interpret),
     )(
         dy,
-        z.reshape(-1, batch, width),
+        z,
         _weights(blocks),
-        *(leaf.reshape(-1, width) for leaf in (blocks.norm_scale, blocks.norm_bias)),
+        *(leaf.reshape(-1, shape.width) for leaf in (blocks.norm_scale, blocks.norm_bias)),
     )
-    return dx, d.reshape(per_layer)
+    return dx, dz, sums
 
 
 def _forward_kernel(
@@ -171,7 +181,7 @@ def _forward_kernel(
     norm_scale_gmem: Ref,
     norm_bias_gmem: Ref,
     y_gmem: Ref,
-    inputs_gmem: Ref,
+    operands_gmem: Ref,
     z_gmem: Ref,
     *,
     weights: chip.Slots,
@@ -179,9 +189,13 @@ def _forward_kernel(
     operand: Ref,
     z_tile: Ref,
 ) -> None:
-    network, rows = lax.axis_index("network"), pl.ds(lax.axis_index("rows") * chip.ROWS, chip.ROWS)
+    network, tile = lax.axis_index("network"), lax.axis_index("rows")
+    rows, learns = pl.ds(tile * chip.ROWS, chip.ROWS), tile < shape.grad_rows // chip.ROWS
     first_layer = network * shape.layers
-    first_block = network * (shape.layers // BLOCK_DEPTH)
+
+    def keep_operand(layer: Array | int, exists: Array | bool) -> None:
+        destination = operands_gmem.at[first_layer + layer, rows]
+        chip.when(learns & exists, plgpu.copy_smem_to_gmem, operand, destination)
 
     def fetch_weights(step: Array | int) -> None:
         layer, columns, slot = chip.chunk_of_step(step, weights)
@@ -193,7 +207,7 @@ def _forward_kernel(
     x = chip.receive(stream, 0, plain)
     chip.write(operand, x, plain)
     plgpu.commit_smem()  # shows what the threads wrote to copies and wgmma
-    plgpu.copy_smem_to_gmem(operand, inputs_gmem.at[first_block, rows])
+    keep_operand(0, True)
 
     def run_layer(layer: Array, x: Array) -> Array:
         # Loaded ahead of the product, which hides their latency.
@@ -214,9 +228,7 @@ def _forward_kernel(
         chip.write(operand, chip.select(ends_block, x, branch), plain)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(z_tile, z_gmem.at[first_layer + layer, rows])
-        next_block = first_block + lax.div(layer + 1, BLOCK_DEPTH)
-        more = layer + 1 < shape.layers
-        chip.when(ends_block & more, plgpu.copy_smem_to_gmem, operand, inputs_gmem.at[next_block, rows])
+        keep_operand(layer + 1, layer + 1 < shape.layers)
         return x
 
     chip.send(lax.fori_loop(0, shape.layers, run_layer, x), stream, y_gmem.at[network, rows], plain)
@@ -232,15 +244,16 @@ def _backward_kernel(
     norm_scale_gmem: Ref,
     norm_bias_gmem: Ref,
     dx_gmem: Ref,
-    d_gmem: Ref,
+    dz_gmem: Ref,
+    sums_gmem: Ref,
     *,
     weights: chip.Slots,
     stream: chip.Slots,
     pre_activations: chip.Slots,
     operand: Ref,
-    d_tile: Ref,
 ) -> None:
-    network, rows = lax.axis_index("network"), pl.ds(lax.axis_index("rows") * chip.ROWS, chip.ROWS)
+    network, tile = lax.axis_index("network"), lax.axis_index("rows")
+    rows, learns = pl.ds(tile * chip.ROWS, chip.ROWS), tile < shape.grad_rows // chip.ROWS
     first_layer = network * shape.layers
 
     def fetch_weights(step: Array | int) -> None:
@@ -268,14 +281,19 @@ def _backward_kernel(
         z = chip.receive(pre_activations, slot, plain).astype(jnp.float32)
         # The other slot was read a layer ago, and every thread has passed a `commit_smem` since.
         chip.when(layer > 0, fetch_z, layer - 1, 1 - slot)
-        dz = chip.pull_back(d, z, norm_scale, norm_bias)
-        # The previous layer's copy out of `d_tile` must have read it before it is written again, and no
-        # wgmma reads `operand` any more: `product` has waited for all of them.
+        dz, normalised, d_scaled = chip.pull_back(d, z, norm_scale, norm_bias)
+        # The previous layer's copy out of `operand` must have read it before it is written again, and no
+        # wgmma reads it any more: `product` has waited for all of them.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        chip.write(d_tile, d, plain)
         chip.write(operand, dz, plain)
         plgpu.commit_smem()  # shows what the threads wrote to copies and wgmma
-        plgpu.copy_smem_to_gmem(d_tile, d_gmem.at[first_layer + layer, rows])
+
+        def keep_gradients() -> None:
+            plgpu.copy_smem_to_gmem(operand, dz_gmem.at[first_layer + layer, rows])
+            for number, of_rows in enumerate((dz, d_scaled * normalised, d_scaled)):
+                sums_gmem[first_layer + layer, tile, number] = jnp.sum(of_rows, axis=1)
+
+        chip.when(learns, keep_gradients)
         below = chip.product(weights, operand, step, shape.layers, fetch_weights, plain)
         starts_block = lax.rem(layer, BLOCK_DEPTH) == 0
         stream_cotangent = chip.select(starts_block, stream_cotangent + below, stream_cotangent)
@@ -310,7 +328,7 @@ def _is_plain(interpret: Any) -> bool:
     return bool(interpret) and chip.PLAIN_INTERPRETER
 
 
-def _checked(name: str, stream: Array, blocks: Blocks) -> _Shape:
+def _checked(name: str, stream: Array, blocks: Blocks, grad_rows: int | None) -> _Shape:
     if stream.ndim != 3 or not stream.shape[0] or not supports(stream.shape[2], stream.shape[1]):
         raise ValueError(f"{name} must be [networks, batch, width]; {TAKES}; got {list(stream.shape)}")
     networks, batch, width = stream.shape
@@ -325,7 +343,10 @@ def _checked(name: str, stream: Array, blocks: Blocks) -> _Shape:
     _require("blocks.kernel", blocks.kernel, (*vectors, width), jnp.float32)
     for leaf in ("bias", "norm_scale", "norm_bias"):
         _require(f"blocks.{leaf}", getattr(blocks, leaf), vectors, jnp.float32)
-    return _Shape(networks, count * BLOCK_DEPTH, batch, width)
+    grad_rows = batch if grad_rows is None else grad_rows
+    if not 0 < grad_rows <= batch or grad_rows % chip.ROWS:
+        raise ValueError(f"grad_rows must be a multiple of {chip.ROWS} and at most {batch}; got {grad_rows}")
+    return _Shape(networks, count * BLOCK_DEPTH, batch, width, grad_rows)
 
 
 def _require(name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:

@@ -146,14 +146,18 @@ def sigmoid(x: Array) -> Array:
     return 0.5 + 0.5 * jnp.tanh(0.5 * x)  # one instruction, where exponential and division are two
 
 
-def pull_back(d: Array, z: Array, norm_scale: Array, norm_bias: Array) -> Array:
-    """The cotangent of z, from d, that of swish(layer_norm(z)); all [W, ROWS]."""
+def pull_back(d: Array, z: Array, norm_scale: Array, norm_bias: Array) -> tuple[Array, Array, Array]:
+    """From d, the cotangent of swish(normalised * norm_scale + norm_bias), to that of z; all [W, ROWS].
+
+    Returns: dz; `normalised` again; the cotangent of what swish was given."""
     normalised, inv_std = normalise(z)
     scaled = normalised * norm_scale + norm_bias
     gate = sigmoid(scaled)
-    d_normalised = d * gate * (1 + scaled * (1 - gate)) * norm_scale
+    d_scaled = d * gate * (1 + scaled * (1 - gate))
+    d_normalised = d_scaled * norm_scale
     along = feature_mean(d_normalised * normalised)
-    return inv_std * (d_normalised - feature_mean(d_normalised) - normalised * along)
+    dz = inv_std * (d_normalised - feature_mean(d_normalised) - normalised * along)
+    return dz, normalised, d_scaled
 
 
 def select(condition: Array, if_true: Array, if_false: Array) -> Array:
