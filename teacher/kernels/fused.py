@@ -110,7 +110,7 @@ def forward(
             jax.ShapeDtypeStruct(of_layers, jnp.bfloat16),
         ),
         scratch_types={
-            "weights": chip.weight_slots(shape.width),
+            "weights": chip.weight_slots(shape.width, transposed=True),
             "stream": chip.slots_of(1, chip.ROWS, shape.width, dtype=jnp.float32),
             "operand": chip.tile(chip.ROWS, shape.width),
             "z_tile": chip.tile(chip.ROWS, shape.width),
@@ -118,7 +118,7 @@ def forward(
         **_launch(shape, interpret),
     )(
         x,
-        _weights(blocks).swapaxes(1, 2),  # features first: the outputs of a layer, not its inputs
+        _weights(blocks),
         *(leaf.reshape(-1, shape.width) for leaf in (blocks.bias, blocks.norm_scale, blocks.norm_bias)),
     )
     return y, operands, z
@@ -156,7 +156,7 @@ def backward(
             jax.ShapeDtypeStruct((layers, shape.grad_rows // chip.ROWS, 3, shape.width), jnp.float32),
         ),
         scratch_types={
-            "weights": chip.weight_slots(shape.width),
+            "weights": chip.weight_slots(shape.width, transposed=False),
             "stream": chip.slots_of(1, chip.ROWS, shape.width, dtype=jnp.float32),
             "pre_activations": chip.slots_of(2, chip.ROWS, shape.width),
             "operand": chip.tile(chip.ROWS, shape.width),
@@ -198,8 +198,8 @@ def _forward_kernel(
         chip.when(learns & exists, plgpu.copy_smem_to_gmem, operand, destination)
 
     def fetch_weights(step: Array | int) -> None:
-        layer, columns, slot = chip.chunk_of_step(step, weights)
-        chip.fetch(weights_gmem.at[first_layer + layer, :, columns], weights, slot)
+        layer, inputs, slot = chip.chunk_of_step(step, weights)
+        chip.fetch(weights_gmem.at[first_layer + layer, inputs], weights, slot)
 
     chip.fetch(x_gmem.at[network, rows], stream, 0)
     for step in range(weights.tiles.shape[0]):
@@ -215,7 +215,7 @@ def _forward_kernel(
             chip.load_per_feature(vectors.at[first_layer + layer], plain)
             for vectors in (bias_gmem, norm_scale_gmem, norm_bias_gmem)
         )
-        z = chip.product(weights, operand, layer, shape.layers, fetch_weights, plain) + bias
+        z = chip.product(weights, operand, layer, shape.layers, fetch_weights, True, plain) + bias
         # The previous layer's copies out of `z_tile` and `operand` must have read them before they are
         # written again, and no wgmma reads `operand` any more: `product` has waited for all of them.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -294,7 +294,7 @@ def _backward_kernel(
                 sums_gmem[first_layer + layer, tile, number] = jnp.sum(of_rows, axis=1)
 
         chip.when(learns, keep_gradients)
-        below = chip.product(weights, operand, step, shape.layers, fetch_weights, plain)
+        below = chip.product(weights, operand, step, shape.layers, fetch_weights, False, plain)
         starts_block = lax.rem(layer, BLOCK_DEPTH) == 0
         stream_cotangent = chip.select(starts_block, stream_cotangent + below, stream_cotangent)
         return stream_cotangent, chip.select(starts_block, residual_scale * stream_cotangent, below)

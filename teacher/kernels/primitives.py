@@ -39,14 +39,16 @@ def product(
     number: Array,
     layers: int,
     fetch: Callable[[Array], None],
+    transposed: bool,
     plain: bool,
 ) -> Array:
     """One layer's weights [W, W] times the transposed operand [ROWS, W], float32 [W, ROWS].
 
+    A slot holds CHUNK columns of the weights, or rows of them that `transposed` then are columns.
     The layer is the `number`-th of `layers` in the order of the pass. Once no wgmma reads a slot any more,
     it is filled with the next chunk that has none yet: weights arrive while epilogues run. On return no
     wgmma is in flight."""
-    slots, width, _ = weights.tiles.shape
+    slots, width = weights.tiles.shape[0], operand.shape[1]
     chunks = width // CHUNK
     first = number * chunks
 
@@ -57,7 +59,8 @@ def product(
     def arrived(chunk: int) -> Ref:
         slot = lax.rem(first + chunk, slots)
         plgpu.barrier_wait(weights.arrived.at[slot])
-        return weights.tiles.at[slot]
+        tile = weights.tiles.at[slot]
+        return tile.transpose((1, 0)) if transposed and not plain else tile
 
     def accumulate(total: Ref) -> Array:
         for chunk in range(chunks):
@@ -75,15 +78,16 @@ def product(
     product = jnp.zeros((width, ROWS), jnp.float32)
     for chunk in range(chunks):
         columns = operand[:, pl.ds(chunk * CHUNK, CHUNK)].T
-        product += jnp.dot(arrived(chunk)[...], columns, preferred_element_type=jnp.float32)
+        tile = arrived(chunk)[...]
+        product += jnp.dot(tile.T if transposed else tile, columns, preferred_element_type=jnp.float32)
         refill(chunk)
     return product
 
 
 def chunk_of_step(step: Array | int, weights: Slots) -> tuple[Array, Any, Array]:
-    """Of a chunk of weights, by its number in the order of the pass: its layer's number, columns, slot."""
-    slots, width, _ = weights.tiles.shape
-    chunks = width // CHUNK
+    """Of a chunk of weights, by its number in the order of the pass: its layer's number, place, slot."""
+    slots = weights.tiles.shape[0]
+    chunks = slots - 1
     layer, chunk = lax.div(step, chunks), lax.rem(step, chunks)
     return layer, pl.ds(chunk * CHUNK, CHUNK), lax.rem(step, slots)
 
@@ -179,7 +183,7 @@ def slots_of(count: int, *shape: int, dtype: Any = jnp.bfloat16) -> Slots:
     return Slots(tile(count, *shape, dtype=dtype), plgpu.Barrier(num_barriers=count))
 
 
-def weight_slots(width: int) -> Slots:
+def weight_slots(width: int, *, transposed: bool) -> Slots:
     """A layer's chunks and one more. That one keeps slots changing from layer to layer, and so keeps the
     compiler from holding the addresses of all their tiles in registers throughout the loop."""
-    return slots_of(width // CHUNK + 1, width, CHUNK)
+    return slots_of(width // CHUNK + 1, *((CHUNK, width) if transposed else (width, CHUNK)))
