@@ -9,8 +9,8 @@ collector's data, it lacked exploration. Learning from another's data is harder 
 (arXiv:2110.14020), so the learner to compare with is the one of the same depth as its collector, and not the
 collector. Collectors of one depth and seed gather the same data whoever learns from them.
 
-Scores are of the averaged parameters (`update.ema_decay`) on the held-out episodes; `collector_` ones are the collector's own. Each
-pair takes the time of its two teachers together.
+Scores are of the averaged parameters (`update.ema_decay`) on the held-out episodes; `collector_` ones are the
+collector's own. Each pair takes the time of its two teachers together.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def interpreter():
 
 @jax.default_matmul_precision("highest")
 def reference_stack(x, blocks, perturbation, residual_scale):
-    """One network: y, and what its layers are given. `perturbation` [K, 4, B, W] is added to their products."""
+    """One network: y, and what its layers see. `perturbation` [K, 4, B, W] is added to their products."""
     operands, pre_activations = [], []
     for block in range(len(blocks.kernel)):
         branch = x
@@ -88,9 +88,12 @@ def reference(case):
         )
         dx, _, dz = pull(dy)
         rows = slice(case.grad_rows)
-        learned = jax.vjp(lambda blocks: reference_stack(x[rows], blocks, none[:, :, rows], case.residual_scale)[0], blocks)
+        few = none[:, :, rows]
+        _, learn = jax.vjp(
+            lambda blocks: reference_stack(x[rows], blocks, few, case.residual_scale)[0], blocks
+        )
         dz = dz.reshape(-1, *x.shape)[:, rows]
-        return Results(y, operands[:, rows], z, dx, dz), learned[1](dy[rows])[0]
+        return Results(y, operands[:, rows], z, dx, dz), *learn(dy[rows])
 
     results, gradients = jax.jit(jax.vmap(of_network))(case.x, case.dy, case.blocks)
     by_layer = {name: np.concatenate(getattr(results, name)) for name in ("operands", "z", "dz")}

@@ -77,7 +77,8 @@ def gradients(operands: Array, dz: Array, sums: Array, like: Blocks) -> Blocks:
 
     Args: operands, from `forward`; dz and sums, from `backward`."""
     kernel = jnp.einsum("lri,lro->lio", operands, dz, preferred_element_type=jnp.float32)
-    return Blocks(*(leaf.reshape(to.shape) for leaf, to in zip((kernel, *sums.sum(1).swapaxes(0, 1)), like)))
+    found = kernel, *sums.sum(1).swapaxes(0, 1)
+    return Blocks(*(leaf.reshape(to.shape) for leaf, to in zip(found, like, strict=True)))
 
 
 def forward(
