@@ -216,7 +216,7 @@ def _forward_kernel(
             chip.load_per_feature(vectors.at[first_layer + layer], plain)
             for vectors in (bias_gmem, norm_scale_gmem, norm_bias_gmem)
         )
-        z = chip.product(weights, operand, layer, shape.layers, fetch_weights, True, plain) + bias
+        z = chip.product(weights, operand, layer, shape.layers, fetch_weights, plain, transposed=True) + bias
         # The previous layer's copies out of `z_tile` and `operand` must have read them before they are
         # written again, and no wgmma reads `operand` any more: `product` has waited for all of them.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -295,7 +295,7 @@ def _backward_kernel(
                 sums_gmem[first_layer + layer, tile, number] = jnp.sum(of_rows, axis=1)
 
         chip.when(learns, keep_gradients)
-        below = chip.product(weights, operand, step, shape.layers, fetch_weights, False, plain)
+        below = chip.product(weights, operand, step, shape.layers, fetch_weights, plain, transposed=False)
         starts_block = lax.rem(layer, BLOCK_DEPTH) == 0
         stream_cotangent = chip.select(starts_block, stream_cotangent + below, stream_cotangent)
         return stream_cotangent, chip.select(starts_block, residual_scale * stream_cotangent, below)

@@ -39,15 +39,17 @@ def product(
     number: Array,
     layers: int,
     fetch: Callable[[Array], None],
-    transposed: bool,
     plain: bool,
+    *,
+    transposed: bool,
 ) -> Array:
-    """One layer's weights [W, W] times the transposed operand [ROWS, W], float32 [W, ROWS].
+    """A layer's weights [W, W], or their transpose, times the transposed operand [ROWS, W].
 
-    A slot holds CHUNK columns of the weights, or rows of them that `transposed` then are columns.
-    The layer is the `number`-th of `layers` in the order of the pass. Once no wgmma reads a slot any more,
-    it is filled with the next chunk that has none yet: weights arrive while epilogues run. On return no
-    wgmma is in flight."""
+    Slots are those of `weight_slots`, with the same `transposed`. The layer is the `number`-th of `layers`
+    in the order of the pass. Once no wgmma reads a slot any more, it is filled with the next chunk that has
+    none yet: weights arrive while epilogues run.
+
+    Returns: float32 [W, ROWS]; no wgmma is in flight then."""
     slots, width = weights.tiles.shape[0], operand.shape[1]
     chunks = width // CHUNK
     first = number * chunks
@@ -85,7 +87,9 @@ def product(
 
 
 def chunk_of_step(step: Array | int, weights: Slots) -> tuple[Array, Any, Array]:
-    """Of a chunk of weights, by its number in the order of the pass: its layer's number, place, slot."""
+    """Returns the number of a chunk's layer, the chunk's columns or rows there, and its slot.
+
+    Args: step: the chunk's own number. Layers and chunks are counted in the order of the pass."""
     slots = weights.tiles.shape[0]
     chunks = slots - 1
     layer, chunk = lax.div(step, chunks), lax.rem(step, chunks)
@@ -184,6 +188,8 @@ def slots_of(count: int, *shape: int, dtype: Any = jnp.bfloat16) -> Slots:
 
 
 def weight_slots(width: int, *, transposed: bool) -> Slots:
-    """A layer's chunks and one more. That one keeps slots changing from layer to layer, and so keeps the
-    compiler from holding the addresses of all their tiles in registers throughout the loop."""
+    """A layer's chunks and one more: CHUNK columns of the weights each, rows if the transpose is wanted.
+
+    The one more keeps slots changing from layer to layer, and so keeps the compiler from holding the
+    addresses of all their tiles in registers throughout the loop."""
     return slots_of(width // CHUNK + 1, *((CHUNK, width) if transposed else (width, CHUNK)))
