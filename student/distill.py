@@ -116,14 +116,15 @@ class Distiller:
         start_key, noise_key, sensor_key = jax.random.split(self._round_key(state, 0), 3)
         start = self.simulation.starts(start_key, self.config.envs, self.teacher.config.task.layout)
         share, segment = self.teacher_share(int(state.round)), max(self.spec.episode_length // SEGMENTS, 1)
-        steps = itertools.count()
+        calls = itertools.count()
 
         def policy(observation: np.ndarray, goal: np.ndarray, sensed: Any) -> np.ndarray:
-            step = next(steps)
+            call = next(calls)
+            step = call // -(-self.config.envs // len(goal))  # every batch is asked for in each step
             led = led_by_teacher(share, step // segment, len(goal))
             action = np.array(self._act_as_students(state.ensemble, state.normaliser, *sensed))
             if len(led):
-                spread, key = state.error if self.config.noise else 0.0, jax.random.fold_in(noise_key, step)
+                spread, key = state.error if self.config.noise else 0.0, jax.random.fold_in(noise_key, call)
                 seen = observation[led], goal[led]
                 action[led] = self._act_as_teacher(self.teacher.params, *seen, spread, key)
             return action

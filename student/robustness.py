@@ -1,6 +1,8 @@
 """How robust a student and its teacher are to what they were not trained for, in the same episodes."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,13 +38,17 @@ def robustness(reference: ReferenceEpisodes, policy: Policy, episodes: int) -> d
     of_teacher = reference.teacher.policy()
     found: dict[str, JSON] = {}
     nominal = None
-    for name, changed in conditions(simulation, start).items():
+    trials = conditions(simulation, start)
+    simulation.prepare(trials[NOMINAL])  # once, not in both threads
+    for name, changed in trials.items():
         noise = NOISE if name == "noise" else 0.0
         policies = (
             on_robot(_noisy(policy, noise * spreads[0])),
             all_seeing(_noisy(of_teacher, noise * spreads[1])),
         )
-        both = [run_episodes(simulation, each, changed, evaluation_noise_key())[0] for each in policies]
+        run = partial(run_episodes, simulation, start=changed, noise_key=evaluation_noise_key())
+        with ThreadPoolExecutor(len(policies)) as threads:  # the teacher's computes while the student's waits
+            both = [outcomes for outcomes, _ in threads.map(run, policies)]
         nominal = nominal or both
         found[name] = _compare(both, nominal)
     return found

@@ -1,6 +1,6 @@
 """A task on an engine: batched episodes of any policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,9 @@ Policy = Callable[[Any, Any], Any]
 SensingPolicy = Callable[[Any, Any, Sensed], Any]
 
 # Episodes run in batches of these sizes alone, so that a simulator is not compiled for each number.
-ROLLOUT_BATCHES = (64, 256)
+# They are small enough that the usual evaluation has two at least: the device steps one while the host asks
+# the policy for the other.
+ROLLOUT_BATCHES = (64, 128)
 NOTHING_RANDOM = DomainRandomization()
 # Folded into a start's key. Not a small number: `fold_in(key, 1)` is the second key of `split(key)`, which
 # tasks draw their goals from.
@@ -160,8 +162,8 @@ class Simulation:
         """One episode of any policy from each start (NumPy), or its first steps, from the host.
 
         Args:
-          policy: a SensingPolicy if there is a `noise_key`, else a Policy; asked with NumPy batches, whose
-            last rows may be padding.
+          policy: a SensingPolicy if there is a `noise_key`, else a Policy; asked with NumPy batches, all of
+            them in one step before the first again in the next. Their last rows may be padding.
           noise_key: of the robots' sensors. The noise of an episode depends on it and on the episode's
             number here, so that the same key pairs two policies."""
         episodes = len(start.goal)
@@ -170,7 +172,9 @@ class Simulation:
             self._rollout(policy, *_rows(numbered, first, batch), steps, noise_key is not None)
             for first in range(0, episodes, batch)
         ]
-        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+        # In turn, so that the policy is asked for one part while the device steps the others.
+        *_, whole = zip(*parts, strict=True)
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *whole)
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
     def _noise_keys(self, noise_key: Array | None, start: Start) -> Any:
@@ -186,7 +190,8 @@ class Simulation:
 
     def _rollout(
         self, policy: Callable[..., Any], start: Start, keys: Any, steps: int | None, sensing: bool
-    ) -> Trajectories:
+    ) -> Iterator[Trajectories | None]:
+        """Yields None after each step that it has asked the device for, at the end what came of them."""
         state, senses, seen = self._begin(start, keys)
         frames, actions = [jax.tree.map(np.asarray, seen)], []
         active: list[np.ndarray] = []
@@ -195,14 +200,16 @@ class Simulation:
             sensed = [frames[-1].sensed or Sensed(frames[-1].observation, start.goal)] * sensing
             actions.append(np.asarray(policy(frames[-1].observation, start.goal, *sensed)))
             state, senses, seen = self._advance(state, senses, actions[-1], active[-1])
+            yield None
             frames.append(jax.tree.map(np.asarray, seen))
             active[-1] = active[-1] & ~frames[-1].broken
         whole = jax.tree.map(lambda *leaves: np.stack(leaves), *frames)
         trajectories = Trajectories(whole.qpos, whole.observation, np.stack(actions), np.stack(active))
-        if not sensing:
-            return trajectories
-        goal = np.broadcast_to(start.goal, (len(frames), *start.goal.shape))
-        return trajectories._replace(sensed=whole.sensed or Sensed(whole.observation, goal))
+        if sensing:
+            goal = np.broadcast_to(start.goal, (len(frames), *start.goal.shape))
+            sensed_frames = whole.sensed or Sensed(whole.observation, goal)
+            trajectories = trajectories._replace(sensed=sensed_frames)
+        yield trajectories
 
     def _first(self, start: Start, keys: Any) -> tuple[Running, _Senses | None, "_Frame"]:
         state, senses = self.reset(start), None
