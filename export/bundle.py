@@ -39,7 +39,7 @@ def write_bundle(
     directory: Path,
     spec: TaskSpec,
     policy: Policy,
-    critic: Critic,
+    critic: Critic | None,
     observations: np.ndarray,
     goals: np.ndarray,
     actions: np.ndarray,
@@ -53,7 +53,7 @@ def write_bundle(
     Args:
       directory: the bundle; replaced if it is one already. Parents are created.
       policy: (obs [1, N], goal [1, G]) -> actions [1, A], deterministic.
-      critic: (obs [1, N], action [1, A], goal [1, G]) -> distance [1].
+      critic: (obs [1, N], action [1, A], goal [1, G]) -> distance [1]; None leaves critic.onnx out.
       observations, goals, actions: [K, N], [K, G], [K, A] float32 from real rollouts, K >= 1000, as a
         policy on the robot is given them; the critic is asked about those actions.
       provenance: JSON values, written as they are; `observation_seed` and `checkpoint_sha256` enter the
@@ -75,7 +75,7 @@ def write_bundle(
     record = {"format_version": controller.FORMAT_VERSION, "task": task, "provenance": dict(provenance)}
     # Nothing below is measured on a clock: the bytes depend on what is exported alone.
     verified = _annotated(graphs, task, provenance, verifications, {})
-    facts = evaluate(controller.Controller(record, verified["policy.onnx"], verified["critic.onnx"]))
+    facts = evaluate(controller.Controller(record, verified["policy.onnx"], verified.get("critic.onnx")))
     files = _annotated(graphs, task, provenance, verifications, facts) | _golden_files(golden)
     files |= target_files(targets, spec, {graph.graph.name: graph for graph in graphs}, golden)
     files["controller.py"] = Path(controller.__file__).read_bytes()
@@ -133,7 +133,11 @@ def sign(directory: Path, key: Any) -> None:
 
 
 def _verified_graphs(
-    spec: TaskSpec, policy: Policy, critic: Critic, inputs: Mapping[str, np.ndarray], expected: np.ndarray
+    spec: TaskSpec,
+    policy: Policy,
+    critic: Critic | None,
+    inputs: Mapping[str, np.ndarray],
+    expected: np.ndarray,
 ) -> tuple[list[onnx.ModelProto], dict[str, Verification]]:
     """Returns the graphs, each compared with JAX on every observation, and what was found."""
     obs, action, goal = inputs.values()
@@ -144,10 +148,12 @@ def _verified_graphs(
     graphs.append(safe_policy_graph(graphs[0], spec, ranges(spec, obs, goal)))
     check_safe(graphs[2], obs, goal, answers)
     _, of_safe = verify(graphs[2], questions, np.clip(expected, -1, 1), ACTION_TOLERANCE)
-    graphs.append(critic_graph(critic, spec))
-    distances = reference(critic, (obs, action, goal))
-    _, of_critic = verify(graphs[3], inputs, distances, DISTANCE_TOLERANCE)
-    return graphs, {each.graph: each for each in (of_policy, of_flat, of_safe, of_critic)}
+    verifications = [of_policy, of_flat, of_safe]
+    if critic is not None:
+        graphs.append(critic_graph(critic, spec))
+        distances = reference(critic, (obs, action, goal))
+        verifications.append(verify(graphs[3], inputs, distances, DISTANCE_TOLERANCE)[1])
+    return graphs, {each.graph: each for each in verifications}
 
 
 def _check_inputs(spec: TaskSpec, inputs: Mapping[str, np.ndarray]) -> None:
@@ -201,20 +207,21 @@ def _annotated(
 
 
 def _golden_vectors(
-    spec: TaskSpec, critic: Critic, observations: np.ndarray, goals: np.ndarray, actions: np.ndarray
+    spec: TaskSpec, critic: Critic | None, observations: np.ndarray, goals: np.ndarray, actions: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns rows of what was verified; `distance` [K], from acting so to the goal; and the same questions
-    stretched to three times their distance from the middle of their ranges, with `outside` [K, 2] of them."""
+    """Returns rows of what was verified; the critic's `distance` [K], if there is one, from acting so to the
+    goal; and the same questions stretched to three times their distance from the middle of their ranges, with
+    `outside` [K, 2] of them."""
     rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
     obs, goal, action = observations[rows], goals[rows], actions[rows]
     trained = ranges(spec, observations, goals)
     middle_obs, middle_goal = ((low + high) / 2 for low, high in trained)
     far_obs, far_goal = 3 * obs - 2 * middle_obs, 3 * goal - 2 * middle_goal
-    return {
+    distance = {} if critic is None else {"distance": reference(critic, (obs, action, goal)).reshape(-1)}
+    return distance | {
         "obs": obs,
         "goal": goal,
         "actions": action,
-        "distance": reference(critic, (obs, action, goal)).reshape(-1),
         "far_obs": far_obs,
         "far_goal": far_goal,
         "outside": np.stack([excess(far_obs, trained.observation), excess(far_goal, trained.goal)], axis=1),

@@ -65,7 +65,8 @@ FORMAT_VERSION = 3
 OWN_METADATA = "fathom."
 CONTENT_HASH = f"{OWN_METADATA}content_hash"
 GOLDEN_TOLERANCE = 1e-5
-NEEDED_FILES = ("policy.onnx", "critic.onnx", "golden.npz", "controller.py")
+NEEDED_FILES = ("policy.onnx", "golden.npz", "controller.py")
+KEPT_FILES = (*NEEDED_FILES, "critic.onnx")  # a student of a policy without a critic has none
 SIGNATURE = "spec.json.sig"
 LARGEST = {  # bytes
     "spec.json": 1 << 22,
@@ -123,7 +124,7 @@ def load(path: str | PathLike[str], *, trusted: str | PathLike[str] | None = Non
         if content[:end] != begin + found.encode():
             raise ControllerError(f"spec.json: SHA-256 is {found}, it states another: the file was altered")
         contents = _read_listed(directory, record["files"], strict=trusted is not None)
-        controller = Controller(record, contents["policy.onnx"], contents["critic.onnx"])
+        controller = Controller(record, contents["policy.onnx"], contents.get("critic.onnx"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ControllerError(f"spec.json: not a description of a bundle: {error!r}") from error
     controller.check(contents["golden.npz"])  # also the warm-up: the first runs of a session allocate
@@ -221,7 +222,7 @@ def _read_listed(directory: Path, hashes: dict[str, str], strict: bool) -> dict[
     contents = {}
     for name, stated in hashes.items():
         try:
-            contents[name], found = _read(directory, name, keep=name in NEEDED_FILES)
+            contents[name], found = _read(directory, name, keep=name in KEPT_FILES)
             if found != stated:
                 message = f"{name}: SHA-256 is {found}, spec.json lists {stated}: the file was altered"
                 raise ControllerError(message)
@@ -529,7 +530,7 @@ class Controller:
     readings (`history`) an observation holds, terms of that `observation`, the newest reading first, entries
     of a reading that are the `last_action`, and the `goal`."""
 
-    def __init__(self, record: dict[str, Any], policy: bytes, critic: bytes) -> None:
+    def __init__(self, record: dict[str, Any], policy: bytes, critic: bytes | None) -> None:
         self.spec: dict[str, Any] = record["task"]
         self.provenance: dict[str, Any] = record["provenance"]
         self.max_golden_error = 0.0
@@ -541,7 +542,8 @@ class Controller:
         self._answer = _Vector("actions", action)
         self._history = np.zeros((inputs["history"], self._reading.size), np.float32)
         self._seen, self._begun = self._history.reshape(-1), False
-        self._critic = self._open("critic", critic, (self._obs, self._asked, self._goal), "distance", [1])
+        asked = (self._obs, self._asked, self._goal)
+        self._critic = None if critic is None else self._open("critic", critic, asked, "distance", [1])
         given = (self._obs, self._goal)
         self._session = self._open("policy", policy, given, "actions", [1, len(joints)])
         # Fixed buffers: a step then allocates none, and is a third faster than `run`.
@@ -550,6 +552,11 @@ class Controller:
             for vector in vectors:
                 array = vector.batch
                 bind(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether `distance` can be asked for."""
+        return self._critic is not None
 
     def twin(self) -> Controller:
         """Returns a controller for another robot, with readings of its own; both belong to one thread."""
@@ -605,7 +612,10 @@ class Controller:
     def distance(self, obs: np.ndarray, action: np.ndarray, goal: np.ndarray) -> float:
         """Returns the critic's distance from acting so, here, to the goal: smaller is nearer, no unit.
 
-        Args: obs [N], action [A], goal [G], float32. Raises ControllerError as `step` does."""
+        Args: obs [N], action [A], goal [G], float32. Raises ControllerError as `step` does, and where the
+        bundle holds no critic."""
+        if self._critic is None:
+            raise ControllerError("critic.onnx: this policy's teacher had no critic, so that it has none")
         for vector, value in ((self._obs, obs), (self._asked, action), (self._goal, goal)):
             vector.fill(value)
         feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}

@@ -42,6 +42,8 @@ def distill_with_baselines(
     for folder in folders.values():
         if folder.exists() and not resume:
             raise UsageError(f"{folder} holds a baseline already: add --resume, or remove it")
+    if run.policy_file.exists():
+        raise UsageError(f"--baselines: the teacher of {run.path} was not trained here, which they repeat")
     teacher = run.summary.get("teacher")
     if teacher is None:
         raise FathomError(

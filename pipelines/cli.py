@@ -65,6 +65,9 @@ def teacher(
 
     With --depths, --vary or --seeds: a sweep, one ordinary run for every combination, and a page that
     compares them."""
+    if first.teacher is not None:
+        swept = {"--depths": depths, "--vary": vary or None, "--seeds": seeds}
+        options.refuse("a sweep trains its teachers, leave out --teacher", swept)
     asked = first.request()
     from pipelines import run_sweep, tables, train_teacher
 

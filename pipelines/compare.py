@@ -68,7 +68,8 @@ def _of_run(member: Member, failure: JSON) -> SweepRun:
     if seconds := [each for each in seconds if each > 0]:
         collect = config.teacher.collect
         stands["env_steps_per_s"] = collect.envs * collect.unroll_length / median(seconds)
-    stands["parameters"] = _parameters(config.teacher.task.name, config.teacher.network)
+    if not member.run.policy_file.exists():
+        stands["parameters"] = _parameters(config.teacher.task.name, config.teacher.network)
     own = {"run": member.name, "values": member.values, "seed": member.seed}
     return SweepRun.model_validate(member.run.summary | own | stands)
 

@@ -25,6 +25,7 @@ from student.robustness import robustness
 from student.selection import select
 from teacher import checkpoint
 from teacher.errors import FathomError
+from teacher.policy_file import AnyTeacher
 from teacher.rollout import Simulation, on_robot
 from teacher.train import Teacher
 
@@ -107,15 +108,17 @@ def _export_student(
     run: Run, reference: ReferenceEpisodes, student: TrainedStudent, seed: int
 ) -> tuple[JSON, JSON]:
     """Writes one bundle; returns its figures in the summary's `students` and `export`."""
-    params, config, network = student.params, run.config, reference.teacher.config.network
+    params, config = student.params, run.config
     bundle, goal = run.bundles / student.name, student.spec.goal
-    scores: JSON = {"critic": reference.critic_agreement(params)}
+    agreement = reference.critic_agreement(params)
+    scores: JSON = {"critic": agreement} if agreement else {}
     key = jax.random.fold_in(jax.random.key(seed), STREAM)
 
     def evaluate(controller: Controller) -> JSON:
         """Returns what the model card says of the student's score."""
         with controller_errors():
-            scores.update(reference.evaluate(batched(controller), controller.distance))
+            distance = controller.distance if controller.has_critic else None
+            scores.update(reference.evaluate(batched(controller), distance))
         facts = {
             "held-out episodes": scores["episodes"],
             f"within {goal.success_radius:g} {goal.unit} at the end": scores["success_final"],
@@ -128,36 +131,44 @@ def _export_student(
         bundle,
         student.spec,
         lambda observation, goal: act(params, observation, goal),
-        lambda observation, action, goal: critic_distance(params, observation, action, goal),
+        partial(critic_distance, params) if params.has_critic else None,
         *own_states(reference.simulation, params, key, config.student.envs, config.export.observations),
         provenance={
             "student": student.name,
             "checkpoint_sha256": student.source,
-            "teacher_depth": network.depths[0],
-            "teacher_width": network.widths[0],
-            "teacher_sha256": reference.teacher.source,
+            **origin(reference.teacher),
             "observation_seed": seed,
         },
         evaluate=evaluate,
         targets=config.export.profiles,
     )
-    policy, flat, distance = (verification[name] for name in ("policy", "policy_flat", "critic"))
+    policy, flat, distance = map(verification.get, ("policy", "policy_flat", "critic"))
+    assert policy and flat
+    of_distance = {} if distance is None else {"distance_error": distance.errors.astype(np.float32)}
     write_columns(
         run.parity(student.name),
         action_error=np.maximum(policy.errors, flat.errors).astype(np.float32),
-        distance_error=distance.errors.astype(np.float32),
+        **of_distance,
         latency_us=policy.latencies_us.astype(np.float32),
     )
     return scores, {
         "bundle": str(bundle.relative_to(run.path)),
         "student_sha256": student.source,
         "parity_max_error": max(policy.max_abs_error, flat.max_abs_error),
-        "distance_max_error": distance.max_abs_error,
+        **({} if distance is None else {"distance_max_error": distance.max_abs_error}),
         "observations": len(policy.errors),
         "profiles": list(config.export.profiles),
         "latency_us_p50": policy.latency_us(50),
         "latency_us_p99": policy.latency_us(99),
     }
+
+
+def origin(teacher: AnyTeacher) -> JSON:
+    """Returns what a bundle says of its teacher: the network trained here, or that it is from elsewhere."""
+    network = teacher.config.network
+    trained = {"teacher_depth": network.depths[0], "teacher_width": network.widths[0]}
+    told = trained if isinstance(teacher, Teacher) else {"teacher": "a policy in a file, not trained here"}
+    return told | {"teacher_sha256": teacher.source}
 
 
 def own_states(
@@ -174,8 +185,8 @@ def own_states(
     return tuple(values.astype(np.float32) for values in (*states.sensed, states.action))
 
 
-def teacher_latency(teacher: Teacher) -> float:
-    """Measures one answer of the teacher in JAX, on the devices here: the median of TIMED, microseconds."""
+def teacher_latency(teacher: AnyTeacher) -> float:
+    """Measures one answer of the teacher on the devices here: the median of TIMED, microseconds."""
     observation, goal = (np.zeros((1, size), np.float32) for size in teacher.spec.sizes[::2])
     policy, times = teacher.policy(), []
     for _ in range(1 + TIMED):  # the first compiles
@@ -185,7 +196,7 @@ def teacher_latency(teacher: Teacher) -> float:
     return 1e6 * float(np.median(times[1:]))
 
 
-def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
+def _student_of(run: Run, teacher: AnyTeacher, name: str) -> TrainedStudent:
     if not checkpoint.saves(run.students / name):
         raise FathomError(f"no student in {run.students / name}: first comes pipeline distill {run.path}")
     remedy = f"pipeline distill {run.path} --resume writes it again"
@@ -197,7 +208,7 @@ def _student_of(run: Run, teacher: Teacher, name: str) -> TrainedStudent:
         raise FathomError(f"{run.path / 'summary.json'} lacks student {name}: {remedy}")
     if student.teacher_source != teacher.source:
         raise FathomError(
-            f"{run.students / name} was distilled from another checkpoint than {run.checkpoints} holds"
+            f"{run.students / name} was distilled from another teacher than {run.path / 'teacher'} holds"
         )
     return student
 

@@ -116,6 +116,9 @@ class First(NamedTuple):
     arm: str | None = option(
         "FILE|menagerie:NAME", "an arm's MJCF or URDF in place of a task: its tip learns to reach points"
     )
+    teacher: Path | None = option(
+        "FILE.onnx", "this policy is the teacher, in place of one to be trained: docs/own-teacher.md"
+    )
     tip: str | None = option("NAME", "with --arm: site or body that goals mean. Default: the last")
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
@@ -168,6 +171,7 @@ class First(NamedTuple):
 
         def found() -> "Run":
             if self.resume:
+                refuse("a run that is resumed has its teacher", {"--teacher": self.teacher})
                 return stages.resumed_run(path, asked, self.seed, self.trust)
             return open_run(str(path))
 
@@ -175,7 +179,7 @@ class First(NamedTuple):
         def made() -> Iterator["Run"]:
             if not self.resume:
                 refuse("a new run keeps no task file yet; name its file with --task", {"--trust": self.trust})
-                stages.new_run(path, asked.config, asked.base, self.seed or 0)
+                stages.new_run(path, asked.config, asked.base, self.seed or 0, self.teacher)
             target = found()
             with target.locked():
                 yield target

@@ -4,7 +4,8 @@ config.json      settings, seed and preset, there before the first step
 versions.json    of the packages that compute
 task/            of a task in a file: a copy of it, by which the run can be moved, and files.json, its hashes
 summary.json     the figures of every finished stage
-teacher/         checkpoints/, metrics.jsonl; of a maze distances.npz, the critic's beside the true ones
+teacher/         checkpoints/, metrics.jsonl; of a maze distances.npz, the critic's beside the true ones;
+                 policy.onnx in their place, if the teacher was not trained here
 students/        checkpoints/, metrics.jsonl, SIZE/
 export/SIZE/     bundles; beside each SIZE.npz, error and latency of every observation that it was verified on
 control/SIZE/    recorded episodes; robot.npz, each step on a robot
@@ -76,6 +77,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "teacher" / "checkpoints"
+
+    @property
+    def policy_file(self) -> Path:
+        """A teacher that was not trained here, if there is one."""
+        return self.path / "teacher" / "policy.onnx"
 
     @property
     def students(self) -> Path:
@@ -235,8 +241,9 @@ def understood(*paths: Path) -> Iterator[None]:
         ) from error
 
 
-def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
-    """Creates a run directory with its settings, and a copy of the task's file and of what that imports.
+def create_run(path: Path, config: Config, preset: str, seed: int, policy: bytes | None = None) -> Run:
+    """Creates a run directory with its settings, a copy of the task's file and of what that imports, and the
+    graph of a teacher that is not to be trained.
 
     Raises: UsageError if the path exists already."""
     from teacher.tasks import is_file, task_files  # heavy
@@ -252,6 +259,10 @@ def create_run(path: Path, config: Config, preset: str, seed: int) -> Run:
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(copy, file.read_bytes())
             hashes[relative] = _sha256(copy)
+        if policy is not None:
+            kept = Run(partial).policy_file
+            kept.parent.mkdir()
+            write_bytes(kept, policy)
         if hashes:
             write_json(partial / TASK / HASHES, hashes)
     return Run(path)

@@ -14,15 +14,17 @@ from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, open_run
 from pipelines.sweep import Sweep
 from pipelines.tracking import require_trackers
+from pipelines.train_students import teacher_of
 from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
 from teacher.errors import UsageError, unknown_name
 from teacher.learner import require_devices
 from teacher.memory import require_episodes_fit, require_fit, require_host_memory
+from teacher.policy_file import PolicyFile, read_graph
 from teacher.rollout import randomised, require_randomisable
 from teacher.tasks import execute, is_file, make_task
 from teacher.tasks.engines import ENGINES, engines_of
-from teacher.train import load_teacher, reevaluate
+from teacher.train import reevaluate
 
 JSON = dict[str, Any]
 Target = TypeVar("Target", bound=Run | Sweep)
@@ -65,12 +67,20 @@ def check(config: Config, *, trained: bool = False) -> None:
         require_fit(config.teacher, task.spec, jax.device_count())
 
 
-def new_run(path: Path | str, config: Config, preset: str = DEFAULT, seed: int = 0) -> Run:
+def new_run(
+    path: Path | str, config: Config, preset: str = DEFAULT, seed: int = 0, policy: Path | None = None
+) -> Run:
     """Creates a run directory with its settings; `preset` is what the command that repeats it begins with.
 
-    Raises: UsageError for settings that `check` refuses, and if the path exists; nothing is written then."""
-    check(config)
-    return create_run(Path(path), config, preset, seed)
+    Args: policy: an ONNX file that is the teacher, in place of one to be trained.
+    Raises: UsageError for settings that `check` refuses, a policy that does not fit the task, and if the path
+    exists; nothing is written then."""
+    check(config, trained=policy is not None)
+    if policy is None:
+        return create_run(Path(path), config, preset, seed)
+    graph = read_graph(policy)
+    PolicyFile.of(graph, config.teacher, str(policy))
+    return create_run(Path(path), config, preset, seed, graph)
 
 
 def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = False) -> Run:
@@ -101,7 +111,10 @@ def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = Fals
             f"collect.total_steps: {path} holds students of its teacher as it is; to train it longer, "
             f"name another --run, or remove {begun.students} and {begun.bundles} first"
         )
-    check(target.config, trained="teacher" in target.summary and target.changed is None)
+    check(
+        target.config,
+        trained=begun.policy_file.exists() or ("teacher" in target.summary and target.changed is None),
+    )
     return target
 
 
@@ -167,4 +180,4 @@ def evaluate(
     """Scores the teacher on held-out starts and goals, without touching the run."""
     if episodes is not None:
         require_episodes_fit("--episodes", episodes, make_task(run.task).spec)
-    return reevaluate(load_teacher(run.checkpoints), episodes, engine, seed)
+    return reevaluate(teacher_of(run), episodes, engine, seed)

@@ -99,7 +99,11 @@ class TeacherFigures(Score):
     critic_width: Count = doc("width of the encoders")
     env_steps: Count = doc("control steps over all environments")
     wall_s: Number = doc("seconds of training, added up over resumptions")
-    ended_by: Text = doc("`collect.total_steps`, or `evaluate.until` where an evaluation reached that")
+    ended_by: Text = doc(
+        "`collect.total_steps`, `evaluate.until` where an evaluation reached that, or `policy.onnx` of a "
+        "teacher from elsewhere"
+    )
+    policy_sha256: Text = doc("of that file")
     latency_us_p50: Number = doc("of one answer in JAX, where the students were exported")
     share_of_reference: Number = doc("time at goal over that of the task's reference policy")
     maze_distance: MazeDistance | None = doc("where the task states a maze")

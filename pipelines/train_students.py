@@ -13,7 +13,8 @@ from student.distill import Distiller
 from student.networks import parameter_count
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
-from teacher.train import Teacher, confirm, load_teacher, require_finite
+from teacher.policy_file import AnyTeacher, load_policy
+from teacher.train import Teacher, confirm, load_teacher, reevaluate, require_finite
 
 JSON = dict[str, Any]
 CRITIC_LOSSES = [
@@ -33,7 +34,7 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
     if resume:
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
-    score = confirm(teacher)
+    score = confirm(teacher) if isinstance(teacher, Teacher) else reevaluate(teacher)
     display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
     distiller = Distiller(config, teacher)
     warn_of_larger_students(distiller, display)
@@ -85,7 +86,7 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
 
 def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
     """Warns of students no smaller than their teacher: no reason to stop, but seldom what was meant."""
-    of_teacher = parameter_count(distiller.teacher.params.actor)
+    of_teacher = distiller.teacher.actor_parameters
     shapes = jax.eval_shape(distiller.init, jax.random.key(0)).ensemble
     for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):
         count = parameter_count(policy) // distiller.config.seeds
@@ -96,8 +97,10 @@ def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
             )
 
 
-def teacher_of(run: Run) -> Teacher:
+def teacher_of(run: Run) -> AnyTeacher:
     """Loads the run's teacher; FathomError if there is none."""
+    if run.policy_file.exists():
+        return load_policy(run.policy_file, run.config.teacher)
     if not checkpoint.saves(run.checkpoints):
         raise FathomError(
             f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"

@@ -17,8 +17,9 @@ from teacher import checkpoint
 from teacher.errors import Diverged, FathomError, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
+from teacher.policy_file import load_policy
 from teacher.rollout import simulation_of
-from teacher.train import restore_state, save_state, train
+from teacher.train import reevaluate, restore_state, save_state, train
 
 JSON = dict[str, Any]
 SHOWN = {
@@ -35,6 +36,8 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON:
     Training ends after `collect.total_steps`, or earlier where an evaluation reaches `evaluate.until`.
     Of several processes this is the first; the others `follow`.
     Raises: UsageError if the run holds a teacher already and is not to be resumed; Diverged."""
+    if run.policy_file.exists():
+        return _take(run, display)
     if not resume and checkpoint.saves(run.checkpoints):
         raise UsageError(f"{run.checkpoints} holds a teacher already: resume it, or start a new run")
     config = run.config.teacher
@@ -90,6 +93,17 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON:
         figures, summary = figures | beside, summary | share | maze
     run.update_summary({**figures, "teacher": summary})
     return summary
+
+
+def _take(run: Run, display: Display) -> JSON:
+    """Scores a teacher that is not trained here; returns its summary."""
+    teacher = load_policy(run.policy_file, run.config.teacher)
+    run.begin_stage("teacher", teacher.source, run.seed)
+    score = reevaluate(teacher) | {"ended_by": "policy.onnx", "policy_sha256": teacher.source}
+    figures = {"task": teacher.spec.name, "engine": simulation_of(teacher.config.task).engine_name}
+    run.update_summary({**figures, "seed": run.seed, "teacher": score})
+    display.say(f"teacher: {run.policy_file}, {score['time_at_goal']:.3f} of its time at the goal")
+    return score
 
 
 def follow(run: Run, *, resume: bool) -> None:

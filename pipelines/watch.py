@@ -10,14 +10,13 @@ from pipelines.progress import Display
 from pipelines.report import write_watch_page
 from pipelines.rundir import Run
 from pipelines.stages import stand_for, trusted_run
-from teacher import checkpoint
+from pipelines.train_students import teacher_of
 from teacher.config import TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import evaluation_layout, evaluation_noise_key, evaluation_starts
 from teacher.memory import require_episodes_fit
 from teacher.rollout import SensingPolicy, all_seeing, on_robot, simulation
 from teacher.tasks import MujocoTask, make_task
-from teacher.train import load_teacher
 
 SUFFIXES = (".gif", ".mp4", ".html")
 
@@ -96,12 +95,7 @@ def of_run(run: Run, policy: str | None) -> Subject:
     if policy is None:
         policy = "student" if run.summary.get("selected") else "teacher"
     if policy == "teacher":
-        if not checkpoint.saves(run.checkpoints):
-            raise FathomError(
-                f"no checkpoint in {run.checkpoints}: first comes pipeline teacher --run {run.path} --resume"
-            )
-        teacher = load_teacher(run.checkpoints)
-        seeing = all_seeing(teacher.policy())
+        seeing = all_seeing(teacher_of(run).policy())
         return Subject("teacher", seeing, run.config.teacher, run.config.control, run.path / "watch")
     if policy not in ("student", *exported):
         raise unknown_name(f"policy of {run.path}", policy, ["teacher", "student", *exported])

@@ -72,7 +72,7 @@ def save_students(
             fold(student, state.normaliser),
             record={
                 "spec": distiller.spec.model_dump(mode="json"),
-                "representation": distiller.teacher.config.network.repr_dim,
+                "representation": distiller.teacher.representation,
                 "critic": distiller.config.critic,
                 "teacher": distiller.teacher.source,
             },

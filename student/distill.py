@@ -23,9 +23,9 @@ from teacher.compilation import jit_once
 from teacher.evaluate import episode_metrics
 from teacher.losses import distance
 from teacher.networks import Params
+from teacher.policy_file import AnyTeacher
 from teacher.rollout import on_robot, training_simulation_of
 from teacher.tasks import Start
-from teacher.train import Teacher
 
 Array = jax.Array
 SEGMENTS = 4  # of an episode, each led by the teacher or by a student
@@ -62,7 +62,7 @@ class DistillState(NamedTuple):
 class Distiller:
     """Pure functions of one configuration and one teacher; only the rollout runs from the host."""
 
-    def __init__(self, config: StudentConfig, teacher: Teacher):
+    def __init__(self, config: StudentConfig, teacher: AnyTeacher):
         self.config, self.teacher = config, teacher
         self.simulation = training_simulation_of(teacher.config)
         self.spec = teacher.spec
@@ -79,7 +79,7 @@ class Distiller:
 
     def _init(self, key: Array) -> DistillState:
         spec, config = self.spec, self.config
-        representation = self.teacher.config.network.repr_dim
+        representation = self.teacher.representation
         ensemble_key, run_key = jax.random.split(key)
         sizes, critic = spec.sensed_sizes, parse_size(config.critic)
 
@@ -210,9 +210,11 @@ class Distiller:
         """Computes the sum of one seed's losses: policies share nothing, so each has its own gradient.
 
         batch: [B, ...] of each label, normalised."""
-        # Half of the batch is large enough for the critic, whose forward passes dominate the cost.
-        half = jax.tree.map(lambda leaf: leaf[: max(len(leaf) // 2, 1)], batch)
-        critic = critic_losses(ensemble.student(0), half, self.same_goals)
+        critic: dict[str, Array] = {}
+        if ensemble.student(0).has_critic:
+            # Half of the batch is large enough for the critic, whose forward passes dominate the cost.
+            half = jax.tree.map(lambda leaf: leaf[: max(len(leaf) // 2, 1)], batch)
+            critic = critic_losses(ensemble.student(0), half, self.same_goals)
         total = sum((WEIGHTS[name] * term for name, term in critic.items()), jnp.zeros(()))
         metrics = {f"critic/{name}_loss": term for name, term in critic.items()}
         for i, name in enumerate(self.config.sizes):
@@ -273,10 +275,14 @@ def critic_losses(student: Student, batch: Labels, same_goals: bool) -> dict[str
 
 
 def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
-    return batch._replace(
+    batch = batch._replace(
         observation=normalise(batch.observation, normaliser.observation),
         candidate_actions=normalise(batch.candidate_actions, normaliser.action),
         goal=normalise(batch.goal, normaliser.goal),
+    )
+    if batch.features is None or batch.gradient is None:
+        return batch
+    return batch._replace(
         features=batch.features.astype(jnp.float32),
         gradient=batch.gradient * normaliser.action[1],
     )

@@ -17,7 +17,7 @@ from student.critic import (
     critic_queries,
     times_to_goal,
 )
-from student.networks import Student, embed_goal, embed_state_action, parameter_count
+from student.networks import Student, embed_goal, embed_state_action
 from teacher.compilation import jit_once
 from teacher.evaluate import (
     CONFIDENCE,
@@ -28,6 +28,7 @@ from teacher.evaluate import (
     run_episodes,
     summarise,
 )
+from teacher.policy_file import AnyTeacher
 from teacher.rollout import (
     Policy,
     SensingPolicy,
@@ -71,17 +72,17 @@ class SampledStates(NamedTuple):
 class ReferenceEpisodes(NamedTuple):
     """A teacher's held-out episodes, on which its students are evaluated."""
 
-    teacher: Teacher
+    teacher: AnyTeacher
     simulation: Simulation
     layout: str
     starts: Start
     outcomes: EpisodeMetrics
     states: SampledStates
     queries: CriticQueries  # as students observe them
-    outputs: CriticOutputs  # of the teacher's critic
+    outputs: CriticOutputs | None  # of the teacher's critic, if it has one
 
     @classmethod
-    def of(cls, teacher: Teacher, episodes: int) -> Self:
+    def of(cls, teacher: AnyTeacher, episodes: int) -> Self:
         """Runs the teacher."""
         simulation, layout = simulation_of(teacher.config.task), evaluation_layout(teacher.config)
         starts = evaluation_starts(simulation, episodes, layout)
@@ -89,37 +90,32 @@ class ReferenceEpisodes(NamedTuple):
         outcomes, trajectories = run_episodes(simulation, policy, starts, evaluation_noise_key())
         states = SampledStates.of(trajectories, starts.goal, STATES)
         of_teacher, of_students = critic_queries(simulation, trajectories, starts.goal)
-        evaluate_critic = jit_once(partial(critic_outputs, teacher.embed_state_action, teacher.embed_goal))
-        outputs = evaluate_critic(teacher.params, of_teacher)
+        outputs = None
+        if isinstance(teacher, Teacher):
+            critic = jit_once(partial(critic_outputs, teacher.embed_state_action, teacher.embed_goal))
+            outputs = critic(teacher.params, of_teacher)
         return cls(teacher, simulation, layout, starts, outcomes, states, of_students, outputs)
 
     def run(self, policy: SensingPolicy) -> tuple[EpisodeMetrics, Trajectories]:
         """Runs another policy in the same episodes, with the same noise of the sensors."""
         return run_episodes(self.simulation, policy, self.starts, evaluation_noise_key())
 
-    def evaluate(self, policy: Policy, distance: Callable[..., float]) -> JSON:
+    def evaluate(self, policy: Policy, distance: Callable[..., float] | None) -> JSON:
         """Scores a student in the same episodes, and compares it with its teacher.
 
         Args:
           policy: the student's, which acts on what is sensed.
-          distance: its critic's, of one observation, action and goal.
+          distance: its critic's, of one observation, action and goal; None if it has no critic.
         Returns: figures of the summary. `policy_error` is the root mean square difference of an action's
           entries from the teacher's, on states of the teacher's episodes and of the student's own."""
         outcomes, trajectories = self.run(on_robot(policy))
         goal, teachers = self.starts.goal, self.states
         own = SampledStates.of(trajectories, goal, STATES)
         label = np.asarray(self.teacher.policy()(own.observation, own.goal))
-        times = times_to_goal(self.simulation.task.spec, trajectories, goal, STATES)
-        assert trajectories.sensed is not None
-        observation, seen_goal, action = (
-            values[times.step, times.episode].astype(np.float32)
-            for values in (*trajectories.sensed, trajectories.action)
-        )
-        distances = np.array([distance(*row) for row in zip(observation, action, seen_goal, strict=True)])
-        calibrated = calibration(times, distances)
+        calibrated = distance and self._calibration(trajectories, distance)
         compared = {
             "teacher_time_at_goal": float(self.outcomes.time_at_goal.mean()),
-            "teacher_parameters": parameter_count(self.teacher.params.actor),
+            "teacher_parameters": self.teacher.actor_parameters,
             "policy_error": {
                 "teacher_states": _rms(policy(*teachers.sensed) - teachers.action),
                 "own_states": _rms(own.action - label),
@@ -130,8 +126,20 @@ class ReferenceEpisodes(NamedTuple):
             summarise(outcomes, self.layout) | compared | ({"calibration": calibrated} if calibrated else {})
         )
 
+    def _calibration(self, trajectories: Trajectories, distance: Callable[..., float]) -> JSON:
+        times = times_to_goal(self.simulation.task.spec, trajectories, self.starts.goal, STATES)
+        assert trajectories.sensed is not None
+        observation, seen_goal, action = (
+            values[times.step, times.episode].astype(np.float32)
+            for values in (*trajectories.sensed, trajectories.action)
+        )
+        distances = np.array([distance(*row) for row in zip(observation, action, seen_goal, strict=True)])
+        return calibration(times, distances)
+
     def critic_agreement(self, student: Student) -> dict[str, float]:
-        """Compares the student's critic with the teacher's."""
+        """Compares the student's critic with the teacher's; empty where there is none."""
+        if self.outputs is None:
+            return {}
         return critic_agreement(_student_outputs(student, self.queries), self.outputs)
 
 

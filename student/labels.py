@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from student.config import GoalShares
 from teacher.losses import distance
 from teacher.networks import Params
+from teacher.policy_file import AnyTeacher
 from teacher.spec import TaskSpec
 from teacher.tasks import Task, achieved_goal
 from teacher.train import Teacher
@@ -40,10 +41,11 @@ class Labels(NamedTuple):
     goal: Array  # [T, E, G']
     action: Array  # [T, E, A]: the teacher's
     candidate_actions: Array  # [T, E, K, A]: the teacher's, the one carried out, some nearby, uniform ones
-    distance: Array  # [T, E, K]: from the teacher's critic, of each candidate action to the goal
-    features: Array  # [T, E, K, R], half precision: of the state with each candidate action
-    goal_features: Array  # [T, E, R]
-    gradient: Array  # [T, E, A]: of the distance to the goal, with respect to the teacher's own action
+    # Of the teacher's critic; None where it has none.
+    distance: Any = None  # [T, E, K]: of each candidate action to the goal
+    features: Any = None  # [T, E, K, R], half precision: of the state with each candidate action
+    goal_features: Any = None  # [T, E, R]
+    gradient: Any = None  # [T, E, A]: of the distance, with respect to the teacher's own action
 
 
 def label_bytes(spec: TaskSpec, representation: int) -> int:
@@ -53,14 +55,18 @@ def label_bytes(spec: TaskSpec, representation: int) -> int:
 
 
 def empty_labels(spec: TaskSpec, representation: int, steps: int, envs: int) -> Labels:
-    """Returns labels [steps, envs, ...] of zeros."""
+    """Returns labels [steps, envs, ...] of zeros; without a `representation`, 0, those of no critic."""
     observation, action, goal = spec.sensed_sizes
     shape = (steps, envs)
-    return Labels(
+    labels = Labels(
         observation=jnp.zeros((*shape, observation)),
         goal=jnp.zeros((*shape, goal)),
         action=jnp.zeros((*shape, action)),
         candidate_actions=jnp.zeros((*shape, ACTIONS, action)),
+    )
+    if not representation:
+        return labels
+    return labels._replace(
         distance=jnp.zeros((*shape, ACTIONS)),
         features=jnp.zeros((*shape, ACTIONS, representation), jnp.float16),
         goal_features=jnp.zeros((*shape, representation)),
@@ -69,7 +75,7 @@ def empty_labels(spec: TaskSpec, representation: int, steps: int, envs: int) -> 
 
 
 def compute_labels(
-    teacher: Teacher, params: Params, task: Task, visited: VisitedStates, shares: GoalShares, key: Array
+    teacher: AnyTeacher, params: Params, task: Task, visited: VisitedStates, shares: GoalShares, key: Array
 ) -> Labels:
     """Computes the teacher's labels of every visited state, each for one goal drawn by `shares`."""
     goal_key, action_key = jax.random.split(key)
@@ -79,17 +85,21 @@ def compute_labels(
         before, carried_out, qpos, sensed, goal, number = step
         action = teacher.act(params, before, goal)
         candidates = draw_candidate_actions(jax.random.fold_in(action_key, number), action, carried_out)
+        labels = Labels(
+            observation=sensed,
+            goal=task.deployed_goal(qpos, goal) if teacher.spec.deployed else goal,
+            action=action,
+            candidate_actions=candidates,
+        )
+        if not isinstance(teacher, Teacher):
+            return labels
         goal_features = teacher.embed_goal(params, goal)
 
         def embed(action: Array) -> Array:
             return teacher.embed_state_action(params, before, action)
 
         features = jax.vmap(embed, in_axes=1, out_axes=1)(candidates)
-        return Labels(
-            observation=sensed,
-            goal=task.deployed_goal(qpos, goal) if teacher.spec.deployed else goal,
-            action=action,
-            candidate_actions=candidates,
+        return labels._replace(
             distance=distance(features, goal_features[:, None]),
             features=features.astype(jnp.float16),
             goal_features=goal_features,

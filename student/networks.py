@@ -24,11 +24,15 @@ class Normaliser(NamedTuple):
 
 
 class Student(NamedTuple):
-    """Parameters of one student: its policy, and the two encoders of a critic."""
+    """Parameters of one student: its policy, and the two encoders of a critic; None if it has no critic."""
 
     policy: Any
     state_action: Any
     goal: Any
+
+    @property
+    def has_critic(self) -> bool:
+        return self.goal is not None
 
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"swish": nn.swish, "relu": nn.relu}
@@ -52,11 +56,16 @@ class MLP(nn.Module):
 def init_student(
     key: Array, size: Size, critic: Size, sizes: tuple[int, int, int], representation: int
 ) -> Student:
-    """Initialises a student; `sizes` are those of observation, action and goal."""
+    """Initialises a student; `sizes` are those of observation, action and goal.
+
+    Without a `representation`, 0, it has no critic."""
     observation, action, goal = sizes
     keys = jax.random.split(key, 3)
+    policy = MLP(size, action).init(keys[0], jnp.zeros((1, observation + goal)))
+    if not representation:
+        return Student(policy, None, None)
     return Student(
-        policy=MLP(size, action).init(keys[0], jnp.zeros((1, observation + goal))),
+        policy=policy,
         state_action=MLP(critic, representation).init(keys[1], jnp.zeros((1, observation + action))),
         goal=MLP(critic, representation).init(keys[2], jnp.zeros((1, goal))),
     )
@@ -90,8 +99,11 @@ def normalise(value: Array, statistics: tuple[Array, Array]) -> Array:
 def fold(student: Student, normaliser: Normaliser) -> Student:
     """Folds the normalisation into the first layers, W (x - mean) / std + b as one layer, for raw inputs."""
     observation, action, goal = normaliser
+    policy = _fold_first(student.policy, observation, goal)
+    if not student.has_critic:
+        return Student(policy, None, None)
     return Student(
-        policy=_fold_first(student.policy, observation, goal),
+        policy=policy,
         state_action=_fold_first(student.state_action, observation, action),
         goal=_fold_first(student.goal, goal),
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from math import isfinite, log
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +29,9 @@ from teacher.rollout import Policy, simulation
 from teacher.spec import TaskSpec
 from teacher.tasks import make_task
 from teacher.tasks.validation import require_same
+
+if TYPE_CHECKING:
+    from teacher.policy_file import AnyTeacher
 
 Array = jax.Array
 
@@ -189,6 +192,15 @@ class Teacher(NamedTuple):
     evaluation: dict[str, Any] | None  # of exactly these parameters
     source: str  # fingerprint of the checkpoint
 
+    @property
+    def representation(self) -> int:
+        """R: how many entries its critic's features have."""
+        return self.config.network.repr_dim
+
+    @property
+    def actor_parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params.actor))
+
     def act(self, params: Params, observation: Array, goal: Array) -> Array:
         """[B, S], [B, G] -> deterministic action [B, A]."""
         return deterministic_action(self.networks, params.actor, observation, goal)
@@ -234,7 +246,7 @@ def load_teacher(directory: Path) -> Teacher:
 
 
 def reevaluate(
-    teacher: Teacher, episodes: int | None = None, engine: str | None = None, seed: int | None = None
+    teacher: "AnyTeacher", episodes: int | None = None, engine: str | None = None, seed: int | None = None
 ) -> dict[str, Any]:
     """Evaluates the teacher on held-out episodes, by default those on which its own run measured it."""
     task = teacher.config.task

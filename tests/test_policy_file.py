@@ -1,0 +1,177 @@
+"""A teacher that is an ONNX file from elsewhere: what of it is taken, what is refused, what comes of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.controller import ControllerError, load
+from teacher.config import TeacherConfig
+from teacher.errors import UsageError
+from teacher.policy_file import PolicyFile, read_graph
+from teacher.spec import TaskSpec
+from teacher.tasks import achieved_goal, make_task
+
+CONFIG = TeacherConfig.model_validate({"task": {"name": "reacher"}})
+SPEC: TaskSpec = make_task("reacher").spec
+OBSERVATION, ACTION, GOAL = SPEC.sizes
+SETTINGS = ("student.sizes=2x16", "student.envs=16", "student.episodes=16", "export.observations=1000")
+
+
+def graph(inputs: dict[str, int], rows: int | str = 1, kind: int = TensorProto.FLOAT, outputs: int = ACTION):
+    """A policy that is a linear map of its inputs side by side, whose answers go beyond 1."""
+    size = sum(inputs.values())
+    weights = np.random.default_rng(0).standard_normal((size, outputs))
+    array = weights.astype(helper.tensor_dtype_to_np_dtype(kind))
+    made = helper.make_graph(
+        [
+            helper.make_node("Concat", list(inputs), ["all"], axis=1),
+            helper.make_node("MatMul", ["all", "weights"], ["anything"]),
+        ],
+        "policy",
+        [helper.make_tensor_value_info(name, kind, [rows, width]) for name, width in inputs.items()],
+        [helper.make_tensor_value_info("anything", kind, [rows, outputs])],
+        [numpy_helper.from_array(array, "weights")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model, weights
+
+
+def questions(count: int) -> tuple[np.ndarray, np.ndarray]:
+    drawn = np.random.default_rng(1)
+    return tuple(drawn.standard_normal((count, n)).astype(np.float32) for n in (OBSERVATION, GOAL))
+
+
+FORMS = {
+    "flat": ({"input": OBSERVATION + GOAL}, lambda o, g: [o, g]),
+    "named": ({"obs": OBSERVATION, "goal": GOAL}, lambda o, g: [o, g]),
+    "the other way around": ({"command": GOAL, "state": OBSERVATION}, lambda o, g: [g, o]),
+    "as GoalEnv has it": (
+        {"achieved_goal": GOAL, "desired_goal": GOAL, "observation": OBSERVATION},
+        lambda o, g: [achieved_goal(SPEC, o), g, o],
+    ),
+    "without a goal": ({"obs": OBSERVATION}, lambda o, g: [o]),
+}
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.DOUBLE])
+@pytest.mark.parametrize("rows", [1, "batch"])
+@pytest.mark.parametrize("form", FORMS)
+def test_answers_are_those_of_the_graph_clipped(form, rows, kind):
+    inputs, given = FORMS[form]
+    model, weights = graph(inputs, rows, kind)
+    observation, goal = questions(6)
+    expected = np.clip(np.hstack(given(observation, goal)).astype(float) @ weights, -1, 1)
+    policy = PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
+    found = policy.answer(observation, goal)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(policy.act((), observation, goal), expected, atol=1e-4)
+    assert policy.actor_parameters == weights.size
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"obs": 3}, rf"input 'obs' has 3 entries.*\[{OBSERVATION}\].*\[{OBSERVATION + GOAL}\]"),
+        ({"obs": OBSERVATION, "goal": GOAL + 1}, rf"input 'goal' has {GOAL + 1} entries"),
+        ({"obs": OBSERVATION, "h_in": 8}, "input 'h_in' is not known.*keeps a state"),
+    ],
+)
+def test_inputs_of_another_task_are_refused(inputs, says):
+    with pytest.raises(UsageError, match=says):
+        PolicyFile.of(graph(inputs)[0].SerializeToString(), CONFIG, "policy.onnx")
+
+
+def test_other_rows_types_and_outputs_are_refused():
+    flat = {"input": OBSERVATION + GOAL}
+    for model, says in (
+        (graph(flat, rows=4)[0], r"tensor\(float\)\[4, "),
+        (graph(flat, kind=TensorProto.FLOAT16)[0], r"tensor\(float16\)"),
+        (graph(flat, outputs=ACTION + 1)[0], rf"output 'anything' is \[{ACTION + 1}\].*actions \[{ACTION}\]"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
+
+
+def test_weights_beside_the_file_are_kept_with_it(tmp_path):
+    model, weights = graph({"input": OBSERVATION + GOAL})
+    file = tmp_path / "policy.onnx"
+    onnx.save(model, file, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    kept = read_graph(file)
+    (tmp_path / "weights.bin").unlink()
+    assert PolicyFile.of(kept, CONFIG, "kept").actor_parameters == weights.size
+    with pytest.raises(UsageError, match="not an ONNX file"):
+        read_graph(file)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory, pipeline) -> Path:
+    """A folder in which the command line made a policy in a file the teacher of a run."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    onnx.save(graph({"obs": OBSERVATION, "goal": GOAL}, "batch")[0], folder / "policy.onnx")
+    settings = [word for each in SETTINGS for word in ("--set", each)]
+    taken = ("--teacher", "policy.onnx", "--task", "reacher", "--run", "taken")
+    done = pipeline("run", "--preset", "debug", *taken, *settings, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "printed.json").write_text(done.stdout)
+    return folder
+
+
+def test_students_of_a_policy_file_go_the_whole_way(outcome):
+    printed = json.loads((outcome / "printed.json").read_text())
+    student = printed["students"]["2x16"]
+    assert "depth" not in printed["teacher"]
+    assert student["teacher_time_at_goal"] >= 0
+    assert "critic" not in student and "calibration" not in student
+    assert printed["control"]["2x16"]["episodes"] == 16
+    assert "not trained here" in (outcome / "runs/taken/report.html").read_text()
+
+
+def test_a_bundle_without_a_critic_says_so(outcome):
+    bundle = outcome / "runs/taken/export/2x16"
+    controller = load(bundle)
+    assert not controller.has_critic and not (bundle / "critic.onnx").exists()
+    observation, goal = (values[0] for values in questions(1))
+    with pytest.raises(ControllerError, match="had no critic"):
+        controller.distance(observation, controller.step(observation, goal), goal)
+
+
+def test_later_commands_take_it_as_they_take_a_trained_teacher(outcome, pipeline):
+    again = pipeline("evaluate", "taken", "--json", cwd=outcome)
+    score = json.loads((outcome / "printed.json").read_text())["teacher"]["time_at_goal"]
+    assert json.loads(again.stdout)["time_at_goal"] == pytest.approx(score, abs=1e-6)
+    resumed = pipeline("run", "--resume", "--run", "taken", "--json", cwd=outcome)
+    assert resumed.returncode == 0, resumed.stderr
+    baselines = pipeline("distill", "taken", "--resume", "--baselines", "direct", cwd=outcome)
+    assert baselines.returncode == 2
+    assert "was not trained here" in baselines.stderr
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(outcome, pipeline):
+    (outcome / "text.onnx").write_text("no graph")
+    for words, says in (
+        (("--teacher", "text.onnx", "--task", "reacher"), "text.onnx: not an ONNX file"),
+        (("--teacher", "missing.onnx", "--task", "reacher"), "missing.onnx"),
+        (("--teacher", "policy.onnx", "--task", "fr3_reach"), "fr3_reach"),
+    ):
+        done = pipeline("run", *words, "--run", "refused", cwd=outcome)
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert not (outcome / "runs/refused").exists()
+    swept = pipeline(
+        "teacher",
+        "--teacher",
+        "policy.onnx",
+        "--task",
+        "reacher",
+        "--seeds",
+        "0,1",
+        "--run",
+        "s",
+        cwd=outcome,
+    )
+    assert swept.returncode == 2 and not (outcome / "runs/s").exists()
