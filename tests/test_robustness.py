@@ -46,7 +46,7 @@ def reference():
         starts = evaluation_starts(simulation, EPISODES, "all")
         teacher = SimpleNamespace(
             policy=lambda: policy(20.0),
-            params=SimpleNamespace(actor=np.zeros(7)),
+            actor_parameters=7,
             config=SimpleNamespace(task=SimpleNamespace(name="sled")),
         )
         outcomes, trajectories = run_episodes(
