@@ -3,7 +3,7 @@
     pip install -e ".[gym]" stable-baselines3 onnxscript
     python benchmarks/sb3_teacher.py fr3_reach policy.onnx
 
-It shows its return and the share of episodes that end at their goal; 40,000 steps take five minutes on a core.
+It shows its return and the share of episodes that end at their goal. 40,000 steps take five minutes.
 """
 
 import argparse
