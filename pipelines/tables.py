@@ -100,6 +100,7 @@ def funnel(found: Summary, goal: Goal) -> Table:
     if teacher := found.teacher:
         steps = f"{teacher.env_steps:,} steps" if teacher.env_steps else ""
         shape = f"depth {teacher.depth}, width {teacher.width}" if teacher.depth else ""
+        shape = "a file, not trained here" if teacher.policy_sha256 else shape
         add("Teacher", shape, [steps, cell(teacher, "wall_s").value], teacher)
     if found.students:
         student = found.chosen
