@@ -28,7 +28,7 @@ from teacher.evaluate import (
     run_episodes,
     summarise,
 )
-from teacher.policy_file import AnyTeacher
+from teacher.policy_file import AnyTeacher, PolicyFile
 from teacher.rollout import (
     Policy,
     SensingPolicy,
@@ -40,7 +40,6 @@ from teacher.rollout import (
 )
 from teacher.sensing import Sensed
 from teacher.tasks import Start
-from teacher.train import Teacher
 
 JSON = dict[str, Any]
 STATES = 2048  # in which actions are compared, and times to the goal
@@ -91,7 +90,7 @@ class ReferenceEpisodes(NamedTuple):
         states = SampledStates.of(trajectories, starts.goal, STATES)
         of_teacher, of_students = critic_queries(simulation, trajectories, starts.goal)
         outputs = None
-        if isinstance(teacher, Teacher):
+        if not isinstance(teacher, PolicyFile):
             critic = jit_once(partial(critic_outputs, teacher.embed_state_action, teacher.embed_goal))
             outputs = critic(teacher.params, of_teacher)
         return cls(teacher, simulation, layout, starts, outcomes, states, of_students, outputs)

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from student.config import GoalShares
 from teacher.losses import distance
 from teacher.networks import Params
-from teacher.policy_file import AnyTeacher
+from teacher.policy_file import AnyTeacher, PolicyFile
 from teacher.spec import TaskSpec
 from teacher.tasks import Task, achieved_goal
-from teacher.train import Teacher
 
 Array = jax.Array
 ACTIONS = 8  # candidates that the teacher's critic labels in each state
@@ -91,7 +90,7 @@ def compute_labels(
             action=action,
             candidate_actions=candidates,
         )
-        if not isinstance(teacher, Teacher):
+        if isinstance(teacher, PolicyFile):
             return labels
         goal_features = teacher.embed_goal(params, goal)
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import student.distill
+import teacher.rollout
 from student.checkpoint import restore_state, save_state
 from student.config import GoalShares, StudentConfig
-from student.distill import Distiller, led_by_teacher
+from student.distill import SEGMENTS, Distiller, led_by_teacher
 from student.labels import (
     ACTIONS,
     BEYOND,
@@ -171,3 +173,18 @@ def test_a_distillation_goes_on_from_its_save_with_the_same_labels_and_settings(
     other = Distiller(distiller.config.model_copy(update={"critic": "2x8"}), distiller.teacher)
     with pytest.raises(FathomError, match="begun with another student"):
         restore_state(tmp_path, other)
+
+
+def test_a_step_counts_once_however_many_batches_an_episode_has(distiller, monkeypatch):
+    monkeypatch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (4,))
+    led = []
+
+    def recorded(share, segment, environments):
+        led.append((segment, environments))
+        return led_by_teacher(share, segment, environments)
+
+    monkeypatch.setattr(student.distill, "led_by_teacher", recorded)
+    distiller._visit(distiller.init(jax.random.key(0)))
+    length, batches = distiller.spec.episode_length, distiller.config.envs // 4
+    segment = length // SEGMENTS
+    assert led == [(step // segment, 4) for step in range(length) for _ in range(batches)]

@@ -209,7 +209,8 @@ class Knowing:
     def __init__(self):
         self.config, self.task = config_of(Balance), make_task(name_of(Balance))
         self.spec = self.task.spec
-        self.copies = self.config.network.repr_dim // self.spec.goal_size
+        self.representation = self.config.network.repr_dim
+        self.copies = self.representation // self.spec.goal_size
 
     def act(self, params, observation, goal):
         left_alone = self.task.outcome(observation, jnp.zeros_like(goal))

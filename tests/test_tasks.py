@@ -271,11 +271,17 @@ def test_more_episodes_than_one_batch_are_joined_in_order():
     on_mjx = simulation("reacher", "mjx")
     start = on_mjx.starts(jax.random.key(5), 12)
 
+    asked = []
+
     def towards_goal(observation, goal):
+        asked.append(goal)
         return goal / 0.2
 
     joined = on_mjx.rollout(towards_goal, start)
     assert joined.qpos.shape[1] == 12
+    # In turn: the second batch in the first step before the first batch in the second.
+    np.testing.assert_array_equal(asked[0], asked[2])
+    assert not np.array_equal(asked[0][:2], asked[1][:2])
     last = on_mjx.rollout(towards_goal, jax.tree.map(lambda leaf: leaf[10:], start))
     jax.tree.map(lambda many, two: np.testing.assert_allclose(many[:, 10:], two, atol=1e-5), joined, last)
 
