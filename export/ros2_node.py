@@ -119,7 +119,7 @@ class JointRobot:
             self._say(f"goal passed over: in frame {message.header.frame_id!r}, not {self._base_frame!r}")
         elif not np.isfinite(found).all() or not (self._far or ((low <= found) & (found <= high)).all()):
             self._say(f"goal passed over: {found.tolist()}, trained between {low} and {high}")
-        else:
+        elif not np.array_equal(self.goal, found):  # type: ignore[arg-type]
             self.goal = found
 
     def wait(self, joints: str, commands: str, listeners: Callable[[], int]) -> None:

@@ -6,7 +6,7 @@ from cyclonedds.idl import make_idl_struct
 from cyclonedds.idl.types import float64, int32, sequence, uint32
 
 
-def _message(package: str, name: str, **fields: Any) -> Any:
+def _message(package: str, name: str, /, **fields: Any) -> Any:
     return make_idl_struct(name, f"{package}.msg.dds_.{name}_", fields)
 
 
