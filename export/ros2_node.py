@@ -182,7 +182,8 @@ def main() -> None:
     spec, limiter = controller.spec, CommandLimiter(controller.spec)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # else nothing could be sent after Ctrl-C
     node = rclpy.create_node("fathom")
-    base, tip = (node.declare_parameter(f"{name}_frame", "").value for name in ("base", "tip"))
+    base = node.declare_parameter("base_frame", "base_link").value
+    tip = node.declare_parameter("tip_frame", "tool0").value
     far = node.declare_parameter("allow_far_goals", False).value
     commands = json.loads((here / "mapping.json").read_text())["command"]["topic"]
     publisher = node.create_publisher(Float64MultiArray, commands, 1)
@@ -208,10 +209,13 @@ def main() -> None:
     node.create_subscription(JointState, "joint_states", robot.hear_joints, qos_profile_sensor_data)
     node.create_subscription(PointStamped, "goal", robot.hear_goal, 1)
     threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
-    robot.wait("joint_states", commands, publisher.get_subscription_count)
-    while robot.goal is None or (robot.needs_point and not frames.can_transform(base, tip, Time())):
-        robot.pause()
-    run(controller, robot, lambda _: robot.goal, 1e9, limiter=limiter)
+    try:
+        robot.wait("joint_states", commands, publisher.get_subscription_count)
+        while robot.goal is None or (robot.needs_point and not frames.can_transform(base, tip, Time())):
+            robot.pause()
+        run(controller, robot, lambda _: robot.goal, 1e9, limiter=limiter)
+    except ConnectionError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import struct
 import subprocess
@@ -177,6 +178,70 @@ def test_tasks_that_joints_and_points_do_not_tell_are_refused_by_name():
         ("quad_reach", "it reads"),
     ):
         assert why in unsupported(make_task(name).spec.for_robot())
+
+
+class Node:
+    """Stands in for rclpy: a node whose messages come from a thread, and end after a second."""
+
+    def __init__(self, monkeypatch):
+        self.sent, self.heard, self.q, self.parameters = [], {}, np.array(HOME), {}
+        named = SimpleNamespace
+        names = ("JointState", "PointStamped")
+        point = named(header=named(frame_id="base_link"), point=named(**dict(zip("xyz", PLACE, strict=True))))
+
+        def spin(node):
+            for step in range(50):
+                stamp = self.stamp = named(sec=7 + step // 50, nanosec=20_000_000 * (step % 50))
+                velocity = self.sent[-1] if self.sent else [0.0] * 7
+                self.q = self.q + DT * np.array(velocity)
+                columns = {"name": JOINTS, "position": self.q, "velocity": velocity}
+                self.heard["joint_states"](named(header=named(stamp=stamp), **columns))
+                self.heard["goal"](point)
+                time.sleep(DT)
+
+        def lookup(base, tip, when):
+            place = named(**dict(zip("xyz", flange_position(self.q), strict=True)))
+            return named(header=named(stamp=self.stamp), transform=named(translation=place))
+
+        frames = named(
+            lookup_transform=lookup, can_transform=lambda *_: self.heard and hasattr(self, "stamp")
+        )
+        modules = {
+            "rclpy": {"init": lambda **_: None, "create_node": lambda name: self, "spin": spin},
+            "rclpy.qos": {"qos_profile_sensor_data": 5},
+            "rclpy.signals": {"SignalHandlerOptions": named(NO=0)},
+            "rclpy.time": {"Time": lambda: 0},
+            "tf2_ros": {"Buffer": lambda: frames, "TransformListener": lambda buffer, node: None},
+            "std_msgs.msg": {"Float64MultiArray": named},
+            **{f"{package}.msg": dict.fromkeys(names) for package in ("geometry_msgs", "sensor_msgs")},
+        }
+        for name, values in ({name.partition(".")[0]: {} for name in modules} | modules).items():
+            monkeypatch.setitem(sys.modules, name, named(**values))
+
+    def declare_parameter(self, name, default):
+        return SimpleNamespace(value=default)
+
+    def get_logger(self):
+        return SimpleNamespace(warning=print)
+
+    def create_publisher(self, kind, topic, depth):
+        assert topic == "/fr3_reach_velocity/commands"
+        publish = lambda message: self.sent.append(message.data)  # noqa: E731
+        return SimpleNamespace(publish=publish, get_subscription_count=lambda: 1)
+
+    def create_subscription(self, kind, topic, heard, quality):
+        self.heard[topic] = heard
+
+
+def test_the_bundles_own_node_drives_an_arm_and_stops_it(bundle, monkeypatch):
+    node = Node(monkeypatch)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = np.linalg.norm(flange_position(node.q) - PLACE)
+    with pytest.raises(SystemExit, match="no news of the joints for 2 s"):
+        runpy.run_path(str(bundle / "deploy" / "ros2" / "node.py"), run_name="__main__")
+    sys.modules.pop("controller")
+    assert np.linalg.norm(flange_position(node.q) - PLACE) < 0.9 * before
+    assert node.sent[-1] == [0.0] * 7
 
 
 # On the wire
