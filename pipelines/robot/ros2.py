@@ -171,7 +171,9 @@ def _topics(spec: JSON, remap: Sequence[str]) -> dict[str, str]:
     }
     for said in remap:
         name, _, topic = said.partition(":=")
-        if name.lstrip("/") not in topics or not re.fullmatch(r"(/?[A-Za-z_]\w*)+", topic, re.ASCII):
+        if name.lstrip("/") not in topics or not re.fullmatch(
+            r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", topic, re.ASCII
+        ):
             raise UsageError(f"--remap {said}, allowed: NAME:=TOPIC, with NAME one of {', '.join(topics)}")
         topics[name.lstrip("/")] = "/" + topic.lstrip("/")
     return topics
