@@ -8,6 +8,7 @@ mjlab and legged_control2 (comma-separated metadata), holosoma_inference (metada
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -311,9 +312,9 @@ def _unitree(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
 
 
 def _ros2(spec: TaskSpec, graphs: Graphs, golden: Golden) -> dict[str, str]:
-    """Parameters of a controller that forwards commands, and where a reading's entries come from."""
+    """Parameters of a controller that forwards commands, where a reading's entries come from, and a node."""
     action, joints, interface = spec.action, spec.joints, INTERFACES[str(spec.action.kind)]
-    name, rows = f"{spec.name}_{interface}", [joints.names.index(joint) for joint in action.joints]
+    name, rows = ros2_controller(spec.for_robot()), [joints.names.index(joint) for joint in action.joints]
     kind = {"type": "forward_command_controller/ForwardCommandController"}
     parameters = {
         "controller_manager": {"ros__parameters": {name: kind}},
@@ -331,7 +332,13 @@ def _ros2(spec: TaskSpec, graphs: Graphs, golden: Golden) -> dict[str, str]:
             **{key: [getattr(joints, key)[row] for row in rows] for key in ("lower", "upper", "velocity")},
         },
     }
-    return {"controllers.yaml": _yaml(parameters), "mapping.json": _json(mapping)}
+    node = Path(__file__).with_name("ros2_node.py").read_text()
+    return {"controllers.yaml": _yaml(parameters), "mapping.json": _json(mapping), "node.py": node}
+
+
+def ros2_controller(spec: Mapping[str, Any]) -> str:
+    """Returns the name of the controller that takes a task's commands, from its specification for robots."""
+    return f"{spec['name']}_{INTERFACES[spec['action']['kind']]}"
 
 
 TARGETS: Mapping[str, Callable[[TaskSpec, Graphs, Golden], Mapping[str, str | bytes]]] = {

@@ -163,16 +163,24 @@ def control(
         None, metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"
     ),
     robot: str | None = option(
-        "fr3|fr3-sim", "drive this robot instead: a Franka FR3, or one simulated here"
+        "fr3|fr3-sim|ros2", "drive a robot instead: a Franka FR3, one simulated here, or one in ROS 2"
     ),
     host: str | None = option("ADDRESS", "of the robot's control, for --robot fr3"),
-    goals: str | None = option("N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10"),
-    seconds: float | None = typer.Option(None, min=0.5, max=3600, help="for each goal. Default: 5"),
+    goals: str | None = option(
+        "N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10; in ROS 2: those that arrive"
+    ),
+    seconds: float | None = typer.Option(
+        None, min=0.5, max=3600, help="for each goal. Default: 5; where goals arrive in ROS 2: no end"
+    ),
     far: bool = typer.Option(
         False, "--allow-far-goals", help="take goals outside the training range, with a warning"
     ),
     tool: str | None = option("X,Y,Z", "the point that goals mean, m from the flange in its frame"),
     start: str | None = option("Q1,...,Q7", "where fr3-sim begins, rad. Default: home"),
+    remap: list[str] | None = option(
+        "NAME:=TOPIC", "of ros2: joint_states, goal or commands; may be repeated"
+    ),
+    base_frame: str | None = option("FRAME", "of ros2: the base's name in goals. Default: base_link"),
     log: Path | None = option("FILE.npz", "where steps on the robot are written"),
 ) -> Answers:
     """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
@@ -186,19 +194,32 @@ def control(
         raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
     if where.trust:
         stages.stand_for(closed_loop.runs_of(folder), where.task, where.trust)
-    how: dict[str, Any] = {"host": host, "tool": tool, "start": start, "log": log}
+    others = {"--engine": held_out.engine, "--episodes": held_out.episodes}
+    of_arm: dict[str, Any] = {"host": host, "tool": tool, "start": start}
+    of_ros2: dict[str, Any] = {"remap": remap, "base_frame": base_frame}
     if robot is None:
-        given = {f"--{name}": value for name, value in (how | {"goals": goals, "seconds": seconds}).items()}
-        options.refuse("only with --robot", given | {"--allow-far-goals": far})
+        given = of_arm | of_ros2 | {"goals": goals, "seconds": seconds, "log": log, "allow_far_goals": far}
+        options.refuse("only with --robot", _as_options(given))
         figures = closed_loop.control(folder, Display(), task=where.task, **held_out._asdict())
     else:
-        from pipelines.robot.driving import drive
-
-        others = {"--engine": held_out.engine, "--episodes": held_out.episodes}
         options.refuse("not with --robot", others)
-        how |= {"goals": goals or "10", "seconds": seconds or 5.0, "far": far, "seed": held_out.seed or 0}
-        figures = drive(folder, Display(), robot, task=where.task, **how)
+        how: dict[str, Any] = {"log": log, "far": far, "seed": held_out.seed or 0, "task": where.task}
+        if robot == "ros2":
+            options.refuse("not with --robot ros2", _as_options(of_arm))
+            from pipelines.robot import ros2
+
+            figures = ros2.drive(folder, Display(), goals, seconds, **of_ros2, **how)
+        else:
+            options.refuse("only with --robot ros2", _as_options(of_ros2))
+            from pipelines.robot.driving import drive
+
+            how |= of_arm | {"goals": goals or "10", "seconds": seconds or 5.0}
+            figures = drive(folder, Display(), robot, **how)
     yield figures, tables.score
+
+
+def _as_options(values: dict[str, Any]) -> dict[str, Any]:
+    return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 
 
 @answering

@@ -27,6 +27,7 @@ EXTRAS = {  # what for, the module that it takes, how to install that
     "warp engine": ("warp", "with an NVIDIA GPU: pip install 'mujoco-mjx[warp]'"),
     "MP4 films": ("av", "pip install 'fathom-rl[video]'"),
     "Franka robot": ("franky", "pip install 'fathom-rl[robot]'"),
+    "ROS 2 robot": ("cyclonedds", "pip install 'fathom-rl[ros2]'"),
     "TensorBoard": ("tensorboardX", "pip install 'fathom-rl[tensorboard]'"),
     "Weights & Biases": ("wandb", "pip install 'fathom-rl[wandb]'"),
 }

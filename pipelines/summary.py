@@ -235,7 +235,7 @@ class ControlFigures(Score, Latencies):
 class RobotFigures(Latencies):
     """The last `pipeline control --robot`; latencies are from reading to writing."""
 
-    robot: Text = doc("`fr3`, or `fr3-sim`, the simulated one")
+    robot: Text = doc("`fr3`, `fr3-sim` (simulated) or `ros2`")
     goals: Count = doc("number of goals, one after another")
     reached: Count = doc("those within the success radius when their time was over")
     worst_distance_m: Number = doc("of the ends")
@@ -247,7 +247,7 @@ class RobotFigures(Latencies):
     missed_deadlines: Count = doc("periods that were over before the command was sent")
     latency_us_max: Number = doc("the longest")
     student_sha256: Text = doc("fingerprint of the student")
-    limit_violations: Count = doc("states beyond a limit; null for a real robot, which keeps no log")
+    limit_violations: Count = doc("states beyond a limit; null for a real FR3, which keeps no log")
     violations: dict[str, int] | None = doc("by kind of limit, of a simulated robot, as the rest")
     states: Count = doc("one a millisecond")
     late_packets: Count = doc("states in motion without a new command")

@@ -14,7 +14,7 @@ INLINE = re.compile(r"`((?:pipeline|python|pytest|pip|mkdocs) [^`\n]+)`")
 LANGUAGES = ("python", "cpp", "toml", "yaml")
 PROGRAMS = (
     *("pipeline", "pip", "pytest", "python", "python3", "mkdocs"),
-    *("gcc", "g++", "openssl", "srun", ".", "#SBATCH"),
+    *("gcc", "g++", "openssl", "srun", ".", "#SBATCH", "ros2"),
 )
 
 # Commands with these words are read, their options and values checked, and not run here: they need several

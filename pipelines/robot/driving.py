@@ -74,10 +74,10 @@ def drive(
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
         with deferred_interrupt() as signals, _robot(host, controller, pose) as (arm, limits):
             with (
-                _logged(spec, duration, log) as steps,
+                logged(spec, duration, log) as steps,
                 display.bar("robot", len(places), unit="goals") as bar,
             ):
-                goal = _following(places, seconds, bar, signals)
+                goal = following(places, seconds, bar, signals)
                 if carried is not None:
                     goal = _for_tool(goal, arm, carried, made.spec, far)
                 counted = run(controller, arm, goal, duration, log=steps)
@@ -103,13 +103,17 @@ def drive(
 
 def _require_consistent(robot: str, host: str | None, start: str | None, log: Path | None) -> None:
     if robot not in ROBOTS:
-        raise unknown_name("--robot", robot, ROBOTS)
+        raise unknown_name("--robot", robot, (*ROBOTS, "ros2"))
     if robot == "fr3" and not host:
         raise UsageError("--robot fr3 needs --host: the address of the robot's control")
     if robot == "fr3-sim" and host:
         raise UsageError("--robot fr3-sim is started here, it takes no --host")
     if robot == "fr3" and start:
         raise UsageError("--start places a simulated robot; a real one begins where it stands")
+    require_npz(log)
+
+
+def require_npz(log: Path | None) -> None:
     if log is not None and log.suffix != ".npz":
         raise UsageError(f"--log: {log}, allowed: a file that ends in .npz")
 
@@ -153,8 +157,8 @@ def _robot(host: str | None, controller: Controller, pose: np.ndarray) -> Iterat
         figures |= violations(read_log(states), velocity_limits())
 
 
-def _following(
-    places: np.ndarray, seconds: float, bar: Bar, signals: Interruption
+def following(
+    places: Sequence[np.ndarray] | np.ndarray, seconds: float, bar: Bar, signals: Interruption
 ) -> Callable[[float], np.ndarray]:
     """The goal of the moment. Raises Interrupted, and so ends the loop, once that is asked for."""
 
@@ -177,7 +181,7 @@ def _ends(spec: JSON, log: Log, final: np.ndarray, count: int, seconds: float) -
 
 
 @contextmanager
-def _logged(spec: JSON, seconds: float, file: Path | None) -> Iterator[Log]:
+def logged(spec: JSON, seconds: float, file: Path | None) -> Iterator[Log]:
     """A log of the whole way, which is written to `file` however it ends.
 
     Raises FathomError before anything moves if the file could not be written then."""

@@ -1,0 +1,24 @@
+"""ROS 2's messages as they are on the wire: DDS types under its names, in plain CDR."""
+
+from typing import Any
+
+from cyclonedds.idl import make_idl_struct
+from cyclonedds.idl.types import float64, int32, sequence, uint32
+
+
+def _message(package: str, name: str, /, **fields: Any) -> Any:
+    return make_idl_struct(name, f"{package}.msg.dds_.{name}_", fields)
+
+
+Numbers = sequence[float64]
+Time = _message("builtin_interfaces", "Time", sec=int32, nanosec=uint32)
+Header = _message("std_msgs", "Header", stamp=Time, frame_id=str)
+_columns = dict.fromkeys(("position", "velocity", "effort"), Numbers)
+JointState = _message("sensor_msgs", "JointState", header=Header, name=sequence[str], **_columns)
+Point = _message("geometry_msgs", "Point", x=float64, y=float64, z=float64)
+PointStamped = _message("geometry_msgs", "PointStamped", header=Header, point=Point)
+MultiArrayDimension = _message("std_msgs", "MultiArrayDimension", label=str, size=uint32, stride=uint32)
+MultiArrayLayout = _message(
+    "std_msgs", "MultiArrayLayout", dim=sequence[MultiArrayDimension], data_offset=uint32
+)
+Float64MultiArray = _message("std_msgs", "Float64MultiArray", layout=MultiArrayLayout, data=Numbers)

@@ -1,0 +1,428 @@
+"""A bundle drives an arm over DDS as ROS 2 speaks it; what is late, missing or no number does not move it."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import PIPELINE
+from test_robot import RECORD, SPEC, far, servo
+from typer.testing import CliRunner
+
+from export.bundle import write_bundle
+from export.controller import CommandLimiter, Log, load, run
+from export.ros2_node import JointRobot, unsupported
+from pipelines.cli import app
+from teacher.tasks import make_task
+from teacher.tasks.fr3_arm import HOME, JOINTS, flange_position
+
+DT = 0.02
+QUICK = f"""
+from teacher.tasks.fr3 import Fr3Reach
+
+class Quick(Fr3Reach):
+    @property
+    def spec(self):
+        return super().spec.model_copy(update={{"control_dt": {DT}}})
+"""
+# Nothing here may reach a robot that happens to be in the same network.
+LOOPBACK = (
+    "<CycloneDDS><Domain><General><Interfaces><NetworkInterface name='lo' multicast='true'/></Interfaces>"
+    "</General></Domain></CycloneDDS>"
+)
+PLACE = (0.4, 0.1, 0.5)
+LATENCIES = ("latency_us_p50", "latency_us_p99", "latency_us_max")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ros2")
+    (folder / "quick.py").write_text(QUICK)
+    spec = make_task(f"{folder / 'quick.py'}:Quick").spec
+    random = np.random.default_rng(0)
+    q = random.uniform(SPEC.joints.lower, SPEC.joints.upper, (1000, 7))
+    obs = np.concatenate([q, random.normal(size=(1000, 7)), flange_position(q)], axis=1)
+    arrays = (obs, flange_position(random.permutation(q)), random.uniform(-1, 1, (1000, 7)))
+    facts = {"provenance": {"student": "servo"}, "evaluate": lambda _: {"success": 1.0}, "targets": ["ros2"]}
+    write_bundle(folder / "servo", spec, servo, far, *(each.astype(np.float32) for each in arrays), **facts)
+    return folder / "servo"
+
+
+# Messages, one by one
+
+
+class Desk:
+    """A robot with a clock that is turned by hand."""
+
+    def __init__(self, spec=RECORD, **options):
+        self.now, self.sent, self.said, self.limiter = 100.0, [], [], CommandLimiter(spec)
+        how = {"clock": lambda: self.now, "say": self.said.append} | options
+        self.robot = JointRobot(spec, self.limiter, flange_position, self.sent.append, **how)
+
+    def joints(self, stamp, names=JOINTS, q=HOME, dq=(0.0,) * 7):
+        header = SimpleNamespace(stamp=SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9)))
+        self.robot.hear_joints(SimpleNamespace(header=header, name=names, position=q, velocity=dq))
+
+    def goal(self, *place, frame="base_link"):
+        point = SimpleNamespace(**dict(zip("xyz", place, strict=True)))
+        self.robot.hear_goal(SimpleNamespace(header=SimpleNamespace(frame_id=frame), point=point))
+
+    def age(self):
+        return self.now - self.robot.read()[0]
+
+
+def test_joints_are_told_by_name_and_the_flange_follows_from_them():
+    desk, order = Desk(), [3, 0, 6, 1, 5, 2, 4]
+    q = np.array(HOME) + 0.1 * np.arange(7)
+    names = ["finger", *(JOINTS[i] for i in order)]
+    desk.joints(7.0, names, [0.04, *q[order]], [0.0, *np.arange(7.0)[order]])
+    _, reading = desk.robot.read()
+    np.testing.assert_allclose(reading, [*q, *range(7), *flange_position(q)], atol=1e-6)
+
+
+def test_messages_that_come_late_twice_or_out_of_order_count_as_what_they_are():
+    desk = Desk()
+    for step in range(5):
+        desk.now = 100 + step * DT
+        desk.joints(7 + step * DT)
+    assert desk.age() == pytest.approx(0, abs=1e-6)
+    desk.now += 0.2  # the next one was on its way all that time, but for a period
+    desk.joints(7 + 5 * DT)
+    assert desk.age() == pytest.approx(0.2 - DT, abs=1e-3)
+    for stamp in (7 + 4 * DT, 7 + 5 * DT, 0.0):
+        desk.now += 0.1
+        desk.joints(stamp, q=np.zeros(7))
+        assert (desk.robot.read()[1][:7] == np.float32(HOME)).all()
+    assert desk.age() == pytest.approx(0.5 - DT, abs=1e-3)
+    desk.now += 2
+    with pytest.raises(ConnectionError, match="no news of the joints for 2 s"):
+        desk.robot.read()
+
+
+def test_clocks_may_drift_for_hours():
+    desk = Desk()
+    for hour in range(1, 8):
+        desk.now = 100 + hour * 3600 * (1 + 5e-5)
+        desk.joints(7 + hour * 3600)
+    assert desk.age() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ({"names": JOINTS[:-1], "q": HOME[:-1]}, "no position of fr3_joint7 among fr3_joint1,"),
+        ({"names": (), "q": ()}, "among none"),
+        ({"q": HOME[:3]}, "no position of fr3_joint4, fr3_joint5"),
+        ({"dq": ()}, "no velocities"),
+        ({"stamp": 0.0}, "no header.stamp"),
+    ],
+)
+def test_a_message_that_lacks_something_is_passed_over_by_name(message, why):
+    desk = Desk()
+    desk.joints(**({"stamp": 7.0} | message))
+    assert desk.robot.newest is None
+    desk.robot.pause = lambda: setattr(desk, "now", desk.now + 1)
+    with pytest.raises(ConnectionError, match=why):
+        desk.robot.wait("/joint_states", "/commands", lambda: 1)
+    desk.joints(8.0)
+    with pytest.raises(ConnectionError, match="no controller listens to /commands"):
+        desk.robot.wait("/joint_states", "/commands", lambda: 0)
+
+
+def test_goals_in_another_frame_far_ones_and_no_numbers_leave_the_goal_as_it_is():
+    desk = Desk()
+    desk.goal(*PLACE)
+    kept = desk.robot.goal
+    desk.goal(*PLACE)
+    desk.goal(0.4, 0.1, 0.6, frame="camera")
+    desk.goal(0.4, 0.1, float("nan"))
+    desk.goal(0.4, 0.1, 3.0)
+    assert desk.robot.goal is kept
+    assert [text.partition(":")[0] for text in desk.said] == ["goal passed over"] * 3
+    far_desk = Desk(far=True)
+    far_desk.goal(0.4, 0.1, 3.0)
+    far_desk.goal(0.4, 0.1, float("inf"))
+    np.testing.assert_allclose(far_desk.robot.goal, [0.4, 0.1, 3.0])
+
+
+def test_at_the_end_joints_come_to_rest_within_their_acceleration(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    desk = Desk()
+    desk.robot.stop()
+    assert desk.sent == []  # a robot that was not moved is not told to stop
+    reading = np.array([*HOME, *np.zeros(7), *flange_position(np.array(HOME))], np.float32)
+    for _ in range(20):
+        desk.robot.write(desk.limiter(np.ones(7, np.float32), reading))
+    moving = len(desk.sent)
+    desk.robot.stop()
+    steps = np.abs(np.diff(desk.sent, axis=0)[moving - 1 :])
+    assert desk.sent[-1] == [0.0] * 7 and np.abs(desk.sent[moving - 1]).max() > 0.5
+    assert steps.max() <= 0.5 * 10 * RECORD["control_dt"] + 1e-9
+
+
+def test_tasks_that_joints_and_points_do_not_tell_are_refused_by_name():
+    assert unsupported(RECORD) == unsupported(make_task("fr3_reach_sensed").spec.for_robot()) == ""
+    for name, why in (
+        ("fr3_push_easy", "it reads flange_pose, cube_position;"),
+        ("reacher", "it commands joint_torque"),
+        ("quad_reach", "it reads"),
+    ):
+        assert why in unsupported(make_task(name).spec.for_robot())
+
+
+class Node:
+    """Stands in for rclpy: a node whose messages come from a thread, and end after a second."""
+
+    def __init__(self, monkeypatch):
+        self.sent, self.heard, self.q, self.parameters = [], {}, np.array(HOME), {}
+        named = SimpleNamespace
+        names = ("JointState", "PointStamped")
+        point = named(header=named(frame_id="base_link"), point=named(**dict(zip("xyz", PLACE, strict=True))))
+
+        def spin(node):
+            for step in range(50):
+                stamp = self.stamp = named(sec=7 + step // 50, nanosec=20_000_000 * (step % 50))
+                velocity = self.sent[-1] if self.sent else [0.0] * 7
+                self.q = self.q + DT * np.array(velocity)
+                columns = {"name": JOINTS, "position": self.q, "velocity": velocity}
+                self.heard["joint_states"](named(header=named(stamp=stamp), **columns))
+                self.heard["goal"](point)
+                time.sleep(DT)
+
+        def lookup(base, tip, when):
+            place = named(**dict(zip("xyz", flange_position(self.q), strict=True)))
+            return named(header=named(stamp=self.stamp), transform=named(translation=place))
+
+        frames = named(
+            lookup_transform=lookup, can_transform=lambda *_: self.heard and hasattr(self, "stamp")
+        )
+        modules = {
+            "rclpy": {"init": lambda **_: None, "create_node": lambda name: self, "spin": spin},
+            "rclpy.qos": {"qos_profile_sensor_data": 5},
+            "rclpy.signals": {"SignalHandlerOptions": named(NO=0)},
+            "rclpy.time": {"Time": lambda: 0},
+            "tf2_ros": {"Buffer": lambda: frames, "TransformListener": lambda buffer, node: None},
+            "std_msgs.msg": {"Float64MultiArray": named},
+            **{f"{package}.msg": dict.fromkeys(names) for package in ("geometry_msgs", "sensor_msgs")},
+        }
+        for name, values in ({name.partition(".")[0]: {} for name in modules} | modules).items():
+            monkeypatch.setitem(sys.modules, name, named(**values))
+
+    def declare_parameter(self, name, default):
+        return SimpleNamespace(value=default)
+
+    def get_logger(self):
+        return SimpleNamespace(warning=print)
+
+    def create_publisher(self, kind, topic, depth):
+        assert topic == "/fr3_reach_velocity/commands"
+        publish = lambda message: self.sent.append(message.data)  # noqa: E731
+        return SimpleNamespace(publish=publish, get_subscription_count=lambda: 1)
+
+    def create_subscription(self, kind, topic, heard, quality):
+        self.heard[topic] = heard
+
+
+def test_the_bundles_own_node_drives_an_arm_and_stops_it(bundle, monkeypatch):
+    node = Node(monkeypatch)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = np.linalg.norm(flange_position(node.q) - PLACE)
+    with pytest.raises(SystemExit, match="no news of the joints for 2 s"):
+        runpy.run_path(str(bundle / "deploy" / "ros2" / "node.py"), run_name="__main__")
+    sys.modules.pop("controller")
+    assert np.linalg.norm(flange_position(node.q) - PLACE) < 0.9 * before
+    assert node.sent[-1] == [0.0] * 7
+
+
+# On the wire
+
+
+@pytest.fixture
+def loopback(monkeypatch):
+    pytest.importorskip("cyclonedds", reason="pip install 'fathom-rl[ros2]'")
+    domain = 100 + os.getpid() % 100
+    monkeypatch.setenv("CYCLONEDDS_URI", LOOPBACK)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    return domain
+
+
+@pytest.fixture
+def peer(loopback):
+    started = []
+
+    def start(**options):
+        words = [sys.executable, Path(__file__).with_name("ros2_peer.py"), json.dumps(options)]
+        pipe = subprocess.PIPE
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path}
+        started.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment))
+        return started[-1]
+
+    yield lambda **options: start(domain=loopback, **options)
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def control(bundle, *words):
+    command = [
+        *PIPELINE,
+        "control",
+        bundle,
+        "--task",
+        f"{bundle.parent / 'quick.py'}:Quick",
+        "--robot",
+        "ros2",
+    ]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*map(str, [*command, *words])], stdout=pipe, stderr=pipe, text=True)
+
+
+def test_messages_are_plain_cdr_under_the_names_of_ros_2(loopback):
+    from ros2_peer import Header, JointState, Time
+
+    message = JointState(Header(Time(1, 2), "base"), ["a", "bb"], [0.5, -2.0], [], [3.0])
+    # Four bytes of encapsulation; strings end with a zero; doubles begin at multiples of eight.
+    text = struct.pack("<iII5s3x", 1, 2, 5, b"base\0") + struct.pack("<II2s2xI3s", 2, 2, b"a\0", 3, b"bb\0")
+    text = text.ljust(40, b"\0") + struct.pack("<I4x2dII", 2, 0.5, -2.0, 0, 1)
+    assert message.serialize()[4:][: len(text)] == text
+    assert message.serialize()[:2] == b"\0\1"
+    assert JointState.__idl__.idl_transformed_typename == "sensor_msgs::msg::dds_::JointState_"
+
+
+def test_an_arm_reaches_a_goal_though_messages_are_lost_late_doubled_or_of_other_joints(
+    bundle, peer, tmp_path
+):
+    arm = peer(goal=PLACE, faults=["lost", "late", "twice", "missing"])
+    process = control(bundle, "--seconds", 4, "--log", tmp_path / "steps.npz", "--json")
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    found = json.loads(printed)
+    assert (found["goals"], found["reached"], found["steps"]) == (1, 1, 4 / DT)
+    assert 0 < found["held"] < found["steps"] / 2
+    q = json.loads(arm.communicate(timeout=10)[0])
+    assert np.linalg.norm(flange_position(np.array(q)) - PLACE) < 0.05
+    with np.load(tmp_path / "steps.npz") as steps:
+        change = np.abs(np.diff(steps["command"], axis=0)).max()
+    assert change <= 0.5 * 10 * DT + 1e-9  # holds and what follows them too
+
+
+def test_a_joint_that_is_no_number_stops_the_robot_by_name(bundle, peer):
+    peer(faults=["nan"])
+    process = control(bundle, "--goals", 1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "joint_position.fr3_joint1 = nan" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--remap states:=/a", "--remap states:=/a, allowed: NAME:=TOPIC, with NAME one of joint_states"),
+        ("--remap goal:=a//b", "--remap goal:=a//b, allowed"),
+        ("--host 10.0.0.1 --tool 0,0,0.1", "--host, --tool: not with --robot ros2"),
+        ("--goals 0.1,0.2,3.0", "z = 3 m, trained in"),
+        ("--log steps.csv", "allowed: a file that ends in .npz"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_starts(bundle, loopback, words, message):
+    task = ["--task", f"{bundle.parent / 'quick.py'}:Quick"]
+    done = CliRunner().invoke(app, ["control", str(bundle), *task, "--robot", "ros2", *words.split()])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_without_its_package_the_command_says_what_to_install(bundle, tmp_path):
+    (tmp_path / "cyclonedds.py").write_text("raise ImportError('not here')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from pipelines.cli import main; main()"
+    task = f"{bundle.parent / 'quick.py'}:Quick"
+    words = [sys.executable, "-c", code, "control", bundle, "--task", task, "--robot", "ros2"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--robot ros2 needs cyclonedds: pip install 'fathom-rl[ros2]'" in done.stderr
+
+
+# Against the clock
+
+
+class Recorder:
+    """Notes when commands arrive, in a thread."""
+
+    def __init__(self, domain):
+        from ros2_peer import COMMANDS, NEWEST, DataReader, entities
+
+        self._participant, topics = entities(domain)
+        self._reader, self.times, self.commands = (
+            DataReader(self._participant, topics[COMMANDS], NEWEST),
+            [],
+            [],
+        )
+        threading.Thread(target=self._record, daemon=True).start()
+
+    def _record(self):
+        while True:
+            for message in self._reader.take(8):
+                if message.sample_info.valid_data:
+                    self.times.append(time.monotonic())
+                    self.commands.append(list(message.data))
+            time.sleep(5e-4)
+
+
+@pytest.mark.alone
+def test_the_last_command_of_a_policy_comes_two_periods_after_its_robot_died(
+    bundle, peer, loopback, tmp_path
+):
+    recorder = Recorder(loopback)
+    for turn in range(5):
+        arm, before, log = peer(), len(recorder.times), tmp_path / f"{turn}.npz"
+        process = control(bundle, "--goals", "0.4,0.1,0.5", "--seconds", 60, "--log", log)
+        while len(recorder.times) == before:
+            time.sleep(0.01)
+        time.sleep(0.6 + 0.007 * turn)
+        arm.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert re.search(r"no news of the joints for 2 s: the robot was stopped\n$", errors)
+        time.sleep(0.1)
+        with np.load(log) as steps:
+            held, command = steps["held"], steps["command"]
+        moved, times = np.flatnonzero(~held).max(), np.array(recorder.times[before:])
+        assert len(times) >= len(held)
+        rest = int(np.flatnonzero(np.abs(command).max(axis=1) > 0).max())
+        print(
+            f"after kill -9: last command of the policy {1e3 * (times[moved] - killed):.1f} ms, last that is "
+            f"not 0 {1e3 * (times[rest] - killed):.0f} ms, period {1e3 * DT:.0f} ms"
+        )
+        assert times[moved] - killed <= 2 * DT + 2e-3
+        assert np.abs(command[moved]).max() > 0.1 and recorder.commands[-1] == [0.0] * 7
+
+
+@pytest.mark.alone
+def test_at_50_hz_for_a_minute_no_deadline_is_missed_that_an_empty_loop_keeps(bundle, peer):
+    still = np.array([*HOME, *np.zeros(7), *flange_position(np.array(HOME))], np.float32)
+    nothing = SimpleNamespace(
+        read=lambda: (time.monotonic(), still), write=lambda command: None, stop=lambda: None
+    )
+    peer(rate=50, goal=PLACE)
+    process = control(bundle, "--seconds", 60, "--json")
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    found = json.loads(printed)
+    controller = load(bundle)
+    empty = run(controller, nothing, np.array(PLACE, np.float32), 60.0, log=Log(controller.spec, 1))
+    for name, each in (("empty loop", empty), ("ROS 2", found)):
+        print(name, {key: each[key] for key in ("steps", "held", "missed_deadlines", *LATENCIES)})
+    assert found["steps"] == 60 / DT
+    assert found["missed_deadlines"] <= empty["missed_deadlines"]
+    assert found["held"] <= 0.01 * found["steps"]
