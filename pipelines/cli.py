@@ -66,7 +66,7 @@ def teacher(
     With --depths, --vary or --seeds: a sweep, one ordinary run for every combination, and a page that
     compares them."""
     asked = first.request()
-    from pipelines import run_sweep, tables, train_teacher
+    from pipelines import diagnosis, run_sweep, tables, train_teacher
 
     varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
     sweep = run_sweep.requested_sweep(
@@ -78,6 +78,7 @@ def teacher(
     with first.held(asked) as target:
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
+            diagnosis.require_learned(target)
         else:
             train_teacher.follow(target, resume=first.resume)
 

@@ -100,7 +100,9 @@ def _scalar_joints(trial: Trial) -> dict[str, int]:
     if trial.model is None:
         return {}
     scalar = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-    names = {trial.model.joint(i).name: i for i in range(trial.model.njnt) if trial.model.jnt_type[i] in scalar}
+    names = {
+        trial.model.joint(i).name: i for i in range(trial.model.njnt) if trial.model.jnt_type[i] in scalar
+    }
     return {name: names[name] for name in trial.task.spec.joints.names if name in names}
 
 
@@ -172,10 +174,14 @@ def _observed_joints(trial: Trial) -> Iterator[str]:
             if term.name not in POSITION_TERMS or entry not in qpos:
                 continue
             seen, what = trial.run.observation[..., i].ravel(), f"observe(state): {term.name}.{entry}"
-            alike = {name: np.corrcoef(seen, at)[0, 1] for name, at in qpos.items() if at.std() and seen.std()}
+            alike = {
+                name: np.corrcoef(seen, at)[0, 1] for name, at in qpos.items() if at.std() and seen.std()
+            }
             if not alike or abs(alike.get(entry, 0)) < 0.999:
                 other = next((name for name, r in alike.items() if abs(r) > 0.999), None)
-                yield f"{what} is " + (f"the position of {other!r}" if other else f"not the position of {entry!r}")
+                yield f"{what} is " + (
+                    f"the position of {other!r}" if other else f"not the position of {entry!r}"
+                )
                 continue
             factor = np.polyfit(qpos[entry], seen, 1)[0]
             if abs(factor - 1) > 0.01:
@@ -221,7 +227,11 @@ def _driven(trial: Trial, what: str, entry: int, commanded: np.ndarray) -> Itera
     assert model is not None
     on_joint = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
     driven = np.flatnonzero(commanded)
-    joints = {u: model.joint(model.actuator_trnid[u, 0]).name for u in driven if model.actuator_trntype[u] in on_joint}
+    joints = {
+        u: model.joint(model.actuator_trnid[u, 0]).name
+        for u in driven
+        if model.actuator_trntype[u] in on_joint
+    }
     if len(joints) < len(driven):
         return  # tendons and the like move several
     if name not in (*joints.values(), *(model.actuator(u).name for u in joints)):
@@ -269,7 +279,10 @@ def _reach(trial: Trial) -> Iterator[str]:
         apart = np.partition(np.linalg.norm(poses[:DRAWN, None] - poses, axis=-1), NEAREST, 1)[:, NEAREST]
         far = between.min(1) > spec.goal.easy_radius + 2 * np.median(apart)
         if far.mean() > FEW:
-            ranges = ", ".join(f"{entry} {low:.3g} to {high:.3g}" for entry, low, high in zip(spec.goal.entries, poses.min(0), poses.max(0), strict=True))
+            ranges = ", ".join(
+                f"{entry} {low:.3g} to {high:.3g}"
+                for entry, low, high in zip(spec.goal.entries, poses.min(0), poses.max(0), strict=True)
+            )
             yield (
                 f"start(key, {task.layouts[0]!r}): {far.mean():.0%} of goals are out of reach: the nearest of "
                 f"{POSES} poses within the limits is {between.min(1)[far].mean():.3g} {spec.goal.unit} away on average; poses reach {ranges}"
