@@ -34,13 +34,13 @@ def require_learned(run: Run) -> None:
         run.update_summary({"teacher": {"likely_causes": causes}})
     if teacher.has_learned:
         return
-    path, more = run.path, 4 * run.config.teacher.collect.total_steps
+    path, more = run.path, f"collect.total_steps={4 * run.config.teacher.collect.total_steps}"
     raise FathomError(
         "\n".join(
             [
                 has_not_learned(teacher),
                 *(f"likely cause: {cause}" for cause in causes or ["none was found"]),
-                f"to train it for longer: pipeline run --run {path} --resume --set collect.total_steps={more}",
+                f"to train it for longer: pipeline run --run {path} --resume --set {more}",
                 f"to go on regardless: pipeline distill {path}, then pipeline run --run {path} --resume",
                 PAGE,
             ]
@@ -85,7 +85,7 @@ def likely_causes(run: Run) -> list[str]:
     if (scores[-1].success_any or 0) > AT_EASE:
         dt, radius = task.spec.control_dt, with_unit(task.spec.goal.success_radius, task.spec.goal.unit)
         found.append(
-            f"spec.control_dt, spec.goal.success_radius: it comes to {scores[-1].success_any:.0%} of its goals "
-            f"and does not stay: {radius} may be too tight for steps of {dt:g} s"
+            f"spec.goal.success_radius: it comes to {scores[-1].success_any:.0%} of its goals and does not "
+            f"stay: {radius} may be too tight for steps of {dt:g} s"
         )
     return found

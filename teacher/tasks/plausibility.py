@@ -1,4 +1,4 @@
-"""What in a task looks like a slip: it is tried for a second or two in a cheap engine, and nothing is refused.
+"""What in a task looks like a slip, found by trying it for a second or two in a cheap engine.
 
 `teacher.tasks.validation` refuses what cannot work; what is found here may be meant so."""
 
@@ -14,33 +14,33 @@ import numpy as np
 from teacher.compilation import jit_once
 from teacher.errors import FathomError
 from teacher.spec import POSITION_TERMS
-from teacher.tasks.base import MujocoTask, Start, State, Task, achieved_goal, goal_distance
+from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
 from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine, control_substeps, seen_of
 from teacher.tasks.validation import DRAWN
 
-POSES = 512  # random configurations in which an arm is looked at
 TRIED = 8  # starts from which actions are tried
-FEW = 0.05  # of goals, at the edge of what few poses show
-NEAREST = 8  # poses
 STEPS = 100  # random actions at most
 RESPONSE_S = 0.1  # for which one entry of an action is held
+POSES = 512  # random ones in which an arm is looked at
+NEAREST = 8  # of these, that stand for those which bring it to a goal
+FEW = 0.05  # share of goals that may seem out of reach for want of poses
 SLACK = 0.04  # share of a joint's range, or rad or m, by which it may be beyond a limit
-MOVED = 0.01  # of the success radius, under random actions
+MOVED = 0.01  # share of the success radius: less, and a goal is of a thing that the robot does not touch
 NO_EFFECT = 1e-6  # rad or m
-FACTORS = ((180 / np.pi, "degrees"), (1000.0, "millimetres"), (100.0, "centimetres"))
+SAME = 0.999  # correlation of one joint's position with what is seen of it
 LENGTHS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
-SERVOS = {"joint_position": 1, "joint_velocity": 2}  # entry of an actuator's biasprm that is not 0
+FACTORS = {"degrees": 180 / np.pi, "millimetres": 1000.0, "centimetres": 100.0}
+SERVOS = {"joint_position": 1, "joint_velocity": 2}  # entry of biasprm by which an actuator follows a command
+SCALAR = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+ON_JOINT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 
 
-class Trial(NamedTuple):
-    """A task in the engine in which it is tried."""
+class Joint(NamedTuple):
+    """A joint of the specification that turns or slides in the model."""
 
-    task: Task
-    engine: Engine
-    model: mujoco.MjModel | None
-    start: Start  # [DRAWN], of the layout that trains
-    begun: np.ndarray  # [DRAWN, N]: what is seen there
-    run: "Run"  # under random actions
+    entry: int  # of qpos
+    low: float
+    high: float
 
 
 class Run(NamedTuple):
@@ -50,28 +50,53 @@ class Run(NamedTuple):
     observation: np.ndarray  # [T + 1, E, N]
 
 
+class Trial(NamedTuple):
+    """A task in the engine in which it is tried, and what was seen of it."""
+
+    task: Task
+    engine: Engine
+    model: mujoco.MjModel | None
+    joints: dict[str, Joint]
+    start: Start  # [DRAWN], of the layout that trains
+    begun: np.ndarray  # [DRAWN, N]: what is seen there
+    random: Run  # under random actions
+
+
 def doubts(task: Task) -> list[str]:
-    """Returns a sentence about each thing that looks like a slip: where, what was found, what is likely."""
+    """Returns a sentence for each thing that looks like a slip: where, what was found, what is likely."""
     draw = jit_once(jax.vmap(partial(task.start, layout=task.layouts[0])))
     start = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(0), DRAWN)))
     engine, model = _cheapest(task)
+    joints = _joints(task, model) if model is not None else {}
     shape = min(STEPS, task.spec.episode_length), TRIED, task.spec.action_size
     actions = np.random.default_rng(0).uniform(-1, 1, shape)
     try:
+        begun = _seen(task, engine, start.qpos, start.qvel)
         run = _run(task, engine, start.qpos[:TRIED], start.qvel[:TRIED], actions)
-        trial = Trial(task, engine, model, start, _seen(task, engine, start.qpos, start.qvel), run)
+        trial = Trial(task, engine, model, joints, start, begun, run)
         return list(dict.fromkeys(chain.from_iterable(check(trial) for check in CHECKS)))
     except FathomError as error:
-        return [f"random actions: {error}"]
+        return [f"under random actions, {error}"]
 
 
 def _cheapest(task: Task) -> tuple[Engine, mujoco.MjModel | None]:
-    """The C engine, also over the model of another one; a task's own arithmetic where there is no model."""
+    """The C engine, over another one's model if the task does not run in it; or a task's own arithmetic."""
     if not isinstance(task, MujocoTask):
+        assert isinstance(task, AnalyticTask), f"{task.spec.name} runs nowhere"
         return AnalyticEngine(task), None
-    name = next(name for name in ("mujoco", *task.engines) if name in task.engines and name != "analytic")
-    model = task.model(name)
+    model = task.model("mujoco" if "mujoco" in task.engines else task.engines[0])
     return MujocoEngine(model, control_substeps(task, model), seen_of(task, model)), model
+
+
+def _joints(task: Task, model: mujoco.MjModel) -> dict[str, Joint]:
+    """Those of the specification, with the tighter of their limits and the model's."""
+    found, stated = {}, task.spec.joints
+    for joint in (model.joint(i) for i in range(model.njnt)):
+        if joint.name in stated.names and model.jnt_type[joint.id] in SCALAR:
+            low, high = stated.range_of(joint.name)
+            least, most = model.jnt_range[joint.id] if model.jnt_limited[joint.id] else (-np.inf, np.inf)
+            found[joint.name] = Joint(int(model.jnt_qposadr[joint.id]), max(low, least), min(high, most))
+    return found
 
 
 def _begin(engine: Engine, qpos: np.ndarray, qvel: np.ndarray) -> Any:
@@ -95,238 +120,192 @@ def _run(task: Task, engine: Engine, qpos: np.ndarray, qvel: np.ndarray, actions
     return Run(whole, np.asarray(task.observe(whole)))
 
 
-def _scalar_joints(trial: Trial) -> dict[str, int]:
-    """Joints of the specification that turn or slide in the model, by number."""
-    if trial.model is None:
-        return {}
-    scalar = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-    names = {
-        trial.model.joint(i).name: i for i in range(trial.model.njnt) if trial.model.jnt_type[i] in scalar
-    }
-    return {name: names[name] for name in trial.task.spec.joints.names if name in names}
+def _meant(factor: float) -> str:
+    unit = next((name for name, known in FACTORS.items() if 0.9 < factor / known < 1.1), "")
+    return f": {unit}?" if unit else ""
 
 
-def _limits(trial: Trial, name: str, joint: int) -> tuple[float, float]:
-    low, high = trial.task.spec.joints.range_of(name)
-    if trial.model.jnt_limited[joint]:
-        low, high = max(low, trial.model.jnt_range[joint, 0]), min(high, trial.model.jnt_range[joint, 1])
-    return low, high
-
-
-def _joint_limits(trial: Trial) -> Iterator[str]:
-    unit = trial.task.spec.joints.unit
-    for name, joint in _scalar_joints(trial).items():
-        stated, (low, high) = trial.task.spec.joints.range_of(name), trial.model.jnt_range[joint]
-        slack = SLACK * min(high - low, 1.0)
-        if trial.model.jnt_limited[joint] and (stated[0] < low - slack or stated[1] > high + slack):
+def _limits(trial: Trial) -> Iterator[str]:
+    """Of limits that the model does not have."""
+    spec = trial.task.spec.joints
+    for name, (_, least, most) in trial.joints.items():
+        low, high = spec.range_of(name)
+        slack = SLACK * min(most - least, 1.0)
+        if low < least - slack or high > most + slack:
             yield (
-                f"spec.joints: {name!r} may go from {stated[0]:g} to {stated[1]:g} {unit}, "
-                f"but in the model only from {low:.4g} to {high:.4g}"
+                f"spec.joints: {name!r} may go from {low:g} to {high:g} {spec.unit}, "
+                f"in the model only from {least:.4g} to {most:.4g}"
             )
 
 
 def _starts(trial: Trial) -> Iterator[str]:
+    """Of starts beyond limits, or at their goals."""
     spec, layout = trial.task.spec, trial.task.layouts[0]
-    for name, joint in _scalar_joints(trial).items():
-        (low, high), at = _limits(trial, name, joint), trial.start.qpos[:, trial.model.jnt_qposadr[joint]]
-        slack = SLACK * min(high - low, 1.0)
+    for name, (entry, low, high) in trial.joints.items():
+        at, slack = trial.start.qpos[:, entry], SLACK * min(high - low, 1.0)
         if many := int(((at < low - slack) | (at > high + slack)).sum()):
             yield (
-                f"start(key, {layout!r}): joint {name!r} begins between {at.min():.4g} and {at.max():.4g} "
-                f"{spec.joints.unit}, beyond its limits [{low:.4g}, {high:.4g}] in {many} of {DRAWN} starts"
+                f"start(key, {layout!r}): joint {name!r} begins at {at.min():.4g} to {at.max():.4g} "
+                f"{spec.joints.unit}, beyond [{low:.4g}, {high:.4g}] in {many} of {DRAWN} starts"
             )
-    near = goal_distance(spec, trial.begun, trial.start.goal)
-    if (share := (near <= spec.goal.success_radius).mean()) > 0.5:
+    share = (goal_distance(spec, trial.begun, trial.start.goal) <= spec.goal.success_radius).mean()
+    if share > 0.5:
         yield (
             f"spec.goal.success_radius: {spec.goal.success_radius:g} {spec.goal.unit} is so large that "
-            f"{share:.0%} of starts are at their goals already"
+            f"{share:.0%} of episodes begin at their goals"
         )
 
 
-def _goal_entries(trial: Trial) -> Iterator[str]:
-    goal = trial.task.spec.goal
-    known = [(term, entry) for term in trial.task.spec.observation for entry in term.entries]
-    for entry, i in zip(goal.entries, goal.observation_indices, strict=True):
-        term, named = known[i]
-        if term.unit != goal.unit:
-            yield (
-                f"spec.goal.observation_indices: goal entry {entry!r}, in {goal.unit}, is observation entry {i}: "
-                f"{term.name}.{named}, in {term.unit}"
-            )
-
-
-def _unmoving(trial: Trial) -> Iterator[str]:
-    """Of what is always the same, in all starts and whatever is done."""
+def _observation(trial: Trial) -> Iterator[str]:
+    """Of what is always the same, or is another joint's position, turned around or in another unit."""
+    goal, qpos = trial.task.spec.goal, trial.random.state.qpos
+    positions = {name: at for name, (i, *_) in trial.joints.items() if np.std(at := qpos[..., i].ravel())}
     for term in trial.task.spec.observation:
         for i, entry in enumerate(term.entries, term.start):
-            always = np.ptp(trial.run.observation[..., i]) == 0
-            if always and (term.unit in ("m", "rad") or i in trial.task.spec.goal.observation_indices):
-                value = trial.run.observation[0, 0, i]
-                yield f"observe(state): {term.name}.{entry} is always {value:.4g}, wherever the robot moves"
-
-
-def _observed_joints(trial: Trial) -> Iterator[str]:
-    """Of positions of joints that are another joint's, turned around or in another unit."""
-    spec, joints = trial.task.spec, _scalar_joints(trial)
-    qpos = {name: trial.run.state.qpos[..., trial.model.jnt_qposadr[i]].ravel() for name, i in joints.items()}
-    for term in spec.observation:
-        for i, entry in enumerate(term.entries, term.start):
-            if term.name not in POSITION_TERMS or entry not in qpos:
-                continue
-            seen, what = trial.run.observation[..., i].ravel(), f"observe(state): {term.name}.{entry}"
-            alike = {
-                name: np.corrcoef(seen, at)[0, 1] for name, at in qpos.items() if at.std() and seen.std()
-            }
-            if not alike or abs(alike.get(entry, 0)) < 0.999:
-                other = next((name for name, r in alike.items() if abs(r) > 0.999), None)
-                yield f"{what} is " + (
-                    f"the position of {other!r}" if other else f"not the position of {entry!r}"
+            seen, what = trial.random.observation[..., i].ravel(), f"{term.name}.{entry}"
+            if i in goal.observation_indices and term.unit != goal.unit:
+                named = goal.entries[goal.observation_indices.index(i)]
+                yield (
+                    f"spec.goal.observation_indices: goal entry {named!r} is in {goal.unit}, "
+                    f"observation entry {i}, {what}, in {term.unit}"
                 )
-                continue
-            factor = np.polyfit(qpos[entry], seen, 1)[0]
-            if abs(factor - 1) > 0.01:
-                yield f"{what} is {factor:.4g} times the position of {entry!r}{_meant(abs(factor))}"
-
-
-def _meant(factor: float) -> str:
-    unit = next((name for known, name in FACTORS if 0.9 < factor / known < 1.1), "")
-    return f": in {unit}?" if unit else ""
+            if np.ptp(seen) == 0:  # a mass may be, but not where something is
+                if term.unit in ("m", "rad") or i in goal.observation_indices:
+                    yield f"observe(state): {what} is always {seen[0]:.4g}, wherever the robot moves"
+            elif term.name in POSITION_TERMS and entry in positions:
+                alike = {name: np.corrcoef(seen, at)[0, 1] for name, at in positions.items()}
+                most = max(alike, key=lambda name: abs(alike[name]))
+                factor = np.polyfit(positions[entry], seen, 1)[0]
+                if abs(alike[entry]) < SAME:
+                    other = f": it is that of {most!r}" if abs(alike[most]) > SAME else ""
+                    yield f"observe(state): {what} is not the position of {entry!r}{other}"
+                elif abs(factor - 1) > 0.01:
+                    yield (
+                        f"observe(state): {what} is {factor:.4g} times the position of {entry!r}"
+                        f"{_meant(abs(factor))}"
+                    )
 
 
 def _actions(trial: Trial) -> Iterator[str]:
     """Of entries of an action that do nothing, that move another joint, or the other way than they say."""
-    task, action, engine = trial.task, trial.task.spec.action, trial.engine
-    many = action.joints
-    # Of each entry, all of what it may be and all of the opposite, from the same starts: [A, TRIED, A].
-    held = np.eye(len(many))[:, None].repeat(TRIED, 1).reshape(-1, len(many))
-    qpos, qvel = (np.tile(part[:TRIED], (len(many), 1)) for part in trial.start[:2])
+    task, names = trial.task, trial.task.spec.action.joints
+    # All of one entry, and all of its opposite, from the same starts.
+    held = np.eye(len(names)).repeat(TRIED, 0)
+    qpos, qvel = (np.tile(part[:TRIED], (len(names), 1)) for part in trial.start[:2])
     steps = max(2, round(RESPONSE_S / task.spec.control_dt))
-    up, down = (_run(task, engine, qpos, qvel, np.tile(sign * held, (steps, 1, 1))) for sign in (1, -1))
-
-    def change(part: str, step: int) -> np.ndarray:
-        difference = getattr(up.state, part)[step] - getattr(down.state, part)[step]
-        return difference.reshape(len(many), TRIED, -1) / 2
-
-    moved, commanded = np.abs(change("qpos", -1)).max(1), change("control", 1)
-    # Near a limit a task may command less.
-    commanded = np.take_along_axis(commanded, np.abs(commanded).argmax(1, keepdims=True), 1)[:, 0]
-    for i, name in enumerate(many):
+    up, down = (
+        _run(task, trial.engine, qpos, qvel, np.tile(sign * held, (steps, 1, 1))).state for sign in (1, -1)
+    )
+    moved = np.abs(up.qpos[-1] - down.qpos[-1]).reshape(len(names), TRIED, -1).max(1)
+    changed = ((up.control[1] - down.control[1]) / 2).reshape(len(names), TRIED, -1)
+    # The most, since near a limit a task may command less.
+    most = np.take_along_axis(changed, np.abs(changed).argmax(1, keepdims=True), 1)[:, 0]
+    for i, name in enumerate(names):
         what = f"action entry {i}, {name!r}"
-        if not commanded[i].any():
-            yield f"control(state, action): {what}, changes no control"
-        elif moved[i].max() < NO_EFFECT:
-            yield f"{what}, moves nothing in {steps * task.spec.control_dt:g} s: is its actuator dead?"
-        elif trial.model is not None:
-            yield from _driven(trial, what, i, commanded[i])
+        own = [trial.joints[name].entry] if name in trial.joints else slice(None)
+        wrong = list(_driven(trial, i, most[i])) if trial.model is not None else []
+        if not most[i].any():
+            yield f"control(state, action): {what}, changes no actuator's control"
+        elif wrong:
+            yield from wrong
+        elif moved[i, own].max() < NO_EFFECT:
+            seconds = steps * task.spec.control_dt
+            yield f"{what}, moves nothing in {seconds:g} s: a dead actuator, a stuck joint?"
 
 
-def _driven(trial: Trial, what: str, entry: int, commanded: np.ndarray) -> Iterator[str]:
-    """Of the actuators [U] to which an entry of an action of 1 gives these controls."""
+def _driven(trial: Trial, entry: int, change: np.ndarray) -> Iterator[str]:
+    """Of the actuators [U] whose controls an entry of an action of 1 changes so much."""
     model, action = trial.model, trial.task.spec.action
     name, kind, scale = action.joints[entry], action.kinds[entry], action.scale[entry]
     assert model is not None
-    on_joint = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
-    driven = np.flatnonzero(commanded)
-    joints = {
-        u: model.joint(model.actuator_trnid[u, 0]).name
-        for u in driven
-        if model.actuator_trntype[u] in on_joint
-    }
-    if len(joints) < len(driven):
-        return  # tendons and the like move several
-    if name not in (*joints.values(), *(model.actuator(u).name for u in joints)):
-        yield f"control(state, action): {what}, drives {', '.join(map(repr, joints.values()))}"
+    what, driven = f"control(state, action): action entry {entry}, {name!r},", np.flatnonzero(change)
+    if not all(model.actuator_trntype[u] in ON_JOINT for u in driven):
+        return  # a tendon moves several
+    joints = [model.joint(model.actuator_trnid[u, 0]).name for u in driven]
+    own = [u for u, joint in zip(driven, joints, strict=True) if name in (joint, model.actuator(u).name)]
+    if not own:
+        yield from [f"{what} drives {' and '.join(map(repr, joints))}"] * bool(joints)
         return
-    (u,) = [u for u in driven if name in (joints[u], model.actuator(u).name)][:1]
-    force = commanded[u] * model.actuator_gear[u, 0] * model.actuator_gainprm[u, 0]
-    if force < 0 and kind in ("joint_velocity", "joint_position", "joint_torque"):
-        yield f"control(state, action): {what}, moves it the other way: what is positive goes down"
-    elif kind in SERVOS and model.actuator_biasprm[u, SERVOS[kind]] and model.actuator_gear[u, 0] == 1:
-        ratio = scale / abs(commanded[u])
-        if abs(ratio - 1) > 0.01:
-            yield (
-                f"spec.action.scale: {scale:g} for {name!r}, but an action of 1 commands "
-                f"{abs(commanded[u]):.4g} {action.unit}{_meant(ratio)}"
-            )
+    u, size = own[0], abs(change[own[0]])
+    force = change[u] * model.actuator_gear[u, 0] * model.actuator_gainprm[u, 0]
+    if force < 0 and kind in (*SERVOS, "joint_torque"):
+        yield f"{what} moves it the other way: a positive action goes down"
+    if kind in SERVOS and model.actuator_biasprm[u, SERVOS[kind]] and model.actuator_gear[u, 0] == 1:
         low, high = model.actuator_ctrlrange[u]
-        if model.actuator_ctrllimited[u] and abs(commanded[u]) > 1.01 * (high - low) / 2:
+        if abs(scale / size - 1) > 0.01:
             yield (
-                f"control(state, action): {what}, commands up to {abs(commanded[u]):.4g} {action.unit}, "
-                f"the actuator takes [{low:.4g}, {high:.4g}]{_meant(abs(commanded[u]) / high)}"
+                f"spec.action.scale: {scale:g} {action.unit} for {name!r}, "
+                f"but an action of 1 commands {size:.4g}{_meant(scale / size)}"
+            )
+        if model.actuator_ctrllimited[u] and size > 1.01 * (high - low) / 2:
+            yield (
+                f"{what} commands up to {size:.4g} {action.unit}, its actuator takes [{low:.4g}, {high:.4g}]"
+                f"{_meant(2 * size / (high - low))}"
             )
 
 
 def _reach(trial: Trial) -> Iterator[str]:
-    """Of goals that an arm reaches in no pose, or not within an episode at the speed at which it moved."""
-    task, spec, joints = trial.task, trial.task.spec, _scalar_joints(trial)
-    seconds = spec.control_dt * spec.episode_length
-    goal, began = trial.start.goal, achieved_goal(spec, trial.begun)
-    limits = np.array([_limits(trial, name, joint) for name, joint in joints.items()])
-    if trial.model is None or trial.model.nq != len(joints) or not np.isfinite(limits).all():
-        ways = np.linalg.norm(goal - began, axis=-1)
-        achieved = achieved_goal(spec, trial.run.observation)
-        moved = np.linalg.norm(achieved - achieved[0], axis=-1).max(0)
-        if moved.min() < MOVED * spec.goal.success_radius:
-            return  # a thing that is touched by chance
-        fastest = np.linalg.norm(np.diff(achieved, axis=0), axis=-1).max() / spec.control_dt
-        needed = ways / fastest
-    else:
-        adr = trial.model.jnt_qposadr[list(joints.values())]
-        qpos = np.empty((POSES, trial.model.nq))
-        qpos[:, adr] = np.random.default_rng(0).uniform(*limits.T, (POSES, len(adr)))
-        poses = achieved_goal(spec, _seen(task, trial.engine, qpos, np.zeros((POSES, trial.model.nv))))
-        between = np.linalg.norm(goal[:, None] - poses, axis=-1)  # [DRAWN, POSES]
+    """Of goals that no pose of an arm reaches, and of ways that are longer than an episode."""
+    spec, goal, dt = trial.task.spec, trial.start.goal, trial.task.spec.control_dt
+    entries, low, high = np.array([*trial.joints.values()], float).reshape(-1, 3).T
+    if trial.model is not None and trial.model.nq == len(entries) and np.isfinite([low, high]).all():
+        qpos = np.empty((POSES, len(entries)))
+        qpos[:, entries.astype(int)] = np.random.default_rng(0).uniform(low, high, (POSES, len(entries)))
+        poses = achieved_goal(spec, _seen(trial.task, trial.engine, qpos, np.zeros((POSES, trial.model.nv))))
+        away = np.linalg.norm(goal[:, None] - poses, axis=-1)
         apart = np.partition(np.linalg.norm(poses[:DRAWN, None] - poses, axis=-1), NEAREST, 1)[:, NEAREST]
-        far = between.min(1) > spec.goal.easy_radius + 2 * np.median(apart)
-        if far.mean() > FEW:
-            ranges = ", ".join(
-                f"{entry} {low:.3g} to {high:.3g}"
-                for entry, low, high in zip(spec.goal.entries, poses.min(0), poses.max(0), strict=True)
-            )
+        beyond = away.min(1) > spec.goal.easy_radius + 2 * np.median(apart)
+        if beyond.mean() > FEW:
+            reached = zip(spec.goal.entries, poses.min(0), poses.max(0), strict=True)
             yield (
-                f"start(key, {task.layouts[0]!r}): {far.mean():.0%} of goals are out of reach: the nearest of "
-                f"{POSES} poses within the limits is {between.min(1)[far].mean():.3g} {spec.goal.unit} away on average; poses reach {ranges}"
+                f"start(key, {trial.task.layouts[0]!r}): {beyond.mean():.0%} of goals are out of reach, "
+                f"{away.min(1)[beyond].mean():.3g} {spec.goal.unit} from the nearest of {POSES} poses on "
+                f"average; these reach {', '.join(f'{name} {a:.3g} to {b:.3g}' for name, a, b in reached)}"
             )
             return
-        near = np.argsort(between, 1)[:, :NEAREST]  # poses that bring it to the goal
-        fastest = np.abs(np.diff(trial.run.state.qpos, axis=0)).max((0, 1)) / spec.control_dt
-        ways = np.abs(qpos[near] - trial.start.qpos[:, None]) / np.maximum(fastest, NO_EFFECT)
-        needed = ways.max(-1).min(-1)
-    if np.median(needed) > seconds / 2:
+        speed = np.abs(np.diff(trial.random.state.qpos, axis=0)).max((0, 1)) / dt
+        ways = np.abs(qpos[np.argsort(away, 1)[:, :NEAREST]] - trial.start.qpos[:, None])
+        needed = (ways / np.maximum(speed, NO_EFFECT)).max(-1).min(-1)
+    else:
+        achieved = achieved_goal(spec, trial.random.observation)
+        if np.linalg.norm(achieved - achieved[0], axis=-1).max(0).min() < MOVED * spec.goal.success_radius:
+            return
+        speed = np.linalg.norm(np.diff(achieved, axis=0), axis=-1).max() / dt
+        needed = np.linalg.norm(goal - achieved_goal(spec, trial.begun), axis=-1) / speed
+    if np.median(needed) > dt * spec.episode_length / 2:
         yield (
-            f"spec.control_dt, spec.episode_length: an episode of {spec.episode_length} steps of {spec.control_dt:g} s lasts "
-            f"{seconds:.3g} s, but the way to the goal takes {np.median(needed):.2g} s at full speed"
+            f"spec.control_dt, spec.episode_length: an episode of {spec.episode_length} steps of {dt:g} s "
+            f"lasts {dt * spec.episode_length:.3g} s, too short: at the highest speed that random actions "
+            f"reach, the way to a goal takes {np.median(needed):.2g} s"
         )
 
 
 def _marker(trial: Trial) -> Iterator[str]:
     """Of what was reached, shown where no body of the model carries a point."""
     task, goal, model = trial.task, trial.task.spec.goal, trial.model
-    if model is None or goal.unit not in LENGTHS:
+    if not isinstance(task, MujocoTask) or model is None or goal.unit not in LENGTHS:
         return
-    shown = np.asarray(task.marker(achieved_goal(task.spec, trial.run.observation[::10]))).reshape(-1, 3)
-    data, position, turn = mujoco.MjData(model), [], []
-    for data.qpos in trial.run.state.qpos[::10].reshape(-1, model.nq):
+    shown = np.asarray(task.marker(achieved_goal(task.spec, trial.random.observation[::10]))).reshape(-1, 3)
+    data, frames = mujoco.MjData(model), []
+    for data.qpos in trial.random.state.qpos[::10].reshape(-1, model.nq):
         mujoco.mj_kinematics(model, data)
-        position.append(data.xpos.copy())
-        turn.append(data.xmat.reshape(-1, 3, 3).copy())
+        frames.append((data.xpos.copy(), data.xmat.reshape(-1, 3, 3).copy()))
+    position, turn = (np.stack(part, 1)[1:] for part in zip(*frames, strict=True))
     axes, off = np.ptp(shown, axis=0) > NO_EFFECT, []
-    for x, rotation in zip(np.stack(position, 1)[1:], np.stack(turn, 1)[1:], strict=True):
-        way, axis = (shown - x)[:, axes].ravel(), rotation[:, axes].reshape(-1, 3)
+    for origin, rotation in zip(position, turn, strict=True):
+        way, axis = (shown - origin)[:, axes].ravel(), rotation[:, axes].reshape(-1, 3)
         off.append(np.abs(way - axis @ np.linalg.lstsq(axis, way)[0]).max(initial=0))
     if min(off) > goal.success_radius * LENGTHS[goal.unit]:
         yield (
-            f"marker(goal): what was reached is shown up to {min(off):.2g} m away from any point that moves "
-            "with a body: is an axis, a sign or a unit wrong in observe(state) or marker(goal)?"
+            f"marker(goal): what was reached is shown up to {min(off):.2g} m from where any body carries a "
+            "point: an axis, a sign or a unit is wrong in observe(state) or marker(goal)"
         )
 
 
 CHECKS: tuple[Callable[[Trial], Iterator[str]], ...] = (
-    _joint_limits,
+    _limits,
     _starts,
-    _goal_entries,
-    _unmoving,
-    _observed_joints,
+    _observation,
     _actions,
     _reach,
     _marker,

@@ -174,13 +174,11 @@ def _model_problems(task: MujocoTask, engine: str, model: Any) -> Iterator[str]:
         joint, (low, high) = model.joint(name), task.spec.joints.range_of(name)
         if joint.type[0] != mujoco.mjtJoint.mjJNT_HINGE or not model.jnt_limited[joint.id]:
             continue
-        if any(
-            true and abs(limit / np.degrees(true) - 1) < 0.01 for limit, true in zip((low, high), joint.range)
-        ):
-            least, most = joint.range
+        least, most = joint.range
+        if any(b and abs(a / np.degrees(b) - 1) < 0.01 for a, b in ((low, least), (high, most))):
             yield (
-                f"spec.joints: {name!r} goes from {low:g} to {high:g}, in the model from {least:.4g} to {most:.4g} "
-                'rad: one is in degrees, which is how MJCF is read without <compiler angle="radian"/>'
+                f"spec.joints: {name!r} goes from {low:g} to {high:g} rad, in the model from {least:.4g} to "
+                f'{most:.4g}: one is in degrees, as MJCF is read without <compiler angle="radian"/>'
             )
     if outside := [i for i in task.pushed if not 0 <= i < model.nv]:
         yield f"pushed: entries {outside} lie outside qvel [0, {model.nv})"
