@@ -44,9 +44,11 @@ def run(first: First, student: str | None = options.STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
     with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
+        from pipelines.report import verdict
 
         if distributed.is_first():
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
+            Display().say(verdict(target))
             export_students.require_selection(target)
         else:
             train_teacher.follow(target, resume=first.resume)

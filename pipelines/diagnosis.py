@@ -12,7 +12,8 @@ from teacher.tasks import make_task
 from teacher.tasks.plausibility import doubts
 
 AT_EASE = 0.5  # of its time at the goal, beyond doubt: no need to compare it with a robot that does nothing
-FEW_UPDATES = 3000  # those of the presets that learn take twice as many
+ENOUGH_UPDATES = 6000  # of the presets that learn; half are few
+STEPS = "collect.total_steps"
 NEARER = 0.9  # of the distance at the first evaluation
 PAGE = "docs/troubleshooting.md says more"
 
@@ -34,13 +35,16 @@ def require_learned(run: Run) -> None:
         run.update_summary({"teacher": {"likely_causes": causes}})
     if teacher.has_learned:
         return
-    path, more = run.path, f"collect.total_steps={4 * run.config.teacher.collect.total_steps}"
+    path, collect = run.path, run.config.teacher.collect
+    factor = max(4, -(-ENOUGH_UPDATES // (collect.iterations * collect.updates)))
+    longer = f"pipeline run --run {path} --resume --set collect.total_steps={factor * collect.total_steps}"
+    mend = "next: mend the task, and begin a new run (--run NAME)"
     raise FathomError(
         "\n".join(
             [
                 has_not_learned(teacher),
                 *(f"likely cause: {cause}" for cause in causes or ["none was found"]),
-                f"to train it for longer: pipeline run --run {path} --resume --set {more}",
+                mend if causes and STEPS not in causes[0] else f"to train it for longer: {longer}",
                 f"to go on regardless: pipeline distill {path}, then pipeline run --run {path} --resume",
                 PAGE,
             ]
@@ -73,11 +77,9 @@ def likely_causes(run: Run) -> list[str]:
         return found
     scores = [Score.model_validate(line["evaluation"]) for line in lines if "evaluation" in line]
     first, last = (each.final_distance or 0.0 for each in (scores[0], scores[-1]))
-    steps, updates = f"collect.total_steps: {lines[-1]['env_steps']:,} steps", len(lines) * collect.updates
-    if updates < FEW_UPDATES:
-        found.append(
-            f"{steps} were {updates:,} updates, too few; presets that learn make twice {FEW_UPDATES:,}"
-        )
+    steps, updates = f"{STEPS}: {lines[-1]['env_steps']:,} steps", len(lines) * collect.updates
+    if updates < ENOUGH_UPDATES / 2:
+        found.append(f"{steps} were {updates:,} updates, too few; presets that learn make {ENOUGH_UPDATES:,}")
     elif last < NEARER * first:
         unit = task.spec.goal.unit
         nearer = f"{with_unit(last, unit)} from its goals, at first {with_unit(first, unit)}"
