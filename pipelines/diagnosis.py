@@ -36,8 +36,10 @@ def require_learned(run: Run) -> None:
     if teacher.has_learned:
         return
     path, collect = run.path, run.config.teacher.collect
+    code = f" --task {run.task}" if ".py:" in run.task else ""  # which is executed where it is named again
     factor = max(4, -(-ENOUGH_UPDATES // (collect.iterations * collect.updates)))
-    longer = f"pipeline run --run {path} --resume --set collect.total_steps={factor * collect.total_steps}"
+    resume = f"pipeline run --run {path} --resume{code}"
+    longer = f"{resume} --set {STEPS}={factor * collect.total_steps}"
     mend = "next: mend the task, and begin a new run (--run NAME)"
     raise FathomError(
         "\n".join(
@@ -45,7 +47,7 @@ def require_learned(run: Run) -> None:
                 has_not_learned(teacher),
                 *(f"likely cause: {cause}" for cause in causes or ["none was found"]),
                 mend if causes and STEPS not in causes[0] else f"to train it for longer: {longer}",
-                f"to go on regardless: pipeline distill {path}, then pipeline run --run {path} --resume",
+                f"to go on regardless: pipeline distill {path}{code} && {resume}",
                 PAGE,
             ]
         ).replace(NARROW, " ")
