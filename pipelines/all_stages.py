@@ -7,6 +7,7 @@ from typing import Any
 
 from export.graph import load_converters
 from pipelines.closed_loop import control, control_engine
+from pipelines.diagnosis import require_learned
 from pipelines.export_students import export
 from pipelines.progress import QUIET, Display
 from pipelines.render import is_kept
@@ -22,11 +23,18 @@ _BACKGROUND = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
 
 
 def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict[str, Any]:
-    """Carries out every stage that is not done yet, in order; returns the summary."""
+    """Carries out every stage that is not done yet, in order; returns the summary.
+
+    Raises: FathomError with the likely causes if the teacher has learned nothing."""
     begun, before = time.monotonic(), run.summary.get("wall_s", 0.0)
     _BACKGROUND.submit(load_converters)
     try:
         teach(run, display, resume=resume)
+        try:
+            require_learned(run)
+        except FathomError:
+            display.say(f"report: {write_report(run)}")
+            raise
         distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [name for name in run.config.student.sizes if not (resume and _is_controlled(run, name))]

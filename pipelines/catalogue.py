@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import jax
@@ -13,8 +13,9 @@ from pipelines.progress import Display
 from teacher.compilation import jit_physics
 from teacher.errors import FathomError
 from teacher.rollout import simulation
-from teacher.tasks import Task, hidden_tasks, make_task, task_names
+from teacher.tasks import TASKS, Task, hidden_tasks, make_task, task_names
 from teacher.tasks.engines import engines_of
+from teacher.tasks.plausibility import doubts
 
 JSON = dict[str, Any]
 STEPS = 20  # control steps of every environment in one compiled call
@@ -28,6 +29,8 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
 
     Of all, one that cannot be made is named to the user and left out."""
     if names:
+        for name in names:
+            warn_of_slips(name)
         return {name: make_task(name) for name in names}
     found = {}
     for complaint in hidden_tasks():
@@ -38,6 +41,13 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
         except FathomError as error:
             display.warn(str(error))
     return found
+
+
+@cache
+def warn_of_slips(name: str) -> None:
+    """Warns, once in a process, of what in a task of the user's own looks like a slip."""
+    for slip in doubts(make_task(name)) if name not in TASKS else ():
+        Display().warn(f"warning: task {make_task(name).spec.name!r}: {slip}")
 
 
 def describe(tasks: dict[str, Task]) -> JSON:

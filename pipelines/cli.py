@@ -44,9 +44,11 @@ def run(first: First, student: str | None = options.STUDENT) -> Answers:
     """Everything in order: teacher, students, export, control, report."""
     with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
+        from pipelines.report import verdict
 
         if distributed.is_first():
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
+            Display().say(verdict(target))
             export_students.require_selection(target)
         else:
             train_teacher.follow(target, resume=first.resume)
@@ -69,7 +71,7 @@ def teacher(
         swept = {"--depths": depths, "--vary": vary or None, "--seeds": seeds}
         options.refuse("a sweep trains its teachers, leave out --teacher", swept)
     asked = first.request()
-    from pipelines import run_sweep, tables, train_teacher
+    from pipelines import diagnosis, run_sweep, tables, train_teacher
 
     varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
     sweep = run_sweep.requested_sweep(
@@ -81,6 +83,7 @@ def teacher(
     with first.held(asked) as target:
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
+            diagnosis.require_learned(target)
         else:
             train_teacher.follow(target, resume=first.resume)
 

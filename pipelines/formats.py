@@ -10,7 +10,7 @@ import rich.table
 from rich.text import Text
 
 from pipelines.progress import printable
-from pipelines.summary import Figures, Latencies
+from pipelines.summary import Figures, Latencies, TeacherFigures
 
 NARROW = "\u202f"  # no-break space between a number and its unit
 INTERVALS = f"95{NARROW}% intervals"  # the level of teacher.evaluate.CONFIDENCE
@@ -138,6 +138,20 @@ def in_words(of: Figures, key: str) -> str:
 def latencies(of: Latencies) -> str:
     """Returns `7.1 µs, p99 12.9 µs`."""
     return f"{latency(of.latency_us_p50)}, p99 {latency(of.latency_us_p99)}"
+
+
+def named(teacher: TeacherFigures) -> str:
+    """Returns `depth-16 teacher`."""
+    return f"depth-{teacher.depth} teacher" if teacher.depth else "teacher"
+
+
+def has_not_learned(teacher: TeacherFigures) -> str:
+    """Says so, with the figures that show it."""
+    own, idle = (in_words(teacher, key) for key in ("time_at_goal", "idle_time_at_goal"))
+    return (
+        f"The {named(teacher)} has not learned the task: it is at its goals {own} of the time, a robot that "
+        f"does nothing or acts at random {idle}."
+    )
 
 
 class Table(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 
 from export.targets import require_targets
+from pipelines.catalogue import warn_of_slips
 from pipelines.config import TEACHER_GROUPS, Config, Request, differing, preset
 from pipelines.presets import DEFAULT
 from pipelines.progress import Display
@@ -32,7 +33,9 @@ Target = TypeVar("Target", bound=Run | Sweep)
 
 def check(config: Config, *, trained: bool = False) -> None:
     """Refuses names that no task or engine has, physics that cannot be randomised as asked, and a teacher
-    still to be trained that the devices here cannot divide or hold, before anything is created."""
+    still to be trained that the devices here cannot divide or hold, before anything is created.
+
+    Warns of what looks like a slip in the user's own task that a teacher is still to be trained in."""
     require_trackers(config.track)
     task = make_task(config.teacher.task.name)
     trains_in = [name for name in engines_of(task) if ENGINES[name].compiled]
@@ -63,6 +66,7 @@ def check(config: Config, *, trained: bool = False) -> None:
     row = label_bytes(task.spec, config.teacher.network.repr_dim)
     require_host_memory("student.rounds * student.envs * steps of an episode", kept, kept * row)
     if not trained:
+        warn_of_slips(config.teacher.task.name)
         require_devices(config.teacher, jax.devices())
         require_fit(config.teacher, task.spec, jax.device_count())
 

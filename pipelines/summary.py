@@ -106,7 +106,20 @@ class TeacherFigures(Score):
     policy_sha256: Text = doc("of that file")
     latency_us_p50: Number = doc("of one answer in JAX, where the students were exported")
     share_of_reference: Number = doc("time at goal over that of the task's reference policy")
+    idle_time_at_goal: Number = doc(
+        "of a robot that does nothing or acts at random, whichever is longer at these goals; only beside a "
+        "teacher that is at them less than half the time"
+    )
+    likely_causes: list[str] | None = doc(
+        "why the teacher is at them no longer than that, as far as measured"
+    )
     maze_distance: MazeDistance | None = doc("where the task states a maze")
+
+    @property
+    def has_learned(self) -> bool:
+        """Tells whether it is surely longer at its goals than a robot that does nothing, unless not known."""
+        own, idle = self.interval("time_at_goal"), self.interval("idle_time_at_goal")
+        return own is None or idle is None or own[0] > idle[1]
 
 
 class CriticAgreement(Figures):

@@ -99,7 +99,7 @@ FAULTS = [
     spec(r"spec\.action\.joints: unknown joint of the model 'tail'", action__joints=("left_wheel", "tail")),
     spec("control period 0.025 s is no multiple of the model's time step 0.01 s", control_dt=0.025),
     other("spec", {}, "spec is a dict, not a TaskSpec"),
-    (DEGREES, "lower of 'left_wheel' is -60, degrees. the model has -1.047 rad"),
+    (DEGREES, "'left_wheel' goes from -60 to 90 rad, in the model from -1.047 to 1.571: one is in degrees"),
     other("sites", ("top",), "unknown site of the model 'top'"),
     other("sensors", ("imu",), "unknown sensor of the model 'imu'"),
     other("engines", (), "engines is empty"),

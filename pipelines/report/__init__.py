@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader
 
 from pipelines.files import write_text
-from pipelines.formats import Goal
+from pipelines.formats import NARROW, Goal
 from pipelines.report import pages
 from pipelines.report.context import RunContext, SweepContext
 from pipelines.rundir import Run, understood
@@ -15,7 +15,7 @@ from pipelines.sweep import Sweep
 if TYPE_CHECKING:
     from pipelines.compare import Comparison
 
-__all__ = ["write_comparison", "write_report", "write_sweep_report", "write_watch_page"]
+__all__ = ["verdict", "write_comparison", "write_report", "write_sweep_report", "write_watch_page"]
 
 
 def write_report(run: Run) -> Path:
@@ -25,6 +25,12 @@ def write_report(run: Run) -> Path:
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
     with understood(run.path):
         return _write(run.path / "report.html", pages.of_run(RunContext(run)))
+
+
+def verdict(run: Run) -> str:
+    """Returns the sentence at the top of the run's report."""
+    with understood(run.path):
+        return pages.verdict_of_run(RunContext(run)).replace(NARROW, " ")
 
 
 def write_sweep_report(sweep: Sweep) -> Path:

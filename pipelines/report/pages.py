@@ -14,8 +14,10 @@ from pipelines import tables
 from pipelines.formats import (
     capital,
     engine,
+    has_not_learned,
     in_words,
     latency,
+    named,
     number,
     percent,
     with_unit,
@@ -67,6 +69,8 @@ def of_run(run: RunContext) -> Page:
     if not found.teacher:
         state = _state(run.teacher_metrics, "iteration", run.config.teacher.collect.iterations)
         missing.append((f"teacher: {state}", f"pipeline teacher --run {run.name} --resume"))
+    if found.teacher and not found.teacher.has_learned:
+        missing += [(f"Likely cause: {cause}", "") for cause in found.teacher.likely_causes or ()]
     if not found.students:
         again = " --resume" * bool(run.student_metrics)
         state = _state(run.student_metrics, "round", student.rounds)
@@ -122,10 +126,9 @@ def verdict_of_run(run: RunContext) -> str:
         steps, last = number(run.teacher_metrics[-1]["env_steps"]), run.last_evaluation
         reached = f"; at its last evaluation it {_reaches(last, run, 'reached')}" if last else ""
         return f"The teacher is not finished: {steps} environment steps so far{reached}."
-    named = f"depth-{teacher.depth} teacher" if teacher.depth else "teacher"
     ends = teacher.interval("success_final")
     misses_most = ends is not None and ends[1] < 0.5  # beyond doubt
-    said = []
+    said = [] if teacher.has_learned else [has_not_learned(teacher)]
     if not size:
         scored = teacher.success_final is not None
         what = _reaches(teacher, run) if scored else "has been trained, but not evaluated,"
@@ -136,16 +139,18 @@ def verdict_of_run(run: RunContext) -> str:
             if found.students
             else "no student has been distilled yet"
         )
-        said.append(f"The {named} {what}{after}; {left}.")
+        said.append(f"{capital(left)}." if said else f"The {named(teacher)} {what}{after}; {left}.")
     else:
         kept = f"{in_words(student, 'retention')}"
         if student.retention is None:
-            said.append(f"The {named} never was at a goal, so the {size} student had nothing to keep.")
+            said.append(
+                f"The {named(teacher)} never was at a goal, so the {size} student had nothing to keep."
+            )
         elif found.selected_passes or run.config.student.select:
-            said.append(f"The {size} student keeps {kept} of its {named}'s time at goal.")
+            said.append(f"The {size} student keeps {kept} of its {named(teacher)}'s time at goal.")
         else:
             least = percent(run.config.student.min_retention)
-            what = f"No student surely keeps {least} of its {named}'s time at goal"
+            what = f"No student surely keeps {least} of its {named(teacher)}'s time at goal"
             said.append(f"{what}: the nearest, {size}, keeps {kept}.")
         if control := found.control.get(size):
             where = f"{_reaches(control, run)} in {engine(control.engine or '')}"
@@ -159,7 +164,7 @@ def verdict_of_run(run: RunContext) -> str:
                 said.append(f"{late} came after the control period.")
         else:
             said.append("The exported controller has not been run yet.")
-        if misses_most and student.retention is not None:
+        if misses_most and teacher.has_learned and student.retention is not None:
             said.append(f"The teacher itself has not mastered the task: it {_reaches(teacher, run)}.")
     if teacher.share_of_reference is not None:
         share = in_words(teacher, "share_of_reference")

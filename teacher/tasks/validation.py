@@ -170,14 +170,16 @@ def _model_problems(task: MujocoTask, engine: str, model: Any) -> Iterator[str]:
     for i, name in enumerate(actuators):
         if not (model.actuator_ctrllimited[i] or model.actuator_forcelimited[i] or _target_limited(model, i)):
             yield f"actuator {name or i!r} has no limits: give it a ctrlrange or a forcerange in the model"
-    for name in set(task.spec.joints.names) & set(joints):  # of limits that are the model's in another unit
-        joint = model.joint(name)
+    for name in (name for name in task.spec.joints.names if name in joints):
+        joint, (low, high) = model.joint(name), task.spec.joints.range_of(name)
         if joint.type[0] != mujoco.mjtJoint.mjJNT_HINGE or not model.jnt_limited[joint.id]:
             continue
-        stated = task.spec.joints.range_of(name)
-        for side, limit, true in zip(("lower", "upper"), stated, joint.range, strict=True):
-            if true and abs(limit / np.degrees(true) - 1) < 0.01:
-                yield f"spec.joints: {side} of {name!r} is {limit:g}, degrees? the model has {true:.4g} rad"
+        least, most = joint.range
+        if any(b and abs(a / np.degrees(b) - 1) < 0.01 for a, b in ((low, least), (high, most))):
+            yield (
+                f"spec.joints: {name!r} goes from {low:g} to {high:g} rad, in the model from {least:.4g} to "
+                f'{most:.4g}: one is in degrees, as MJCF is read without <compiler angle="radian"/>'
+            )
     if outside := [i for i in task.pushed if not 0 <= i < model.nv]:
         yield f"pushed: entries {outside} lie outside qvel [0, {model.nv})"
     try:
