@@ -61,9 +61,9 @@ def draw_report(folder: str, file: Path) -> None:
     program = next(filter(None, map(shutil.which, BROWSERS)))
     with tempfile.TemporaryDirectory() as work:
         shot = Path(work) / "page.png"
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={work}")
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         size = f"--window-size={WINDOW[0]},{WINDOW[1]}"
-        words = [str(program), *flags, size, f"--screenshot={shot}", page.as_uri()]
+        words = [str(program), *flags, size, f"--user-data-dir={work}", f"--screenshot={shot}", page.as_uri()]
         subprocess.run(words, check=True, capture_output=True)
         image = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
     image.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, optimize=True)
