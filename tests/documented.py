@@ -35,7 +35,7 @@ function srun { "$@"; }
 # hosts, an account, a robot, a key, a file or a sweep of another block, or hours. Other tests run their like.
 READ = {
     *("--coordinator", "track.wandb=PROJECT", "--config", "--host", "--sign", "--robot", "--depths"),
-    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines", "--arm"),
+    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines", "--arm", "network.fused=true"),
 }
 # What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
 SMALL = {
@@ -56,7 +56,7 @@ class Block(NamedTuple):
         """`python`, `cpp`, `toml`, `yaml`, `commands`, or `listing` of files; `unknown` if none."""
         if self.language in LANGUAGES:
             return self.language
-        first = self.text.split()[0]
+        first = next(line for line in self.text.splitlines() if not line.startswith("# ")).split()[0]
         if first.partition("=")[0].isupper() or first in PROGRAMS:
             return "commands"
         return "listing" if first.endswith("/") or "──►" in self.text else "unknown"
@@ -116,7 +116,7 @@ def commands() -> list[Command]:
 def typed(block: Block) -> list[Command]:
     """Returns what bash makes of a block of commands; AssertionError for what it cannot run.
 
-    A comment has a line of its own: after a command zsh, unless it is told otherwise, takes it for arguments."""
+    Variables before a command and `srun` are no part of it."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / ".venv" / "bin").mkdir(parents=True)
@@ -148,6 +148,7 @@ def in_small(words: tuple[str, ...]) -> tuple[str, ...]:
     presets = r"quickstart|deep-smoke|rl1000|wheel-maze|ant-big-maze|humanoid"
     for pattern, by in (
         (rf"\b({presets})\b(?!/)", "debug"),
+        (r"(?<!--run )\barm\b", "debug"),
         (r"runs/quickstart/export/\w+", "runs/debug/export/2x16"),
         (r"\bFILE\.onnx\b", "runs/debug/export/2x16/policy.onnx"),
         (r"\bRUN RUN\b", "debug other"),
