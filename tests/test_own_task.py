@@ -310,7 +310,7 @@ def test_the_documented_puck_integrates_itself(tmp_path):
 
 
 def test_the_documented_observation_takes_what_a_state_holds():
-    names = {"MujocoTask": MujocoTask}
+    names: dict = {}
     exec(SEEING, names)
     arm, ones = names["Arm"], np.ones((2, 3, 7))
     frames = [Frames(*(np.full((2, 3, 1, size), value) for size in (3, 4, 3, 3))) for value in (2.0, 5.0)]
