@@ -213,7 +213,10 @@ def test_the_readme_works_as_it_is_copied(tmp_path):
     program = f'{sys.executable} -c "from pipelines.cli import main; main()"'
     shell = f'pip() {{ :; }}\npipeline() {{ {program} "$@"; }}\n'
     for block in (block for block in BLOCKS if block.page == "README.md" and "pytest" not in block.text):
-        programs = {"commands": ["bash", "-euc", shell + block.text], "python": [sys.executable, "-c", block.text]}
+        programs = {
+            "commands": ["bash", "-euc", shell + block.text],
+            "python": [sys.executable, "-c", block.text],
+        }
         if block.kind in programs:
             own = os.environ | {"PYTHONPATH": str(ROOT)}
             subprocess.run(programs[block.kind], cwd=tmp_path, env=own, check=True)

@@ -17,7 +17,7 @@ from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
 from teacher.rollout import simulation
-from teacher.tasks import TASKS, MujocoTask, State, make_task, task_names
+from teacher.tasks import TASKS, State, make_task, task_names
 from teacher.tasks.base import Frames
 from teacher.tasks.validation import require_same
 from teacher.train import load_teacher
