@@ -155,6 +155,7 @@ def in_small(words: tuple[str, ...]) -> tuple[str, ...]:
         (r"\bRUN\b", "debug"),
         (r"--episodes \d+", "--episodes 2"),
         (r"network\.depth=64", "network.depth=8"),
+        (r"student\.sizes=[\w,-]+", "student.sizes=2x16"),
         (r"--(student|policy) 2x64", r"--\1 2x16"),
     ):
         text = re.sub(pattern, by, text)
