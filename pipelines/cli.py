@@ -26,8 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Trains a deep goal-conditioned teacher without rewards, distils it into students of a few "
-    "layers, and exports an ONNX policy that a robot controller loads.",
+    help="Trains a deep policy that takes the goal as an input (goal-conditioned) and needs no reward, "
+    "distils it into small students, and exports an ONNX policy with a controller for the robot.",
     epilog="Start with: pipeline run --preset quickstart",
 )
 PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
@@ -41,7 +41,7 @@ def main() -> None:
 
 @answering
 def run(first: First, student: str | None = options.STUDENT) -> Answers:
-    """Everything in order: teacher, students, export, control, report."""
+    """Run all stages in order: teacher, distill, export, control, report."""
     with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
         from pipelines.report import verdict
@@ -57,15 +57,17 @@ def run(first: First, student: str | None = options.STUDENT) -> Answers:
 @answering
 def teacher(
     first: First,
-    depths: str | None = option("D1,D2,...", "the same as --vary network.depth=D1,D2,..."),
-    vary: list[str] | None = option(
-        "GROUP.FIELD=V1,V2,...", "one run for each value; repeated, one for each combination"
+    depths: str | None = option(
+        "D1,D2,...", "train several depths; the same as --vary network.depth=D1,D2,..."
     ),
-    seeds: str | None = option("S1,S2,...", "one run for each seed"),
+    vary: list[str] | None = option(
+        "GROUP.FIELD=V1,V2,...", "train one run for each value; if repeated, one for each combination"
+    ),
+    seeds: str | None = option("S1,S2,...", "train one run for each seed"),
 ) -> Answers:
-    """Train the deep teacher; the first stage of a new run.
+    """Train the deep teacher. This is the first stage of a new run.
 
-    With --depths, --vary or --seeds: a sweep, one ordinary run for every combination, and a page that
+    With --depths, --vary or --seeds it trains a sweep: one run for every combination, and a page that
     compares them."""
     if first.teacher is not None:
         swept = {"--depths": depths, "--vary": vary or None, "--seeds": seeds}
@@ -94,13 +96,13 @@ def distill(
     where: Where,
     run: str | None = options.RUN_OR_SWEEP,
     baselines: str | None = option(
-        "all|NAME,...", "also train baselines: direct, direct_long, shallow_actor, cloning, dagger"
+        "all|NAME,...", "also train these baselines: direct, direct_long, shallow_actor, cloning, dagger"
     ),
 ) -> Answers:
-    """Fit small students to a run's teacher: its policy and its critic. Of a sweep: to every run's.
+    """Distil a run's teacher (policy and critic) into small students.
 
-    With --baselines, which may also follow when the students are done: what they
-    are compared with, each a run in RUN/baselines."""
+    Takes a sweep too, for all its runs. With --baselines it also trains what the students are compared
+    with, each as a run in RUN/baselines; if the students are finished already, add --resume."""
     asked = later.request()
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
     from pipelines import run_sweep, stages, tables, train_students
@@ -124,12 +126,16 @@ def export(
     where: Where,
     run: str | None = options.RUN_OR_SWEEP,
     student: str | None = options.STUDENT,
-    profile: list[str] | None = option("NAME", "add a controller's files; may be repeated: " + PROFILES),
-    sign: Path | None = option("KEY", "sign bundles with this ed25519 key (PEM), for load(trusted=...)"),
+    profile: list[str] | None = option(
+        "NAME", "add the files for this controller; may be repeated. One of: " + PROFILES
+    ),
+    sign: Path | None = option(
+        "KEY", "sign bundles with this ed25519 key (PEM); load(trusted=...) checks the signature"
+    ),
 ) -> Answers:
-    """Write a bundle for each student (ONNX, specification, controller), compare with JAX, evaluate.
+    """Write a bundle (ONNX, specification, controller) for each student, and evaluate it.
 
-    Of a sweep: for the students of every run, and a page that compares them over their teachers."""
+    For a sweep it exports the students of every run, and writes a page that compares them."""
     from pipelines import export_students, run_sweep, stages, tables
     from pipelines.rundir import Run
 
@@ -163,30 +169,35 @@ def control(
     where: Where,
     held_out: HeldOut,
     bundle: str | None = typer.Argument(
-        None, metavar="[BUNDLE]", help="a bundle, or a run whose selected bundle to take"
+        None, metavar="[BUNDLE]", help="a bundle, or a run, which stands for its selected bundle"
     ),
     robot: str | None = option(
-        "fr3|fr3-sim|ros2", "drive a robot instead: a Franka FR3, one simulated here, or one in ROS 2"
+        "fr3|fr3-sim|ros2", "drive a robot instead: a real Franka FR3, a simulated one, or an arm in ROS 2"
     ),
-    host: str | None = option("ADDRESS", "of the robot's control, for --robot fr3"),
+    host: str | None = option("ADDRESS", "address of the robot's controller, for --robot fr3"),
     goals: str | None = option(
-        "N|X,Y,Z|FILE", "N as in training, one, or those of a file. Default: 10; in ROS 2: those that arrive"
+        "N|X,Y,Z|FILE",
+        "N goals drawn as in training, one point, or goals in a file. Default: 10; in ROS 2: as they come",
     ),
     seconds: float | None = typer.Option(
-        None, min=0.5, max=3600, help="for each goal. Default: 5; where goals arrive in ROS 2: no end"
+        None, min=0.5, max=3600, help="seconds for each goal. Default: 5; where goals arrive in ROS 2: no end"
     ),
     far: bool = typer.Option(
-        False, "--allow-far-goals", help="take goals outside the training range, with a warning"
+        False, "--allow-far-goals", help="accept goals outside the training range, with a warning"
     ),
-    tool: str | None = option("X,Y,Z", "the point that goals mean, m from the flange in its frame"),
-    start: str | None = option("Q1,...,Q7", "where fr3-sim begins, rad. Default: home"),
+    tool: str | None = option(
+        "X,Y,Z", "the point that should reach the goals, m from the flange, in its frame"
+    ),
+    start: str | None = option("Q1,...,Q7", "joint positions at which fr3-sim begins, rad. Default: home"),
     remap: list[str] | None = option(
-        "NAME:=TOPIC", "of ros2: joint_states, goal or commands; may be repeated"
+        "NAME:=TOPIC", "another topic for joint_states, goal or commands of ros2; may be repeated"
     ),
-    base_frame: str | None = option("FRAME", "of ros2: the base's name in goals. Default: base_link"),
-    log: Path | None = option("FILE.npz", "where steps on the robot are written"),
+    base_frame: str | None = option(
+        "FRAME", "frame of the robot's base in goals of ros2. Default: base_link"
+    ),
+    log: Path | None = option("FILE.npz", "write the steps on the robot to this file"),
 ) -> Answers:
-    """Run an exported policy's controller: in the MuJoCo C engine, by default, or on a robot."""
+    """Run the controller of an exported policy in MuJoCo's C engine, or on a robot."""
     from pipelines import closed_loop, stages, tables
     from pipelines.rundir import open_run
 
@@ -227,7 +238,7 @@ def _as_options(values: dict[str, Any]) -> dict[str, Any]:
 
 @answering
 def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> Answers:
-    """Score a run's teacher on held-out starts and goals."""
+    """Evaluate a run's teacher on starts and goals that training did not use."""
     from pipelines import stages, tables
 
     yield stages.evaluate(where.open(run), **held_out._asdict()), tables.score
@@ -239,14 +250,14 @@ def watch(
     target: str | None = typer.Argument(
         None, metavar="[RUN|BUNDLE]", help="not needed if there is only one run"
     ),
-    policy: str | None = option("WHICH", "of a run: teacher, student or a size. Default: its student"),
-    engine: str | None = option(None, "simulator; default: as for control"),
-    episodes: int = typer.Option(3, min=1, help="held-out episodes"),
+    policy: str | None = option("WHICH", "for a run: teacher, student or a size. Default: student"),
+    engine: str | None = option(None, "simulator. Default: as for control"),
+    episodes: int = typer.Option(3, min=1, help="number of held-out episodes"),
     seed: int | None = options.HELD_OUT_SEED,
-    out: Path | None = option("FILE", "a .gif, .mp4 or .html; default: GIF and page"),
-    live: bool = typer.Option(False, "--live", help="show them in MuJoCo's viewer instead"),
+    out: Path | None = option("FILE", "write a .gif, .mp4 or .html. Default: a GIF and a page"),
+    live: bool = typer.Option(False, "--live", help="open MuJoCo's viewer instead"),
 ) -> Answers:
-    """Look at a policy's episodes: a film and a page, without a display, or a window."""
+    """Draw a policy's episodes as a GIF and a page, or show them in a window."""
     from pipelines import watch as watching
 
     watching.require_possible(out, live)
@@ -259,10 +270,12 @@ def watch(
 
 @answering
 def inspect(
-    target: Path = typer.Argument(..., metavar="BUNDLE|FILE.onnx", help="what to look into"),
-    other: Path | None = typer.Argument(None, metavar="[BUNDLE|FILE.onnx]", help="what to compare it with"),
+    target: Path = typer.Argument(..., metavar="BUNDLE|FILE.onnx", help="the bundle or file to inspect"),
+    other: Path | None = typer.Argument(
+        None, metavar="[BUNDLE|FILE.onnx]", help="another one to compare it with"
+    ),
 ) -> Answers:
-    """Say what an exported policy expects, answers and is worth, from its files alone; compare two."""
+    """Show what an exported policy expects and how good it is; or compare two."""
     from pipelines import inspection
 
     if other is None:
@@ -273,7 +286,7 @@ def inspect(
 
 @answering
 def report(where: Where, run: str | None = options.RUN_OR_SWEEP) -> Answers:
-    """Write a run's or a sweep's report, one page that opens in any browser."""
+    """Write the report of a run or a sweep: one page that opens in any browser."""
     from pipelines.report import write_report, write_sweep_report
     from pipelines.rundir import Run
 
@@ -287,7 +300,7 @@ def compare(
     runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
     out: Path | None = option("FILE.html", "default: compare.html beside the first run"),
 ) -> Answers:
-    """Show runs side by side, in a table and as a page: what was set differently, and what came of it."""
+    """Compare runs: which settings differ, and how the results differ."""
     from pipelines import tables
     from pipelines.compare import compare_runs, open_runs
     from pipelines.report import write_comparison
@@ -305,14 +318,14 @@ def compare(
 @answering
 def tasks(
     names: list[str] | None = typer.Argument(
-        None, metavar="[NAME]...", help="of tasks, or path/to/file.py:NAME. Default: all"
+        None, metavar="[NAME]...", help="names of tasks, or path/to/file.py:NAME. Default: all"
     ),
     table: bool = typer.Option(
-        False, "--table", help="measure how fast each runs on its engines, here; minutes for all"
+        False, "--table", help="measure how fast each task runs on this machine; minutes for all"
     ),
-    envs: int = typer.Option(256, min=1, max=1_000_000, help="with --table: environments simulated at once"),
+    envs: int = typer.Option(256, min=1, max=1_000_000, help="with --table: number of parallel environments"),
 ) -> Answers:
-    """List the tasks and what they ask for; checks your own."""
+    """List the tasks and their inputs and outputs; check your own task."""
     from pipelines import catalogue, tables
 
     display = Display()
@@ -328,7 +341,7 @@ app.add_typer(presets, name="presets")
 
 @options.command(presets.callback())
 def list_presets(context: typer.Context) -> Answers:
-    """List the presets; show one."""
+    """List the presets, which are named settings of whole runs, or show one."""
     if context.invoked_subcommand is None:
         from pipelines import tables
         from pipelines.config import preset
@@ -344,7 +357,7 @@ def list_presets(context: typer.Context) -> Answers:
 def show_preset(
     name: str = options.PRESET_NAME, as_toml: bool = options.TOML, as_json: bool = options.JSON
 ) -> Answers:
-    """All settings of one preset, and what each of them is."""
+    """Show all settings of a preset, and what each of them means."""
     from pipelines.config import preset
 
     config = preset(name)
@@ -358,7 +371,7 @@ def config(
     as_toml: bool = options.TOML,
     as_json: bool = options.JSON,
 ) -> Answers:
-    """All settings of a run, and what each of them is."""
+    """Show all settings of a run, and what each of them means."""
     from pipelines import config as settings
     from pipelines.rundir import open_run
 
@@ -384,7 +397,7 @@ def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: b
 
 @answering
 def doctor(as_json: bool = options.JSON) -> Answers:
-    """What is installed here and what is missing; tries every part, in about a minute."""
+    """Check the installation: is anything missing, does every part work? One minute."""
     from pipelines import doctor
 
     found = doctor.examine(Display())

@@ -86,54 +86,58 @@ def _named(metavar: str, help: str) -> Any:
 
 
 PRESET_NAME = typer.Argument(..., metavar="NAME", autocompletion=complete_preset)
-FILE_HELP = "settings on top of the preset's, below --set; `pipeline presets show NAME --toml` prints one"
+FILE_HELP = "read settings from this file; --set overrides it. `presets show NAME --toml` prints one"
 SETTINGS_FILE = option("FILE.toml", FILE_HELP, "--config")
 SET = option("GROUP.FIELD=VALUE", "change one setting; may be repeated", "--set", complete=complete_field)
 TRUST = typer.Option(
-    False, "--trust", help="execute the copy of a task file that the run keeps: code of whoever made the run"
+    False, "--trust", help="execute the task file that the run keeps: this is code of whoever made the run"
 )
-RESUME = typer.Option(False, "--resume", help="go on where the run stopped; finished work is kept")
-RUN = _named("[RUN]", "run directory or name; default: the only one")
-RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs; default: the only one")
+RESUME = typer.Option(False, "--resume", help="continue where the run stopped; finished work is kept")
+RUN = _named("[RUN]", "name or directory of a run. Default: the only run")
+RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs. Default: the only run")
 STUDENT = option("SIZE", "select this student; the same as --set student.select=SIZE")
-HELD_OUT_SEED = _seed("other held-out episodes than every run's")
-TOML = typer.Option(False, "--toml", help="print a file that --config takes")
-JSON = typer.Option(False, "--json", help="print one JSON object for machines")
-DEBUG = typer.Option(False, "--debug", help="show the traceback of an error, and what dependencies warn of")
+HELD_OUT_SEED = _seed("use other held-out episodes than the default ones")
+TOML = typer.Option(False, "--toml", help="print as a file for --config")
+JSON = typer.Option(False, "--json", help="print one JSON object for programs")
+DEBUG = typer.Option(False, "--debug", help="show tracebacks of errors and warnings of dependencies")
 
 
 class First(NamedTuple):
     """Options of a command that begins a run, or goes on with one."""
 
     preset: str | None = option(
-        None, "named settings: `pipeline presets`. Default: quickstart", complete=complete_preset
+        None,
+        "named settings of a whole run; `pipeline presets` lists them. Default: quickstart",
+        complete=complete_preset,
     )
     task: str | None = option(
         "NAME",
-        "one of `pipeline tasks`, or your own: path/to/file.py:NAME, or an arm's path/to/arm.toml",
+        "what to learn: a task from `pipeline tasks`, your own file.py:NAME, or an arm's file.toml",
         complete=complete_task,
     )
     arm: str | None = option(
-        "FILE|menagerie:NAME", "an arm's MJCF or URDF in place of a task: its tip learns to reach points"
+        "FILE|menagerie:NAME", "make the task from an arm's MJCF or URDF: its tip learns to reach points"
+    )
+    tip: str | None = option(
+        "NAME", "with --arm: the site or body that should reach the goals. Default: the last one"
     )
     teacher: Path | None = option(
-        "FILE.onnx", "this policy is the teacher, in place of one to be trained: docs/own-teacher.md"
+        "FILE.onnx", "take this policy as the teacher instead of training one: docs/own-teacher.md"
     )
-    tip: str | None = option("NAME", "with --arm: site or body that goals mean. Default: the last")
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
-    seed: int | None = _seed("of all randomness. Default: 0")
+    seed: int | None = _seed("seed of all random numbers. Default: 0")
     until: str | None = option(
-        "KEY=VALUE", "end training once an evaluation reaches this, for example time_at_goal=0.32"
+        "KEY=VALUE", "end training when an evaluation reaches this, for example time_at_goal=0.32"
     )
     run: str | None = option(
-        "DIR", "directory, or a name under runs/. Default: preset and seed", "--run", complete=complete_run
+        "DIR", "name under runs/, or directory. Default: preset and seed", "--run", complete=complete_run
     )
     coordinator: str | None = option(
-        "HOST:PORT", "where a run's processes meet; not needed under Slurm or MPI"
+        "HOST:PORT", "address of the first of several processes; not needed with Slurm or MPI"
     )
-    processes: int | None = typer.Option(None, min=1, help="how many processes train one teacher together")
-    process: int | None = typer.Option(None, min=0, help="which of them this is, from 0")
+    processes: int | None = typer.Option(None, min=1, help="number of processes that train one teacher")
+    process: int | None = typer.Option(None, min=0, help="number of this process, from 0")
     trust: bool = TRUST
     resume: bool = RESUME
 
@@ -192,11 +196,11 @@ class Later(NamedTuple):
     """Options by which a stage after the teacher changes its settings."""
 
     preset: str | None = option(
-        None, "this preset's settings for the stages after the teacher", "--preset", complete=complete_preset
+        None, "take the settings of later stages from this preset", "--preset", complete=complete_preset
     )
     config: Path | None = SETTINGS_FILE
     set_: list[str] | None = SET
-    seed: int | None = _seed("of this stage. Default: the run's")
+    seed: int | None = _seed("seed of this stage. Default: the run's")
     resume: bool = RESUME
 
     def request(self, **own: str | None) -> "Request":
@@ -210,7 +214,7 @@ class Where(NamedTuple):
 
     run_option: str | None = option("DIR", "the same as the argument", "--run", complete=complete_run)
     task: str | None = option(
-        "FILE.py:NAME", "where the task's code is: your file is executed in place of the run's", "--task"
+        "FILE.py:NAME", "execute this file for the task's code, in place of the run's copy", "--task"
     )
     trust: bool = TRUST
 
@@ -241,9 +245,9 @@ class Where(NamedTuple):
 class HeldOut(NamedTuple):
     """Options that say in which episodes a policy is evaluated."""
 
-    engine: str | None = option(None, "simulator; default: as the run sets it")
+    engine: str | None = option(None, "simulator. Default: as in the run's settings")
     episodes: int | None = typer.Option(
-        None, min=2, max=MOST_EPISODES, help="held-out episodes; default: as the run sets it"
+        None, min=2, max=MOST_EPISODES, help="number of held-out episodes. Default: as in the run's settings"
     )
     seed: int | None = HELD_OUT_SEED
 

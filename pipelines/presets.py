@@ -25,14 +25,14 @@ WHEELS = f"""
 
 PRESETS = {  # name: what it is, its settings
     "quickstart": (
-        "a Franka arm reaches points: depth 16, minutes on two cores",
+        "a Franka arm reaches points; depth 16, minutes on two cores",
         f"""
         task.name=fr3_reach network.depth=16 network.width=64
         update.actor_lr=6e-4 update.critic_lr=6e-4 {FAST_TEMPERATURE} collect.total_steps=768000
         """,
     ),
     "debug": (
-        "the whole pipeline in seconds, on the planar arm; it learns nothing",
+        "the whole pipeline in seconds, on a planar arm; too short to learn anything",
         """
         task.name=reacher network.depth=4 network.width=16 network.repr_dim=8 update.batch_size=32
         collect.envs=16 collect.unroll_length=20 collect.updates=5 collect.buffer_rows=200 collect.prefill=20
@@ -43,7 +43,7 @@ PRESETS = {  # name: what it is, its settings
         """,
     ),
     "deep-smoke": (
-        "a thousand layers, actor and encoders, through the whole pipeline; minutes, too few to learn",
+        "a thousand layers through the whole pipeline in minutes; too short to learn anything",
         """
         task.name=fr3_reach network.depth=1000 network.width=64
         update.actor_lr=6e-4 update.critic_lr=6e-4
@@ -55,30 +55,30 @@ PRESETS = {  # name: what it is, its settings
         """,
     ),
     "rl1000": (
-        "a thousand layers, actor and encoders, take a humanoid round the bend of a maze: published settings "
-        "but for scaled branches; days of a GPU, and not trained yet",
+        "a thousand layers, a humanoid in a maze: published settings, but scaled residual branches; days "
+        "on a GPU, and never trained yet",
         f"task.name=humanoid_u_maze network.depth=1000 {PUBLISHED}",
     ),
     "wheel-maze": (
-        "a two-wheeled robot finds its way through a large maze, minutes on two cores",
+        "a two-wheeled robot finds its way through a large maze; minutes on two cores",
         f"task.name=wheel_maze {WHEELS}",
     ),
     "wheel-labyrinth": (
-        "the same robot in longer, narrower ways, for sweeps of depth on two cores",
+        "the same robot in a maze with longer, narrower ways, for sweeps of depth on two cores",
         f"task.name=wheel_labyrinth {WHEELS}",
     ),
     "ant-big-maze": (
-        "an ant finds its way to the far cells of a maze: the published network and settings at depth 16; "
-        "contacts, starts and sampling differ (docs/method.md); for a GPU",
+        "an ant in a maze goes to far cells: the published network and settings at depth 16, for a GPU; "
+        "contacts, starts and sampling differ (docs/method.md)",
         f"task.name=ant_big_maze {AS_PUBLISHED}",
     ),
     "humanoid": (
-        "a humanoid walks to points around it: the published network and settings at depth 16; "
-        "state, contacts and sampling differ (docs/method.md); for a GPU",
+        "a humanoid walks to points around it: the published network and settings at depth 16, for a GPU; "
+        "state, contacts and sampling differ (docs/method.md)",
         f"task.name=humanoid {AS_PUBLISHED}",
     ),
     "reacher": (
-        "the planar two-joint arm in brax's spring simulator, three minutes on two cores",
+        "a planar arm with two joints, in Brax's spring engine; three minutes on two cores",
         """
         task.name=reacher task.engine=brax network.depth=8 network.width=64
         update.actor_lr=1e-3 update.critic_lr=1e-3 update.temperature_lr=1e-3

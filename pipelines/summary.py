@@ -45,7 +45,9 @@ def doc(text: str, default: Any = None) -> Any:
 class Retained(Figures):
     """What is kept of a teacher's time at goal."""
 
-    retention: Number = doc("time at goal over the teacher's; absent where that is too small for an interval")
+    retention: Number = doc(
+        "time at goal divided by the teacher's; absent if the teacher's is too small for an interval"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +63,9 @@ class Score(Figures):
     """A **score** is over `episodes` held-out starts and goals, the same for every policy of a task."""
 
     episodes: Count = doc("number of held-out episodes")
-    layout: Text = doc("how goals were laid out (`pipeline tasks`); scores of two layouts are of two tasks")
+    layout: Text = doc(
+        "how goals were placed (`pipeline tasks`); scores of different layouts cannot be compared"
+    )
     time_at_goal: Number = doc("share of an episode's steps within the task's success radius")
     time_near_goal: Number = doc("share of an episode's steps within the easy radius")
     success_final: Number = doc("share of episodes that end within the success radius, not early")
@@ -71,23 +75,25 @@ class Score(Figures):
 
 
 class MazeDistance(Figures):
-    """Sets the critic's distances against the ways through the maze.
+    """Compares the critic's distances with the true ones in the maze.
 
-    In `states` of the reference policy's held-out episodes, evenly over their steps, with the action taken
-    there, the critic is asked how far the centre of each free cell is. Where a task states no reference
-    policy, the states are of the teacher's own episodes, and figures of teachers that go elsewhere are of
-    other states.
+    The critic estimates the distance from `states` of the reference policy's held-out episodes, evenly over
+    their steps and with the action taken there, to the centre of each free cell. The true distance is the
+    number of cells along the shortest way. If a task states no reference policy, the states are of the
+    teacher's own episodes, and figures of teachers that go elsewhere are of other states.
 
     `teacher/distances.npz` keeps what the report draws of them: `critic` and `cells`, the distances from the
     first state in the maze's grid (NaN in walls), and of all pairs the `quartiles` of the critic's distance
     by the number of cells to walk, `steps`."""
 
-    states: Count = doc("number of states asked from")
-    cells: Count = doc("number of free cells asked for")
-    rank_correlation: Number = doc("Spearman's, of its distance and the cells to walk, over all pairs")
+    states: Count = doc("number of states")
+    cells: Count = doc("number of free cells")
+    rank_correlation: Number = doc("Spearman's, of the critic's distance and the true one, over all pairs")
     rank_correlation_far: Number = doc("the same over pairs at least 8 cells apart; near pairs are easy")
-    rank_correlation_straight: Number = doc("the first of the straight line in place of the critic")
-    rank_correlation_far_straight: Number = doc("the second of the straight line likewise")
+    rank_correlation_straight: Number = doc("`rank_correlation` of the straight line in place of the critic")
+    rank_correlation_far_straight: Number = doc(
+        "`rank_correlation_far` of the straight line in place of the critic"
+    )
 
 
 class TeacherFigures(Score):
@@ -100,20 +106,18 @@ class TeacherFigures(Score):
     env_steps: Count = doc("control steps over all environments")
     wall_s: Number = doc("seconds of training, added up over resumptions")
     ended_by: Text = doc(
-        "`collect.total_steps`, `evaluate.until` where an evaluation reached that, or `policy.onnx` of a "
-        "teacher from elsewhere"
+        "what ended training: `collect.total_steps`, `evaluate.until` if an evaluation reached it, or "
+        "`policy.onnx` for a teacher from elsewhere"
     )
-    policy_sha256: Text = doc("of that file")
-    latency_us_p50: Number = doc("of one answer in JAX, where the students were exported")
-    share_of_reference: Number = doc("time at goal over that of the task's reference policy")
+    policy_sha256: Text = doc("hash of that file")
+    latency_us_p50: Number = doc("of one answer in JAX, on the machine that exported the students")
+    share_of_reference: Number = doc("time at goal divided by that of the task's reference policy")
     idle_time_at_goal: Number = doc(
-        "of a robot that does nothing or acts at random, whichever is longer at these goals; only beside a "
-        "teacher that is at them less than half the time"
+        "time at goal of a robot that does nothing or acts at random, whichever is longer; only beside a "
+        "teacher whose own is less than half"
     )
-    likely_causes: list[str] | None = doc(
-        "why the teacher is at them no longer than that, as far as measured"
-    )
-    maze_distance: MazeDistance | None = doc("where the task states a maze")
+    likely_causes: list[str] | None = doc("why the teacher is no better than that, as far as measured")
+    maze_distance: MazeDistance | None = doc("if the task has a maze")
 
     @property
     def has_learned(self) -> bool:
@@ -127,9 +131,11 @@ class CriticAgreement(Figures):
 
     spearman_actions: Number = doc("mean rank correlation of distances to a goal, over 32 actions")
     spearman_states: Number = doc("the same over all the states")
-    best_action: Number = doc("how often both find the same of these actions best")
-    top1: Number = doc("how often both find the same of the goals nearest")
-    gradient_cosine: Number = doc("mean cosine between the distance's derivatives by the action")
+    best_action: Number = doc("how often both critics choose the same of these actions")
+    top1: Number = doc("how often both critics choose the same nearest goal")
+    gradient_cosine: Number = doc(
+        "mean cosine between the gradients of the distance with respect to the action"
+    )
     distance_error: Number = doc("mean absolute difference of the distances from all states to all goals")
     distance_error_relative: Number = doc("the same in standard deviations of the teacher's distances")
 
@@ -139,7 +145,7 @@ class Decile(Figures):
 
     student: Number = doc("the student's")
     teacher: Number = doc("the teacher's")
-    difference_interval: Interval | None = doc("of their difference, over pairs of episodes")
+    difference_interval: Interval | None = doc("interval of the difference, over pairs of episodes")
 
 
 class PolicyError(Figures):
@@ -155,10 +161,10 @@ class Calibration(Figures):
     Absent where hardly any state came to its goal."""
 
     states: Count = doc("number of states")
-    horizon_s: Number = doc("seconds for which each was followed")
+    horizon_s: Number = doc("seconds for which each state was followed")
     distance: list[float] | None = doc("median of each of ten groups of states, ordered by distance")
     seconds: list[list[float | None]] | None = doc("quartiles of the time to the goal in each (null: never)")
-    arrived: list[float] | None = doc("share of each group that came to the goal")
+    arrived: list[float] | None = doc("share of each group that reached the goal")
     rank_correlation: Number = doc("Spearman's, of distance and time")
     rank_correlation_straight: Number = doc("the same of the plain distance to the goal")
 
@@ -168,7 +174,9 @@ class Condition(Retained):
 
     student: Number = doc("the student's mean time at goal")
     teacher: Number = doc("the teacher's")
-    excess_drop: Number = doc("by how much more than the teacher's its time at goal fell from `nominal`")
+    excess_drop: Number = doc(
+        "how much more the student's time at goal fell from `nominal` than the teacher's"
+    )
 
 
 class Robustness(Figures):
@@ -194,24 +202,26 @@ class StudentFigures(Score, Retained):
     What it keeps is measured on the same episodes as its score; intervals are bootstraps over pairs of
     episodes."""
 
-    parameters: Count = doc("of the policy")
+    parameters: Count = doc("number of parameters of the policy")
     wall_s: Number = doc("seconds of distillation, of all sizes together")
-    labels: Count = doc("labels asked of the teacher, for all sizes together")
-    env_steps: Count = doc("control steps taken for them")
-    seed_kept: Count = doc("with several seeds (`student.seeds`): the one that is exported")
-    time_at_goal_of_seeds: list[float] | None = doc("with several seeds: of each, on training starts")
-    teacher_time_at_goal: Number = doc("the teacher's in these episodes")
-    teacher_parameters: Count = doc("of the teacher's actor")
-    success_retention: Number = doc("`success_final` over the teacher's; absent as `retention` is")
+    labels: Count = doc("labels from the teacher, for all sizes together")
+    env_steps: Count = doc("control steps for these labels")
+    seed_kept: Count = doc("with several seeds (`student.seeds`): the seed that is exported")
+    time_at_goal_of_seeds: list[float] | None = doc(
+        "with several seeds: the time at goal of each, on training starts"
+    )
+    teacher_time_at_goal: Number = doc("the teacher's time at goal in these episodes")
+    teacher_parameters: Count = doc("number of parameters of the teacher's actor")
+    success_retention: Number = doc("`success_final` divided by the teacher's; absent like `retention`")
     final_distance_change: Number = doc("how much further from the goal the student ends, in the goal's unit")
     hardest_decile: Decile | None = doc(
         "the tenth of episodes in which the teacher's time at goal is shortest: by its luck as well as by "
         "their difficulty, so that a faithful student may come out ahead"
     )
-    worst_decile: Decile | None = doc("each in its own worst tenth: also goals lost by the student alone")
+    worst_decile: Decile | None = doc("each in its own worst tenth; shows goals that only the student loses")
     policy_error: PolicyError | None = doc("how far its actions are from the teacher's")
     critic: CriticAgreement | None = doc("how far its critic agrees with the teacher's")
-    calibration: Calibration | None = doc("its critic's distance beside the time to the goal")
+    calibration: Calibration | None = doc("its critic's distance compared with the time to the goal")
     robustness: Robustness | None = doc("of the selected student")
 
 
@@ -225,12 +235,12 @@ class Latencies(Figures):
 class ExportFigures(Latencies):
     """A bundle, and how close ONNX Runtime comes to JAX; latencies are of `session.run` of `policy.onnx`."""
 
-    bundle: Text = doc("relative to the run")
+    bundle: Text = doc("path relative to the run")
     student_sha256: Text = doc("fingerprint of the student")
     parity_max_error: Number = doc("largest difference of an action's entry")
     distance_max_error: Number = doc("largest difference of the critic's distance")
     observations: Count = doc("number compared")
-    profiles: list[str] | None = doc("controllers whose files it holds too")
+    profiles: list[str] | None = doc("other controllers whose files the bundle contains")
 
 
 class ControlFigures(Score, Latencies):
@@ -239,8 +249,8 @@ class ControlFigures(Score, Latencies):
     Kept only for the run's own settings and held-out episodes."""
 
     engine: Text = doc("the simulator")
-    steps: Count = doc("answers given")
-    latency_us_max: Number = doc("the longest answer, of robots asked one after the other")
+    steps: Count = doc("number of answers")
+    latency_us_max: Number = doc("the longest answer, with robots one after another")
     missed_deadlines: Count = doc("answers later than the control period")
     student_sha256: Text = doc("fingerprint of the student")
 
@@ -250,23 +260,23 @@ class RobotFigures(Latencies):
 
     robot: Text = doc("`fr3`, `fr3-sim` (simulated) or `ros2`")
     goals: Count = doc("number of goals, one after another")
-    reached: Count = doc("those within the success radius when their time was over")
-    worst_distance_m: Number = doc("of the ends")
-    mean_distance_m: Number = doc("of the ends")
-    distances_m: list[float] | None = doc("of each end")
-    tool_m: list[float] | None = doc("the point that came to the goals, from the flange, if not that")
+    reached: Count = doc("goals within the success radius when their time was over")
+    worst_distance_m: Number = doc("largest distance at the end of a goal's time")
+    mean_distance_m: Number = doc("mean distance at the end of a goal's time")
+    distances_m: list[float] | None = doc("distance at the end, for each goal")
+    tool_m: list[float] | None = doc("the tool's point, from the flange, if a tool was given")
     steps: Count = doc("control periods")
-    held: Count = doc("those in which the robot was held for want of a fresh reading")
+    held: Count = doc("periods in which the robot was held because there was no fresh reading")
     missed_deadlines: Count = doc("periods that were over before the command was sent")
     latency_us_max: Number = doc("the longest")
     student_sha256: Text = doc("fingerprint of the student")
-    limit_violations: Count = doc("states beyond a limit; null for a real FR3, which keeps no log")
-    violations: dict[str, int] | None = doc("by kind of limit, of a simulated robot, as the rest")
-    states: Count = doc("one a millisecond")
+    limit_violations: Count = doc("states beyond a limit; null for a real robot, which keeps no log")
+    violations: dict[str, int] | None = doc("by kind of limit; this and the rest for a simulated robot only")
+    states: Count = doc("number of states, one per millisecond")
     late_packets: Count = doc("states in motion without a new command")
     largest_acceleration: Number = doc("rad/s², of commands")
-    largest_acceleration_delivered: Number = doc("rad/s², from one state to the next, late packets and all")
-    largest_velocity_share: Number = doc("of the velocity limit")
+    largest_acceleration_delivered: Number = doc("rad/s², from one state to the next, including late packets")
+    largest_velocity_share: Number = doc("largest share of the velocity limit")
 
 
 class BaselineFigures(Score, Retained):
@@ -278,13 +288,13 @@ class BaselineFigures(Score, Retained):
     `teacher.wall_s`, but never shorter than `direct`, which it brings), `shallow_actor` (that actor beside
     encoders as deep as the teacher's), `cloning` and `dagger`."""
 
-    size: Text = doc("of the student that it is compared with")
-    parameters: Count = doc("of its policy; of a residual one more than of the student's")
-    student_parameters: Count = doc("of the student's policy")
+    size: Text = doc("size of the student that it is compared with")
+    parameters: Count = doc("number of parameters of its policy; a residual one has more than the student")
+    student_parameters: Count = doc("number of parameters of the student's policy")
     env_steps: Count = doc("control steps over all environments")
-    labels: Count = doc("labels asked of the teacher, where there are any")
+    labels: Count = doc("labels from the teacher, if any")
     wall_s: Number = doc("seconds of training")
-    student_gain: Number = doc("by how much longer the distilled student of this size is at its goals")
+    student_gain: Number = doc("by how much the distilled student's time at goal is higher")
     teacher_sha256: Text = doc("fingerprint of the teacher")
     student_sha256: Text = doc("fingerprint of the student")
 
@@ -296,9 +306,9 @@ class Summary(Figures):
     A figure that was not computed is absent, never zero. Every mean or share `key` over episodes has its 95 %
     interval beside it as `key_interval: [low, high]` (Wilson for shares, bootstrap for means)."""
 
-    task: Text = doc("what was learned")
-    engine: Text = doc("the simulator it was learned in")
-    seed: Count = doc("the run's")
+    task: Text = doc("the task")
+    engine: Text = doc("the simulator of the training")
+    seed: Count = doc("the run's seed")
     wall_s: Number = doc("seconds of `pipeline run`, added up over resumptions")
     teacher: TeacherFigures | None = doc("the teacher")
     reference: Score | None = doc(
@@ -310,7 +320,7 @@ class Summary(Figures):
         "the smallest student whose retention's lower bound reaches `student.min_retention`, the one that "
         "`student.select` names, or, if none reaches it, the one longest at its goals"
     )
-    selected_passes: bool | None = doc("whether its lower bound reaches it")
+    selected_passes: bool | None = doc("whether its lower bound reaches `student.min_retention`")
     selected_because: Text = doc("the reason in words, and what limits students that keep too little")
     export: dict[str, ExportFigures] = doc("by size", {})
     control: dict[str, ControlFigures] = doc("by size", {})
@@ -373,7 +383,7 @@ class SweepRun(Summary):
         "(`selected_passes`, `selected_because`)"
     )
     iteration: Count = doc("the last one")
-    env_steps_per_s: Number = doc("control steps a second with their updates, in the median iteration")
+    env_steps_per_s: Number = doc("control steps per second, updates included, in the median iteration")
     parameters: Parameters = doc("numbers of parameters")
 
 
@@ -401,7 +411,7 @@ class SweepStudents(Figures):
     values: Json = doc("of the varied settings")
     size: str = doc("of the students")
     seeds: list[int] = doc("of these runs")
-    parameters: Count = doc("of the policy")
+    parameters: Count = doc("number of parameters of the policy")
     episodes: Count = doc("episodes in each run")
     time_at_goal: Number = doc("the student's")
     retention: Number = doc("mean of the runs' retentions")

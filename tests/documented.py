@@ -1,9 +1,13 @@
 """What README.md and docs/ show to be typed: fenced blocks, the commands in them and in the text.
 
-The tables below are closed: what nobody classed fails a test instead of going unread."""
+A block of commands is read by bash itself, whole, as a reader pastes it; its programs only record their
+arguments. The tables below are closed: what nobody classed fails a test instead of going unread."""
 
+import os
 import re
 import shlex
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +21,21 @@ PROGRAMS = (
     *("gcc", "g++", "openssl", "srun", ".", "#SBATCH", "ros2"),
 )
 
+# In place of the programs: functions that write down the line they stand in and their arguments.
+RECORDER = r"""
+set -eu
+record() { printf '%s\0' "${BASH_LINENO[-2]}" "$@" @@@ >> "$RECORD"; }
+for program in pipeline pip pytest python python3 mkdocs gcc g++ openssl; do
+  eval "function $program { record $program \"\$@\"; }"
+done
+function srun { "$@"; }
+"""
+
 # Commands with these words are read, their options and values checked, and not run here: they need several
 # hosts, an account, a robot, a key, a file or a sweep of another block, or hours. Other tests run their like.
 READ = {
     *("--coordinator", "track.wandb=PROJECT", "--config", "--host", "--sign", "--robot", "--depths"),
-    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines", "--arm"),
+    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines", "--arm", "network.fused=true"),
 }
 # What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
 SMALL = {
@@ -42,7 +56,7 @@ class Block(NamedTuple):
         """`python`, `cpp`, `toml`, `yaml`, `commands`, or `listing` of files; `unknown` if none."""
         if self.language in LANGUAGES:
             return self.language
-        first = self.text.split()[0]
+        first = next(line for line in self.text.splitlines() if not line.startswith("# ")).split()[0]
         if first.partition("=")[0].isupper() or first in PROGRAMS:
             return "commands"
         return "listing" if first.endswith("/") or "──►" in self.text else "unknown"
@@ -90,28 +104,42 @@ def commands() -> list[Command]:
     found = []
     for block in blocks():
         if block.kind == "commands":
-            for number, line in enumerate(block.text.splitlines(), 1):
-                found += _of_line(f"{block.page}:{block.line + number}", line, fenced=True)
+            found += typed(block)
     for page in PAGES:
         text = FENCE.sub(lambda match: "\n" * match[0].count("\n"), page.read_text("utf-8"))
         for match in INLINE.finditer(text):
             place = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
-            found += _of_line(place, match[1], fenced=False)
+            found += _of_text(place, match[1])
     return found
 
 
-def _of_line(place: str, line: str, *, fenced: bool) -> list[Command]:
-    """`a && b   what it does` -> a, b. Launchers and variables before a command are not part of it."""
-    line = re.split(r"\s{3,}", line.strip())[0]
-    if not line or line.startswith("#SBATCH"):
-        return []
+def typed(block: Block) -> list[Command]:
+    """Returns what bash makes of a block of commands; AssertionError for what it cannot run.
+
+    Variables before a command and `srun` are no part of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / ".venv" / "bin").mkdir(parents=True)
+        (work / ".venv" / "bin" / "activate").touch()
+        for name, text in (("recorder.sh", RECORDER), ("block.sh", block.text), ("record", "")):
+            (work / name).write_text(text)
+        own = {"BASH_ENV": str(work / "recorder.sh"), "RECORD": str(work / "record")}
+        done = subprocess.run(
+            ["bash", "block.sh"], cwd=work, env=os.environ | own, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{block.place}: {done.stderr}"
+        fields = (work / "record").read_text().split("@@@\0")[:-1]
     found = []
-    for part in line.removesuffix(" &").split(" && "):
-        words = shlex.split(part.partition(" > ")[0])
-        while words[0] == "srun" or "=" in words[0]:
-            words.pop(0)
-        found.append(Command(place, tuple(words), fenced))
-    return found
+    for field in fields:
+        line, *words = field.split("\0")[:-1]
+        found.append(Command(f"{block.page}:{block.line + int(line)}", tuple(words), True))
+    return sorted(found, key=lambda command: int(command.place.rpartition(":")[2]))
+
+
+def _of_text(place: str, line: str) -> list[Command]:
+    """`a && b` -> a, b."""
+    parts = line.split(" && ")
+    return [Command(place, tuple(shlex.split(part.partition(" > ")[0])), False) for part in parts]
 
 
 def in_small(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,12 +148,14 @@ def in_small(words: tuple[str, ...]) -> tuple[str, ...]:
     presets = r"quickstart|deep-smoke|rl1000|wheel-maze|ant-big-maze|humanoid"
     for pattern, by in (
         (rf"\b({presets})\b(?!/)", "debug"),
+        (r"(?<!--run )\barm\b", "debug"),
         (r"runs/quickstart/export/\w+", "runs/debug/export/2x16"),
         (r"\bFILE\.onnx\b", "runs/debug/export/2x16/policy.onnx"),
         (r"\bRUN RUN\b", "debug other"),
         (r"\bRUN\b", "debug"),
         (r"--episodes \d+", "--episodes 2"),
         (r"network\.depth=64", "network.depth=8"),
+        (r"student\.sizes=[\w,-]+", "student.sizes=2x16"),
         (r"--(student|policy) 2x64", r"--\1 2x16"),
     ):
         text = re.sub(pattern, by, text)

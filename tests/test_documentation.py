@@ -1,8 +1,10 @@
 """README.md and docs/ are true: their commands are accepted and run, their snippets run, their names exist.
 
-documented.py says which command runs, in small, and which is only read."""
+Snippets run as a reader copies them: nothing is put in, nothing is replaced. documented.py says which command
+runs, in small, and which is only read."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from documented import ROOT, SMALL, Block, blocks, commands, in_small
+from documented import FENCE, ROOT, SMALL, Block, blocks, commands, in_small
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -35,17 +37,6 @@ PIPELINE = [command for command in COMMANDS if command.words[0] == "pipeline"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SPEC = make_task("fr3_reach").spec
 N, A, G = SPEC.sensed_sizes
-GOAL = np.array([0.4, 0.1, 0.5], np.float32)
-MY_ROBOT = """
-struct MyRobot {
-    fathom::Clock::time_point read(fathom::Reading &reading) {
-        for (std::size_t i = 0; i < reading.size(); i++) reading[i] = HOME[i];
-        return fathom::Clock::now();
-    }
-    void write(const fathom::Command &) {}
-    void stop() {}
-};
-"""
 
 
 def named(values):
@@ -95,7 +86,7 @@ def test_other_commands_name_what_there_is(command):
         assert {*asked.split(",")} <= PROJECT["project"]["optional-dependencies"].keys() if asked else True
         assert "-c" not in words or (ROOT / words[words.index("-c") + 1]).is_file()
     elif program == "pip":
-        assert words[1].partition("[")[0] in ("jax", "playground", "tensorboard", "fathom-rl"), command
+        assert words[1].partition("[")[0] in ("jax", "playground", "tensorboard", "mujoco-menagerie"), command
     elif program in ("pytest", "mkdocs"):  # what CI types, or a marker
         markers = PROJECT["tool"]["pytest"]["ini_options"]["markers"]
         known = {marker.partition(":")[0] for marker in markers}
@@ -143,11 +134,36 @@ def test_the_first_command_writes_the_documented_files(debug_run):
 
 
 def test_the_layout_of_the_code_is_as_described():
-    listing = next(block for block in of_kind("listing") if block.text.startswith("teacher/"))
-    for folder, text in re.findall(r"^(\w+)/ +(.*(?:\n .*)*)", listing.text, re.MULTILINE):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    [listing] = [found[2] for found in FENCE.finditer(text) if found[2].startswith("teacher/")]
+    for folder, text in re.findall(r"^(\w+)/ +(.*(?:\n .*)*)", listing, re.MULTILINE):
         assert (ROOT / folder).is_dir()
         for name in re.findall(r"[\w-]+\.(?:py|md)|\b\w+(?=/)", text):
             assert (ROOT / folder / name).exists(), f"{folder}/{name}"
+
+
+def test_comments_in_commands_have_lines_of_their_own():
+    """Behind a command zsh takes them for arguments, unless it is told otherwise."""
+    for block in of_kind("commands"):
+        assert not re.search(r"\S[ \t]+#", block.text), block.place
+
+
+def test_the_readme_is_short_and_its_pictures_are_small():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 120
+    pictures = [ROOT / name for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)]
+    assert {file.name for file in pictures} == {"arm.gif", "report.png"}
+    assert sum(file.stat().st_size for file in pictures) < 1_000_000
+
+
+def test_the_answer_at_the_top_of_the_results_is_what_the_rows_say():
+    script = ROOT / "benchmarks" / "answer.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, cwd=ROOT)
+    page = (ROOT / "docs" / "results.md").read_text()
+    tables = done.stdout.strip().split("\n\n")
+    assert len(tables) == 4
+    for table in tables:
+        assert table in page, f"python benchmarks/answer.py prints:\n{table}"
 
 
 # Snippets
@@ -175,69 +191,81 @@ def arm(tmp_path_factory) -> Path:
     return folder
 
 
-def executed(text: str, *, given=None, **replaced: str) -> dict:
-    """The snippet's names after it has run; each `replaced` text must stand in it."""
-    for old, new in replaced.items():
-        assert old in text
-        text = text.replace(old, new)
-    names = dict(given or {})
+def executed(text: str) -> dict:
+    """Returns the snippet's names after it has run as it stands."""
+    names: dict = {"__name__": "snippet"}
     exec(compile(text, "snippet", "exec"), names)
     return names
 
 
 def test_snippets_ask_a_bundle(arm, monkeypatch):
     monkeypatch.chdir(arm.parents[3])
-    monkeypatch.syspath_prepend(arm)  # `controller` lies in the bundle
-    found = executed(snippet("README.md", 0), given={"obs": np.zeros(N, np.float32), "goal": GOAL})
-    assert found["action"].shape == (A,)
-    assert found["controller"].spec["name"] == "fr3_reach"
-    asked = executed(snippet("docs/tutorial.md", 0))
-    assert asked["obs"].shape == (N,)
+    for page in ("README.md", "docs/tutorial.md"):
+        asked = executed(snippet(page, 0))
+        assert (asked["obs"].shape, asked["goal"].shape, asked["action"].shape) == ((N,), (G,), (A,))
+        assert asked["controller"].spec["name"] == "fr3_reach"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_readme_works_as_it_is_copied(tmp_path):
+    """All blocks but the one for tests, in order, in an empty folder; what pip installs is installed here."""
+    program = f'{sys.executable} -c "from pipelines.cli import main; main()"'
+    shell = f'pip() {{ :; }}\npipeline() {{ {program} "$@"; }}\n'
+    for block in (block for block in BLOCKS if block.page == "README.md" and "pytest" not in block.text):
+        programs = {
+            "commands": ["bash", "-euc", shell + block.text],
+            "python": [sys.executable, "-c", block.text],
+        }
+        if block.kind in programs:
+            own = os.environ | {"PYTHONPATH": str(ROOT)}
+            subprocess.run(programs[block.kind], cwd=tmp_path, env=own, check=True)
+
+
+def test_snippets_for_the_robots_computer_run_in_the_bundle(arm, monkeypatch):
     monkeypatch.chdir(arm)
-    executed(snippet("docs/robots.md", 0), **{"10.0": "0.3"})
-    assert (arm / "steps.npz").exists()
-    (arm / "steps.npz").unlink()
-    del sys.modules["controller"]
+    monkeypatch.syspath_prepend(arm)  # as Python does for a program that lies there
+    try:
+        executed(snippet("docs/robots.md", 0))
+        assert (arm / "steps.npz").exists()
+        (arm / "steps.npz").unlink()
+        card = (arm / "README.md").read_text()
+        [use] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        assert executed(use)["command"].shape == (A,)
+    finally:
+        sys.modules.pop("controller", None)
 
 
-def test_the_readme_trains_distils_exports_and_controls_and_nothing_prints(tmp_path, monkeypatch, capfd):
+def test_the_page_on_python_goes_through_all_stages_and_nothing_else_prints(
+    arm, debug_run, tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
-    given = {"obs": np.zeros(8, np.float32), "goal": np.zeros(2, np.float32)}
-    given["obs"] = np.zeros(make_task("reacher").spec.observation_size, np.float32)
-    small = {"quickstart": "debug", "network.depth=16": "network.depth=4", "2x32,2x64": "2x16,3x16"}
-    found = executed(snippet("README.md", 1), given=given, **small)
+    found = executed(snippet("docs/python.md", 0))
     said = capfd.readouterr()
-    assert len(said.out.splitlines()) == 2  # what the snippet itself prints
+    assert len(said.out.splitlines()) == 1  # what the snippet itself prints
     assert said.err == ""
     assert found["figures"] == found["run"].summary["control"][found["exported"]["selected"]]
-    assert found["bundle"] == Path("runs/arm/export/2x16")
+    trained = executed(snippet("docs/python.md", 1))
+    assert int(trained["state"].iteration) == preset("debug").teacher.collect.iterations
+    assert executed(snippet("docs/python.md", 2))["metrics"].success_final.shape == (16,)
+    distilled = executed(snippet("docs/python.md", 4))
+    assert np.isfinite(float(distilled["metrics"]["2x16/action_error"]))
+    shutil.copytree(arm.parents[1], tmp_path / "runs" / "quickstart")
+    others = executed(snippet("docs/python.md", 3))
+    assert others["truncated"] and np.isfinite(others["info"]["distance"])
 
 
-def test_the_pages_on_python_and_tracking_go_on_with_a_run(debug_run, tmp_path, monkeypatch, capsys):
-    for name in ("arm", "quickstart"):
-        shutil.copytree(debug_run.path, tmp_path / "runs" / name)
+def test_the_page_on_tracking_reads_a_run(debug_run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(debug_run.path, tmp_path / "runs" / "quickstart")
     monkeypatch.chdir(tmp_path)
     executed(snippet("docs/tracking.md", 0))
     assert 0 <= float(capsys.readouterr().out) <= 1
-    assert executed(snippet("docs/python.md", 2))["outcomes"].success_final.shape == (16,)
-    trained = executed(snippet("docs/python.md", 1), quickstart="debug")
-    assert int(trained["state"].iteration) == preset("debug").teacher.collect.iterations
-    others = executed(snippet("docs/python.md", 3), **{"fr3_reach": "reacher", "2x32": "2x16"})
-    assert others["truncated"] and np.isfinite(others["info"]["distance"])
-    distilled = executed(snippet("docs/python.md", 4))
-    assert np.isfinite(float(distilled["metrics"]["2x16/action_error"]))
-
-
-def test_the_page_on_python_goes_through_all_stages(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    small = {"quickstart": "debug", "network.depth=16": "network.depth=4", "2x32,2x64": "2x16"}
-    assert executed(snippet("docs/python.md", 0), **small)["exported"]["selected"] == "2x16"
 
 
 def test_no_python_snippet_is_left_out():
     pages = [block.page for block in of_kind("python")]
     run = {
-        "README.md": 2,
+        "README.md": 1,
         "docs/python.md": 5,
         "docs/tutorial.md": 1,
         "docs/robots.md": 1,
@@ -250,12 +278,7 @@ def test_the_c_and_cpp_blocks_compile_and_run(arm, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("no g++ on this machine")
     folder = shutil.copytree(arm / "deploy" / "c99", tmp_path / "c99")
-    program = snippet("docs/robots.md", 0, "cpp")
-    include, _, rest = program.partition("\n")
-    home = ", ".join(map(str, json.loads((arm / "spec.json").read_text())["task"]["joints"]["default"]))
-    robot = f"static const float HOME[{N}] = {{{home}}};\n{MY_ROBOT}"
-    assert "10.0" in rest
-    (folder / "main.cpp").write_text(f"{include}\n{robot}{rest.replace('10.0', '0.2')}")
+    (folder / "main.cpp").write_text(snippet("docs/robots.md", 0, "cpp"))
     for command in (c for c in COMMANDS if c.words[0] in ("gcc", "g++")):
         subprocess.run(command.words, cwd=folder, check=True)
     subprocess.run(["./a.out"], cwd=folder, check=True)

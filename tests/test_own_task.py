@@ -17,7 +17,7 @@ from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
 from teacher.rollout import simulation
-from teacher.tasks import TASKS, MujocoTask, State, make_task, task_names
+from teacher.tasks import TASKS, State, make_task, task_names
 from teacher.tasks.base import Frames
 from teacher.tasks.validation import require_same
 from teacher.train import load_teacher
@@ -310,7 +310,7 @@ def test_the_documented_puck_integrates_itself(tmp_path):
 
 
 def test_the_documented_observation_takes_what_a_state_holds():
-    names = {"MujocoTask": MujocoTask}
+    names: dict = {}
     exec(SEEING, names)
     arm, ones = names["Arm"], np.ones((2, 3, 7))
     frames = [Frames(*(np.full((2, 3, 1, size), value) for size in (3, 4, 3, 3))) for value in (2.0, 5.0)]
