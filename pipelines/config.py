@@ -128,6 +128,19 @@ def groups(config: Config) -> dict[str, Group]:
     return {name: getattr(config.teacher if name in TEACHER_GROUPS else config, name) for name in GROUPS}
 
 
+def document() -> str:
+    """Returns the tables of docs/settings.md, in Markdown."""
+    parts = []
+    for name, group in groups(Config()).items():
+        rows = [f"## {name}", "", "| setting | default | meaning |", "|---|---|---|"]
+        for field, info in type(group).model_fields.items():
+            default = json.dumps(group.model_dump(mode="json")[field])
+            meaning = (info.description or "").replace("|", "\\|")
+            rows.append(f"| `{name}.{field}` | `{default}` | {meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
 def with_values(config: Config, assignments: Iterable[str]) -> Config:
     """Returns a copy with `group.field=value` assignments applied.
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from export.bundle import write_bundle
 from pipelines import preset, with_values
 from pipelines.cli import app
-from pipelines.config import requested
+from pipelines.config import document, requested
 from student import act, critic_distance
 from student.config import Size
 from student.networks import init_student
@@ -301,6 +301,11 @@ def test_the_settings_file_is_read_as_described(tmp_path):
     assert found.base == "quickstart"
     assert found.config.teacher.network.depth == 64
     assert found.config.student.select is None
+
+
+def test_the_page_of_all_settings_says_what_the_settings_say():
+    command = "python -c 'from pipelines.config import document; print(document())' prints what belongs there"
+    assert document() in (ROOT / "docs" / "settings.md").read_text(), command
 
 
 # Names and keys
