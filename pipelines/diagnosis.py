@@ -77,6 +77,8 @@ def likely_causes(run: Run) -> list[str]:
     task, lines, collect = make_task(run.task), run.metrics("teacher"), run.config.teacher.collect
     if found := doubts(task):
         return found
+    if run.policy_file.exists():
+        return ["the policy is of another task, or its inputs or actions stand in another order than here"]
     scores = [Score.model_validate(line["evaluation"]) for line in lines if "evaluation" in line]
     first, last = (each.final_distance or 0.0 for each in (scores[0], scores[-1]))
     steps, updates = f"{STEPS}: {lines[-1]['env_steps']:,} steps", len(lines) * collect.updates

@@ -151,6 +151,14 @@ def test_later_commands_take_it_as_they_take_a_trained_teacher(outcome, pipeline
     assert "was not trained here" in baselines.stderr
 
 
+def test_a_policy_of_another_task_is_named_before_students_are_trained(outcome, pipeline):
+    words = ("--teacher", "policy.onnx", "--task", "reacher", "--run", "other")
+    done = pipeline("run", "--preset", "debug", *words, "--set", "student.min_retention=0.9", cwd=outcome)
+    assert done.returncode == 1
+    assert "has not learned the task" in done.stderr and "in another order than here" in done.stderr
+    assert not (outcome / "runs/other/students").exists()
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_made(outcome, pipeline):
     (outcome / "text.onnx").write_text("no graph")
     for words, says in (
