@@ -17,6 +17,7 @@ from teacher.errors import UsageError
 from teacher.tasks import make_task, task_files
 from teacher.tasks.arm import describe
 from teacher.tasks.arm_model import Chain
+from teacher.tasks.plausibility import doubts
 
 MOTORS = "".join(f'<motor joint="{j}" gear="2" ctrllimited="true" ctrlrange="-40 40"/>' for j in "abcd")
 # A shoulder that turns and leans, an elbow that folds back onto the upper arm, a hand that slides.
@@ -238,6 +239,11 @@ def test_a_run_keeps_its_arm(arm, tmp_path, pipeline):
 def test_a_joint_without_limits_turns_about_home(arm):
     found = describe(arm(ARM.replace('axis="0 0 1" range="-3 3"', 'axis="0 0 1"')))
     assert 0 < found.upper[0] - found.lower[0] <= 2.0
+
+
+@pytest.mark.parametrize(("text", "name"), [(ARM, "arm.xml"), (URDF, "two.urdf")])
+def test_what_is_decided_looks_like_no_slip(arm, text, name):
+    assert doubts(made(arm(text, name))) == []
 
 
 def test_a_urdfs_fixed_links_and_velocity_limits_are_kept(arm):
