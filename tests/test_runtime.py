@@ -20,6 +20,7 @@ OURS = (
     r"selected: .*",
     r"\d+ episodes of \S+ in \w+",
     r"report: \S+",
+    r"The depth-4 teacher .*\.",  # the report's verdict
 )
 
 
