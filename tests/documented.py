@@ -25,7 +25,7 @@ PROGRAMS = (
 RECORDER = r"""
 set -eu
 record() { printf '%s\0' "${BASH_LINENO[-2]}" "$@" @@@ >> "$RECORD"; }
-for program in pipeline pip pytest python python3 mkdocs gcc g++ openssl; do
+for program in pipeline pip pytest python python3 mkdocs gcc g++ openssl ros2; do
   eval "function $program { record $program \"\$@\"; }"
 done
 function srun { "$@"; }
