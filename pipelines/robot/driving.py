@@ -86,11 +86,7 @@ def drive(
     distances = np.linalg.norm(tool_position(ends, moved if point is None else point) - places, axis=-1)
     figures = {
         "robot": robot,
-        "goals": len(places),
-        "reached": int((distances <= spec["goal"]["success_radius"]).sum()),
-        "worst_distance_m": float(distances.max()),
-        "mean_distance_m": float(distances.mean()),
-        "distances_m": distances.tolist(),
+        **distance_figures(spec, distances),
         **({} if point is None else {"tool_m": point.tolist()}),
         **limits,
         **counted,
@@ -99,6 +95,17 @@ def drive(
     if of_run:
         of_run.update_summary({"robot": {bundle.name: figures}})
     return figures
+
+
+def distance_figures(spec: JSON, distances: np.ndarray) -> JSON:
+    """Computes figures of the summary from the distance, in m, at the end of each goal's time."""
+    return {
+        "goals": len(distances),
+        "reached": int((distances <= spec["goal"]["success_radius"]).sum()),
+        "worst_distance_m": float(distances.max()),
+        "mean_distance_m": float(distances.mean()),
+        "distances_m": distances.tolist(),
+    }
 
 
 def _require_consistent(robot: str, host: str | None, start: str | None, log: Path | None) -> None:

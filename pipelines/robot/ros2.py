@@ -15,7 +15,7 @@ from export.ros2_node import QUEUE, JointRobot, unsupported
 from export.targets import ros2_controller
 from pipelines.closed_loop import controller_errors, opened
 from pipelines.progress import Display
-from pipelines.robot.driving import following, logged, require_npz
+from pipelines.robot.driving import distance_figures, following, logged, require_npz
 from pipelines.robot.goals import goals_of
 from pipelines.rundir import ROBOT_LOG
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
@@ -111,11 +111,7 @@ def drive(
     distances = np.array([np.linalg.norm(point(q) - wanted) for wanted, q in ends])
     figures = {
         "robot": "ros2",
-        "goals": len(ends),
-        "reached": int((distances <= spec["goal"]["success_radius"]).sum()),
-        "worst_distance_m": float(distances.max()),
-        "mean_distance_m": float(distances.mean()),
-        "distances_m": distances.tolist(),
+        **distance_figures(spec, distances),
         **counted,
         "student_sha256": controller.provenance.get("checkpoint_sha256"),
     }
