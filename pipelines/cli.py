@@ -126,10 +126,8 @@ def distill(
     later: Later,
     where: Where,
     run: str | None = options.RUN_OR_SWEEP,
-    baselines: str | None = option(
-        "all|NAME,...",
-        "also train these baselines: " + ", ".join(options.BASELINES),
-        complete=options.among("all", *options.BASELINES),
+    baselines: str | None = options.choice(
+        "also train baselines: one, several (NAME,NAME) or all", "all", *options.BASELINES
     ),
 ) -> Answers:
     """Distil a run's teacher (policy and critic) into small students.
@@ -163,12 +161,7 @@ def export(
     where: Where,
     run: str | None = options.RUN_OR_SWEEP,
     student: str | None = options.STUDENT,
-    profile: list[str] | None = option(
-        "NAME",
-        f"add the files for this controller; may be repeated. One of: {', '.join(options.PROFILES)}, "
-        "or c99:PREFIX for other names in C",
-        complete=options.among(*options.PROFILES),
-    ),
+    profile: list[str] | None = options.PROFILE,
     sign: Path | None = option(
         "KEY", "sign bundles with this ed25519 key (PEM); load(trusted=...) checks the signature"
     ),
@@ -221,10 +214,8 @@ def control(
     student: str | None = option(
         "SIZE", "of a run, this student instead of the selected one", complete=options.complete_student
     ),
-    robot: str | None = option(
-        "|".join(options.ROBOTS),
-        "drive a robot instead: a real Franka FR3, a simulated one, or an arm in ROS 2",
-        complete=options.among(*options.ROBOTS),
+    robot: str | None = options.choice(
+        "drive a robot: a real Franka FR3, a simulated one, or an arm in ROS 2", *options.ROBOTS
     ),
     host: str | None = option("ADDRESS", "address of the robot's controller, for --robot fr3"),
     goals: str | None = option(
@@ -320,7 +311,7 @@ def watch(
         "for a run: which of its policies. Default: student",
         complete=options.complete_policy,
     ),
-    engine: str | None = options.engine("simulator. Default: as for control"),
+    engine: str | None = options.choice("simulator. Default: as for control", *options.ENGINES),
     episodes: int = typer.Option(3, min=1, help="number of held-out episodes"),
     seed: int | None = options.HELD_OUT_SEED,
     out: Path | None = option("FILE", "write a .gif, .mp4 or .html. Default: a GIF and a page"),

@@ -100,8 +100,9 @@ def option(metavar: str | None, help: str, *names: str, complete: Any = None) ->
     return typer.Option(None, *names, metavar=metavar, help=help, autocompletion=complete)
 
 
-def engine(help: str) -> Any:
-    return option("|".join(ENGINES), help, "--engine", complete=among(*ENGINES))
+def choice(help: str, *names: str) -> Any:
+    """Returns an option that takes one of these names."""
+    return option("NAME", f"{help}. One of: {', '.join(names)}", complete=among(*names))
 
 
 def _seed(help: str) -> Any:
@@ -112,7 +113,9 @@ def _named(metavar: str, help: str) -> Any:
     return typer.Argument(None, metavar=metavar, help=help, autocompletion=complete_run)
 
 
-PRESET_NAME = typer.Argument(..., metavar="NAME", autocompletion=complete_preset)
+PRESET_NAME = typer.Argument(
+    ..., metavar="NAME", help="a preset that `pipeline presets` lists", autocompletion=complete_preset
+)
 FILE_HELP = "read settings from this file; --set overrides it. `presets show NAME --toml` prints one"
 SETTINGS_FILE = option("FILE.toml", FILE_HELP, "--config")
 SET = option("GROUP.FIELD=VALUE", "change one setting; may be repeated", "--set", complete=complete_field)
@@ -127,6 +130,7 @@ STUDENT = option(
     "select this student, for example 2x64; the same as --set student.select=SIZE",
     complete=complete_student,
 )
+PROFILE = choice("add the files for this controller; may be repeated", *PROFILES, "c99:PREFIX")
 HELD_OUT_SEED = _seed("use other held-out episodes than the default ones")
 TOML = typer.Option(False, "--toml", help="print as a file for --config")
 JSON = typer.Option(False, "--json", help="print one JSON object for programs")
@@ -276,7 +280,7 @@ class Where(NamedTuple):
 class HeldOut(NamedTuple):
     """Options that say in which episodes a policy is evaluated."""
 
-    engine: str | None = engine("simulator. Default: as in the run's settings")
+    engine: str | None = choice("simulator. Default: as in the run's settings", *ENGINES)
     episodes: int | None = typer.Option(
         None, min=2, max=MOST_EPISODES, help="number of held-out episodes. Default: as in the run's settings"
     )

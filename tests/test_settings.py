@@ -145,8 +145,13 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert options.complete_field("network.de") == [
         ("network.depth=", "hidden layers of actor and encoders, in residual blocks of four")
     ]
-    assert set(TASKS) <= set(options.complete_task(""))
-    assert sorted(options.TASKS) == sorted(TASKS)
+    listed = dict(options.complete_task(""))
+    assert set(TASKS) <= set(listed)
+    assert sorted(options.TASKS) == sorted(TASKS) and len(set(options.TASKS.values())) == len(TASKS)
+    assert sorted(options.ENGINES) == sorted(ENGINES)
+    assert sorted(options.PROFILES) == sorted(TARGETS)
+    (tmp_path / "runs" / "mine" / "bundles" / "2x64").mkdir(parents=True)
+    assert options.complete_policy("") == ["teacher", "student", "2x64"]
 
 
 # Bounds
