@@ -86,12 +86,13 @@ def _answering() -> Iterator[None]:
 
     def answer() -> None:
         unheard = False
-        while number := here.recv(1):
-            if number[0] not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        while numbers := here.recv(64):
+            if not {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(numbers):
                 continue
             came, again = time.monotonic(), unheard
             time.sleep(UNHEARD_S)
-            unheard = _Heard.at < came - UNHEARD_S  # a handler may have come before this thread
+            # A handler may have come before this thread, which may have been asleep for another signal.
+            unheard = _Heard.at < came - 2 * UNHEARD_S
             if unheard and again:
                 if sys.stderr.isatty():
                     os.write(2, SHOW_CURSOR)
