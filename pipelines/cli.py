@@ -58,6 +58,7 @@ def _pipeline(
 
 def _next(command: str, place: Path) -> None:
     """Ends a stage: says in which run or sweep it was, and which command comes next."""
+    place = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
     Display().say(f"next: pipeline {command} {shlex.quote(str(place))}")
 
 
