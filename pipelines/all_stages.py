@@ -38,7 +38,7 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict
         distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [name for name in run.config.student.sizes if not (resume and _is_controlled(run, name))]
-        with display.bar("control", len(left), unit="students", groups=SHOWN) as bar:
+        with display.bar("control", len(left), unit="students", groups=SHOWN, about=run.title) as bar:
             for number, name in enumerate(left, 1):
                 bar.note = name
                 figures = control(run.bundles / name, display)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from rich.text import Text
 
+from pipelines import presets
 from pipelines.progress import Display
 from teacher.compilation import jit_physics
 from teacher.errors import FathomError
@@ -66,7 +67,7 @@ def describe(tasks: dict[str, Task]) -> JSON:
             "layouts": list(task.layouts),
             "evaluation_layout": task.evaluation_layout,
             "randomised": task.randomise.alters_anything,
-            "description": (type(task).__doc__ or "").strip().partition("\n")[0],
+            "description": presets.TASKS.get(name) or (type(task).__doc__ or "").strip().partition("\n")[0],
         }
         for name, task in tasks.items()
     }

@@ -4,7 +4,9 @@ Nothing heavy is imported before a command runs, so that --help answers at once.
 """
 
 import json
+import shlex
 from collections.abc import Iterator
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +31,8 @@ app = typer.Typer(
     help="Trains a deep policy that takes the goal as an input (goal-conditioned) and needs no reward, "
     "distils it into small students, and exports an ONNX policy with a controller for the robot.",
     epilog="Start with: pipeline run --preset quickstart",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-PROFILES = "c99, c99:PREFIX (other names in C), holosoma, mjlab, ros2, unitree"
 presets = typer.Typer(invoke_without_command=True)
 answering = options.command(app.command(cls=options.Command))
 
@@ -39,9 +41,32 @@ def main() -> None:
     app()
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"pipeline {installed_version('fathom-rl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pipeline(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_say_version, help="print the version"
+    ),
+) -> None:
+    pass
+
+
+def _next(command: str, place: Path) -> None:
+    """Ends a stage: says in which run or sweep it was, and which command comes next."""
+    place = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+    Display().say(f"next: pipeline {command} {shlex.quote(str(place))}")
+
+
 @answering
 def run(first: First, student: str | None = options.STUDENT) -> Answers:
-    """Run all stages in order: teacher, distill, export, control, report."""
+    """Run all stages in order: teacher, distill, export, control, report.
+
+    Example: pipeline run --preset debug --run first --seed 1"""
     with first.held(first.request(student__select=student)) as target:
         from pipelines import all_stages, export_students, tables, train_teacher
         from pipelines.report import verdict
@@ -50,6 +75,7 @@ def run(first: First, student: str | None = options.STUDENT) -> Answers:
             yield all_stages.run_all(target, Display(), resume=first.resume), tables.summary
             Display().say(verdict(target))
             export_students.require_selection(target)
+            _next("watch", target.path)
         else:
             train_teacher.follow(target, resume=first.resume)
 
@@ -68,7 +94,11 @@ def teacher(
     """Train the deep teacher. This is the first stage of a new run.
 
     With --depths, --vary or --seeds it trains a sweep: one run for every combination, and a page that
-    compares them."""
+    compares them.
+
+    Example: pipeline teacher --preset reacher --set network.depth=16
+
+    Example: pipeline teacher --preset wheel-maze --depths 4,16 --seeds 0,1"""
     if first.teacher is not None:
         swept = {"--depths": depths, "--vary": vary or None, "--seeds": seeds}
         options.refuse("a sweep trains its teachers, leave out --teacher", swept)
@@ -81,11 +111,13 @@ def teacher(
     )
     if sweep is not None:
         yield from _of_sweep(sweep, run_sweep.train_sweep(sweep), "teacher")
+        _next("distill", sweep.path)
         return
     with first.held(asked) as target:
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
             diagnosis.require_learned(target)
+            _next("distill", target.path)
         else:
             train_teacher.follow(target, resume=first.resume)
 
@@ -95,14 +127,16 @@ def distill(
     later: Later,
     where: Where,
     run: str | None = options.RUN_OR_SWEEP,
-    baselines: str | None = option(
-        "all|NAME,...", "also train these baselines: direct, direct_long, shallow_actor, cloning, dagger"
+    baselines: str | None = options.choice(
+        "also train baselines: one, several (NAME,NAME) or all", "all", *options.BASELINES
     ),
 ) -> Answers:
     """Distil a run's teacher (policy and critic) into small students.
 
     Takes a sweep too, for all its runs. With --baselines it also trains what the students are compared
-    with, each as a run in RUN/baselines; if the students are finished already, add --resume."""
+    with, each as a run in RUN/baselines; if the students are finished already, add --resume.
+
+    Example: pipeline distill quickstart --set student.sizes=2x32,2x64"""
     asked = later.request()
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed}
     from pipelines import run_sweep, stages, tables, train_students
@@ -112,12 +146,14 @@ def distill(
     target = stages.changed(where.open_any(run), asked)
     if not isinstance(target, Run):
         yield from _of_sweep(target, run_sweep.distill_sweep(target, baselines=baselines, **how), "distill")
+        _next("export", target.path)
         return
     with target.locked():
         if baselines is None:
             yield train_students.distill(target, Display(), **how), tables.distilled
         else:
             yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
+    _next("export", target.path)
 
 
 @answering
@@ -126,16 +162,16 @@ def export(
     where: Where,
     run: str | None = options.RUN_OR_SWEEP,
     student: str | None = options.STUDENT,
-    profile: list[str] | None = option(
-        "NAME", "add the files for this controller; may be repeated. One of: " + PROFILES
-    ),
+    profile: list[str] | None = options.PROFILE,
     sign: Path | None = option(
         "KEY", "sign bundles with this ed25519 key (PEM); load(trusted=...) checks the signature"
     ),
 ) -> Answers:
     """Write a bundle (ONNX, specification, controller) for each student, and evaluate it.
 
-    For a sweep it exports the students of every run, and writes a page that compares them."""
+    For a sweep it exports the students of every run, and writes a page that compares them.
+
+    Example: pipeline export quickstart --profile c99 --resume"""
     from pipelines import export_students, run_sweep, stages, tables
     from pipelines.rundir import Run
 
@@ -146,11 +182,13 @@ def export(
     how: dict[str, Any] = {"resume": later.resume, "seed": later.seed, "sign": sign}
     if not isinstance(target, Run):
         yield from _of_sweep(target, run_sweep.export_sweep(target, **how), "export")
+        _next("report", target.path)
         return
     with target.locked():
         summary = export_students.export(target, Display(), **how)
     yield summary, tables.summary
     export_students.require_selection(target)
+    _next("control", target.path)
 
 
 def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
@@ -169,10 +207,16 @@ def control(
     where: Where,
     held_out: HeldOut,
     bundle: str | None = typer.Argument(
-        None, metavar="[BUNDLE]", help="a bundle, or a run, which stands for its selected bundle"
+        None,
+        metavar="[BUNDLE|RUN]",
+        help="a bundle, or a run, which stands for its selected bundle",
+        autocompletion=options.complete_run,
     ),
-    robot: str | None = option(
-        "fr3|fr3-sim|ros2", "drive a robot instead: a real Franka FR3, a simulated one, or an arm in ROS 2"
+    student: str | None = option(
+        "SIZE", "of a run, this student instead of the selected one", complete=options.complete_student
+    ),
+    robot: str | None = options.choice(
+        "drive a robot: a real Franka FR3, a simulated one, or an arm in ROS 2", *options.ROBOTS
     ),
     host: str | None = option("ADDRESS", "address of the robot's controller, for --robot fr3"),
     goals: str | None = option(
@@ -197,13 +241,19 @@ def control(
     ),
     log: Path | None = option("FILE.npz", "write the steps on the robot to this file"),
 ) -> Answers:
-    """Run the controller of an exported policy in MuJoCo's C engine, or on a robot."""
+    """Run the controller of an exported policy in MuJoCo's C engine, or on a robot.
+
+    Example: pipeline control quickstart --student 2x64
+
+    Example: pipeline control quickstart --robot fr3-sim --goals 5"""
     from pipelines import closed_loop, stages, tables
     from pipelines.rundir import open_run
 
     folder = Path(bundle or "")
     if bundle is None or not (folder / "spec.json").is_file():
-        folder = closed_loop.selected_bundle(open_run(where.named(bundle)))
+        folder = closed_loop.selected_bundle(open_run(where.named(bundle)), student)
+    elif student is not None:
+        raise UsageError("--student: only for a run; a bundle is of one student already")
     elif where.run_option is not None:
         raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
     if where.trust:
@@ -230,6 +280,8 @@ def control(
             how |= of_arm | {"goals": goals or "10", "seconds": seconds or 5.0}
             figures = drive(folder, Display(), robot, **how)
     yield figures, tables.score
+    for run in closed_loop.runs_of(folder):
+        _next("report", run.path)
 
 
 def _as_options(values: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +290,9 @@ def _as_options(values: dict[str, Any]) -> dict[str, Any]:
 
 @answering
 def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> Answers:
-    """Evaluate a run's teacher on starts and goals that training did not use."""
+    """Evaluate a run's teacher on starts and goals that training did not use.
+
+    Example: pipeline evaluate quickstart --engine mujoco --episodes 64"""
     from pipelines import stages, tables
 
     yield stages.evaluate(where.open(run), **held_out._asdict()), tables.score
@@ -248,16 +302,25 @@ def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> 
 def watch(
     where: Where,
     target: str | None = typer.Argument(
-        None, metavar="[RUN|BUNDLE]", help="not needed if there is only one run"
+        None,
+        metavar="[RUN|BUNDLE]",
+        help="not needed if there is only one run",
+        autocompletion=options.complete_run,
     ),
-    policy: str | None = option("WHICH", "for a run: teacher, student or a size. Default: student"),
-    engine: str | None = option(None, "simulator. Default: as for control"),
+    policy: str | None = option(
+        "teacher|student|SIZE",
+        "for a run: which of its policies. Default: student",
+        complete=options.complete_policy,
+    ),
+    engine: str | None = options.choice("simulator. Default: as for control", *options.ENGINES),
     episodes: int = typer.Option(3, min=1, help="number of held-out episodes"),
     seed: int | None = options.HELD_OUT_SEED,
     out: Path | None = option("FILE", "write a .gif, .mp4 or .html. Default: a GIF and a page"),
     live: bool = typer.Option(False, "--live", help="open MuJoCo's viewer instead"),
 ) -> Answers:
-    """Draw a policy's episodes as a GIF and a page, or show them in a window."""
+    """Draw a policy's episodes as a GIF and a page, or show them in a window.
+
+    Example: pipeline watch quickstart --policy teacher --out arm.gif"""
     from pipelines import watch as watching
 
     watching.require_possible(out, live)
@@ -275,7 +338,9 @@ def inspect(
         None, metavar="[BUNDLE|FILE.onnx]", help="another one to compare it with"
     ),
 ) -> Answers:
-    """Show what an exported policy expects and how good it is; or compare two."""
+    """Show what an exported policy expects and how good it is; or compare two.
+
+    Example: pipeline inspect runs/quickstart/bundles/2x64"""
     from pipelines import inspection
 
     if other is None:
@@ -286,21 +351,29 @@ def inspect(
 
 @answering
 def report(where: Where, run: str | None = options.RUN_OR_SWEEP) -> Answers:
-    """Write the report of a run or a sweep: one page that opens in any browser."""
+    """Write the report of a run or a sweep: one page that opens in any browser.
+
+    Example: pipeline report quickstart"""
     from pipelines.report import write_report, write_sweep_report
     from pipelines.rundir import Run
 
     target = where.open_any(run)
     page = write_report(target) if isinstance(target, Run) else write_sweep_report(target)
     yield {"report": str(page)}, lambda found: found["report"]
+    if isinstance(target, Run):
+        _next("watch", target.path)
 
 
 @answering
 def compare(
-    runs: list[str] = typer.Argument(..., metavar="RUN RUN...", help="run directories or names"),
+    runs: list[str] = typer.Argument(
+        ..., metavar="RUN RUN...", help="run directories or names", autocompletion=options.complete_run
+    ),
     out: Path | None = option("FILE.html", "default: compare.html beside the first run"),
 ) -> Answers:
-    """Compare runs: which settings differ, and how the results differ."""
+    """Compare runs: which settings differ, and how the results differ.
+
+    Example: pipeline compare quickstart quickstart-seed1"""
     from pipelines import tables
     from pipelines.compare import compare_runs, open_runs
     from pipelines.report import write_comparison
@@ -318,14 +391,19 @@ def compare(
 @answering
 def tasks(
     names: list[str] | None = typer.Argument(
-        None, metavar="[NAME]...", help="names of tasks, or path/to/file.py:NAME. Default: all"
+        None,
+        metavar="[NAME]...",
+        help="names of tasks, or path/to/file.py:NAME. Default: all, a line each",
+        autocompletion=options.complete_task,
     ),
     table: bool = typer.Option(
         False, "--table", help="measure how fast each task runs on this machine; minutes for all"
     ),
     envs: int = typer.Option(256, min=1, max=1_000_000, help="with --table: number of parallel environments"),
 ) -> Answers:
-    """List the tasks and their inputs and outputs; check your own task."""
+    """List the tasks; with names, show their inputs and outputs, and check your own task.
+
+    Example: pipeline tasks fr3_reach my_robot.py:MyTask"""
     from pipelines import catalogue, tables
 
     display = Display()
@@ -333,7 +411,7 @@ def tasks(
     if table:
         yield catalogue.measure(found, envs, display), tables.throughput
     else:
-        yield catalogue.describe(found), tables.tasks
+        yield catalogue.describe(found), tables.task_details if names else tables.tasks
 
 
 app.add_typer(presets, name="presets")
@@ -341,7 +419,9 @@ app.add_typer(presets, name="presets")
 
 @options.command(presets.callback())
 def list_presets(context: typer.Context) -> Answers:
-    """List the presets, which are named settings of whole runs, or show one."""
+    """List the presets, which are named settings of whole runs, or show one.
+
+    Example: pipeline presets show quickstart --toml"""
     if context.invoked_subcommand is None:
         from pipelines import tables
         from pipelines.config import preset
@@ -357,7 +437,9 @@ def list_presets(context: typer.Context) -> Answers:
 def show_preset(
     name: str = options.PRESET_NAME, as_toml: bool = options.TOML, as_json: bool = options.JSON
 ) -> Answers:
-    """Show all settings of a preset, and what each of them means."""
+    """Show all settings of a preset, and what each of them means.
+
+    Example: pipeline presets show quickstart"""
     from pipelines.config import preset
 
     config = preset(name)
@@ -371,7 +453,9 @@ def config(
     as_toml: bool = options.TOML,
     as_json: bool = options.JSON,
 ) -> Answers:
-    """Show all settings of a run, and what each of them means."""
+    """Show all settings of a run, and what each of them means.
+
+    Example: pipeline config quickstart --toml"""
     from pipelines import config as settings
     from pipelines.rundir import open_run
 
@@ -397,7 +481,9 @@ def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: b
 
 @answering
 def doctor(as_json: bool = options.JSON) -> Answers:
-    """Check the installation: is anything missing, does every part work? One minute."""
+    """Check the installation: is anything missing, does every part work? One minute.
+
+    Example: pipeline doctor --json"""
     from pipelines import doctor
 
     found = doctor.examine(Display())

@@ -181,9 +181,12 @@ def control_engine(task: Task, settings: ControlConfig) -> str:
     return settings.engine or ("mujoco" if "mujoco" in task.engines else task.engines[-1])
 
 
-def selected_bundle(run: Run) -> Path:
-    """Returns the bundle of the student that export marked; UsageError if nothing is exported yet."""
+def selected_bundle(run: Run, student: str | None = None) -> Path:
+    """Returns the bundle of this student, or of the one that export marked; UsageError if it is not there."""
     selected: str | None = run.summary.get("selected")
     if selected is None:
         raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")
-    return run.bundles / selected
+    exported = run.summary.get("export", {})
+    if student is not None and student not in exported:
+        raise unknown_name("exported student", student, exported)
+    return run.bundles / (student or selected)

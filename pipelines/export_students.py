@@ -65,7 +65,8 @@ def export(
         run.begin_stage("export", teacher.source, chosen)
     if len(kept) < len(students):
         run.update_summary({"teacher": {"latency_us_p50": teacher_latency(teacher)}})
-    with display.bar("export", len(students), len(kept), unit="students", groups=SHOWN) as bar:
+    shown: JSON = {"unit": "students", "groups": SHOWN, "about": run.title}
+    with display.bar("export", len(students), len(kept), **shown) as bar:
         for number, student in enumerate((s for s in students if s not in kept), len(kept) + 1):
             bar.note = student.name
             scores, exported = _export_student(run, reference(), student, chosen)

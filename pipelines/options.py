@@ -6,6 +6,8 @@ Nothing heavy is imported before a command runs, so that --help and completion a
 import inspect
 import io
 import json
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +22,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from pipelines import distributed
-from pipelines.presets import PRESETS
+from pipelines.presets import PRESETS, TASKS
 from pipelines.progress import Terminal, printable
 from pipelines.runtime import quiet, sigterm_as_ctrl_c
 from teacher.errors import FathomError, UsageError
@@ -33,12 +35,11 @@ if TYPE_CHECKING:
 Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
 """Figures, and the function that makes a table or a text for people of them."""
 
-# Those of `teacher.tasks`, which takes seconds to import.
-TASKS = (
-    *("ant", "ant_big_maze", "ant_hardest_maze", "ant_u4_maze", "ant_u5_maze", "fr3_pick_place"),
-    *("fr3_push_easy", "fr3_push_hard", "fr3_reach", "fr3_reach_sensed", "humanoid", "humanoid_big_maze"),
-    *("humanoid_published", "humanoid_u_maze", "quad_reach", "reacher", "wheel_labyrinth", "wheel_maze"),
-)
+# Names that are completed without importing what they are of.
+ENGINES = ("mjx", "warp", "brax", "mujoco", "analytic")
+PROFILES = ("c99", "holosoma", "mjlab", "ros2", "unitree")
+ROBOTS = ("fr3", "fr3-sim", "ros2")
+BASELINES = ("direct", "direct_long", "shallow_actor", "cloning", "dagger")
 MOST_EPISODES = 1_000_000  # as of `teacher.config`
 
 
@@ -47,10 +48,10 @@ def complete_preset(incomplete: str) -> list[tuple[str, str]]:
     return [(name, text) for name, (text, _) in PRESETS.items() if name.startswith(incomplete)]
 
 
-def complete_task(incomplete: str) -> list[str]:
-    """Lists tasks of this program and of installed packages."""
-    names = {*TASKS, *entry_points(group="fathom.tasks").names}
-    return sorted(name for name in names if name.startswith(incomplete))
+def complete_task(incomplete: str) -> list[tuple[str, str]]:
+    """Lists tasks of this program and of installed packages, and what they are."""
+    packaged = dict.fromkeys(entry_points(group="fathom.tasks").names, "")
+    return sorted(found for found in (packaged | TASKS).items() if found[0].startswith(incomplete))
 
 
 def complete_run(incomplete: str) -> list[str]:
@@ -58,6 +59,28 @@ def complete_run(incomplete: str) -> list[str]:
     kinds = {"config.json", "sweep.json", "study.json"}  # the last of sweeps made before
     found = [path.parent.name for path in Path("runs").glob("*/*.json") if path.name in kinds]
     return sorted(name for name in found if name.startswith(incomplete))
+
+
+def complete_student(incomplete: str) -> list[str]:
+    """Lists the sizes of students that runs under runs/ hold; before there are any, the default ones."""
+    from pipelines.config import Config
+
+    found = {path.name for path in Path("runs").glob("*/bundles/*")} or set(Config().student.sizes)
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+def complete_policy(incomplete: str) -> list[str]:
+    """Lists what of a run can be watched."""
+    return [*among("teacher", "student")(incomplete), *complete_student(incomplete)]
+
+
+def among(*names: str) -> Callable[[str], list[str]]:
+    """Returns what completes one of these names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
 
 
 def complete_field(incomplete: str) -> list[tuple[str, str]]:
@@ -77,6 +100,11 @@ def option(metavar: str | None, help: str, *names: str, complete: Any = None) ->
     return typer.Option(None, *names, metavar=metavar, help=help, autocompletion=complete)
 
 
+def choice(help: str, *names: str) -> Any:
+    """Returns an option that takes one of these names."""
+    return option("NAME", f"{help}. One of: {', '.join(names)}", complete=among(*names))
+
+
 def _seed(help: str) -> Any:
     return typer.Option(None, "--seed", min=0, max=2**31 - 1, help=help)
 
@@ -85,7 +113,9 @@ def _named(metavar: str, help: str) -> Any:
     return typer.Argument(None, metavar=metavar, help=help, autocompletion=complete_run)
 
 
-PRESET_NAME = typer.Argument(..., metavar="NAME", autocompletion=complete_preset)
+PRESET_NAME = typer.Argument(
+    ..., metavar="NAME", help="a preset that `pipeline presets` lists", autocompletion=complete_preset
+)
 FILE_HELP = "read settings from this file; --set overrides it. `presets show NAME --toml` prints one"
 SETTINGS_FILE = option("FILE.toml", FILE_HELP, "--config")
 SET = option("GROUP.FIELD=VALUE", "change one setting; may be repeated", "--set", complete=complete_field)
@@ -95,7 +125,12 @@ TRUST = typer.Option(
 RESUME = typer.Option(False, "--resume", help="continue where the run stopped; finished work is kept")
 RUN = _named("[RUN]", "name or directory of a run. Default: the only run")
 RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs. Default: the only run")
-STUDENT = option("SIZE", "select this student; the same as --set student.select=SIZE")
+STUDENT = option(
+    "SIZE",
+    "select this student, for example 2x64; the same as --set student.select=SIZE",
+    complete=complete_student,
+)
+PROFILE = choice("add the files for this controller; may be repeated", *PROFILES, "c99:PREFIX")
 HELD_OUT_SEED = _seed("use other held-out episodes than the default ones")
 TOML = typer.Option(False, "--toml", help="print as a file for --config")
 JSON = typer.Option(False, "--json", help="print one JSON object for programs")
@@ -245,7 +280,7 @@ class Where(NamedTuple):
 class HeldOut(NamedTuple):
     """Options that say in which episodes a policy is evaluated."""
 
-    engine: str | None = option(None, "simulator. Default: as in the run's settings")
+    engine: str | None = choice("simulator. Default: as in the run's settings", *ENGINES)
     episodes: int | None = typer.Option(
         None, min=2, max=MOST_EPISODES, help="number of held-out episodes. Default: as in the run's settings"
     )
@@ -285,10 +320,13 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
 
         def run(**given: Any) -> None:
             with reported(given["debug"]):
+                if groups and sys.stderr.isatty():  # for what they are of takes seconds to import
+                    print(f"pipeline {function.__name__}: loading", file=sys.stderr)
                 for name, group in groups.items():
                     given[name] = group(*(given[field] for field in group._fields))
                 for answer in function(**{name: given[name] for name in own}):
                     _print(answer, given["as_json"])
+                sys.stdout.flush()  # here, where a reader that is gone is met
 
         kind = inspect.Parameter.KEYWORD_ONLY
         run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
@@ -330,6 +368,9 @@ def reported(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and stages go on with --resume", file=sys.stderr)
         raise typer.Exit(130) from None
+    except BrokenPipeError:  # as by `| head`: what reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        raise typer.Exit(128 + signal.SIGPIPE) from None
     except (FathomError, OSError) as error:
         if debug:
             raise

@@ -1,9 +1,29 @@
-"""Named settings for whole runs: what one would write after --set, on top of the defaults.
+"""Named settings for whole runs: what one would write after --set, on top of the defaults; and the tasks.
 
 Text alone, so that a shell completes the names at once; `pipelines.config.preset` makes a Config of it.
 """
 
 DEFAULT = "quickstart"
+TASKS = {  # those of `teacher.tasks`, which takes seconds to import: what they are
+    "fr3_reach": "a Franka arm brings its flange to a point",
+    "fr3_reach_sensed": "fr3_reach; students see joint encoders alone",
+    "fr3_push_easy": "a Franka arm pushes a cube to a point nearby",
+    "fr3_push_hard": "a Franka arm pushes a cube across the table",
+    "fr3_pick_place": "a Franka arm lifts a cube and puts it down elsewhere",
+    "quad_reach": "a quadruped walks to a point; physics randomised",
+    "reacher": "a planar arm with two joints reaches a point",
+    "wheel_maze": "a two-wheeled robot drives through a large maze",
+    "wheel_labyrinth": "wheel_maze with longer, narrower ways",
+    "ant": "a four-legged ant walks to a point on open ground",
+    "ant_u4_maze": "the ant walks through a U-shaped maze of size 4",
+    "ant_u5_maze": "the ant walks through a U-shaped maze of size 5",
+    "ant_big_maze": "the ant walks through a large maze",
+    "ant_hardest_maze": "the ant walks through the largest maze",
+    "humanoid": "a humanoid walks to a point on open ground",
+    "humanoid_published": "humanoid with the goal in its state, as published",
+    "humanoid_u_maze": "the humanoid walks through a U-shaped maze",
+    "humanoid_big_maze": "the humanoid walks through a large maze",
+}
 # With the published learning rate of its temperature, 3e-4, a policy stays almost uniform for 8,000 updates:
 # nothing in the millions that are published, most of a run of minutes.
 FAST_TEMPERATURE = "update.temperature_lr=3e-3"

@@ -3,6 +3,7 @@
 import re
 import resource
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ RECENT_S = 3600.0  # over which the rate is taken; iterations may take minutes
 ON_A_LINE = 2  # metrics of each group
 WIDEST = 100  # columns: further apart, what belongs together is hard to read together
 GAP = "  "
+KEPT = "\N{NO-BREAK SPACE}"  # at which no line is broken
 LEVELS = "▁▂▃▄▅▆▇█"
 TREND = 24  # values of a sparkline
 # Control characters but for tab and line feed, and those that turn the direction of text around.
@@ -63,23 +65,44 @@ class Display:
         self.console = Terminal(stderr=True, quiet=quiet)
         self._run = run
 
+    @property
+    def _on_terminal(self) -> bool:
+        # FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter.
+        return self.console.is_interactive and self.console.file.isatty()
+
     def say(self, text: str, style: str = "") -> None:
-        """Prints a line; the style is one of rich's."""
-        self.console.print(Text(text, style), soft_wrap=True)
+        """Prints a line, on a terminal broken between words; the style is one of rich's."""
+        if self._on_terminal:  # a path that is longer stays whole, to be copied
+            text = textwrap.fill(
+                text,
+                self.console.width,
+                break_long_words=False,
+                break_on_hyphens=False,
+                subsequent_indent=GAP,
+            )
+        self.console.print(Text(text.replace(KEPT, " "), style), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         self.say(text, "yellow")
 
     @contextmanager
     def bar(
-        self, stage: str, total: int, done: int = 0, *, unit: str, each: int = 1, groups: Groups | None = None
+        self,
+        stage: str,
+        total: int,
+        done: int = 0,
+        *,
+        unit: str,
+        each: int = 1,
+        groups: Groups | None = None,
+        about: str = "",
     ) -> Iterator["Bar"]:
         """Shows progress of a stage: `total` parts of `each` units, of which `done` are there already.
 
-        A panel stays until the stage ends, well or not; what it came to stays as a line."""
-        bar = Bar(self.console, self._run or stage, total, done, unit, each, groups or {})
-        # FORCE_COLOR makes rich take a pipe for a terminal; a panel there would be litter.
-        if self.console.quiet or not (self.console.is_interactive and self.console.file.isatty()):
+        Below the panel stands what it is `about` (the run, its task and preset) and the device. A panel
+        stays until the stage ends, well or not; what it came to stays as a line."""
+        bar = Bar(self.console, self._run or stage, total, done, unit, each, groups or {}, about)
+        if self.console.quiet or not self._on_terminal:
             bar.say = self.say
             yield bar
             return
@@ -98,10 +121,18 @@ class Bar(Progress):
     """Progress of one stage, in parts (iterations, rounds, students) of `each` units (steps, labels)."""
 
     def __init__(
-        self, console: Console, stage: str, total: int, done: int, unit: str, each: int, groups: Groups
+        self,
+        console: Console,
+        stage: str,
+        total: int,
+        done: int,
+        unit: str,
+        each: int,
+        groups: Groups,
+        about: str = "",
     ):
         self.stage, self.first, self.done, self.total = stage, done, done, total
-        self.unit, self.each, self.groups = unit, each, groups
+        self.unit, self.each, self.groups, self.about = unit, each, groups, about
         self.note = ""  # what is being done, shown until the next update
         self.say: Callable[[str], None] | None = None
         """takes a line at every score, at the end, and every few seconds between"""
@@ -144,7 +175,8 @@ class Bar(Progress):
                 "time left unknown" if left is None else f"{describe_duration(left)} left",
             ]
         rows = [f"{name} {GAP.join(each[:ON_A_LINE])}" for name, each in self._rows().items()]
-        return GAP.join([f"{self.stage}: {', '.join([*head, *rate])}", *rows])
+        parts = [f"{self.stage}: {', '.join([*head, *rate])}", *rows]
+        return GAP.join(part.replace(" ", KEPT) for part in parts)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Draws the panel, as rich asks for it: once before there is a task."""
@@ -159,7 +191,9 @@ class Bar(Progress):
         title = Text(f"{self.stage}: {self.note}" if self.note else self.stage, "bold")
         drawn = Group(self.make_tasks_table(self.tasks), table)
         width = min(self.console.width, WIDEST)
-        yield Panel(drawn, title=title, title_align="left", border_style="cyan", width=width)
+        about = Text(", ".join(filter(None, (self.about, device()))), "dim")
+        frame: dict[str, Any] = {"title_align": "left", "subtitle_align": "left", "border_style": "cyan"}
+        yield Panel(drawn, title=title, subtitle=about, width=width, **frame)
 
     def _so_far(self) -> list[str]:
         """Units that are done, and units a second since the first update, which mostly waited for
@@ -188,6 +222,13 @@ def sparkline(values: Sequence[float]) -> str:
     """Draws the last values, each between 0 and 1, as a line of blocks."""
     top = len(LEVELS) - 1
     return "".join(LEVELS[round(min(max(value, 0.0), 1.0) * top)] for value in values[-TREND:])
+
+
+def device() -> str:
+    """Returns what JAX computes on, `cpu` or `8 x NVIDIA H100`; nothing before it is imported."""
+    jax = sys.modules.get("jax")
+    names = [each.device_kind for each in jax.local_devices()] if jax else []
+    return f"{len(names)} x {names[0]}" if len(names) > 1 else "".join(names)
 
 
 def memory() -> list[str]:

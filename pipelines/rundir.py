@@ -75,6 +75,10 @@ class Run:
         return [self]
 
     @property
+    def title(self) -> str:
+        return f"{self.path}: {self.config.teacher.task.name}, preset {self.settings['preset']}"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "teacher" / "checkpoints"
 

@@ -7,8 +7,10 @@ until then is on disk."""
 import _thread
 import errno
 import logging
+import math
 import os
 import signal
+import socket
 import sys
 import sysconfig
 import termios
@@ -16,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +27,9 @@ from pipelines.progress import printable
 from teacher.errors import FathomError
 
 AGAIN_S = 0.05  # after which a signal that was dropped comes again
+UNHEARD_S = 0.5  # after which a signal has met a library that computes, and hears nothing until it is done
+COMPILING = "stopping when what is being compiled is done; the same again stops at once, without a save"
+SHOW_CURSOR = b"\x1b[?25h\n"
 SAVING = "stopping when this iteration is done and saved; the same again stops at once"
 SAVING_SHARE = 0.02  # of the time that a save may cost, whatever interval is asked for
 _ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +65,51 @@ def _handling(before: dict[int, Any], handler: Callable[[int, FrameType | None],
             signal.signal(number, usual)
 
 
+class _Heard:
+    """When Python last carried out a handler of ours."""
+
+    at = -math.inf
+
+
+def _hear() -> None:
+    _Heard.at = time.monotonic()
+    _leave_lost_terminal()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Says so when a signal comes while a library keeps Python from its handlers; at a second one, exits.
+
+    Every save is whole at any moment, so that nothing is lost but what came after the last one."""
+    here, there = socket.socketpair()
+    there.setblocking(False)
+
+    def answer() -> None:
+        unheard = False
+        while numbers := here.recv(64):
+            if not {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(numbers):
+                continue
+            came, again = time.monotonic(), unheard
+            time.sleep(UNHEARD_S)
+            # A handler may have come before this thread, which may have been asleep for another signal.
+            unheard = _Heard.at < came - 2 * UNHEARD_S
+            if unheard and again:
+                if sys.stderr.isatty():
+                    os.write(2, SHOW_CURSOR)
+                os._exit(Interrupted.exit_code)
+            if unheard:
+                with suppress(OSError):
+                    print(COMPILING, file=sys.stderr)
+
+    before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=answer, name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        there.close()
+
+
 def _leave_lost_terminal() -> None:
     """Where the terminal is gone, sends what is printed nowhere: printing would fail before the save."""
     for descriptor in (1, 2):
@@ -72,13 +122,13 @@ def _leave_lost_terminal() -> None:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt too.
+    """Lets SIGTERM and SIGHUP raise KeyboardInterrupt too, and answers all while a library compiles.
 
     Where Python drops an exception, in a callback of its import system for one, either comes again."""
     unraisable = sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        _leave_lost_terminal()
+        _hear()
         signal.default_int_handler(number, frame)
 
     def again(dropped: "sys.UnraisableHookArgs") -> None:
@@ -88,7 +138,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         else:
             unraisable(dropped)
 
-    with _handling(_ending(), interrupt):
+    in_front = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    with _answering(), _handling(_ending(*([signal.SIGINT] if in_front else [])), interrupt):
         sys.unraisablehook = again
         try:
             yield
@@ -105,7 +156,7 @@ def deferred_interrupt(say: Callable[[str], None] | None = None) -> Iterator[Int
 
     def request(number: int, _: FrameType | None) -> None:
         interruption.requested = True
-        _leave_lost_terminal()
+        _hear()
         signal.signal(number, before[number])
         if say is not None:
             # From a thread: the signal may have come in the middle of a line.

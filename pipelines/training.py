@@ -52,7 +52,7 @@ def training(
     with (
         deferred_interrupt(display.say) as signals,
         recorded(run, stage, display.warn) as record,
-        display.bar(stage, total, done, **shown) as bar,
+        display.bar(stage, total, done, about=run.title, **shown) as bar,
     ):
         bar.note = "compiling"
         for line in lines:

@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -40,7 +41,7 @@ from recovery import (
 from pipelines.config import preset
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run
-from pipelines.runtime import SAVING, deferred_interrupt, sigterm_as_ctrl_c
+from pipelines.runtime import COMPILING, SAVING, deferred_interrupt, sigterm_as_ctrl_c
 from pipelines.training import training
 from teacher import checkpoint
 from teacher.errors import FathomError
@@ -120,6 +121,25 @@ def test_a_first_signal_waits_for_the_save_and_says_so_a_second_one_acts_at_once
         assert interruption.requested
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the second signal did nothing")
+
+
+COMPUTES_IN_C = """
+import hashlib
+from pipelines.runtime import sigterm_as_ctrl_c
+with sigterm_as_ctrl_c():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no handler is called before it returns
+"""
+
+
+def test_ctrl_c_while_a_library_compiles_is_answered_and_a_second_one_ends_it():
+    command = [sys.executable, "-c", COMPUTES_IN_C]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == f"{COMPILING}\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
 
 
 def terminal_of_its_own():

@@ -2,13 +2,18 @@
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 
 import jax.numpy as jnp
 import jsonschema
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from export.targets import TARGETS
 from pipelines import options
 from pipelines.cli import app
 from pipelines.config import (
@@ -29,6 +34,7 @@ from teacher.errors import UsageError
 from teacher.replay import future_offset
 from teacher.rollout import Simulation
 from teacher.tasks import TASKS
+from teacher.tasks.engines import ENGINES
 
 EDITED = [
     "network.actor_width=32",
@@ -145,11 +151,38 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert options.complete_field("network.de") == [
         ("network.depth=", "hidden layers of actor and encoders, in residual blocks of four")
     ]
-    assert set(TASKS) <= set(options.complete_task(""))
-    assert sorted(options.TASKS) == sorted(TASKS)
+    listed = dict(options.complete_task(""))
+    assert set(TASKS) <= set(listed)
+    assert sorted(options.TASKS) == sorted(TASKS) and len(set(options.TASKS.values())) == len(TASKS)
+    assert sorted(options.ENGINES) == sorted(ENGINES)
+    assert sorted(options.PROFILES) == sorted(TARGETS)
+    (tmp_path / "runs" / "mine" / "bundles" / "2x64").mkdir(parents=True)
+    assert options.complete_policy("") == ["teacher", "student", "2x64"]
 
 
 # Bounds
+
+
+COMMANDS = typer.main.get_command(app)
+
+
+@pytest.mark.parametrize("name", COMMANDS.commands)
+def test_every_command_helps_with_an_example_that_it_takes(name):
+    found = CliRunner().invoke(app, [name, "-h"], env={"COLUMNS": "80"})
+    examples = re.findall("Example: pipeline (.*)", found.stdout)
+    assert examples, found.output
+    for words in map(shlex.split, examples):
+        assert words[0] == name
+        COMMANDS.commands[name].make_context(name, words[1:], parent=COMMANDS.make_context("pipeline", words))
+
+
+def test_a_closed_pipe_ends_a_command_quietly_and_the_version_is_a_number():
+    code = "from pipelines.cli import main; main()"
+    command = [sys.executable, "-c", code, "presets", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert re.fullmatch(r"pipeline \d+\.\d+\.\d+\n", CliRunner().invoke(app, ["--version"]).stdout)
 
 
 def numbers(node, path=""):
