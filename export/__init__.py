@@ -12,5 +12,6 @@ if TYPE_CHECKING:
     from export.controller import Log as Log
     from export.controller import load as load
     from export.controller import run as run
+    from teacher.version import __version__ as __version__
 else:
-    __getattr__, __dir__ = lazily(__name__, __file__)
+    __getattr__, __dir__, __all__ = lazily(__name__, __file__)

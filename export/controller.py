@@ -553,6 +553,11 @@ class Controller:
                 array = vector.batch
                 bind(vector.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
+    def __repr__(self) -> str:
+        spec, sizes = self.spec, (self._obs.size, self._goal.size, self._answer.size)
+        told = "obs [%d], goal [%d] -> action [%d]" % sizes
+        return printable(f"<Controller of {spec['name']}: {told}, one step every {spec['control_dt']} s>")
+
     @property
     def has_critic(self) -> bool:
         """Whether `distance` can be asked for."""

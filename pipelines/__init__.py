@@ -20,5 +20,6 @@ if TYPE_CHECKING:
     from pipelines.stages import new_run as new_run
     from pipelines.train_students import distill as distill
     from pipelines.train_teacher import teach as teach
+    from teacher.version import __version__ as __version__
 else:
-    __getattr__, __dir__ = lazily(__name__, __file__)
+    __getattr__, __dir__, __all__ = lazily(__name__, __file__)

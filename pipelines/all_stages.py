@@ -12,7 +12,7 @@ from pipelines.export_students import export
 from pipelines.progress import QUIET, Display
 from pipelines.render import is_kept
 from pipelines.report import write_report
-from pipelines.rundir import Run
+from pipelines.rundir import Run, require_run
 from pipelines.train_students import distill
 from pipelines.train_teacher import teach
 from teacher.errors import FathomError
@@ -26,6 +26,7 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict
     """Carries out every stage that is not done yet, in order; returns the summary.
 
     Raises: FathomError with the likely causes if the teacher has learned nothing."""
+    require_run(run, "run_all")
     begun, before = time.monotonic(), run.summary.get("wall_s", 0.0)
     _BACKGROUND.submit(load_converters)
     try:

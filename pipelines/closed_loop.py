@@ -15,7 +15,7 @@ from pipelines.config import ControlConfig
 from pipelines.files import require_own_files
 from pipelines.progress import QUIET, Display
 from pipelines.render import Recording, keep, record
-from pipelines.rundir import Run
+from pipelines.rundir import Run, require_run
 from teacher.config import TaskConfig, TeacherConfig
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.evaluate import (
@@ -37,7 +37,7 @@ ROBOTS = 256  # side by side; what compiled engines step at once
 
 
 def control(
-    bundle: Path,
+    bundle: Path | str,
     display: Display = QUIET,
     *,
     task: str | None = None,
@@ -50,7 +50,12 @@ def control(
     As the run of the bundle sets it, if it lies in one and nothing else is asked for; figures and a
     recording of the first episodes are then kept there. `task` is needed for a bundle outside a run
     whose task is not one of `task_names`."""
-    bundle = bundle.resolve()
+    if not isinstance(bundle, str | Path) or (Path(bundle) / "config.json").is_file():
+        raise UsageError(
+            f"control takes the directory of a bundle, found {bundle!s}: "
+            "that of a run's selected student is selected_bundle(run)"
+        )
+    bundle = Path(bundle).resolve()
     with controller_errors():
         controller, run, config, settings = opened(bundle, task)
         made = make_task(config.task.name)
@@ -183,6 +188,7 @@ def control_engine(task: Task, settings: ControlConfig) -> str:
 
 def selected_bundle(run: Run, student: str | None = None) -> Path:
     """Returns the bundle of this student, or of the one that export marked; UsageError if it is not there."""
+    require_run(run, "selected_bundle")
     selected: str | None = run.summary.get("selected")
     if selected is None:
         raise UsageError(f"{run.path} holds no exported student yet: first comes pipeline export {run.path}")

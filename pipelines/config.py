@@ -145,7 +145,15 @@ def with_values(config: Config, assignments: Iterable[str]) -> Config:
     """Returns a copy with `group.field=value` assignments applied.
 
     Raises: UsageError naming the field, what was found and what is allowed."""
-    return _changed(config, _parsed(assignments), {})
+    require_config(config, "with_values")
+    return _changed(config, _parsed([assignments] if isinstance(assignments, str) else assignments), {})
+
+
+def require_config(given: object, function: str) -> None:
+    """Raises UsageError that says how to get a Config, if this is none."""
+    if not isinstance(given, Config):
+        found = brief(given) if isinstance(given, str) else type(given).__name__
+        raise UsageError(f"{function} takes a Config, found {found}: preset('quickstart') returns one")
 
 
 def _parsed(assignments: Iterable[str]) -> Values:

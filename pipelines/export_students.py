@@ -16,7 +16,7 @@ from export.targets import require_targets
 from pipelines.closed_loop import batched, controller_errors
 from pipelines.files import write_columns
 from pipelines.progress import QUIET, Display
-from pipelines.rundir import Run
+from pipelines.rundir import Run, require_run
 from pipelines.train_students import teacher_of
 from student.checkpoint import TrainedStudent, load_student
 from student.evaluate import ReferenceEpisodes, SampledStates
@@ -50,6 +50,7 @@ def export(
     """Exports every student, evaluates the files in closed loop beside the teacher, selects one.
 
     Args: sign: a private key, by which every bundle is signed."""
+    require_run(run, "export")
     config, chosen = run.config, run.stage_seed("export", seed, resume)
     key = None if sign is None else signing_key(sign)
     if resume:

@@ -69,6 +69,23 @@ class Run:
     path: Path
     changed: Config | None = None
 
+    def __repr__(self) -> str:
+        """Tells in one line what the run is of, and how far it has come."""
+        try:
+            of, done, size = self.settings, self.figures, self.figures.selected
+            told = [f"<Run {self.path}: {self.task}, preset {of['preset']}, seed {of['seed']}"]
+            score = done.teacher and done.teacher.time_at_goal
+            told.append("no teacher yet" if score is None else f"teacher {score:.3f} of its time at the goal")
+            if size is not None:
+                student = done.students.get(size)
+                kept = (
+                    "" if student is None or student.retention is None else f", keeps {student.retention:.3f}"
+                )
+                told.append(f"student {size} selected{kept}")
+            return "; ".join(told) + ">"
+        except Exception as error:  # one that raised here would hide what is being looked for
+            return f"<Run {self.path}: cannot be read ({type(error).__name__})>"
+
     @property
     def all_runs(self) -> list["Run"]:
         """Itself, as a sweep has its runs."""
@@ -245,6 +262,21 @@ def understood(*paths: Path) -> Iterator[None]:
         ) from error
 
 
+def require_run(given: object, function: str) -> None:
+    """Raises UsageError that says how to get a run, if this is none."""
+    if isinstance(given, str | Path):
+        path = str(given)
+        raise UsageError(
+            f"{function} takes a run, found the path {path!r}: open_run({path!r}) opens it, "
+            f"new_run({path!r}, config) makes a new one"
+        )
+    if not isinstance(given, Run):
+        raise UsageError(
+            f"{function} takes a run, found {type(given).__name__}: open_run(path) opens one, "
+            "new_run(path, config) makes one"
+        )
+
+
 def create_run(path: Path, config: Config, preset: str, seed: int, policy: bytes | None = None) -> Run:
     """Creates a run directory with its settings, a copy of the task's file and of what that imports, and the
     graph of a teacher that is not to be trained.
@@ -276,7 +308,7 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def open_run(name: str | None) -> Run:
+def open_run(name: str | Path | None) -> Run:
     """Opens the run of that path or name under runs/; without one, the only run there is.
 
     Raises: UsageError if there is no such run, or a choice between several."""
@@ -288,7 +320,9 @@ def open_run(name: str | None) -> Run:
         raise UsageError(
             f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
         )
-    path = run_path(name)
+    if not isinstance(name, str | Path):
+        raise UsageError(f"open_run takes the path or name of a run, found {type(name).__name__}")
+    path = run_path(str(name))
     if is_sweep(path):
         listed = "".join(f"\n  {path / entry['run']}" for entry in sweep_settings(path)["runs"])
         raise UsageError(f"{path} is a sweep, not a run: name one of its runs{listed}")

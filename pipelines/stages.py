@@ -9,10 +9,10 @@ import jax
 
 from export.targets import require_targets
 from pipelines.catalogue import warn_of_slips
-from pipelines.config import TEACHER_GROUPS, Config, Request, differing, preset
+from pipelines.config import TEACHER_GROUPS, Config, Request, differing, preset, require_config
 from pipelines.presets import DEFAULT
 from pipelines.progress import Display
-from pipelines.rundir import Run, create_run, open_run
+from pipelines.rundir import Run, create_run, open_run, require_run
 from pipelines.sweep import Sweep
 from pipelines.tracking import require_trackers
 from pipelines.train_students import teacher_of
@@ -79,6 +79,7 @@ def new_run(
     Args: policy: an ONNX file that is the teacher, in place of one to be trained.
     Raises: UsageError for settings that `check` refuses, a policy that does not fit the task, and if the path
     exists; nothing is written then."""
+    require_config(config, "new_run")
     check(config, trained=policy is not None)
     if policy is None:
         return create_run(Path(path), config, preset, seed)
@@ -182,6 +183,7 @@ def evaluate(
     run: Run, *, engine: str | None = None, episodes: int | None = None, seed: int | None = None
 ) -> JSON:
     """Scores the teacher on held-out starts and goals, without touching the run."""
+    require_run(run, "evaluate")
     if episodes is not None:
         require_episodes_fit("--episodes", episodes, make_task(run.task).spec)
     return reevaluate(teacher_of(run), episodes, engine, seed)

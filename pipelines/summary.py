@@ -4,6 +4,7 @@ The tables of `docs/summary.md` are made of it: python -m pipelines.summary prin
 
 import inspect
 import re
+from collections.abc import Iterable
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -30,6 +31,10 @@ class Figures(BaseModel):
             if key.removesuffix("_interval") not in cls.model_fields and key not in cls.model_fields:
                 raise ValueError(f"{key} is not one of its figures")
         return values
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Leaves out what was not computed."""
+        return [(name, value) for name, value in super().__repr_args__() if value not in (None, {})]
 
     def interval(self, key: str) -> Interval | None:
         return self.__pydantic_extra__.get(f"{key}_interval")

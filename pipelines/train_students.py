@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from pipelines.progress import QUIET, Display
-from pipelines.rundir import Run
+from pipelines.rundir import Run, require_run
 from pipelines.training import training
 from student.checkpoint import load_student, restore_state, save_state, save_students
 from student.distill import Distiller
@@ -25,6 +25,7 @@ STREAM = 1  # folded into the key of the run's seed, which is the teacher's own
 
 def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: int | None = None) -> JSON:
     """Fits the students to the run's teacher; returns their part of the summary."""
+    require_run(run, "distill")
     config, folder = run.config.student, run.students / "checkpoints"
     if not resume and folder.exists():
         raise UsageError(f"{run.students} holds students already: add --resume, or start a new run")

@@ -10,7 +10,7 @@ import jax
 from pipelines import distributed
 from pipelines.ground_truth import compare_with_truth, maze_distance
 from pipelines.progress import QUIET, Display
-from pipelines.rundir import DISTANCE_MAP, Run
+from pipelines.rundir import DISTANCE_MAP, Run, require_run
 from pipelines.runtime import Interrupted, deferred_interrupt
 from pipelines.training import training
 from teacher import checkpoint
@@ -36,6 +36,7 @@ def teach(run: Run, display: Display = QUIET, *, resume: bool = False) -> JSON:
     Training ends after `collect.total_steps`, or earlier where an evaluation reaches `evaluate.until`.
     Of several processes this is the first; the others `follow`.
     Raises: UsageError if the run holds a teacher already and is not to be resumed; Diverged."""
+    require_run(run, "teach")
     if run.policy_file.exists():
         return _take(run, display)
     if not resume and checkpoint.saves(run.checkpoints):

@@ -13,5 +13,6 @@ if TYPE_CHECKING:
     from student.distill import DistillState as DistillState
     from student.networks import act as act
     from student.networks import critic_distance as critic_distance
+    from teacher.version import __version__ as __version__
 else:
-    __getattr__, __dir__ = lazily(__name__, __file__)
+    __getattr__, __dir__, __all__ = lazily(__name__, __file__)

@@ -25,6 +25,10 @@ class TrainedStudent(NamedTuple):
     teacher_source: str  # fingerprint of the checkpoint it was distilled from
     source: str  # fingerprint of its own
 
+    def __repr__(self) -> str:
+        """Tells of which task and size it is, without its parameters."""
+        return f"<TrainedStudent {self.name} of {self.spec.name}>"
+
 
 def save_state(directory: Path, distiller: Distiller, state: DistillState) -> None:
     """Saves everything after a finished round."""

@@ -26,5 +26,6 @@ if TYPE_CHECKING:
     from teacher.train import reevaluate as reevaluate
     from teacher.train import restore_state as restore_state
     from teacher.train import save_state as save_state
+    from teacher.version import __version__ as __version__
 else:
-    __getattr__, __dir__ = lazily(__name__, __file__)
+    __getattr__, __dir__, __all__ = lazily(__name__, __file__)

@@ -27,6 +27,11 @@ class EpisodeMetrics(NamedTuple):
     time_near_goal: Any  # share of the episode's steps within the easy radius
     final_distance: Any  # in the goal's unit
 
+    def __repr__(self) -> str:
+        """Tells the means over the episodes."""
+        means = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in self._asdict().items())
+        return f"<EpisodeMetrics, means of {len(self.final_distance)} episodes: {means}>"
+
 
 def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> EpisodeMetrics:
     """Trajectories of L steps and E episodes, goal [E, G]; no step after an episode's end is at the goal."""

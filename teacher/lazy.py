@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 
-def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns `__getattr__` and `__dir__` (PEP 562) of the package whose `__init__.py` is `file`.
+def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Returns `__getattr__`, `__dir__` (PEP 562) and `__all__` of the package whose `__init__.py` is `file`.
 
     Its names are those that the file imports as themselves, for type checkers: `from a.b import C as C`."""
     lines = [node for node in ast.walk(ast.parse(Path(file).read_text())) if isinstance(node, ast.ImportFrom)]
@@ -22,4 +22,5 @@ def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
             return getattr(import_module(home), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return get, lambda: sorted(homes)
+    public = sorted(name for name in homes if not name.startswith("_"))
+    return get, lambda: sorted(homes), public

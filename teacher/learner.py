@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from teacher import losses, replay
 from teacher.compilation import jit_once, jit_physics
 from teacher.config import TeacherConfig
+from teacher.errors import UsageError
 from teacher.networks import (
     Networks,
     Params,
@@ -63,6 +64,11 @@ class Learner:
     """The functions of one configuration. Nothing here changes after construction."""
 
     def __init__(self, config: TeacherConfig, devices: Devices | None = None):
+        if not isinstance(config, TeacherConfig):
+            raise UsageError(
+                f"Learner takes a TeacherConfig, found {type(config).__name__}: the one of a Config is "
+                "config.teacher"
+            )
         self.config = config
         self.devices = devices or Devices()
         require_devices(config, self.devices.all)

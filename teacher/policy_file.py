@@ -40,6 +40,10 @@ class PolicyFile(NamedTuple):
     params: Any = ()
     representation: int = 0
 
+    def __repr__(self) -> str:
+        """Tells of which task and size it is."""
+        return f"<PolicyFile of {self.spec.name}: {self.actor_parameters:,} parameters>"
+
     @classmethod
     def of(cls, graph: bytes, config: TeacherConfig, what: str) -> Self:
         """Opens a graph, and asks it about nothing but zeros.

@@ -11,7 +11,7 @@ import numpy as np
 
 from teacher import checkpoint, replay
 from teacher.config import STORED, TeacherConfig
-from teacher.errors import Diverged, FathomError, Unstable
+from teacher.errors import Diverged, FathomError, Unstable, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
 from teacher.losses import distance
@@ -192,6 +192,16 @@ class Teacher(NamedTuple):
     evaluation: dict[str, Any] | None  # of exactly these parameters
     source: str  # fingerprint of the checkpoint
 
+    def __repr__(self) -> str:
+        """Tells which teacher it is, without its parameters."""
+        score = (self.evaluation or {}).get("time_at_goal")
+        return (
+            f"<Teacher of {self.spec.name}: depth {self.config.network.depths[0]}, "
+            f"{self.actor_parameters:,} parameters in its actor, iteration {self.iteration}"
+            + ("" if score is None else f", {score:.3f} of its time at the goal")
+            + ">"
+        )
+
     @property
     def representation(self) -> int:
         """R: how many entries its critic's features have."""
@@ -220,10 +230,16 @@ class Teacher(NamedTuple):
         return distance(self.embed_state_action(params, observation, action), self.embed_goal(params, goal))
 
 
-def load_teacher(directory: Path) -> Teacher:
-    """Reads the newest checkpoint in `directory`.
+def load_teacher(directory: Path | str) -> Teacher:
+    """Reads the newest checkpoint in `directory`, of a run `run.checkpoints`.
 
     Raises: FathomError if there is none, it is damaged, or its task is not the one known here."""
+    if not isinstance(directory, str | Path) or (Path(directory) / "teacher" / "checkpoints").is_dir():
+        raise UsageError(
+            f"load_teacher takes a directory of checkpoints, found {directory!s}: "
+            "that of a run is run.checkpoints"
+        )
+    directory = Path(directory)
     saved = checkpoint.load(directory, rows=False)
     what = f"checkpoint {directory / str(saved.step)}"
     try:

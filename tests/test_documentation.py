@@ -262,6 +262,19 @@ def test_the_page_on_tracking_reads_a_run(debug_run, tmp_path, monkeypatch, caps
     assert 0 <= float(capsys.readouterr().out) <= 1
 
 
+def test_the_notebook_goes_from_a_preset_to_a_controller(tmp_path, monkeypatch, capsys):
+    file = ROOT / "docs" / "notebook.ipynb"
+    cells = [cell for cell in json.loads(file.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert file.stat().st_size < 300_000
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    assert text.count('PRESET = "quickstart"') == 1
+    found = executed(text.replace('PRESET = "quickstart"', 'PRESET = "debug"'))
+    assert "<Controller of reacher" in capsys.readouterr().out
+    assert found["action"].shape == (2,)
+
+
 def test_no_python_snippet_is_left_out():
     pages = [block.page for block in of_kind("python")]
     run = {

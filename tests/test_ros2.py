@@ -297,6 +297,7 @@ def test_messages_are_plain_cdr_under_the_names_of_ros_2(loopback):
     assert JointState.__idl__.idl_transformed_typename == "sensor_msgs::msg::dds_::JointState_"
 
 
+@pytest.mark.alone
 def test_an_arm_reaches_a_goal_though_messages_are_lost_late_doubled_or_of_other_joints(
     bundle, peer, tmp_path
 ):
@@ -314,6 +315,7 @@ def test_an_arm_reaches_a_goal_though_messages_are_lost_late_doubled_or_of_other
     assert change <= 0.5 * 10 * DT + 1e-9  # holds and what follows them too
 
 
+@pytest.mark.alone
 def test_a_joint_that_is_no_number_stops_the_robot_by_name(bundle, peer):
     peer(faults=["nan"])
     process = control(bundle, "--goals", 1)

@@ -9,7 +9,7 @@ from pipelines.files import write_text
 from pipelines.formats import NARROW, Goal
 from pipelines.report import pages
 from pipelines.report.context import RunContext, SweepContext
-from pipelines.rundir import Run, understood
+from pipelines.rundir import Run, require_run, understood
 from pipelines.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def write_report(run: Run) -> Path:
 
     Stages that have not run are named, figures that were not computed are left out.
     Raises: FathomError if a file of the run cannot be read or the page not be written."""
+    require_run(run, "write_report")
     with understood(run.path):
         return _write(run.path / "report.html", pages.of_run(RunContext(run)))
 
