@@ -65,7 +65,8 @@ def complete_student(incomplete: str) -> list[str]:
     """Lists the sizes of students that runs under runs/ hold; before there are any, the default ones."""
     from pipelines.config import Config
 
-    found = {path.name for path in Path("runs").glob("*/bundles/*")} or set(Config().student.sizes)
+    found = {path.parent.name for path in Path("runs").glob("*/export/*/spec.json")}
+    found = found or set(Config().student.sizes)
     return sorted(name for name in found if name.startswith(incomplete))
 
 

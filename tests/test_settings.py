@@ -145,7 +145,7 @@ def test_the_schema_refuses_what_the_program_refuses():
 
 def test_names_are_completed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    create_run(tmp_path / "runs" / "mine", preset("debug"), "debug", 0)
+    mine = create_run(tmp_path / "runs" / "mine", preset("debug"), "debug", 0)
     assert options.complete_run("m") == ["mine"]
     assert [name for name, _ in options.complete_preset("de")] == ["debug", "deep-smoke"]
     assert options.complete_field("network.de") == [
@@ -156,8 +156,10 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert sorted(options.TASKS) == sorted(TASKS) and len(set(options.TASKS.values())) == len(TASKS)
     assert sorted(options.ENGINES) == sorted(ENGINES)
     assert sorted(options.PROFILES) == sorted(TARGETS)
-    (tmp_path / "runs" / "mine" / "bundles" / "2x64").mkdir(parents=True)
-    assert options.complete_policy("") == ["teacher", "student", "2x64"]
+    assert options.complete_student("2x6") == ["2x64"]  # by default
+    (mine.bundles / "2x48").mkdir(parents=True)
+    (mine.bundles / "2x48" / "spec.json").touch()
+    assert options.complete_policy("") == ["teacher", "student", "2x48"]
 
 
 # Bounds
