@@ -143,7 +143,9 @@ def test_a_teacher_of_too_few_steps_is_told_so(debug_run):
 
 
 def test_the_terminal_ends_with_the_sentence_at_the_top_of_the_report(debug_run):
-    assert verdict(Run(debug_run.path)) == debug_run.errors.splitlines()[-1]
+    last, following = debug_run.errors.splitlines()[-2:]
+    assert last == verdict(Run(debug_run.path))
+    assert following.startswith("next: pipeline ")
     assert html.escape(verdict(Run(debug_run.path)), quote=False) in (
         (debug_run.path / "report.html").read_text().replace(NARROW, " ")
     )
