@@ -21,6 +21,7 @@ OURS = (
     r"\d+ episodes of \S+ in \w+",
     r"report: \S+",
     r"The depth-4 teacher .*\.",  # the report's verdict
+    r"next: pipeline .*",
 )
 
 
