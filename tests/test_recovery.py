@@ -132,14 +132,14 @@ with sigterm_as_ctrl_c():
 """
 
 
-def test_ctrl_c_while_a_library_compiles_is_answered_and_a_second_one_ends_it():
+def test_a_signal_while_a_library_compiles_is_answered_and_a_second_one_ends_it():
     command = [sys.executable, "-c", COMPUTES_IN_C]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         time.sleep(2)  # between that line and the library, Python hears
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         assert process.stderr.readline() == f"{COMPILING}\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 130
 
 
