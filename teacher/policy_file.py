@@ -75,6 +75,8 @@ class PolicyFile(NamedTuple):
                 f"{what}: its output {output.name!r} is {list(found.shape[1:])} an observation, "
                 f"task {spec.name!r} has actions [{action}]"
             )
+        if not np.isfinite(found).all():
+            raise UsageError(f"{what}: it answers an observation of zeros with {found[0].tolist()}")
         return opened
 
     def answer(self, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:

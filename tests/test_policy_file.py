@@ -97,6 +97,14 @@ def test_other_rows_types_and_outputs_are_refused():
             PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
 
 
+def test_answers_that_are_no_numbers_are_refused():
+    model, _ = graph({"input": OBSERVATION + GOAL})
+    weights = np.full((OBSERVATION + GOAL, ACTION), np.nan, np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
+    with pytest.raises(UsageError, match="answers an observation of zeros with .*nan"):
+        PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
+
+
 def test_weights_beside_the_file_are_kept_with_it(tmp_path):
     model, weights = graph({"input": OBSERVATION + GOAL})
     file = tmp_path / "policy.onnx"
