@@ -101,7 +101,7 @@ def test_answers_that_are_no_numbers_are_refused():
     model, _ = graph({"input": OBSERVATION + GOAL})
     weights = np.full((OBSERVATION + GOAL, ACTION), np.nan, np.float32)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
-    with pytest.raises(UsageError, match="answers an observation of zeros with .*nan"):
+    with pytest.raises(UsageError, match=r"answers an observation of zeros with .*nan"):
         PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
 
 
