@@ -340,7 +340,7 @@ def inspect(
 ) -> Answers:
     """Show what an exported policy expects and how good it is; or compare two.
 
-    Example: pipeline inspect runs/quickstart/bundles/2x64"""
+    Example: pipeline inspect runs/quickstart/export/2x64"""
     from pipelines import inspection
 
     if other is None:
