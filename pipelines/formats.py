@@ -16,6 +16,7 @@ NARROW = "\u202f"  # no-break space between a number and its unit
 INTERVALS = f"95{NARROW}% intervals"  # the level of teacher.evaluate.CONFIDENCE
 BELOW = f"Below a figure: its 95{NARROW}% interval"
 NAME_WIDTH = 32  # characters of a row's name that is not broken
+METRIC = ((1.0, 1.0, "m"), (1e-2, 1e2, "cm"), (1e-4, 1e3, "mm"), (0.0, 1e6, "µm"))  # from so many metres on
 ENGINES = {"mujoco": "the MuJoCo C engine", "mjx": "MuJoCo XLA (mjx)", "brax": "brax's spring simulator"}
 
 
@@ -35,15 +36,18 @@ def percent(share: float, form: str = ".1f") -> str:
 
 
 @_of_known
-def with_unit(value: float, unit: str | None) -> str:
-    """Returns `5 cm` for 0.05 m; other units stay as they are."""
-    scale, shown = centimetres(unit)
+def with_unit(value: float, unit: str | None, like: float | None = None) -> str:
+    """Returns `5 cm` for 0.05 m, in the unit that fits `like` or else the value; others stay as they are."""
+    scale, shown = fitting(value if like is None else like, unit)
     return significant(scale * value) + (f"{NARROW}{shown}" if shown else "")
 
 
-def centimetres(unit: str | None) -> tuple[float, str | None]:
-    """Returns by what to multiply a distance, and the unit that it then has."""
-    return (100.0, "cm") if unit == "m" else (1.0, unit)
+def fitting(value: float, unit: str | None) -> tuple[float, str | None]:
+    """Returns by what to multiply distances of this size, and the unit that they then have."""
+    if unit != "m":
+        return 1.0, unit
+    size = abs(value) or 0.01
+    return next((scale, shown) for least, scale, shown in METRIC if size >= least)
 
 
 @_of_known
@@ -120,7 +124,7 @@ def cell(of: Figures | None, key: str, unit: str | None = None) -> Cell:
     value, ends = getattr(of, key, None), (of and of.interval(key)) or ()
     form = FORMS.get(key, number if isinstance(value, int) else percent)
     if key in ("final_distance", "final_distance_change"):
-        form = partial(with_unit, unit=unit)
+        form = partial(with_unit, unit=unit, like=value)
     return Cell(form(value), " to ".join(form(end).partition(NARROW)[0] for end in ends))
 
 

@@ -10,7 +10,7 @@ import pytest
 import rich
 from PIL import Image
 
-from pipelines import tables
+from pipelines import formats, tables
 from pipelines.config import preset, with_values
 from pipelines.files import write_columns, write_json
 from pipelines.report import figures, plot, write_report
@@ -23,6 +23,7 @@ from teacher.tasks.mazes import U4, Maze
 SIZES = ("2x16", "3x16")
 EVIL = "<script>alert('&')</script>"
 GOAL = {"unit": "m", "success_radius": 0.05, "strict_radius": 0.02}
+DRAWN = re.compile(r"<figcaption>([^<]*)</figcaption><svg(.*?)</svg>", re.DOTALL)
 VOID = {"meta", "input", "img", "br"}
 
 
@@ -74,7 +75,7 @@ def new_run(tmp_path, name="arm", values=()):
     return create_run(tmp_path / name, with_values(preset("debug"), values), "debug", 7)
 
 
-def add_teacher(run, iterations=4, *, finished=True, success=0.984):
+def add_teacher(run, iterations=4, *, finished=True, success=0.984, at_goal=0.857):
     """A teacher's part of a run; drawing its curves takes most of the time, 0 iterations have none."""
     run.begin_stage("teacher", None, 0)
     for i in range(1, iterations + 1):
@@ -82,7 +83,7 @@ def add_teacher(run, iterations=4, *, finished=True, success=0.984):
         line |= {"critic_accuracy": 0.1 * i, "actor_loss": 3.0 - i}
         run.append_metrics("teacher", line | ({"evaluation": score(success)} if i % 2 == 0 else {}))
     if finished:
-        teacher = {"depth": 4, "width": 16, "env_steps": 1280, "wall_s": 9.1, **score(success)}
+        teacher = {"depth": 4, "width": 16, "env_steps": 1280, "wall_s": 9.1, **score(success, at_goal)}
         run.update_summary({"task": "fr3_reach", "engine": "mjx", "seed": 7, "teacher": teacher})
 
 
@@ -225,13 +226,13 @@ SAID = {
     "nothing": (
         {},
         "Nothing has been found yet|teacher: not run yet|control: not run yet",
-        "Learning|Control",
+        "How the teacher learned|The controller's episodes",
     ),
     "unfinished teacher": (
         {"teacher": {"iterations": 3, "finished": False}},
         "teacher: not complete, iteration 3 of 4. pipeline teacher --run arm --resume|960 environment steps "
         "so far; at its last evaluation it reached 98.4 % (96.4 to 100.4)",
-        "Students",
+        "What students keep",
     ),
     "teacher alone": (
         {"teacher": BLIND},
@@ -245,9 +246,15 @@ SAID = {
         "Robustness",
     ),
     "teacher that reaches nothing": (
-        {"teacher": BLIND | {"success": 0.0}, "students": {}, "files": {"retention": None, "passes": False}},
-        "The depth-4 teacher never was at a goal|The exported controller has not been run yet",
+        {"teacher": BLIND | {"success": 0.0, "at_goal": 0.0}}
+        | {"students": {}, "files": {"retention": None, "passes": False}},
+        "The depth-4 teacher was never at a goal|The exported controller has not been run yet",
         "keeps",
+    ),
+    "teacher that is seldom at a goal": (
+        {"teacher": BLIND | {"at_goal": 0.09}, "students": {}, "files": {"retention": None}},
+        "The depth-4 teacher was at its goals 9.0 % (7.0 to 11.0) of the time, too seldom to tell",
+        "never",
     ),
     "no student that keeps enough": (
         {"teacher": BLIND, "students": {}, "files": {"retention": 0.93, "passes": False}}
@@ -292,9 +299,9 @@ def test_full_run_states_the_figures_of_the_summary(full_report):
     )
     assert "not run yet" not in page.text
     for row, listed in {
-        "Control": "98.4|88.6|85.7|83.7 to 87.7|2.13|1.92 to 2.39|12.9|0 of 25,600 late",
+        "Control": "98.4|88.6|85.7|83.7 to 87.7|2.13 cm|1.92 to 2.39|12.9|0 of 25,600 late",
         "Robot": "fr3-sim|3 of 4 goals|75.0|3 cm|0 states beyond a limit|farthest end 6.1 cm",
-        "2x16": "727|99.8|99.1 to 100.4|97.5|6.8|11.2|-0.12|61.3|63.1",
+        "2x16": "727|99.8|99.1 to 100.4|97.5|6.8|11.2|-1.2 mm -2 to -0.4|61.3|63.1",
         "all": "0.931|0.964|0.502|0.712|0.953|0.204|5.1",  # students share their critic
         "2": "80.1|70.2|10.3|9.1 to 11.5|87.6",  # steps of delay
         "mass": "20 %",
@@ -313,6 +320,42 @@ def test_full_run_states_the_figures_of_the_summary(full_report):
         assert words in page.text, words
 
 
+def test_teacher_and_students_have_one_colour_each_in_all_figures(full_report):
+    source = full_report.read_text(encoding="utf-8")
+    blue, orange = "--series-1", "--series-2"
+    used = {
+        title: {each for each in (blue, orange) if each in drawn} for title, drawn in DRAWN.findall(source)
+    }
+    for words, colours in {
+        "The teacher in held-out episodes": {blue},
+        "Critic accuracy": {blue},
+        "Policy loss of the students": {orange},
+        "Retention of time at goal against parameters": {blue, orange},
+        "Time at goal by condition": {blue, orange},
+        "Seconds to the goal": {orange},
+        "Latency of 2x16": {orange},
+        "Distance to the goal": {orange},
+    }.items():
+        assert [found for title, found in used.items() if words in title] == [colours], words
+    assert not re.search(r"--series-[34]", source.split("</style>")[1])
+
+
+@pytest.mark.parametrize(
+    ("metres", "shown"),
+    [
+        (0, "0 cm"),
+        (27e-6, "27 µm"),
+        (-0.0012, "-1.2 mm"),
+        (0.05, "5 cm"),
+        (0.999, "99.9 cm"),
+        (3.25, "3.25 m"),
+    ],
+)
+def test_distances_have_the_unit_that_fits(metres, shown):
+    assert formats.with_unit(metres, "m").replace(formats.NARROW, " ") == shown
+    assert formats.with_unit(metres, "cells") == f"{formats.significant(metres)}{formats.NARROW}cells"
+
+
 def test_what_was_not_measured_or_is_of_another_file_is_absent(full):
     summary = full.summary
     for student in summary["students"].values():
@@ -323,7 +366,12 @@ def test_what_was_not_measured_or_is_of_another_file_is_absent(full):
     for size in SIZES:
         full.parity(size).write_bytes(b"half a file")
     page = read(full)
-    for words in ("Calibration", "Largest error of an action of", "of delay", "Retention of time at goal"):
+    for words in (
+        "another simulator",
+        "Largest error of an action of",
+        "of delay",
+        "Retention of time at goal",
+    ):
         assert words not in page.text
     assert page.row("2x16")[2].strip() == "\N{EN DASH}"
     assert not [row for row in page.rows if row and row[0].startswith("all")]

@@ -11,16 +11,15 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 
 from export.verify import ACTION_TOLERANCE
-from pipelines.formats import INTERVALS, centimetres, engine
+from pipelines.formats import INTERVALS, engine, fitting
 from pipelines.report import plot
 from pipelines.report.context import JSON, RunContext, SweepContext
-from pipelines.report.plot import Curve, Figure
+from pipelines.report.plot import STUDENT, TEACHER, Curve, Figure
 from pipelines.summary import Figures, StudentFigures
 from pipelines.sweep import described, short, shown
 from pipelines.tables import current_robustness
 
 SCORES = {"success_final": "Success", "time_at_goal": "Time at goal"}
-STUDENT, TEACHER, *_ = plot.SERIES
 LEARNED = {
     "critic_accuracy": "Critic accuracy on training batches",
     "critic_loss": "Critic loss",
@@ -49,11 +48,12 @@ def learning(run: RunContext) -> list[Figure]:
         for key, label in SCORES.items()
     ]
     reference = run.found.reference
-    limit = (reference.time_at_goal if reference else None, "reference: time at goal", TEACHER)
-    figures = plot.curves(f"Held-out episodes (bands: {INTERVALS})", curves, limit, percent=True)
+    limit = (reference.time_at_goal if reference else None, "reference: time at goal")
+    title = f"The teacher in held-out episodes (bands: {INTERVALS})"
+    figures = plot.curves(title, curves, limit, of=TEACHER, percent=True)
     for key, title in LEARNED.items():
         curve = Curve("", *_columns(run.teacher_metrics, "env_steps", key))
-        figures += plot.curves(title, [curve], percent=key == "critic_accuracy")
+        figures += plot.curves(title, [curve], of=TEACHER, percent=key == "critic_accuracy")
     return figures
 
 
@@ -74,7 +74,7 @@ def distillation(run: RunContext) -> list[Figure]:
             for key in names
             if ("critic" in key) == of_critic
         ]
-        figures += plot.curves(title, curves, axis="labelled states", log=True)
+        figures += plot.curves(title, curves, of=STUDENT, axis="labelled states", log=True)
     return figures
 
 
@@ -108,14 +108,14 @@ def _front(axes: Axes, run: RunContext, points: Mapping[str, tuple[float, Studen
     leading = front({size: (cost, student.retention or 0) for size, (cost, student) in points.items()})
     plot.reference_line(axes, run.config.student.min_retention or None, "required")
     line = [[points[size][0] for size in leading], [points[size][1].retention or 0 for size in leading]]
-    axes.plot(*line, color=TEACHER, linewidth=0.8)
+    axes.plot(*line, color=STUDENT, linewidth=0.8)
     chosen = [size for size in points if size == run.found.selected]
-    plot.dots(axes, points.values(), "retention", color=TEACHER)
+    plot.dots(axes, points.values(), "retention", color=STUDENT, markerfacecolor=plot.PAPER, label="student")
     plot.dots(axes, [points[size] for size in chosen], "retention", color=STUDENT, label="selected")
     of_teacher = [getattr(run.found.teacher, key, None), *(s.teacher_parameters for _, s in points.values())]
     teacher = next(filter(None, of_teacher[:1] if key != "parameters" else of_teacher), None)
     if teacher:
-        axes.plot(teacher, 1, "s", color=plot.MUTED, markersize=6, label="teacher")
+        axes.plot(teacher, 1, "s", color=TEACHER, markersize=6, label="teacher")
         if key != "parameters":
             axes.set_xlabel(f"{axes.get_xlabel()}; of the teacher in JAX")
     axes.margins(x=0.1, y=0.2)
@@ -150,11 +150,12 @@ def _rows(
 ) -> list[Figure]:
     """Draws one row a name and in it a dot a series; of each the figures of its rows and their key."""
     figures: list[Figure] = []
-    looks = zip((-0.2, 0.2), (TEACHER, STUDENT), strict=True)
     with plot.figure(f"{title} (lines: {INTERVALS})", figures, 0.7 + 0.32 * len(names)) as axes:
-        for (label, (rows, key)), (shift, colour) in zip(series.items(), looks, strict=True):
+        for (label, (rows, key)), shift in zip(series.items(), (-0.2, 0.2), strict=True):
             at = [(names.index(name) + shift, row) for name, row in rows.items()]
-            plot.dots(axes, at, key, flat=True, label=label, color=colour)
+            look = {"color": TEACHER if label == "teacher" else STUDENT}
+            look |= {"markerfacecolor": plot.PAPER} if shift < 0 and label != "teacher" else {}
+            plot.dots(axes, at, key, flat=True, label=label, **look)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
@@ -175,7 +176,7 @@ def maze_distances(run: RunContext) -> list[Figure]:
             ((row, column),) = np.argwhere(cells == 0)
             axes.plot(column, row, "o", markersize=15, fillstyle="none", color=plot.INK, markeredgewidth=0.8)
     with plot.figure("The critic's distance, by cells to walk (lines: middle half)", figures) as axes:
-        plot.quartiles(axes, found["steps"], found["quartiles"], "cells to walk")
+        plot.quartiles(axes, found["steps"], found["quartiles"], "cells to walk", TEACHER)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     return figures
@@ -183,7 +184,7 @@ def maze_distances(run: RunContext) -> list[Figure]:
 
 def _draw_map(axes: Axes, values: np.ndarray, form: str) -> None:
     """Draws a maze [R, C], rows downwards: walls are NaN, a distance that is not infinite is a shade too."""
-    shades = [to_rgba(plot.SERIES[0], alpha) for alpha in (0, STRONGEST)]
+    shades = [to_rgba(TEACHER, alpha) for alpha in (0, STRONGEST)]
     colours = LinearSegmentedColormap.from_list("", shades).with_extremes(bad=plot.RULE, over=shades[0])
     reached = values[np.isfinite(values)]
     place = [np.arange(length) for length in values.T.shape]
@@ -214,12 +215,12 @@ def calibration(run: RunContext) -> list[Figure]:
     if found and found.seconds and found.distance:
         with plot.figure(f"Seconds to the goal, {of_critic} (lines: middle half)", figures) as axes:
             seconds = [[found.horizon_s if each is None else each for each in row] for row in found.seconds]
-            plot.quartiles(axes, found.distance, seconds, "critic's distance")
+            plot.quartiles(axes, found.distance, seconds, "critic's distance", STUDENT)
             plot.reference_line(axes, found.horizon_s, "or later")
             axes.set_ylim(0, 1.06 * (found.horizon_s or 0))
         arrived = Curve("", found.distance, found.arrived or [])
-        title = f"Reached the goal in that time, {of_critic}"
-        figures += plot.curves(title, [arrived], axis="critic's distance", percent=True, counts=False)
+        title, axis = f"Reached the goal in that time, {of_critic}", "critic's distance"
+        figures += plot.curves(title, [arrived], of=STUDENT, axis=axis, percent=True, counts=False)
     return figures
 
 
@@ -252,25 +253,28 @@ def _latencies(title: str, found: Any) -> list[Figure]:
 
 def control_distances(run: RunContext) -> list[Figure]:
     """Draws the distance to the goal during the recorded episodes."""
-    (scale, unit), recording = centimetres(run.goal.unit), run.recording
-    curves = []
-    for i, episode in enumerate(recording.get("episodes", ()), 1):
+    recording = run.recording
+    episodes = recording.get("episodes", ())
+    farthest = max((max(episode["distance"]) for episode in episodes), default=0.0)
+    (scale, unit), curves = fitting(farthest, run.goal.unit), []
+    for i, episode in enumerate(episodes, 1):
         steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
         seconds = recording["control_dt"] * np.asarray(steps)
         curves.append(Curve(str(i), seconds, scale * np.asarray(episode["distance"])))
     title = f"Distance to the goal in the recorded episodes{f', {unit}' if unit else ''}"
-    limit = (scale * recording.get("success_radius", 0), "success", plot.MUTED)
-    return plot.curves(title, curves, limit, axis="seconds", counts=False)
+    limit = (scale * recording.get("success_radius", 0), "success")
+    return plot.curves(title, curves, limit, of=STUDENT, axis="seconds", counts=False)
 
 
 def robot(run: RunContext) -> list[Figure]:
     """Draws where each goal's time ended on the robot, and how long the steps took."""
     figures: list[Figure] = []
-    (scale, unit), found = centimetres(run.goal.unit), run.found.robot.get(run.found.driven or "")
+    found = run.found.robot.get(run.found.driven or "")
+    ends = (found and found.distances_m) or []
+    scale, unit = fitting(max([*ends, run.goal.success_radius or 0]), run.goal.unit)
     title = f"Distance at the end of each goal's time{f', {unit}' if unit else ''}"
     with plot.figure(title, figures) as axes:
-        ends = [scale * each for each in (found and found.distances_m) or ()]
-        axes.plot(range(1, len(ends) + 1), ends, "o", label="goal")
+        axes.plot(range(1, len(ends) + 1), [scale * end for end in ends], "o", color=STUDENT, label="goal")
         plot.reference_line(axes, scale * (run.goal.success_radius or 0), "success")
         axes.set(xlabel="goals, one after the other", ylim=(0, None))
     return figures + _latencies("From reading to writing on the robot, µs, steps", run.robot_latencies)
@@ -303,7 +307,7 @@ def teachers(
             thin = [(list(each), list(each.values())) for each in found if len(found) > 1]
             curves.append(Curve(name, common, mean, thin=thin))
         axis = "environment steps" if against == "env_steps" else "wall-clock time, s"
-        limit = (reference, "reference policy", plot.MUTED)
+        limit = (reference, "reference policy")
         figures += plot.curves(f"{SCORES[key]}{title}", curves, limit, axis=axis, percent=True)
     return figures
 
@@ -327,14 +331,15 @@ def against_value(sweep: SweepContext) -> list[Figure]:
     runs = [(run.values, run.teacher) for run in sweep.finished]
     rows = [(row.values, row) for row in sweep.found.combinations]
     with plot.figure(f"Success and time at goal against {short(field)}", figures) as axes:
-        _against(axes, sweep, field, [(label.lower(), key, runs, rows) for key, label in SCORES.items()])
+        lines = [(label.lower(), key, runs, rows) for key, label in SCORES.items()]
+        _against(axes, sweep, field, lines, TEACHER)
         failed = [sweep.vary[field].index(run.values[field]) for run in sweep.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
-        plot.reference_line(axes, sweep.reference("time_at_goal"), "reference: time at goal", TEACHER)
+        plot.reference_line(axes, sweep.reference("time_at_goal"), "reference: time at goal")
         plot.all_percent(axes)
     with plot.figure("Wall-clock time of a run, s", figures) as axes:
-        _against(axes, sweep, field, [("", "wall_s", runs, rows)])
+        _against(axes, sweep, field, [("", "wall_s", runs, rows)], TEACHER)
         axes.set_ylim(bottom=0)
     return figures
 
@@ -357,7 +362,7 @@ def sweep_students(sweep: SweepContext) -> list[Figure]:
             if key == "time_at_goal":  # of teachers in the students' episodes, the same for all sizes
                 lines.append(("teacher", f"teacher_{key}", *next(iter(by_size.values()))))
             with plot.figure(f"{title}{where}", figures) as axes:
-                _against(axes, sweep, field, lines)
+                _against(axes, sweep, field, lines, STUDENT)
                 plot.percent_axis(axes.yaxis)
                 if key == "retention":
                     axes.axhline(1, color=plot.MUTED, linewidth=1)
@@ -397,20 +402,24 @@ def _within(panel: JSON, rows: Iterable[Any]) -> list[Any]:
     return [row for row in rows if row.values.items() >= panel.items()]
 
 
-def _against(axes: Axes, sweep: SweepContext, field: str, lines: Sequence[tuple[str, str, Any, Any]]) -> None:
+def _against(
+    axes: Axes, sweep: SweepContext, field: str, lines: Sequence[tuple[str, str, Any, Any]], of: str
+) -> None:
     """Draws measures over the values of a setting: means joined, with their intervals, beside a dot a run.
 
-    Args: lines: of each its name, the key, and runs and means over seeds, each with its values."""
+    Args:
+      lines: of each its name, the key, and runs and means over seeds, each with its values.
+      of: TEACHER or STUDENT, whose colour all lines have but that of the name `teacher`."""
     values = sweep.vary[field]
-    for i, ((name, key, *found), look) in enumerate(zip(lines, cycle(plot.LOOKS))):
+    for i, ((name, key, *found), dashes) in enumerate(zip(lines, cycle(plot.DASHES))):
         shift = (i - (len(lines) - 1) / 2) * SPREAD / max(len(lines), 2)
-        colour = plot.INK if name == "teacher" else look["color"]
+        colour = TEACHER if name == "teacher" else of
         runs, means = (
             [(values.index(at[field]) + shift, of) for at, of in each if getattr(of, key, None) is not None]
             for each in found
         )
         means.sort(key=lambda each: each[0])
-        plot.dots(axes, means, key, label=name, color=colour, linestyle=look["linestyle"])
+        plot.dots(axes, means, key, label=name, color=colour, linestyle=dashes)
         beside, dots = [at + NEAR for at, _ in runs], [getattr(of, key) for _, of in runs]
         axes.plot(beside, dots, "o", color=colour, alpha=0.6, markeredgewidth=0)
     axes.set_xticks(range(len(values)), list(map(shown, values)))

@@ -83,17 +83,27 @@ def of_run(run: RunContext) -> Page:
         missing.append(("control: not run yet.", f"pipeline control {run.name}"))
     trials = tables.robustness(found)
     costs = figures.retention_and_cost({run.name: run}) + figures.distillation(run) if found.students else []
+    film, none_drawn = _recorded(run)
     sections: dict[str, Sequence[Any]] = {
-        "Learning": [figures.learning(run)],
-        "Students": [tables.students(found, run.goal.unit), costs],
-        "Robustness": [figures.robustness(run), Folded("Figures", [trials])] if trials.rows else [],
-        "Critic": [figures.maze_distances(run), tables.maze(found), tables.critics(found)],
-        "Baselines": [conclusion(found.as_json().get("baselines", {})) or [], tables.baselines(found)],
-        "Calibration": [figures.calibration(run), tables.calibration(found)],
-        "File": [tables.parity(found), figures.parity(run)],
-        "Control": _control(run),
-        "Robot": [figures.robot(run)],
-        "Origin": [
+        "How the teacher learned": [figures.learning(run)],
+        "What students keep, and what they cost": [tables.students(found, run.goal.unit), costs],
+        "Robustness to noise, pushes and other physics": (
+            [figures.robustness(run), Folded("Figures", [trials])] if trials.rows else []
+        ),
+        "What the critic knows of distances": [
+            figures.maze_distances(run),
+            tables.maze(found),
+            tables.critics(found),
+        ],
+        "Beside students that were trained otherwise": [
+            conclusion(found.as_json().get("baselines", {})) or [],
+            tables.baselines(found),
+        ],
+        "In training and in another simulator": [figures.calibration(run), tables.calibration(found)],
+        "Whether the file equals what was trained": [tables.parity(found), figures.parity(run)],
+        "The controller's episodes": [*none_drawn, figures.control_distances(run)],
+        "On the robot": [figures.robot(run)],
+        "How to make this run again": [
             *_origin(run, "run"),
             *(
                 Folded(
@@ -109,7 +119,7 @@ def of_run(run: RunContext) -> Page:
     }
     trained = f", trained in {found.engine}" if found.engine else ""
     about = f"Task {run.task}{trained}, seed {run.seed}"
-    first = [tables.funnel(found, run.goal)]
+    first = [film, tables.funnel(found, run.goal)]
     return Page(f"{run.name}: {run.task}", about, verdict_of_run(run), first, missing, sections, run.name)
 
 
@@ -143,9 +153,12 @@ def verdict_of_run(run: RunContext) -> str:
     else:
         kept = f"{in_words(student, 'retention')}"
         if student.retention is None:
-            said.append(
-                f"The {named(teacher)} never was at a goal, so the {size} student had nothing to keep."
+            seldom = (
+                f"was at its goals {in_words(teacher, 'time_at_goal')} of the time, too seldom to tell what"
             )
+            seldom = f"{seldom} the {size} student keeps."
+            never = f"was never at a goal, so the {size} student had nothing to keep."
+            said.append(f"The {named(teacher)} {seldom if teacher.time_at_goal else never}")
         elif found.selected_passes or run.config.student.select:
             said.append(f"The {size} student keeps {kept} of its {named(teacher)}'s time at goal.")
         else:
@@ -179,12 +192,12 @@ def _reaches(score: Score, run: RunContext, verb: str = "reaches") -> str:
     return f"{verb} {share} of {score.episodes} goals" + (f" within {near}" if near else "")
 
 
-def _control(run: RunContext) -> list[Any]:
-    parts: list[Any] = [films(run.recording, run.pictures)]
+def _recorded(run: RunContext) -> tuple[list[Film], list[str]]:
+    """Returns the controller's recorded episodes as moving pictures, or how to have them drawn."""
     if run.recording and not run.pictures:
         name = f"{run.name}/export/{run.found.controlled}"
-        parts.append(f"No pictures of them: pipeline control {name} draws them, where it finds OpenGL.")
-    return [*parts, figures.control_distances(run)]
+        return [], [f"No pictures of them: pipeline control {name} draws them, where it finds OpenGL."]
+    return films(run.recording, run.pictures), []
 
 
 def films(recording: JSON, pictures: Sequence[bytes]) -> list[Film]:
@@ -238,7 +251,7 @@ def of_comparison(found: "Comparison", runs: Mapping[str, RunContext]) -> Page:
             "Settings that differ": [settings if settings.rows else none],
             "Scores": [scores],
             "Students": [figures.retention_and_cost(runs), kept],
-            "Learning": [figures.comparison_learning(runs)],
+            "How the teachers learned": [figures.comparison_learning(runs)],
             "Versions that differ": [tables.different("package", found.versions, found)],
         },
         heading=f"{len(runs)} runs beside each other",
@@ -263,9 +276,9 @@ def of_sweep(sweep: SweepContext) -> Page:
         "Score and cost": [figures.against_value(sweep)],
         "Figures": means,
         "Students": [figures.sweep_students(sweep), tables.sweep_students(found)],
-        "Learning": [figures.sweep_learning(sweep)],
+        "How the teachers learned": [figures.sweep_learning(sweep)],
         "Runs": [tables.sweep_runs(found, sweep.goal)],
-        "Origin": _origin(sweep, "sweep"),
+        "How to make this sweep again": _origin(sweep, "sweep"),
     }
     about = f"Sweep: {'; '.join(sweep.varied)}"
     return Page(sweep.name, about, verdict_of_sweep(sweep), (), missing, sections)

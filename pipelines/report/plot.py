@@ -20,10 +20,12 @@ from pipelines.summary import Figures
 
 # matplotlib wants colours; the page wants names, whose value depends on the reader's colour scheme. These
 # stand-ins, which nobody would choose, are replaced by the names in the finished SVG.
-NAMES = ("ink", "muted", "rule", "series-1", "series-2", "series-3", "series-4")
-INK, MUTED, RULE, *SERIES = (f"#0101{i:02x}" for i in range(len(NAMES)))
+NAMES = ("paper", "ink", "muted", "rule", "series-1", "series-2", "series-3", "series-4")
+PAPER, INK, MUTED, RULE, *SERIES = (f"#0101{i:02x}" for i in range(len(NAMES)))
+TEACHER, STUDENT = SERIES[:2]  # whoever is drawn, in every figure where both could be
 DASHED = (0, (4, 3))
-LOOKS = cycler(linestyle=["-", (0, (4, 2)), (0, (1, 1.5))]) * cycler(color=SERIES)  # dashes change last
+DASHES = ["-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
+LOOKS = cycler(linestyle=DASHES) * cycler(color=SERIES)  # dashes change last
 WIDTH, HEIGHT = 4.7, 2.6  # inches of 72 points: a point is about a pixel where plots stand side by side
 MAX_POINTS = 800  # of one line; more cannot be told apart
 _STYLE: dict[Any, Any] = {
@@ -78,7 +80,7 @@ def figure(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterato
         canvas.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue().partition("<svg")[2]
     svg = re.sub(r' xmlns[:\w]*="[^"]*"|(?<=<g) id="[^"]*"', "", svg).replace("xlink:href", "href")
-    for colour, name in zip((INK, MUTED, RULE, *SERIES), NAMES, strict=True):
+    for colour, name in zip((PAPER, INK, MUTED, RULE, *SERIES), NAMES, strict=True):
         svg = svg.replace(colour, f"var(--{name})")
     figures.append(Figure(title, Markup(svg)))
 
@@ -96,8 +98,9 @@ class Curve(NamedTuple):
 def curves(
     title: str,
     found: Sequence[Curve],
-    limit: tuple[float | None, str, str] = (None, "", MUTED),
+    limit: tuple[float | None, str] = (None, ""),
     *,
+    of: str | None = None,
     axis: str = "environment steps",
     counts: bool = True,
     percent: bool = False,
@@ -106,11 +109,14 @@ def curves(
     """Draws lines from 0 on; of more points than can be told apart every n-th alone.
 
     Args:
-      limit: what could be reached, if that is known: value, label, colour.
+      limit: what could be reached, if that is known: value and label.
+      of: TEACHER or STUDENT, whose colour all lines have; they differ by their dashes.
       counts: the horizontal axis is one of counts: 200k, 1.2M.
       percent, log: the vertical axis reaches from 0 to 100 %, or is logarithmic."""
     figures: list[Figure] = []
     with figure(title, figures) as axes:
+        if of:
+            axes.set_prop_cycle(cycler(linestyle=DASHES) * cycler(color=[of]))
         for each in found:
             x_kept, y_kept, band = map(thinned, (each.x, each.y, each.band))
             marker = "o" if len(each.x) < 30 else ""
@@ -156,10 +162,11 @@ def dots(
         axes.errorbar(x, y, **{along: reach, "marker": "o", "linestyle": "none", **look})
 
 
-def quartiles(axes: Axes, x: Any, found: Any, label: str) -> None:
+def quartiles(axes: Axes, x: Any, found: Any, label: str, colour: str) -> None:
     """Draws medians over x, each on a line from the first to the third quartile; found: [K, 3], x: [K]."""
     low, middle, high = np.transpose(found)
-    axes.errorbar(x, middle, yerr=(middle - low, high - middle), marker="o", linewidth=0.8, label="median")
+    reach = (middle - low, high - middle)
+    axes.errorbar(x, middle, yerr=reach, marker="o", linewidth=0.8, label="median", color=colour)
     axes.set_xlabel(label)
 
 
@@ -182,10 +189,10 @@ def all_percent(axes: Axes) -> None:
     percent_axis(axes.yaxis)
 
 
-def reference_line(axes: Axes, value: float | None, label: str, colour: str = MUTED) -> None:
+def reference_line(axes: Axes, value: float | None, label: str) -> None:
     """Draws a dashed line at what could be reached, if that is known."""
     if value is not None:
-        axes.axhline(value, color=colour, linewidth=1, linestyle=DASHED, label=label)
+        axes.axhline(value, color=MUTED, linewidth=1, linestyle=DASHED, label=label)
 
 
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float, float]]) -> list[str]:
