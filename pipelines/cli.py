@@ -365,6 +365,44 @@ def report(where: Where, run: str | None = options.RUN_OR_SWEEP) -> Answers:
 
 
 @answering
+def push(
+    target: str = typer.Argument(..., metavar="RUN|BUNDLE", help="the run or the bundle to share"),
+    repository: str = typer.Argument(..., metavar="OWNER/NAME", help="where to; made if it does not exist"),
+    message: str | None = option("TEXT", "what the commit says"),
+    public: bool = typer.Option(False, "--public", help="make a new repository public, not private"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="say what would be sent, and send nothing"),
+) -> Answers:
+    """Share a run or a bundle through a hub of models.
+
+    Uploads to Hugging Face, or to the hub that HF_ENDPOINT names, with the token of `hf auth login`.
+
+    Example: pipeline push runs/quickstart/export/2x64 me/franka-reach --dry-run"""
+    from pipelines import hub
+
+    if dry_run:
+        sent = hub.parcel(target, repository).told(repository)
+        yield sent, lambda found: "\n".join([*found["files"], f"{found['bytes']:,} bytes; nothing was sent"])
+    else:
+        yield hub.push(target, repository, message, public=public), lambda found: found["commit"]
+
+
+@answering
+def pull(
+    repository: str = typer.Argument(..., metavar="OWNER/NAME", help="what to bring"),
+    revision: str | None = option("COMMIT|TAG", "a version of it. Default: the newest"),
+    out: Path | None = option("DIR", "where to. Default: runs/NAME for a run, NAME for a bundle"),
+) -> Answers:
+    """Bring a run or a bundle from a hub of models, and check it.
+
+    Nothing in it is executed. A bundle has to be what its hashes and recorded answers say.
+
+    Example: pipeline pull me/franka-reach --out franka"""
+    from pipelines import hub
+
+    yield {"pulled": str(hub.pull(repository, revision, out))}, lambda found: found["pulled"]
+
+
+@answering
 def compare(
     runs: list[str] = typer.Argument(
         ..., metavar="RUN RUN...", help="run directories or names", autocompletion=options.complete_run
