@@ -40,7 +40,7 @@ READ = {
 # What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
 SMALL = {
     **dict.fromkeys(("run", "teacher", "control", "evaluate", "report", "compare", "inspect", "watch"), ()),
-    **dict.fromkeys(("tasks", "presets", "config", "doctor"), ()),
+    **dict.fromkeys(("tasks", "presets", "config", "doctor", "push"), ()),
     **{"distill": ("students", "export", "control"), "export": ("control",)},
 }
 
