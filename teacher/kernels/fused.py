@@ -176,20 +176,13 @@ def _forward_kernel(
     shape: _Shape,
     residual_scale: float,
     plain: bool,
-    x_gmem: Ref,
-    weights_gmem: Ref,
-    bias_gmem: Ref,
-    norm_scale_gmem: Ref,
-    norm_bias_gmem: Ref,
-    y_gmem: Ref,
-    operands_gmem: Ref,
-    z_gmem: Ref,
-    *,
+    *refs: Ref,
     weights: chip.Slots,
     stream: chip.Slots,
     operand: Ref,
     z_tile: Ref,
 ) -> None:
+    x_gmem, weights_gmem, bias_gmem, norm_scale_gmem, norm_bias_gmem, y_gmem, operands_gmem, z_gmem = refs
     network, tile = lax.axis_index("network"), lax.axis_index("rows")
     rows, learns = pl.ds(tile * chip.ROWS, chip.ROWS), tile < shape.grad_rows // chip.ROWS
     first_layer = network * shape.layers
@@ -239,20 +232,13 @@ def _backward_kernel(
     shape: _Shape,
     residual_scale: float,
     plain: bool,
-    dy_gmem: Ref,
-    z_gmem: Ref,
-    weights_gmem: Ref,
-    norm_scale_gmem: Ref,
-    norm_bias_gmem: Ref,
-    dx_gmem: Ref,
-    dz_gmem: Ref,
-    sums_gmem: Ref,
-    *,
+    *refs: Ref,
     weights: chip.Slots,
     stream: chip.Slots,
     pre_activations: chip.Slots,
     operand: Ref,
 ) -> None:
+    dy_gmem, z_gmem, weights_gmem, norm_scale_gmem, norm_bias_gmem, dx_gmem, dz_gmem, sums_gmem = refs
     network, tile = lax.axis_index("network"), lax.axis_index("rows")
     rows, learns = pl.ds(tile * chip.ROWS, chip.ROWS), tile < shape.grad_rows // chip.ROWS
     first_layer = network * shape.layers
