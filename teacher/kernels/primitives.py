@@ -190,7 +190,7 @@ def slots_of(count: int, *shape: int, dtype: Any = jnp.bfloat16) -> Slots:
 def weight_slots(width: int, *, transposed: bool) -> Slots:
     """Makes slots for a layer's chunks and one more.
 
-    Each takes CHUNK columns of the weights, rows if the transpose is wanted. The one more keeps slots changing
-    from layer to layer, and so keeps the compiler from holding the addresses of all their tiles in registers
-    throughout the loop."""
+    Each takes CHUNK columns of the weights, rows if the transpose is wanted. The one more keeps slots
+    changing from layer to layer, and so keeps the compiler from holding the addresses of all their tiles in
+    registers throughout the loop."""
     return slots_of(width // CHUNK + 1, *((CHUNK, width) if transposed else (width, CHUNK)))
