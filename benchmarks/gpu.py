@@ -70,10 +70,6 @@ QUEUE = {
         update("--depths", 16, 64, 1024, "--published-up-to", 0), 3, LOOPS_IN_GRAPHS
     ),
     **{
-        f"collect-{task}": Part(benchmark("rollout", "--tasks", task, "--envs", 512, 4096, "--depths", 16), 4)
-        for task in ("fr3_reach", "ant", "humanoid", "ant_big_maze")
-    },
-    **{
         f"ladder-{depth}": Part(benchmark("ladder", "--depths", depth, "--set", *LEVERS), 10)
         for depth in (4, 16, 64, 256)
     },

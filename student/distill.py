@@ -173,7 +173,8 @@ class Distiller:
         first = state.round * self.spec.episode_length
         write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
         # Measured in the first round, in which the untrained students do not act yet.
-        measured = Normaliser(*map(_statistics, (new.observation, new.candidate_actions, new.goal)))
+        actions = new.action if new.candidate_actions is None else new.candidate_actions
+        measured = Normaliser(*map(_statistics, (new.observation, actions, new.goal)))
         return state._replace(
             labels=jax.tree.map(write, state.labels, new),
             normaliser=jax.tree.map(partial(jnp.where, state.round == 0), measured, state.normaliser),
@@ -277,12 +278,12 @@ def critic_losses(student: Student, batch: Labels, same_goals: bool) -> dict[str
 def _normalised(batch: Labels, normaliser: Normaliser) -> Labels:
     batch = batch._replace(
         observation=normalise(batch.observation, normaliser.observation),
-        candidate_actions=normalise(batch.candidate_actions, normaliser.action),
         goal=normalise(batch.goal, normaliser.goal),
     )
-    if batch.features is None or batch.gradient is None:
+    if batch.features is None:
         return batch
     return batch._replace(
+        candidate_actions=normalise(batch.candidate_actions, normaliser.action),
         features=batch.features.astype(jnp.float32),
         gradient=batch.gradient * normaliser.action[1],
     )

@@ -39,8 +39,10 @@ class Labels(NamedTuple):
     observation: Array  # [T, E, S']
     goal: Array  # [T, E, G']
     action: Array  # [T, E, A]: the teacher's
-    candidate_actions: Array  # [T, E, K, A]: the teacher's, the one carried out, some nearby, uniform ones
     # Of the teacher's critic; None where it has none.
+    candidate_actions: Any = (
+        None  # [T, E, K, A]: the teacher's, the one carried out, some nearby, uniform ones
+    )
     distance: Any = None  # [T, E, K]: of each candidate action to the goal
     features: Any = None  # [T, E, K, R], half precision: of the state with each candidate action
     goal_features: Any = None  # [T, E, R]
@@ -61,11 +63,11 @@ def empty_labels(spec: TaskSpec, representation: int, steps: int, envs: int) -> 
         observation=jnp.zeros((*shape, observation)),
         goal=jnp.zeros((*shape, goal)),
         action=jnp.zeros((*shape, action)),
-        candidate_actions=jnp.zeros((*shape, ACTIONS, action)),
     )
     if not representation:
         return labels
     return labels._replace(
+        candidate_actions=jnp.zeros((*shape, ACTIONS, action)),
         distance=jnp.zeros((*shape, ACTIONS)),
         features=jnp.zeros((*shape, ACTIONS, representation), jnp.float16),
         goal_features=jnp.zeros((*shape, representation)),
@@ -83,15 +85,14 @@ def compute_labels(
     def at_step(step: tuple[Array, ...]) -> Labels:
         before, carried_out, qpos, sensed, goal, number = step
         action = teacher.act(params, before, goal)
-        candidates = draw_candidate_actions(jax.random.fold_in(action_key, number), action, carried_out)
         labels = Labels(
             observation=sensed,
             goal=task.deployed_goal(qpos, goal) if teacher.spec.deployed else goal,
             action=action,
-            candidate_actions=candidates,
         )
         if isinstance(teacher, PolicyFile):
             return labels
+        candidates = draw_candidate_actions(jax.random.fold_in(action_key, number), action, carried_out)
         goal_features = teacher.embed_goal(params, goal)
 
         def embed(action: Array) -> Array:
@@ -99,6 +100,7 @@ def compute_labels(
 
         features = jax.vmap(embed, in_axes=1, out_axes=1)(candidates)
         return labels._replace(
+            candidate_actions=candidates,
             distance=distance(features, goal_features[:, None]),
             features=features.astype(jnp.float16),
             goal_features=goal_features,

@@ -85,7 +85,7 @@ residual_stack.defvjp(_forward, _backward)
 
 
 def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:
-    """[B, W] -> [B, W]."""
+    """Applies one block: [B, W] -> [B, W]."""
     branch, layers = x, []
     for layer in range(BLOCK_DEPTH):
         z = matmul(branch, block.kernel[layer], settings.precision) + block.bias[layer]
@@ -98,7 +98,7 @@ def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:
 def _block_backward(
     cotangent: Array, block: Blocks, layers: Layers, settings: Settings
 ) -> tuple[Array, Array]:
-    """[B, W] -> [B, W] below the block, and the cotangents [4, B, W] of its layers' outputs."""
+    """Computes the cotangent [B, W] below a block, and those of its layers' outputs [4, B, W]."""
     below, cotangents = settings.residual_scale * cotangent, []
     for layer in reversed(range(BLOCK_DEPTH)):
         cotangents.append(_operand(below, settings))
@@ -131,7 +131,7 @@ def block_gradients(
 def _layer_backward(
     cotangent: Array, block: Blocks, layers: Layers, layer: int, settings: Settings
 ) -> tuple[Array, Array, Array]:
-    """One layer's output [B, W] again, and the cotangents of what swish and LayerNorm were given."""
+    """Returns a layer's output [B, W] again, and the cotangents of what swish and LayerNorm were given."""
     normalised, scale = layers.normalised[layer].astype(jnp.float32), block.norm_scale[layer]
     y = normalised * scale + block.norm_bias[layer]
     gate = jax.nn.sigmoid(y)
@@ -143,7 +143,7 @@ def _layer_backward(
 
 
 def matmul(a: Array, b: Array, precision: Precision) -> Array:
-    """[..., M, K] @ [..., K, N] -> float32 [..., M, N], with operands as `precision` says."""
+    """Multiplies [..., M, K] @ [..., K, N] -> float32 [..., M, N], with operands as `precision` says."""
     if precision == "bfloat16":
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
         return jnp.matmul(a, b, preferred_element_type=jnp.float32)
@@ -153,21 +153,21 @@ def matmul(a: Array, b: Array, precision: Precision) -> Array:
 
 
 def normalise(z: Array) -> tuple[Array, Array]:
-    """[..., W] -> rows with mean 0 and variance 1, and 1 / the deviation that they had, [..., 1]."""
+    """Normalises rows [..., W] to mean 0 and variance 1; returns 1 / their deviation [..., 1] too."""
     centred = z - z.mean(-1, keepdims=True)
     inv_std = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + NORM_EPSILON)
     return centred * inv_std, inv_std
 
 
 def _weighted_sum(rows: Array, weights: Array, settings: Settings) -> Array:
-    """[B, W], [W] -> [B, 1]."""
+    """Sums each row, weighted: [B, W], [W] -> [B, 1]."""
     if settings.batched:
         return (rows * weights).sum(-1, keepdims=True)
     return jnp.matmul(rows, weights[:, None], precision=jax.lax.Precision.HIGHEST)
 
 
 def _sum_over_rows(rows: Array, settings: Settings) -> Array:
-    """[B, W] -> [W]."""
+    """Sums over the rows: [B, W] -> [W]."""
     if settings.batched:
         return rows.sum(0)
     return jnp.matmul(jnp.ones((1, len(rows))), rows, precision=jax.lax.Precision.HIGHEST)[0]
@@ -178,10 +178,10 @@ def _stack(trees: list) -> Any:
 
 
 def _rounded(blocks: Blocks, settings: Settings) -> Blocks:
-    """Weights rounded once for all layers, not layer by layer."""
+    """Rounds the weights once for all layers, not layer by layer."""
     return blocks._replace(kernel=_operand(blocks.kernel, settings))
 
 
 def _operand(x: Array, settings: Settings) -> Array:
-    """As an operand of a product, which is all that is needed of it later."""
+    """Rounds to what a product takes, which is all that is needed of it later."""
     return x.astype(jnp.bfloat16) if settings.precision == "bfloat16" else x

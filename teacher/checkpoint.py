@@ -55,7 +55,7 @@ class Saved(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the leaves: equal for equal contents, whenever and however often they were saved."""
+        """Computes the SHA-256 of the leaves, equal for equal contents whenever they were saved."""
         digest = hashlib.sha256()
         for path, leaf in sorted(self.leaves.items()):
             digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
@@ -167,7 +167,7 @@ def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
 
 
 def leaf_paths(tree: Any) -> dict[str, Any]:
-    """{path of a leaf: leaf}, in the tree's order."""
+    """Returns {path of a leaf: leaf}, in the tree's order."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -192,7 +192,7 @@ def _load(directory: Path, step: int, rows: bool) -> Saved:
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[ocp.Checkpointer]:
-    """Of this process alone: orbax would wait for all of a run's processes to take part."""
+    """Makes one of this process alone: orbax would wait for all of a run's processes to take part."""
     own = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own)
@@ -224,7 +224,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
-    """The segments of the newest readable save before `step`."""
+    """Returns the segments of the newest readable save before `step`."""
     for earlier in saves(directory):
         if earlier < step:
             with contextlib.suppress(FathomError):
@@ -259,7 +259,7 @@ def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.nda
 
 
 def _whole_segment(directory: Path, segment: dict[str, Any]) -> Path:
-    """The file of a segment, made again from its copy if it is damaged, and the copy from it."""
+    """Returns a segment's file, made again from its copy if it is damaged, and the copy from it."""
     kept = [directory / folder / segment["file"] for folder in (ROWS, COPIES)[: 1 + segment["copied"]]]
     problems = {}
     for file in kept:
@@ -296,13 +296,13 @@ def _drop_old(directory: Path, keep: int) -> None:
 
 
 def _stored(arrays: Mapping[str, Any], path: str) -> Any:
-    """The array of that path, or of the path that it had in older saves; None if there is neither."""
+    """Returns the array of that path, or of the path that it had in older saves; None if there is neither."""
     older = functools.reduce(lambda name, renamed: name.replace(*renamed), RENAMED, path)
     return arrays.get(path, arrays.get(older))
 
 
 def _plain(leaf: Any) -> Any:
-    """Random keys as the integers behind them."""
+    """Turns random keys into the integers behind them."""
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
@@ -330,7 +330,7 @@ def _copy(file: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _appearing(file: Path) -> Iterator[Path]:
-    """A name to write to; what is there becomes `file` in one step. Several processes may do so at once."""
+    """Gives a name to write to; what is there becomes `file` in one step, whoever else writes it too."""
     file.parent.mkdir(exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     with _removed_on_failure(partial):

@@ -8,7 +8,7 @@ import jaxlib
 
 
 def jit_physics(function: Callable, **options: Any) -> Callable:
-    """`jax.jit` for functions that step a simulator.
+    """Compiles, as `jax.jit` does, functions that step a simulator.
 
     With jaxlib before 0.11 XLA's CPU fusion duplicates work along a kinematic chain, some
     700 times; those versions need it off, later ones neither need nor know the option.
@@ -20,5 +20,5 @@ def jit_physics(function: Callable, **options: Any) -> Callable:
 
 
 def jit_once(function: Callable, **options: Any) -> Callable:
-    """`jax.jit` for functions that run a few times: optimising them takes longer than running them."""
+    """Compiles functions that run a few times: optimising them would take longer than running them."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)

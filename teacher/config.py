@@ -40,7 +40,7 @@ class Threshold(NamedTuple):
 
 
 def parse_threshold(text: str) -> Threshold:
-    """`time_at_goal=0.32` -> that share and 0.32; ValueError saying what is allowed."""
+    """Reads `time_at_goal=0.32` as that share and 0.32; ValueError saying what is allowed."""
     key, _, value = (part.strip() for part in text.partition("="))
     if key not in SHARES or re.fullmatch(r"\d*\.?\d+", value, re.ASCII) is None or not 0 < float(value) <= 1:
         raise ValueError(
@@ -51,15 +51,15 @@ def parse_threshold(text: str) -> Threshold:
 
 
 def _threshold(value: Any) -> Any:
-    """As it was written; a value of any type is refused in the same words."""
+    """Checks it and keeps it as it was written; any type is refused in the same words."""
     if value is not None:
         parse_threshold(value if isinstance(value, str) else repr(value))
     return value
 
 
 def task_reference(name: str) -> str:
-    """A task in a file, `path/to/file.py:NAME` or `path/to/arm.toml`, by its whole path and a colon, so that
-    later stages find it from any directory.
+    """Names a task in a file, `path/to/file.py:NAME` or `path/to/arm.toml`, by its whole path and a colon, so
+    that later stages find it from any directory.
 
     Other names of tasks stay as they are."""
     file, _, made = (name + ":" if name.endswith(ARM) else name).rpartition(":")
@@ -117,7 +117,7 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python would take true for 1."""
+        """Rejects booleans for numeric fields: Python would take true for 1."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("must not be true or false")
         return value
@@ -177,12 +177,12 @@ class NetworkConfig(Group):
 
     @property
     def depths(self) -> tuple[int, int]:
-        """Of the actor, and of both encoders."""
+        """Returns those of the actor, and of both encoders."""
         return self.actor_depth or self.depth, self.critic_depth or self.depth
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Of the actor's hidden layers, and of both encoders'."""
+        """Returns those of the actor's hidden layers, and of both encoders'."""
         return self.actor_width or self.width, self.width
 
     @model_validator(mode="after")
@@ -261,7 +261,7 @@ class EvaluateConfig(Group):
     """KEY=VALUE: training ends after the first evaluation whose KEY, a share of the score, reaches VALUE"""
 
     def reached(self, evaluation: Mapping[str, Any] | None) -> bool:
-        """Whether training ends by `until` after this evaluation; never without one."""
+        """Tells whether training ends by `until` after this evaluation; never without one."""
         if self.until is None or evaluation is None:
             return False
         key, least = parse_threshold(self.until)

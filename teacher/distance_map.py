@@ -59,7 +59,7 @@ def agreement(maze: Maze, asked: Queries, distance: np.ndarray) -> dict[str, flo
 
 
 def drawable(maze: Maze, asked: Queries, distance: np.ndarray) -> dict[str, np.ndarray]:
-    """What a picture of distances [Q, K] needs.
+    """Returns what a picture of distances [Q, K] needs.
 
     Returns:
       critic, cells: [R, C], from the first state to each cell of the grid, by the critic and in cells to

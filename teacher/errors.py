@@ -25,7 +25,7 @@ class Unstable(FathomError):
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
-    """An error that lists the known names and suggests the nearest one."""
+    """Makes an error that lists the known names and suggests the nearest one."""
     known = sorted(known)
     near = get_close_matches(given, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -34,7 +34,7 @@ class EpisodeMetrics(NamedTuple):
 
 
 def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> EpisodeMetrics:
-    """Trajectories of L steps and E episodes, goal [E, G]; no step after an episode's end is at the goal."""
+    """Scores L steps of E episodes with goals [E, G]; no step after an episode's end is at the goal."""
     distance = goal_distance(spec, trajectories.observation[1:], goal)
     near = (distance <= spec.goal.success_radius) & trajectories.active
     return EpisodeMetrics(
@@ -48,37 +48,37 @@ def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Ep
 
 
 def evaluation_layout(config: TeacherConfig) -> str:
-    """How goals are laid out in evaluation: as the settings say, or else the task."""
+    """Returns how goals are laid out in evaluation: as the settings say, or else the task."""
     return config.evaluate.layout or make_task(config.task.name).evaluation_layout
 
 
 def evaluation_starts(simulation: Simulation, episodes: int, layout: str, seed: int | None = None) -> Start:
-    """The first `episodes` held-out starts and goals of the task; others with a seed."""
+    """Draws the first `episodes` held-out starts and goals of the task; others with a seed."""
     key = jax.random.key(EVALUATION_SEED if seed is None else seed)
     return simulation.starts(key, episodes, layout)
 
 
 def evaluation_noise_key(seed: int | None = None) -> jax.Array:
-    """Of the sensors' noise in held-out episodes: the same for every policy that is compared."""
+    """Returns the key of the sensors' noise, the same for every policy that is compared."""
     return jax.random.fold_in(jax.random.key(EVALUATION_SEED if seed is None else seed), 1)
 
 
 def run_episodes(
     simulation: Simulation, policy: Callable[..., Any], start: Start, noise_key: jax.Array | None = None
 ) -> tuple[EpisodeMetrics, Trajectories]:
-    """Episodes of any policy on any engine, and how they went; arguments as of `Simulation.rollout`."""
+    """Runs and scores episodes of any policy on any engine; arguments as of `Simulation.rollout`."""
     trajectories = simulation.rollout(policy, start, noise_key=noise_key)
     return episode_metrics(simulation.task.spec, trajectories, start.goal), trajectories
 
 
 def share_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """Wilson interval of a share."""
+    """Computes the Wilson interval of a share."""
     interval = scipy.stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap of the mean of [E] values; the same numbers for the same values."""
+    """Computes a percentile bootstrap of the mean of [E] values, the same for the same values."""
     interval = scipy.stats.bootstrap(
         (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", n_resamples=2000, rng=0
     ).confidence_interval
@@ -86,7 +86,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def summarise(result: EpisodeMetrics, layout: str) -> dict[str, Any]:
-    """Means over episodes, each `key` with its interval as `key_interval`, and how goals were laid out."""
+    """Averages over episodes, each `key` with its interval as `key_interval`, and how goals were laid out."""
     episodes = len(result.final_distance)
     summary: dict[str, Any] = {"episodes": episodes, "layout": layout}
     for key, values in result._asdict().items():

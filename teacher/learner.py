@@ -88,7 +88,7 @@ class Learner:
         self._distances = jit_once(self._critic_distances)
 
     def _division(self) -> Any:
-        """How each array of a state is divided over the devices: partition specs in a state's form."""
+        """Says how each array of a state is divided over the devices: partition specs in a state's form."""
         params = jax.eval_shape(self._init_params, jax.random.key(0))
         whole: Any = P()
         environments: Any = P(AXIS)
@@ -107,7 +107,7 @@ class Learner:
         return init_params(self.networks, key, self.spec.sizes)
 
     def _init(self, key: Array) -> TeacherState:
-        """A fresh run, nothing collected yet."""
+        """Begins a fresh run, nothing collected yet."""
         init_key, environment_key, run_key = jax.random.split(key, 3)
         params = self._init_params(init_key)
         collect, devices = self.config.collect, self.devices
@@ -131,11 +131,11 @@ class Learner:
         return Environments(self.simulation.reset(start), start.goal, step, jnp.zeros_like(step))
 
     def policy(self, params: Params) -> Policy:
-        """The deterministic policy: tanh of the mean; compiled, on one device."""
+        """Returns the deterministic policy: tanh of the mean; compiled, on one device."""
         return partial(self._act, self.devices.local(params.actor))
 
     def distances(self, params: Params, observation: Array, action: Array, goals: Array) -> Array:
-        """[Q, S], [Q, A], [K, G] -> the critic's distances [Q, K]; compiled, on one device."""
+        """Computes the critic's distances, [Q, S], [Q, A], [K, G] -> [Q, K]; compiled, on one device."""
         found: Array = self._distances(self.devices.local(params), observation, action, goals)
         return found
 
@@ -160,7 +160,7 @@ class Learner:
         return state._replace(environments=self._begun(state.environments, unstable, start))
 
     def collect(self, state: TeacherState) -> TeacherState:
-        """`collect.unroll_length` control steps of this device's environments, written to their replay.
+        """Writes `collect.unroll_length` control steps of this device's environments to their replay.
 
         Rows in which physics became unstable have no known goal, and are not sampled."""
         steps = self.config.collect.unroll_length
@@ -191,13 +191,13 @@ class Learner:
         return self._begun(Environments(physics, goal, step + 1, episode), done, start), rows
 
     def _begun(self, environments: Environments, done: Array, start: Start) -> Environments:
-        """The environments, those that are done [N] in a new episode."""
+        """Begins a new episode in the environments that are done [N]."""
         physics, goal, step, episode = environments
         physics, goal = choose(done, (self.simulation.reset(start), start.goal), (physics, goal))
         return Environments(physics, goal, jnp.where(done, 0, step), episode + done)
 
     def _renewed(self, key: Array, numbers: Array) -> Array:
-        """Which environments [N] are given another goal within their episode.
+        """Draws which environments [N] are given another goal within their episode.
 
         One that waits at its goal, or at the wall before it, goes on from there: so places further away come
         into the replay, and ways that lead to no single goal."""
@@ -208,7 +208,7 @@ class Learner:
         return jax.vmap(jax.random.bernoulli, (0, None))(keys, 1 / mean)
 
     def _draw_starts(self, key: Array, run_key: Array, numbers: Array) -> Start:
-        """New starts of these environments, or the same ones for the whole run."""
+        """Draws new starts of these environments, or the same ones for the whole run."""
         if self.config.collect.starts == "repeated":
             key = jax.random.fold_in(run_key, 2**31 - 1)  # iterations fold in smaller numbers
         return self.simulation.draw(key, numbers, self.config.task.layout)
@@ -273,12 +273,12 @@ def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> Non
 
 
 def _keys(key: Array, numbers: Array) -> Array:
-    """One key for each number [N]."""
+    """Makes one key for each number [N]."""
     return jax.vmap(partial(jax.random.fold_in, key))(numbers)
 
 
 def _noise(key: Array, numbers: Array, size: int) -> Array:
-    """Standard normal [N, size]; each row depends on its number alone."""
+    """Draws standard normal noise [N, size]; each row depends on its number alone."""
     return jax.vmap(lambda key: jax.random.normal(key, (size,)))(_keys(key, numbers))
 
 

@@ -10,7 +10,7 @@ DISTANCE_EPSILON = 1e-8  # under the root, whose slope is infinite at zero
 
 
 def pairwise_distance(a: Array, b: Array) -> Array:
-    """[B, R], [C, R] -> Euclidean distances [B, C].
+    """Computes Euclidean distances, [B, R], [C, R] -> [B, C].
 
     The product form needs exact float32: TF32 would cancel the nearest pairs away."""
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
@@ -19,7 +19,7 @@ def pairwise_distance(a: Array, b: Array) -> Array:
 
 
 def distance(a: Array, b: Array) -> Array:
-    """[..., R], [..., R] -> Euclidean distance [...]."""
+    """Computes the Euclidean distance, [..., R], [..., R] -> [...]."""
     return jnp.sqrt(((a - b) ** 2).sum(-1) + DISTANCE_EPSILON)
 
 

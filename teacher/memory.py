@@ -76,7 +76,7 @@ def estimate(config: TeacherConfig, spec: TaskSpec, batched: bool | None = None,
 
 
 def _activations(config: TeacherConfig, batched: bool, batch: int) -> int:
-    """All that an update holds beside parameters, gradients and moments, for `batch` rows of a batch."""
+    """Estimates what an update holds beside parameters, gradients and moments, for `batch` rows."""
     network = config.network
     width = max(network.widths)
     actor, encoder = network.depths
@@ -166,7 +166,7 @@ def host_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
-    """What each control group (version 1 or 2) above this process leaves below its limit, in bytes."""
+    """Yields the bytes that each control group (version 1 or 2) above this process leaves of its limit."""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)

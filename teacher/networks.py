@@ -32,7 +32,7 @@ _stacked_kernel_init = nn.initializers.variance_scaling(
 
 
 def residual_scale(architecture: str, depth: int) -> float:
-    """What each block's branch is multiplied with before it is added to the stream.
+    """Returns what each block's branch is multiplied with before it is added to the stream.
 
     `scaled` is the base-depth rule of arXiv:2505.01618 (alpha = 1), under which Adam's learning rate does not
     change with depth; with BASE_BLOCKS = 4, networks of up to 16 layers are the published ones."""
@@ -99,11 +99,11 @@ class ResidualNetwork(nn.Module):
         return self.leave(run_blocks((self.enter(x),), (self.blocks,), self.settings, self.fused)[0])
 
     def enter(self, x: Array) -> Array:
-        """[B, inputs] -> [B, W]: what the first block is given."""
+        """Computes what the first block is given: [B, inputs] -> [B, W]."""
         return nn.swish(self.input_norm(self.input(x)))
 
     def leave(self, x: Array) -> Array:
-        """[B, W] -> [B, outputs]: from what the last block gave."""
+        """Computes the outputs from what the last block gave: [B, W] -> [B, outputs]."""
         return self.output(x)
 
 
@@ -139,7 +139,7 @@ def make_networks(config: NetworkConfig, action_size: int) -> Networks:
 
 
 def init_params(networks: Networks, key: Array, sizes: tuple[int, int, int]) -> Params:
-    """Fresh parameters; `sizes` are those of observation, action and goal."""
+    """Initialises parameters; `sizes` are those of observation, action and goal."""
     observation, action, goal = sizes
     actor_key, state_action_key, goal_key = jax.random.split(key, 3)
     return Params(
@@ -153,29 +153,29 @@ def init_params(networks: Networks, key: Array, sizes: tuple[int, int, int]) -> 
 def action_distribution(
     networks: Networks, params: Tree, observation: Array, goal: Array
 ) -> tuple[Array, Array]:
-    """[B, S], [B, G] -> mean and log standard deviation [B, A] of the action before tanh."""
+    """Computes mean and log standard deviation [B, A] of the action before tanh, at [B, S], [B, G]."""
     return _mean_and_log_std(_apply(networks.actor, params, _pair(observation, goal)))
 
 
 def deterministic_action(networks: Networks, params: Tree, observation: Array, goal: Array) -> Array:
-    """[B, S], [B, G] -> tanh of the mean [B, A]."""
+    """Computes tanh of the mean action, [B, S], [B, G] -> [B, A]."""
     return jnp.tanh(action_distribution(networks, params, observation, goal)[0])
 
 
 def embed_state_action(networks: Networks, params: Tree, observation: Array, action: Array) -> Array:
-    """[B, S], [B, A] -> [B, R]."""
+    """Embeds states with actions, [B, S], [B, A] -> [B, R]."""
     return _apply(networks.state_action, params, _pair(observation, action))
 
 
 def embed_goal(networks: Networks, params: Tree, goal: Array) -> Array:
-    """[B, G] -> [B, R]."""
+    """Embeds goals, [B, G] -> [B, R]."""
     return _apply(networks.goal, params, goal)
 
 
 def act_and_embed_goal(
     networks: Networks, params: Params, observation: Array, goal: Array
 ) -> tuple[Array, Array, Array]:
-    """`action_distribution` and `embed_goal`, in one forward pass over residual blocks of equal shapes.
+    """Computes `action_distribution` and `embed_goal` in one forward pass, over blocks of equal shapes.
 
     Args: [B, S], [B, G]. Returns: mean [B, A], log standard deviation [B, A], embedding [B, R]."""
     actor, encoder = networks.actor, networks.goal
@@ -201,7 +201,7 @@ def act_and_embed_goal(
 def embed_both_actions(
     networks: Networks, params: Tree, observation: Array, data: Array, policy: Array
 ) -> tuple[Array, Array]:
-    """`embed_state_action` of two actions of each state, in one pass over the weights of a deep network.
+    """Embeds each state with two actions, in one pass over the weights of a deep network.
 
     Args: [B, S], [B, A], [B, A]; the parameters learn from `data` alone and are constants for
     `policy`, whose derivative is that of the action.

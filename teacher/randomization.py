@@ -33,7 +33,7 @@ class DomainRandomization(NamedTuple):
         return self.alters_model or bool(self.latency or self.push)
 
     def changed(self, config: RandomiseConfig) -> "DomainRandomization":
-        """These values, but for the fields that settings give."""
+        """Returns these values, but for the fields that settings give."""
         return self._replace(**config.model_dump(exclude_none=True))
 
 
@@ -48,7 +48,7 @@ class PhysicsParams(NamedTuple):
 
 
 def draw(spread: DomainRandomization, key: jax.Array) -> PhysicsParams:
-    """The conditions of one episode."""
+    """Draws the conditions of one episode."""
     friction_key, mass_key, strength_key, delay_key, seed_key = jax.random.split(key, 5)
 
     def factor(key: jax.Array, share: float) -> jax.Array:
@@ -66,7 +66,7 @@ def draw(spread: DomainRandomization, key: jax.Array) -> PhysicsParams:
 def pushes(
     spread: DomainRandomization, conditions: PhysicsParams, step: Array, control_dt: float, size: int
 ) -> jax.Array:
-    """Sudden changes of velocity [E, size] before control step [E]; mostly zero."""
+    """Draws sudden changes of velocity [E, size] before control step [E]; mostly zero."""
 
     def push(seed: jax.Array, step: jax.Array) -> jax.Array:
         when, where = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))

@@ -60,7 +60,7 @@ def insert(replay: Replay, rows: Rows) -> Replay:
 
 
 def future_offset(uniform: Array, remaining: Array, discount: float) -> Array:
-    """Rows to look ahead: geometric, truncated to [0, remaining], by inverting its distribution.
+    """Draws how many rows to look ahead: geometric, in [0, remaining], by inverting its distribution.
 
     Args: uniform [B] in [0, 1); remaining [B] rows that the episode goes on for; offset k has
     probability proportional to discount**k.
@@ -72,7 +72,7 @@ def future_offset(uniform: Array, remaining: Array, discount: float) -> Array:
 
 
 def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Devices) -> Batch:
-    """This device's part of `batch` state-actions, each with a goal that its episode reaches later.
+    """Draws this device's part of `batch` state-actions, each with a goal that its episode reaches later.
 
     Element b comes from environment (b N + r) // B, r evenly from 0 to N - 1: over a batch each
     environment is as likely as any other, and no device needs another's. Its row is drawn evenly.
@@ -115,7 +115,7 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
 
 
 def unknown_goals(replay: Replay, newest: int) -> Array:
-    """[newest, N] bool: which of the newest rows have no known goal, the newest first."""
+    """Tells which of the newest rows have no known goal, [newest, N], the newest first."""
     slots = (replay.written - 1 - jnp.arange(newest)) % len(replay.newest)
     return ~_known(replay.rows.achieved_goal[slots])
 

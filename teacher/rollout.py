@@ -45,21 +45,21 @@ class Trajectories(NamedTuple):
     sensed: Sensed | None = None  # [L + 1, E, ...], where the rollout was given a key for its noise
 
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Observation before, action and observation after of L steps of each episode, [L, E, ...].
+        """Returns observation before, action and observation after of L steps of each episode, [L, E, ...].
 
         An episode that ended early has fewer: its own steps are repeated."""
         before, after = self.before_steps(self.observation), self.before_steps(self.observation[1:])
         return before, self.before_steps(self.action), after
 
     def before_steps(self, values: np.ndarray) -> np.ndarray:
-        """What of values [L or more, E, ...] was there before each of the `steps`, [L, E, ...]."""
+        """Returns what of values [L or more, E, ...] was there before each of the `steps`, [L, E, ...]."""
         length, episodes = self.active.shape
         row = np.arange(length)[:, None] % np.maximum(self.active.sum(0), 1)
         before: np.ndarray = values[row, np.arange(episodes)]
         return before
 
     def sensed_steps(self) -> Sensed:
-        """What policies on the robots saw before each of the `steps`, [L, E, ...]."""
+        """Returns what policies on the robots saw before each of the `steps`, [L, E, ...]."""
         assert self.sensed is not None, "the rollout was given no noise_key"
         return Sensed(*map(self.before_steps, self.sensed))
 
@@ -105,11 +105,11 @@ class Simulation:
             return self.task.observe(self.engine.read(state.physics, state.conditions))
 
     def ended(self, state: Running) -> Any:
-        """[E]: whether the task ends an episode here."""
+        """Tells whether the task ends an episode here, [E]."""
         return self.task.ended(self.engine.read(state.physics, state.conditions))
 
     def is_stable(self, state: Running) -> Any:
-        """[E]: whether positions and velocities are; compiled engines go on with those that are not."""
+        """Tells whether positions and velocities are, [E]; compiled engines go on with those that are not."""
         seen = self.engine.read(state.physics, state.conditions)
         return is_stable(seen.qpos) & is_stable(seen.qvel)
 
@@ -126,7 +126,7 @@ class Simulation:
         return Running(physics, state.conditions, state.step + 1, waiting)
 
     def _pushes(self, conditions: PhysicsParams, step: Array) -> Array:
-        """[E, nv]"""
+        """Draws changes of velocity [E, nv]."""
         task = self.task
         pushed = list(task.pushed)
         drawn = pushes(self.randomise, conditions, step, task.spec.control_dt, len(pushed))
@@ -134,13 +134,13 @@ class Simulation:
         return jnp.zeros((len(drawn), size)).at[:, pushed].set(drawn)
 
     def draw(self, key: Array, numbers: Array, layout: str | None = None) -> Start:
-        """Independent starts with these numbers [E]; pure. A number's start depends on the key alone.
+        """Draws independent starts with these numbers [E]; pure. A number's start depends on the key alone.
 
         The goals are laid out as for training if no layout is named."""
         return _draw(self.task, self.randomise, layout or self.task.layouts[0], key, numbers)
 
     def starts(self, key: Array, episodes: int, layout: str | None = None) -> Start:
-        """The starts with numbers 0 to episodes - 1, in NumPy."""
+        """Draws the starts with numbers 0 to episodes - 1, in NumPy."""
         layout = layout or self.task.layouts[0]
         drawn = _compiled_draw(self.task, self.randomise, layout, key, np.arange(episodes))
         return jax.tree.map(np.asarray, drawn)
@@ -159,7 +159,7 @@ class Simulation:
         steps: int | None = None,
         noise_key: Array | None = None,
     ) -> Trajectories:
-        """One episode of any policy from each start (NumPy), or its first steps, from the host.
+        """Runs one episode of any policy from each start (NumPy), or its first steps, from the host.
 
         Args:
           policy: a SensingPolicy if there is a `noise_key`, else a Policy; asked with NumPy batches, all of
@@ -178,7 +178,7 @@ class Simulation:
         return jax.tree.map(lambda leaf: leaf[:, :episodes], joined)
 
     def _noise_keys(self, noise_key: Array | None, start: Start) -> Any:
-        """[E]; () where nothing is sensed. Without a key there is noise too: one compilation serves all."""
+        """Makes keys [E]; () where nothing is sensed. Without a key there is noise too: it compiles once."""
         if self.task.spec.deployed is None:
             return ()
         key = jax.random.key(0) if noise_key is None else noise_key
@@ -223,7 +223,7 @@ class Simulation:
     def _next(
         self, state: Running, senses: _Senses | None, action: Any, active: Any
     ) -> tuple[Running, _Senses | None, "_Frame"]:
-        """One control step of the environments [E] that are still active; the others stay as they are."""
+        """Steps the environments [E] that are still active once; the others stay as they are."""
         broken: Any = False  # the C engine stops by itself
         if self.engine.compiled:
             moved = self.step(state, action)
@@ -249,7 +249,7 @@ class Simulation:
                 own[rows] = new
 
     def _reading(self, state: Running, action: Any, keys: Array) -> Any:
-        """[E, M] with noise, after the last `action` [E, A]; `keys` [E] are the episodes'."""
+        """Reads the sensors [E, M] with noise, after the last `action` [E, A]; `keys` [E] of the episodes."""
         with jax.default_matmul_precision("highest"):
             physical = self.engine.read(state.physics, state.conditions)
             now = fold_each(keys, state.step)
@@ -267,7 +267,7 @@ class Simulation:
 
 
 def is_stable(values: Any) -> Any:
-    """[..., K] -> [...]: whether all are numbers that MuJoCo's C engine would go on with."""
+    """Tells, [..., K] -> [...], whether all are numbers that MuJoCo's C engine would go on with."""
     return (abs(values) < mujoco.mjMAXVAL).all(-1)
 
 
@@ -320,7 +320,7 @@ def require_randomisable(task: Task, engine: str, randomise: DomainRandomization
 
 
 def _rows(starts: tuple[Start, Any], first: int, count: int) -> tuple[Start, Any]:
-    """`count` starts, and their keys, from number `first` on; the last repeated where there are no more."""
+    """Takes `count` starts and their keys from number `first` on, the last one repeatedly at the end."""
     rows = np.minimum(np.arange(first, first + count), len(starts[0].goal) - 1)
     rowed: tuple[Start, Any] = jax.tree.map(lambda leaf: leaf[rows], starts)
     return rowed
@@ -348,7 +348,7 @@ _compiled_draw = jit_once(_draw, static_argnums=(0, 1, 2))  # one for all engine
 def simulation(
     task: str, engine: str | None = None, randomise: DomainRandomization = NOTHING_RANDOM
 ) -> Simulation:
-    """The named task on the named engine, by default its first; one for all stages of a process."""
+    """Returns the named task on the named engine, by default its first; one for all stages of a process."""
     made = make_task(task)
     return _simulation(made, engine or made.engines[0], randomise)
 
@@ -359,16 +359,16 @@ def _simulation(task: Task, engine: str, randomise: DomainRandomization) -> Simu
 
 
 def simulation_of(config: TaskConfig) -> Simulation:
-    """Where policies are evaluated: nothing is random but starts and goals."""
+    """Returns where policies are evaluated: nothing is random but starts and goals."""
     return simulation(config.name, config.engine)
 
 
 def training_simulation_of(config: TeacherConfig) -> Simulation:
-    """Where experience is gathered: physics differ between episodes, as far as settings and task say."""
+    """Returns where experience is gathered: physics differ between episodes as settings and task say."""
     return simulation(config.task.name, config.task.engine, randomised(config))
 
 
 def randomised(config: TeacherConfig) -> DomainRandomization:
-    """How far physics differ between episodes of training."""
+    """Returns how far physics differ between episodes of training."""
     found = make_task(config.task.name).randomise.changed(config.randomise)
     return found if found.alters_anything else NOTHING_RANDOM._replace(noise=found.noise)

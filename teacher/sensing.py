@@ -24,7 +24,7 @@ class Sensed(NamedTuple):
 
 
 def sense(task: Task, state: State, action: Array, keys: jax.Array, noise: float = 1.0) -> Array:
-    """One reading of the sensors [E, M], in the arrays' own precision.
+    """Reads the sensors once, [E, M], in the arrays' own precision.
 
     Args:
       action: [E, A], the last one that the policy chose; zero where an episode begins.
@@ -39,23 +39,23 @@ def sense(task: Task, state: State, action: Array, keys: jax.Array, noise: float
 
 
 def noise_scale(deployed: DeployedSpec) -> np.ndarray:
-    """Standard deviation [M] of each entry of a reading."""
+    """Returns the standard deviation [M] of each entry of a reading."""
     return np.concatenate([np.full(len(term.entries), term.noise) for term in deployed.reading])
 
 
 def extend_history(history: Array, reading: Array) -> Array:
-    """History [E, H, M] with the reading [E, M] as its newest; the oldest is forgotten."""
+    """Adds the reading [E, M] to the history [E, H, M] as its newest; the oldest is forgotten."""
     xp = reading.__array_namespace__()
     return xp.concatenate([reading[:, None], history[:, :-1]], axis=1)
 
 
 @partial(jax.jit, static_argnums=1)
 def _standard_normal(keys: jax.Array, size: int) -> jax.Array:
-    """[E, size]"""
+    """Draws [E, size]."""
     return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
 
 
 @jax.jit
 def fold_each(keys: jax.Array, numbers: Array) -> jax.Array:
-    """Keys [E], or one for all, each with its own number [E] folded in."""
+    """Folds into each of the keys [E], or into one for all, its own number [E]."""
     return jax.vmap(jax.random.fold_in)(jnp.broadcast_to(keys, numbers.shape), numbers)

@@ -69,7 +69,7 @@ class Devices:
         return self.index() * share + jnp.arange(share)
 
     def gather(self, rows: Array) -> Array:
-        """[n, ...] of each device -> [n * devices, ...], this device's own first."""
+        """Gathers [n, ...] of each device -> [n * devices, ...], this device's own first."""
         if self.count == 1:
             return rows
         return jnp.roll(jax.lax.all_gather(rows, AXIS, tiled=True), -self.index() * len(rows), axis=0)
@@ -79,14 +79,14 @@ class Devices:
         return tree if self.count == 1 else jax.lax.pmean(tree, AXIS)
 
     def layer_spec(self, leaf: Any) -> P:
-        """How an array of the optimiser is divided: along its first axis that comes out even.
+        """Says how an array of the optimiser is divided: along its first axis that comes out even.
 
         Vectors and what does not divide are kept whole on every device."""
         axis = self._layer_axis(leaf)
         return P() if axis is None else P(*[None] * axis, AXIS)
 
     def mean_parts(self, tree: Tree) -> Tree:
-        """The mean over devices of whole arrays -> this device's part of it."""
+        """Averages whole arrays over the devices; returns this device's part."""
 
         def part(leaf: Array, axis: int) -> Array:
             return jax.lax.psum_scatter(leaf, AXIS, scatter_dimension=axis, tiled=True) / self.count
@@ -94,7 +94,7 @@ class Devices:
         return self._by_layer(part, self.mean, tree, tree)
 
     def own_parts(self, tree: Tree) -> Tree:
-        """Arrays that every device has whole -> this device's part."""
+        """Returns this device's part of arrays that every device has whole."""
 
         def part(leaf: Array, axis: int) -> Array:
             size = leaf.shape[axis] // self.count
@@ -103,7 +103,7 @@ class Devices:
         return self._by_layer(part, lambda leaf: leaf, tree, tree)
 
     def whole(self, parts: Tree, like: Tree) -> Tree:
-        """Every device's parts -> arrays that all have whole, of the shapes of `like`."""
+        """Joins every device's parts to arrays that all have whole, of the shapes of `like`."""
 
         def join(part: Array, axis: int) -> Array:
             return jax.lax.all_gather(part, AXIS, axis=axis, tiled=True)
@@ -120,7 +120,7 @@ class Devices:
         return jnp.sqrt(sum(jax.tree.leaves(squares)))
 
     def _by_layer(self, divided: Callable, kept: Callable, parts: Tree, like: Tree) -> Tree:
-        """`divided` of the parts of arrays that are divided, and their axis; `kept` of all others."""
+        """Applies `divided` to the parts of arrays that are divided, and their axis; `kept` to all others."""
 
         def apply(part: Array, leaf: Any) -> Array:
             axis = self._layer_axis(leaf)
@@ -135,7 +135,7 @@ class Devices:
         return next((axis for axis, size in enumerate(leaf.shape) if size % self.count == 0), None)
 
     def place(self, tree: Tree, specs: Tree) -> Tree:
-        """Arrays of this process, the same in all of them, divided over the devices.
+        """Divides arrays of this process, the same in all of them, over the devices.
 
         specs: may stop above the leaves; a spec then holds for all below it."""
         if self.count == 1:
@@ -155,7 +155,7 @@ class Devices:
         )
 
     def fetch(self, tree: Tree) -> Tree:
-        """Arrays divided over several processes -> whole ones of this process; every process must ask.
+        """Fetches arrays divided over several processes whole into this one; every process must ask.
 
         Those of a single process can be read as they are."""
         if not self.several_processes:
@@ -170,7 +170,7 @@ class Devices:
         return jax.tree.map(fetched, tree)
 
     def local(self, tree: Tree) -> Tree:
-        """Arrays that every device has whole, on one device of this process."""
+        """Returns arrays that every device has whole, on one device of this process."""
         return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 

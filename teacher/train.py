@@ -172,7 +172,7 @@ def require_same_settings(what: str, stored: Any, config: TeacherConfig) -> None
 
 
 def with_average(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of a save, those of one made before there were averages with the parameters as theirs."""
+    """Returns a save's leaves; one from before there were averages has its parameters as those."""
     return {path.replace(".params", ".average", 1): leaf for path, leaf in leaves.items()} | leaves
 
 
@@ -204,7 +204,7 @@ class Teacher(NamedTuple):
 
     @property
     def representation(self) -> int:
-        """R: how many entries its critic's features have."""
+        """Returns R, how many entries its critic's features have."""
         return self.config.network.repr_dim
 
     @property
@@ -212,11 +212,11 @@ class Teacher(NamedTuple):
         return sum(leaf.size for leaf in jax.tree.leaves(self.params.actor))
 
     def act(self, params: Params, observation: Array, goal: Array) -> Array:
-        """[B, S], [B, G] -> deterministic action [B, A]."""
+        """Computes the deterministic action, [B, S], [B, G] -> [B, A]."""
         return deterministic_action(self.networks, params.actor, observation, goal)
 
     def policy(self) -> Policy:
-        """The deterministic policy, compiled."""
+        """Returns the deterministic policy, compiled."""
         return partial(jax.jit(self.act), self.params)
 
     def embed_state_action(self, params: Params, observation: Array, action: Array) -> Array:
@@ -226,7 +226,7 @@ class Teacher(NamedTuple):
         return embed_goal(self.networks, params.goal, goal)
 
     def distance(self, params: Params, observation: Array, action: Array, goal: Array) -> Array:
-        """[B, S], [B, A], [B, G] -> the critic's distance [B] to the goal; smaller is sooner."""
+        """Computes the critic's distance to the goal, [B, S], [B, A], [B, G] -> [B]; smaller is sooner."""
         return distance(self.embed_state_action(params, observation, action), self.embed_goal(params, goal))
 
 

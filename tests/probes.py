@@ -64,7 +64,7 @@ class Aim(Probe):
     length, radius = 8, 0.3
 
     def draw(self, key, layout):
-        return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 1.0)
+        return uniform(key, 0, 0.1), jnp.zeros(2), uniform(key, 1, 1.0)
 
     def move(self, position, more, control):
         return position + 0.25 * control, more
@@ -79,7 +79,7 @@ class Backswing(Probe):
     length, radius = 8, 0.3
 
     def draw(self, key, layout):
-        return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 0.8)
+        return uniform(key, 0, 0.1), jnp.zeros(2), uniform(key, 1, 0.8)
 
     def move(self, position, more, control):
         return position - 0.15 * control + 0.4 * more, control
@@ -94,8 +94,8 @@ class Rooms(Probe):
     reach = 1.5
 
     def draw(self, key, layout):
-        start = _uniform(key, 0, 1.0)
-        return start, jnp.zeros(2), start + _uniform(key, 1, 0.5)
+        start = uniform(key, 0, 1.0)
+        return start, jnp.zeros(2), start + uniform(key, 1, 0.5)
 
     def move(self, position, more, control):
         return position + 0.2 * control, more
@@ -113,12 +113,12 @@ class Home(Probe):
     EDGE, HOME, ACROSS, STEP = 0.85, 0.6, -0.78, 0.2
 
     def draw(self, key, layout):
-        home = self.HOME + _uniform(key, 0, 0.1)
+        home = self.HOME + uniform(key, 0, 0.1)
         if layout == "across":
-            angle = self.ACROSS + _uniform(key, 1, 0.05)[0]
+            angle = self.ACROSS + uniform(key, 1, 0.05)[0]
         else:
             at_home = jax.random.bernoulli(jax.random.fold_in(key, 2))
-            angle = jnp.where(at_home, home[0], _uniform(key, 1, self.EDGE)[0])
+            angle = jnp.where(at_home, home[0], uniform(key, 1, self.EDGE)[0])
         return angle * jnp.array([1.0, 0.0]), jnp.zeros(2), self._on_circle(home[1])
 
     def move(self, position, more, control):
@@ -138,22 +138,6 @@ class Home(Probe):
         return xp.stack([xp.cos(xp.pi * angle), xp.sin(xp.pi * angle)], axis=-1)
 
 
-class Signs(Probe):
-    """An action's signs alone say to which corner of a flat box the point goes, the second one reversed."""
-
-    length, radius = 4, 0.15
-    SIZE = (0.8, 0.2)
-
-    def draw(self, key, layout):
-        start, goal = (jnp.sign(_uniform(key, i, 1.0)) * jnp.array(self.SIZE) for i in (0, 1))
-        return start, jnp.zeros(2), goal
-
-    def move(self, position, more, control):
-        xp = control.__array_namespace__()
-        sides = 2 * (control > 0).astype(control.dtype) - 1
-        return sides * xp.asarray([self.SIZE[0], -self.SIZE[1]], dtype=control.dtype), more
-
-
 class Throw(Probe):
     """The first step takes the point to a gate, whatever the action; the second one throws it, in a wind.
 
@@ -163,8 +147,8 @@ class Throw(Probe):
     AWAY, GATE = -2.0, 2.0
 
     def draw(self, key, layout):
-        wind = _uniform(key, 0, 0.5)
-        return jnp.full(2, self.AWAY), wind, wind + _uniform(key, 1, 0.4)
+        wind = uniform(key, 0, 0.5)
+        return jnp.full(2, self.AWAY), wind, wind + uniform(key, 1, 0.4)
 
     def move(self, position, more, control):
         xp = control.__array_namespace__()
@@ -179,28 +163,10 @@ class Heavy(Probe):
     LEAST = 0.93
 
     def draw(self, key, layout):
-        return _uniform(key, 0, 0.1), jnp.zeros(2), _uniform(key, 1, 0.8)
+        return uniform(key, 0, 0.1), jnp.zeros(2), uniform(key, 1, 0.8)
 
     def move(self, position, more, control):
         return position + 0.25 * control * (abs(control) > self.LEAST), more
-
-
-class Units(Probe):
-    """A wind that has to be met, the one entry of which is seen in large units, the other in small ones."""
-
-    length, radius = 4, 0.2
-    SCALE = (30.0, 0.1)
-
-    def draw(self, key, layout):
-        wind = _uniform(key, 0, 0.5)
-        return _uniform(key, 1, 1.0), wind, wind + _uniform(key, 2, 0.4)
-
-    def move(self, position, more, control):
-        return more + 0.5 * control, more
-
-    def observe(self, state):
-        xp = state.qpos.__array_namespace__()
-        return state.qpos * xp.asarray((1, 1, *self.SCALE), dtype=state.qpos.dtype)
 
 
 class Balance(Probe):
@@ -214,7 +180,7 @@ class Balance(Probe):
     SCALE, OFFSET = (50.0, 1e-3), (1e3, 0.0)
 
     def draw(self, key, layout):
-        return _uniform(key, 0, 0.2), _uniform(key, 1, 1.0), _uniform(key, 2, 0.3)
+        return uniform(key, 0, 0.2), uniform(key, 1, 1.0), uniform(key, 2, 0.3)
 
     def move(self, position, more, control):
         xp = control.__array_namespace__()
@@ -235,5 +201,5 @@ def name_of(probe: type[Probe]) -> str:
     return f"probe_{probe.__name__.lower()}"
 
 
-def _uniform(key: Array, number: int, reach: float) -> Array:
+def uniform(key: Array, number: int, reach: float) -> Array:
     return jax.random.uniform(jax.random.fold_in(key, number), (2,), minval=-reach, maxval=reach)

@@ -50,15 +50,11 @@ def array_file(directory, step: int):
     return max(files, key=lambda file: file.stat().st_size)
 
 
-HARM = pytest.mark.parametrize(
-    "harm",
-    [damage, lambda file: file.unlink(), lambda file: file.write_bytes(b"")],
-    ids=["", "gone", "empty"],
-)
+HARM = pytest.mark.parametrize("harm", [damage, lambda file: file.unlink()], ids=["damaged", "gone"])
 
 
 def test_state_and_rows_come_back_bit_for_bit_while_the_ring_fills_and_wraps(tmp_path):
-    for step, written in enumerate([2, 5, 9, 10, 30], start=1):
+    for step, written in enumerate([2, 5, 30], start=1):
         save(tmp_path, step, written)
         saved = checkpoint.load(tmp_path)
         restored = checkpoint.fill(jax.eval_shape(lambda: state(0)), saved.leaves, "save")
@@ -166,7 +162,7 @@ def test_no_change_of_a_manifest_goes_unnoticed(tmp_path):
     manifest = tmp_path / "1" / "manifest.json"
     whole = manifest.read_bytes()
     meaning = json.loads(whole)
-    for place in range(0, len(whole), 7):
+    for place in range(0, len(whole), 23):
         changed = bytearray(whole)
         changed[place] ^= 1
         manifest.write_bytes(changed)
@@ -177,20 +173,9 @@ def test_no_change_of_a_manifest_goes_unnoticed(tmp_path):
         assert json.loads(changed) == meaning
 
 
-def test_a_missing_and_a_foreign_save_are_named(tmp_path):
+def test_a_missing_a_foreign_and_an_unreadable_save_and_a_leaf_that_does_not_fit_are_named(tmp_path):
     with pytest.raises(FathomError, match=f"no checkpoint in {tmp_path}"):
         checkpoint.load(tmp_path)
-    save(tmp_path, 1, 2)
-    manifest = tmp_path / "1" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 9'))
-    with pytest.raises(FathomError, match="format version 9, this program reads 3"):
-        checkpoint.load(tmp_path)
-    manifest.write_text("{")
-    with pytest.raises(FathomError, match=r"manifest\.json cannot be read"):
-        checkpoint.load(tmp_path)
-
-
-def test_a_leaf_that_does_not_fit_is_named(tmp_path):
     save(tmp_path, 1, 2)
     leaves = checkpoint.load(tmp_path).leaves
     other = State(jnp.zeros(5), jax.random.key(0), jnp.int32(0))
@@ -198,6 +183,15 @@ def test_a_leaf_that_does_not_fit_is_named(tmp_path):
         checkpoint.fill(other, leaves, "save")
     with pytest.raises(FathomError, match=r"holds no \['bias'\]"):
         checkpoint.fill({"bias": jnp.zeros(1)}, leaves, "save")
+    manifest = tmp_path / "1" / "manifest.json"
+    whole = manifest.read_text()
+    for content, message in (
+        (whole.replace('"format_version": 3', '"format_version": 9'), "version 9, this program reads 3"),
+        ("{", r"manifest\.json cannot be read"),
+    ):
+        manifest.write_text(content)
+        with pytest.raises(FathomError, match=message):
+            checkpoint.load(tmp_path)
 
 
 def test_a_full_disk_is_reported_and_earlier_saves_stay_whole(tmp_path):

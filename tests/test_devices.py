@@ -7,64 +7,46 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import PIPELINE
+from spread_run import spread_run
 
 from pipelines import distributed
 from teacher import checkpoint
-from teacher.errors import UsageError
-from teacher.sharding import require_even
+from teacher.errors import FathomError, UsageError
+from teacher.sharding import Devices, require_even
 
 PROGRAM = Path(__file__).with_name("spread_run.py")
-FLAG = "--xla_force_host_platform_device_count"
 
 
-def started(here: int, **settings) -> subprocess.Popen:
-    """The program with `here` virtual devices in its process."""
-    environment = os.environ | {"XLA_FLAGS": f"{FLAG}={here}"}
-    return subprocess.Popen(
-        [sys.executable, PROGRAM, json.dumps(settings)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finished(*processes: subprocess.Popen) -> None:
-    """Waits for all; none is left behind, spinning, if one fails or hangs."""
+@contextmanager
+def processes(*commands, devices, cwd=None):
+    """Starts commands with so many virtual devices each; none is left behind, spinning."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags}  # sooner compiled
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([*map(str, each)], cwd=cwd, env=environment, **pipes) for each in commands]
     try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
+        yield started
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("spread")
-
-
-def run(folder, devices, name, **settings):
-    out = folder / f"{name}.npz"
-    finished(started(devices, out=str(out), devices=devices, **settings))
-    return dict(np.load(out))
+def ended(started):
+    """Exit codes and what was written to standard error and output."""
+    written = [process.communicate(timeout=300) for process in started]
+    return [process.returncode for process in started], [errors for _, errors in written], written[1:]
 
 
 @pytest.fixture(scope="module")
-def single(folder):
-    return run(folder, 1, "single")
-
-
-@pytest.fixture(scope="module")
-def double(folder):
-    return run(folder, 2, "double", save=str(folder / "saved"))
+def single():
+    return spread_run(Devices(jax.devices()[:1]))
 
 
 def assert_same_run(spread, single):
@@ -80,20 +62,14 @@ def assert_same_run(spread, single):
         np.testing.assert_array_equal(spread[name], single[name])
 
 
-def test_two_devices_do_what_one_does(double, single):
-    assert_same_run(double, single)
-
-
-def test_eight_devices_do_what_one_does(folder, single):
-    eight = run(folder, 8, "eight")
+def test_two_devices_do_what_one_does_and_eight_that_go_on_with_their_save_too(tmp_path, single):
+    with processes([sys.executable, PROGRAM, tmp_path], devices=8) as started:
+        codes, errors, _ = ended(started)
+    assert codes == [0], errors
+    two, eight = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("two", "eight"))
+    assert_same_run(two, single)
     assert_same_run(eight, single)
     assert single["held"] > 7 * eight["held"]  # each holds its share of the optimiser
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_what_two_devices_saved_others_go_on_with(folder, double, devices):
-    resumed = run(folder, devices, f"on {devices}", resume=str(folder / "saved"))
-    assert_same_run(resumed, double)
 
 
 def free_address():
@@ -103,103 +79,69 @@ def free_address():
 
 
 @pytest.mark.alone
-def test_two_processes_of_two_devices_do_what_one_does_and_their_save_resumes_on_one(folder, single):
-    out, saved, coordinator = folder / "two.npz", folder / "saved by two", free_address()
-    shared = {"out": str(out), "devices": 4, "save": str(saved), "coordinator": coordinator, "processes": 2}
-    finished(*(started(2, **shared, process=number) for number in range(2)))
-    assert_same_run(dict(np.load(out)), single)
-    assert_same_run(run(folder, 1, "from two", resume=str(saved)), single)
-
-
-class Pair:
-    """Two processes of the command line that train together."""
-
-    def __init__(self, folder, *words):
-        meeting = ["--coordinator", free_address(), "--processes", "2", "--process"]
-        command = [*PIPELINE, "teacher", "--preset", "debug", "--json", *words, *meeting]
-        self.processes = [
-            subprocess.Popen(
-                [*command, str(number)],
-                cwd=folder,
-                env=os.environ | {"XLA_FLAGS": f"{FLAG}=1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(2)
-        ]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-
-    def wait_for(self, condition):
-        deadline = time.monotonic() + 200
-        while not condition():
-            assert time.monotonic() < deadline
-            assert all(process.poll() is None for process in self.processes)
-            time.sleep(0.2)
-
-    def end(self):
-        """Exit codes and what was written to standard error and output."""
-        written = [process.communicate(timeout=100) for process in self.processes]
-        codes = [process.returncode for process in self.processes]
-        return codes, [errors for _, errors in written], [out for out, _ in written]
-
-
-LONG = ("--set", "collect.total_steps=1000000", "--set", "checkpoint.interval_s=0")
-
-
-def metrics_in(folder):
-    file = folder / "runs" / "debug" / "teacher" / "metrics.jsonl"
-    return file.read_text().splitlines() if file.is_file() else []
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A run of two processes, of which the second was asked to stop."""
-    folder = tmp_path_factory.mktemp("pair")
-    with Pair(folder, *LONG) as pair:
-        pair.wait_for(lambda: len(metrics_in(folder)) > 2)
-        pair.processes[1].send_signal(signal.SIGTERM)
-        return folder, *pair.end()
+def test_two_processes_of_two_devices_do_what_one_does_and_their_save_resumes_on_one(tmp_path, single):
+    command = [sys.executable, PROGRAM, tmp_path, free_address()]
+    with processes([*command, 0], [*command, 1], devices=2) as started:
+        codes, errors, _ = ended(started)
+    assert codes == [0, 0], errors
+    assert_same_run(dict(np.load(tmp_path / "processes.npz")), single)
+    assert_same_run(spread_run(Devices(jax.devices()[:1]), resume=tmp_path / "saved"), single)
 
 
 @pytest.mark.alone
-def test_processes_stop_together_and_everything_is_saved(stopped):
-    folder, codes, errors, printed = stopped
+def test_processes_stop_together_with_everything_saved_and_one_that_fails_ends_the_other(tmp_path):
+    file = tmp_path / "runs" / "debug" / "teacher" / "metrics.jsonl"
+
+    def lines():
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    @contextmanager
+    def pair(*words, lines_more):
+        """Two processes of the command line that train together, after some iterations."""
+        command = [*PIPELINE, "teacher", "--preset", "debug", "--json", *words, "--processes", 2]
+        command += ["--coordinator", free_address(), "--process"]
+        wanted, deadline = len(lines()) + lines_more, time.monotonic() + 200
+        with processes([*command, 0], [*command, 1], devices=1, cwd=tmp_path) as started:
+            while len(lines()) < wanted:
+                assert time.monotonic() < deadline
+                assert all(process.poll() is None for process in started)
+                time.sleep(0.2)
+            yield started
+
+    settings = ("--set", "collect.total_steps=1000000", "--set", "checkpoint.interval_s=0")
+    with pair(*settings, lines_more=3) as started:
+        started[1].send_signal(signal.SIGTERM)
+        codes, errors, ((printed, _),) = ended(started)
     assert codes == [130, 130], errors
-    assert "{" not in printed[1]
-    lines = [json.loads(line) for line in metrics_in(folder)]
-    assert [line["iteration"] for line in lines] == list(range(1, len(lines) + 1))
-    assert checkpoint.saves(folder / "runs" / "debug" / "teacher" / "checkpoints")[0] == len(lines)
-
-
-@pytest.mark.alone
-def test_one_that_cannot_begin_ends_the_other(stopped):
-    with Pair(stopped[0]) as pair:
-        codes, errors, _ = pair.end()
-    assert codes[0] == 2
-    assert codes[1] != 0
-    assert "exists and is never overwritten" in errors[0]
-
-
-@pytest.mark.alone
-def test_one_that_fails_ends_the_other(stopped):
-    folder = stopped[0]
-    before = len(metrics_in(folder))
-    with Pair(folder, "--resume") as pair:
-        pair.wait_for(lambda: len(metrics_in(folder)) > before)
-        file = folder / "runs" / "debug" / "teacher" / "metrics.jsonl"
+    assert "{" not in printed
+    assert [line["iteration"] for line in lines()] == list(range(1, len(lines()) + 1))
+    assert checkpoint.saves(tmp_path / "runs" / "debug" / "teacher" / "checkpoints")[0] == len(lines())
+    with pair("--resume", lines_more=1) as started:
         file.unlink()
         file.mkdir()  # what the first writes next, it cannot
-        codes, errors, _ = pair.end()
-    assert codes[0] == 1, errors
-    assert codes[1] != 0
+        codes, errors, _ = ended(started)
+    assert codes[0] == 1 and codes[1] != 0, errors
     assert "cannot write" in errors[0]
+
+
+@contextmanager
+def refused():
+    raise UsageError("exists already")
+    yield
+
+
+def test_where_the_first_cannot_begin_none_does(monkeypatch):
+    told = []
+    monkeypatch.setattr(distributed, "agreed", lambda *flags: told.append(flags) or flags)
+    with pytest.raises(UsageError, match="exists already"), distributed.led(refused()):
+        pytest.fail("it began")
+    assert told == [(False,)]
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    with distributed.led(refused()) as nothing:  # another one does not enter
+        assert nothing is None
+    monkeypatch.setattr(distributed, "agreed", lambda *flags: (False,))
+    with pytest.raises(FathomError, match="the first process stopped"), distributed.led(nullcontext()):
+        pytest.fail("it began")
 
 
 def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Aim, Backswing, Balance, Heavy, Home, Probe, Rooms, Signs, Throw, Units, name_of
+from probes import Aim, Backswing, Balance, Heavy, Home, Probe, Rooms, Throw, name_of
 
 from student import distill
 from student.config import StudentConfig
@@ -20,10 +20,10 @@ from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes
 from teacher.learner import Learner
-from teacher.rollout import Simulation, simulation_of
+from teacher.rollout import simulation_of
 from teacher.tasks import TASKS, make_task
 
-ITERATIONS = {Aim: 10, Backswing: 10, Rooms: 10, Home: 20, Signs: 10, Throw: 10, Heavy: 20, Units: 20}
+ITERATIONS = {Aim: 10, Backswing: 10, Rooms: 10, Home: 20, Throw: 10, Heavy: 20}
 EPISODES = 64
 # Shares of final success. Over six seeds and more, solved probes reach 0.93 to 1, others 0 to 0.52.
 SOLVED, UNSOLVED = 0.8, 0.65
@@ -114,34 +114,13 @@ def shuffled(rows):
     return np.random.default_rng(0).permutation(rows.achieved_goal, axis=1)
 
 
-def each_row_by_itself(rows):
-    return np.broadcast_to(np.arange(len(rows.episode), dtype=np.int32)[:, None], rows.episode.shape)
-
-
-def standardised(rows):
-    return (rows.observation - rows.observation.mean((0, 1))) / (rows.observation.std((0, 1)) + 1e-6)
-
-
 FAULTS = {
     "goals of other rows": (Aim, changed(achieved_goal=shuffled)),
     "goals from the past": (Backswing, goals_from_the_past),
-    "goals of the action alone": (Backswing, changed(episode=each_row_by_itself)),
-    "goals of the next environment": (
-        Backswing,
-        changed(achieved_goal=lambda rows: np.roll(rows.achieved_goal, 1, axis=1)),
-    ),
     "goals from later episodes": (Rooms, changed(episode=lambda rows: np.zeros_like(rows.episode))),
     "goals from beyond a fall": (Home, goals_from_beyond_a_fall),
-    "actions negated": (Signs, changed(action=lambda rows: -rows.action)),
-    "second action negated": (Signs, changed(action=lambda rows: rows.action * np.float32([1, -1]))),
     "goals from before the action": (Throw, changed(achieved_goal=lambda rows: rows.observation[..., :2])),
-    "goals from after the reset": (
-        Throw,
-        changed(achieved_goal=lambda rows: np.roll(rows.observation[..., :2], -1, axis=0)),
-    ),
     "actions a step late": (Throw, changed(action=lambda rows: np.roll(rows.action, 1, axis=0))),
-    # The policy acts on observations as they are and learns from standardised ones.
-    "statistics of another time": (Units, changed(observation=standardised)),
 }
 
 
@@ -172,12 +151,6 @@ def test_a_fault_in_what_is_learned_from_shows(probe, fault, learners, monkeypat
     assert score(learner, trained(learner, probe)) < UNSOLVED
 
 
-def test_a_policy_that_does_not_see_the_goal_shows(learners):
-    learner = learners[Aim]
-    policy = learner.policy(trained(learner, Aim))
-    assert final_success(learner.config, lambda observation, goal: policy(observation, 0 * goal)) < UNSOLVED
-
-
 def test_collecting_with_parameters_of_another_time_shows(learners, monkeypatch):
     learner = learners[Heavy]
     collect, first = learner._collect, learner.init(jax.random.key(0)).params
@@ -188,14 +161,6 @@ def test_collecting_with_parameters_of_another_time_shows(learners, monkeypatch)
 
     monkeypatch.setattr(learner, "_collect", collect_as_at_first)
     assert score(learner, trained(learner, Heavy)) < UNSOLVED
-
-
-def test_going_on_after_an_episodes_end_shows(learners):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Simulation, "ended", lambda self, state: False)
-        learner = learners.new(Home)
-        params = trained(learner, Home)
-    assert score(learner, params) < UNSOLVED
 
 
 # The students

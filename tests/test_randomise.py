@@ -241,24 +241,12 @@ def config_of(task, *assignments):
 def test_settings_override_the_tasks_own_and_leave_the_rest():
     own = make_task("quad_reach").randomise
     assert randomised(config_of("quad_reach")) == own
-    changed = randomised(
-        config_of("quad_reach", *(f"randomise.{text}" for text in ("friction=0.3", "push=0", "noise=2")))
-    )
-    assert changed == own._replace(friction=0.3, push=0.0, noise=2.0)
-
-
-def test_nothing_random_is_one_simulation_whatever_else_is_set():
-    assert randomised(config_of("reacher")) == NOTHING_RANDOM
+    changes = [f"randomise.{text}" for text in ("friction=0.3", "push=0", "noise=2")]
+    changed = own._replace(friction=0.3, push=0.0, noise=2.0)
+    assert randomised(config_of("quad_reach", *changes)) == changed
+    # Where nothing is random it is one simulation, whatever else is set.
     assert randomised(config_of("reacher", "randomise.push_interval_s=1")) == NOTHING_RANDOM
     assert randomised(config_of("reacher", "randomise.noise=0.5")) == NOTHING_RANDOM._replace(noise=0.5)
-
-
-@pytest.mark.parametrize(
-    "value", ["friction=1", "mass=-0.1", "strength=2", "latency=1.5", "push_interval_s=0"]
-)
-def test_values_out_of_range_are_refused_by_name(value):
-    with pytest.raises(UsageError, match=rf"randomise\.{value.partition('=')[0]}: found "):
-        config_of("reacher", f"randomise.{value}")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def killed(tmp_path_factory) -> Path:
     run, random = tmp_path_factory.mktemp("killed") / "run", np.random.default_rng()
     command = beginning(run)
     for stage in ("teacher", random.choice(["students", "export"])):
-        after = random.uniform(0, 4)
+        after = random.uniform(0, 3)
         process = started(*command, cwd=run.parent)
         wait_for(lambda stage=stage: (run / stage / "config.json").exists(), process)
         time.sleep(after)
@@ -132,11 +132,17 @@ with sigterm_as_ctrl_c():
 """
 
 
+def ticks(process: subprocess.Popen) -> int:
+    """How long a process has computed, in hundredths of a second."""
+    return sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
+
+
 def test_a_signal_while_a_library_compiles_is_answered_and_a_second_one_ends_it():
     command = [sys.executable, "-c", COMPUTES_IN_C]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
-        time.sleep(2)  # between that line and the library, Python hears
+        said = ticks(process)
+        wait_for(lambda: ticks(process) > said + 20)  # until then Python may hear, which the library does not
         process.send_signal(signal.SIGTERM)
         assert process.stderr.readline() == f"{COMPILING}\n"
         process.send_signal(signal.SIGTERM)
@@ -351,19 +357,27 @@ def test_lines_that_a_damaged_metrics_file_lost_are_said_and_the_rest_is_kept(de
     assert file.read_bytes() == first + b"".join(others)
 
 
+def of_an_earlier_version(manifest: Path) -> None:
+    saved = json.loads(manifest.read_text())
+    del saved["record"]["student"]["batch_size"]
+    checkpoint.write_manifest(manifest.parent, saved)
+
+
 @pytest.mark.parametrize(
     ("harm", "damaged", "command", "remedy"),
     [
         (halve, "summary.json", ["report"], "--resume"),
-        (halve, "summary.json", ["export"], "--resume"),
         (halve, f"students/{SIZES[0]}/3/manifest.json", ["export"], "pipeline distill {run} --resume"),
         (flip, f"export/{SIZES[0]}/policy.onnx", ["control"], "pipeline export {run} --resume"),
         (halve, f"export/{SIZES[0]}/spec.json", ["report"], "pipeline export {run} --resume"),
-        (halve, f"control/{SIZES[0]}/recording.json", ["report"], "pipeline control {run}/export/"),
         (halve, "config.json", ["run", "--resume", "--run"], "config.json cannot be read"),
         (halve, "students/config.json", ["distill", "--resume"], "remove it"),
-        (halve, "teacher/versions.json", ["teacher", "--resume", "--run"], "it can be removed"),
-        (halve, SAVE, ["evaluate"], "manifest.json cannot be read"),
+        (
+            of_an_earlier_version,
+            "students/checkpoints/3/manifest.json",
+            ["distill", "--resume"],
+            "remove {run}/students, and pipeline distill {run} writes them again",
+        ),
         (flip, SAVE, ["teacher", "--resume", "--run"], "to train from the start, remove {run}/teacher/check"),
     ],
 )
@@ -372,18 +386,8 @@ def test_a_damaged_file_is_named_with_what_to_do(copied, harm, damaged, command,
     done = pipeline_here(*command, copied)
     assert done.exit_code == 1, done.output
     assert isinstance(done.exception, SystemExit)  # and no traceback
-    assert Path(damaged).name in done.output
+    assert harm is of_an_earlier_version or Path(damaged).name in done.output
     assert remedy.format(run=copied) in done.output
-
-
-def test_students_of_an_earlier_version_are_refused_naming_what_makes_them_anew(copied):
-    save = newest(copied / "students" / "checkpoints")
-    saved = json.loads((save / checkpoint.MANIFEST).read_text())
-    del saved["record"]["student"]["batch_size"]
-    checkpoint.write_manifest(save, saved)
-    done = pipeline_here("distill", copied, "--resume")
-    assert done.exit_code == 1
-    assert f"remove {copied / 'students'}, and pipeline distill {copied} writes them again" in done.output
 
 
 def places(value, path=()):
@@ -394,13 +398,13 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
-@pytest.mark.parametrize("name", ["summary.json", "config.json", "versions.json", "teacher/metrics.jsonl"])
+@pytest.mark.parametrize("name", ["summary.json", "config.json", "teacher/metrics.jsonl"])
 def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
     file, random = copied / name, np.random.default_rng(0)
     *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
     known = [*places(json.loads(last))]
     refused = 0
-    for place in [known[i] for i in random.permutation(len(known))[:8]]:
+    for place in [known[i] for i in random.permutation(len(known))[:4]]:
         damaged = json.loads(last)
         part = damaged
         for key in place[:-1]:
@@ -419,7 +423,6 @@ def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
 
 def test_another_seed_exports_anew_and_goes_on_with_that(copied):
     kept = f"kept {copied / 'export' / SIZES[0]}"
-    assert kept in pipeline_here("export", copied, "--resume").output
     done = pipeline_here("export", copied, "--resume", "--seed", "3")
     assert done.exit_code == 0 and "kept" not in done.output, done.output
     assert kept in pipeline_here("export", copied, "--resume").output

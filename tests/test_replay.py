@@ -47,11 +47,9 @@ def filled(rows, capacity, pieces):
     ("capacity", "pieces", "shortest", "longest"),
     [
         (16, (5, 5), 1, 6),  # not yet full
-        (16, (5,) * 8, 1, 6),  # wraps, in pieces that do not divide the ring
-        (16, (16, 16, 3), 2, 9),  # whole rings at once
+        (16, (16, 16, 3), 2, 9),  # whole rings at once, and a piece that does not divide the ring
         (7, (5,) * 8, 20, 30),  # episodes longer than the ring
         (7, (5,) * 8, 1, 1),  # every row an episode: their numbers wrap too
-        (7, (5,) * 8, 6, 8),  # about as long as the ring
     ],
 )
 def test_goals_come_from_later_held_rows_of_the_same_episode(capacity, pieces, shortest, longest):
@@ -91,7 +89,7 @@ def test_rows_are_drawn_evenly():
     assert np.abs(counts - expected).max() < 5 * expected**0.5
 
 
-@pytest.mark.parametrize(("environments", "batch"), [(3, 8), (8, 3), (4, 4)])
+@pytest.mark.parametrize(("environments", "batch"), [(3, 8), (8, 3)])
 def test_a_batch_takes_from_all_environments_alike(environments, batch):
     rows = labelled_rows(np.zeros((4, environments), np.int32))
     replay = filled(rows, 4, (4,))
@@ -120,31 +118,23 @@ def test_sampled_goals_follow_the_truncated_geometric():
         assert (np.abs(ahead / ahead.sum() - expected) <= 5 * spread).all()
 
 
-@pytest.mark.parametrize("discount", [0.3, 0.9, 0.99, 0.999])
-@pytest.mark.parametrize("remaining", [0, 1, 7, 400])
+@pytest.mark.parametrize("discount", [0.3, 0.99, 0.9999])
+@pytest.mark.parametrize("remaining", [0, 1, 400])
 def test_offsets_invert_the_truncated_geometric_distribution(discount, remaining):
     count = 100_000
-    uniform = (np.arange(count) + 0.5) / count
-    offset = future_offset(uniform.astype(np.float32), jnp.full(count, remaining), discount)
+    uniform = ((np.arange(count) + 0.5) / count).astype(np.float32)
+    offset = future_offset(uniform, jnp.full(count, remaining), discount)
     weights = discount ** np.arange(remaining + 1)
     found = np.bincount(offset, minlength=remaining + 1) / count
     assert offset.dtype == jnp.int32
     assert len(found) == remaining + 1
     np.testing.assert_allclose(np.cumsum(found), np.cumsum(weights) / weights.sum(), atol=2e-4)
+    edges = jnp.array([0.0, 1e-38, np.nextafter(np.float32(1), np.float32(0))])
+    least, small, most = future_offset(edges, jnp.full(3, remaining), discount)
+    assert least == small == 0 and (remaining > 1 or most == remaining) and 0 <= most <= remaining
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.99, 0.9999])
-def test_offsets_stay_in_range_at_the_edges_of_the_uniform(discount):
-    edges = jnp.array([0.0, 1e-38, 0.5, np.nextafter(np.float32(1), np.float32(0))])
-    np.testing.assert_array_equal(future_offset(edges, jnp.zeros(4, jnp.int32), discount), 0)
-    for remaining in (1, 99, 999):
-        offset = future_offset(edges, jnp.full(4, remaining), discount)
-        assert (offset[:2] == 0).all()
-        assert ((offset >= 0) & (offset <= remaining)).all()
-    assert int(future_offset(edges[3:], jnp.array([1]), discount)[0]) == 1
-
-
-@pytest.mark.parametrize("unknown_share", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("unknown_share", [0.05, 1.0])
 def test_rows_without_an_outcome_are_never_drawn_nor_goals_from_them(unknown_share):
     rng = np.random.default_rng(0)
     episode = episode_numbers(rng, 64, 2, 6)

@@ -1,5 +1,6 @@
 from functools import partial
 
+import equation
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,20 +33,9 @@ def case():
 
 @jax.default_matmul_precision("highest")
 def looped(inputs, blocks, settings):
-    """The same networks, one block and one layer at a time."""
-    outputs = []
-    for x, (kernel, bias, norm_scale, norm_bias) in zip(inputs, blocks, strict=True):
-        for block in range(BLOCKS):
-            branch = x
-            for layer in range(BLOCK_DEPTH):
-                at = block, layer
-                branch = branch @ kernel[at] + bias[at]
-                spread = jnp.sqrt(branch.var(-1, keepdims=True) + 1e-6)
-                branch = (branch - branch.mean(-1, keepdims=True)) / spread * norm_scale[at] + norm_bias[at]
-                branch = branch * jax.nn.sigmoid(branch)
-            x = x + settings.residual_scale * branch
-        outputs.append(x)
-    return tuple(outputs)
+    return tuple(
+        equation.stack(x, tree, settings.residual_scale) for x, tree in zip(inputs, blocks, strict=True)
+    )
 
 
 def value_and_gradients(stacks, case, settings):

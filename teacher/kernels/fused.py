@@ -45,7 +45,7 @@ TAKES = (
 
 
 def supports(width: int, batch: int) -> bool:
-    """Whether the kernels take networks of this width on batches of this size."""
+    """Tells whether the kernels take networks of this width on batches of this size."""
     return 0 < width <= chip.MAX_WIDTH and width % chip.CHUNK == 0 and batch > 0 and batch % chip.ROWS == 0
 
 
@@ -73,7 +73,7 @@ fused_stacks.defvjp(_forward, _backward)
 
 
 def gradients(operands: Array, dz: Array, sums: Array, like: Blocks) -> Blocks:
-    """All parameters' gradients, in the shapes of `like`: one product of all layers, and sums.
+    """Computes all parameters' gradients, in the shapes of `like`: one product of all layers, and sums.
 
     Args: operands, from `forward`; dz and sums, from `backward`."""
     kernel = jnp.einsum("lri,lro->lio", operands, dz, preferred_element_type=jnp.float32)
@@ -84,7 +84,7 @@ def gradients(operands: Array, dz: Array, sums: Array, like: Blocks) -> Blocks:
 def forward(
     x: Array, blocks: Blocks, residual_scale: float, grad_rows: int | None = None, *, interpret: Any = False
 ) -> tuple[Array, Array, Array]:
-    """All residual blocks of G independent networks, in one launch.
+    """Applies all residual blocks of G independent networks, in one launch.
 
     Products take bfloat16 operands and sum in float32; normalisation, swish and the residual stream
     are float32.
@@ -134,7 +134,7 @@ def backward(
     *,
     interpret: Any = False,
 ) -> tuple[Array, Array, Array]:
-    """From the cotangent of `forward`'s y to that of x and to what `gradients` takes, in one launch.
+    """Computes from the cotangent of `forward`'s y that of x, and what `gradients` takes, in one launch.
 
     Args:
       dy: [G, B, W] float32.
@@ -176,20 +176,13 @@ def _forward_kernel(
     shape: _Shape,
     residual_scale: float,
     plain: bool,
-    x_gmem: Ref,
-    weights_gmem: Ref,
-    bias_gmem: Ref,
-    norm_scale_gmem: Ref,
-    norm_bias_gmem: Ref,
-    y_gmem: Ref,
-    operands_gmem: Ref,
-    z_gmem: Ref,
-    *,
+    *refs: Ref,
     weights: chip.Slots,
     stream: chip.Slots,
     operand: Ref,
     z_tile: Ref,
 ) -> None:
+    x_gmem, weights_gmem, bias_gmem, norm_scale_gmem, norm_bias_gmem, y_gmem, operands_gmem, z_gmem = refs
     network, tile = lax.axis_index("network"), lax.axis_index("rows")
     rows, learns = pl.ds(tile * chip.ROWS, chip.ROWS), tile < shape.grad_rows // chip.ROWS
     first_layer = network * shape.layers
@@ -239,20 +232,13 @@ def _backward_kernel(
     shape: _Shape,
     residual_scale: float,
     plain: bool,
-    dy_gmem: Ref,
-    z_gmem: Ref,
-    weights_gmem: Ref,
-    norm_scale_gmem: Ref,
-    norm_bias_gmem: Ref,
-    dx_gmem: Ref,
-    dz_gmem: Ref,
-    sums_gmem: Ref,
-    *,
+    *refs: Ref,
     weights: chip.Slots,
     stream: chip.Slots,
     pre_activations: chip.Slots,
     operand: Ref,
 ) -> None:
+    dy_gmem, z_gmem, weights_gmem, norm_scale_gmem, norm_bias_gmem, dx_gmem, dz_gmem, sums_gmem = refs
     network, tile = lax.axis_index("network"), lax.axis_index("rows")
     rows, learns = pl.ds(tile * chip.ROWS, chip.ROWS), tile < shape.grad_rows // chip.ROWS
     first_layer = network * shape.layers
@@ -305,7 +291,7 @@ def _backward_kernel(
 
 
 def _weights(blocks: Blocks) -> Array:
-    """[G * 4K, W, W] in bfloat16."""
+    """Returns all kernels [G * 4K, W, W] in bfloat16."""
     return blocks.kernel.reshape(-1, *blocks.kernel.shape[-2:]).astype(jnp.bfloat16)
 
 
@@ -325,7 +311,7 @@ def _launch(shape: _Shape, interpret: Any) -> dict[str, Any]:
 
 
 def _is_plain(interpret: Any) -> bool:
-    """Whether references are read as they are, and transposed as values."""
+    """Tells whether references are read as they are, and transposed as values."""
     return bool(interpret) and chip.PLAIN_INTERPRETER
 
 

@@ -43,7 +43,7 @@ def product(
     *,
     transposed: bool,
 ) -> Array:
-    """A layer's weights [W, W], or their transpose, times the transposed operand [ROWS, W].
+    """Multiplies a layer's weights [W, W], or their transpose, with the transposed operand [ROWS, W].
 
     Slots are those of `weight_slots`, with the same `transposed`. The layer is the `number`-th of `layers`
     in the order of the pass. Once no wgmma reads a slot any more, it is filled with the next chunk that has
@@ -112,7 +112,7 @@ def receive(slots: Slots, slot: Array | int, plain: bool) -> Array:
 
 
 def write(tile: Ref, value: Array, plain: bool) -> None:
-    """Registers [W, ROWS] into shared memory [ROWS, W], rounded to its dtype."""
+    """Writes registers [W, ROWS] into shared memory [ROWS, W], rounded to its dtype."""
     value = value.astype(tile.dtype)
     if plain:
         tile[...] = value.T
@@ -121,7 +121,7 @@ def write(tile: Ref, value: Array, plain: bool) -> None:
 
 
 def send(value: Array, slots: Slots, destination: Ref, plain: bool) -> None:
-    """Registers [W, ROWS] to global memory [ROWS, W] by way of the first slot."""
+    """Writes registers [W, ROWS] to global memory [ROWS, W] by way of the first slot."""
     write(slots.tiles.at[0], value, plain)
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(slots.tiles.at[0], destination)
@@ -129,7 +129,7 @@ def send(value: Array, slots: Slots, destination: Ref, plain: bool) -> None:
 
 
 def load_per_feature(vector: Ref, plain: bool) -> Array:
-    """A layer's parameters [W] from global memory, repeated over the rows: [W, ROWS]."""
+    """Loads a layer's parameters [W] from global memory, repeated over the rows: [W, ROWS]."""
     if plain:
         values = vector[...]
     else:
@@ -139,12 +139,12 @@ def load_per_feature(vector: Ref, plain: bool) -> Array:
 
 
 def feature_mean(x: Array) -> Array:
-    """[W, ROWS] averaged over the features, and repeated over them."""
+    """Averages [W, ROWS] over the features, and repeats that over them."""
     return lax.broadcast_in_dim(jnp.sum(x, axis=0) * (1 / len(x)), x.shape, (1,))
 
 
 def normalise(z: Array) -> tuple[Array, Array]:
-    """z [W, ROWS] normalised over its features, and the inverse of their standard deviation."""
+    """Normalises z [W, ROWS] over its features; returns also the inverse of their standard deviation."""
     centred = z - feature_mean(z)
     inv_std = lax.rsqrt(feature_mean(centred * centred) + NORM_EPSILON)
     return centred * inv_std, inv_std
@@ -155,7 +155,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def pull_back(d: Array, z: Array, norm_scale: Array, norm_bias: Array) -> tuple[Array, Array, Array]:
-    """From d, the cotangent of swish(normalised * norm_scale + norm_bias), to that of z; all [W, ROWS].
+    """Turns d, the cotangent of swish(normalised * norm_scale + norm_bias), into that of z; all [W, ROWS].
 
     Returns: dz; `normalised` again; the cotangent of what swish was given."""
     normalised, inv_std = normalise(z)
@@ -169,7 +169,7 @@ def pull_back(d: Array, z: Array, norm_scale: Array, norm_bias: Array) -> tuple[
 
 
 def select(condition: Array, if_true: Array, if_false: Array) -> Array:
-    """By one scalar condition, repeated here because not every lowering does that."""
+    """Chooses by one scalar condition, repeated here because not every lowering does that."""
     return lax.select(lax.broadcast_in_dim(condition, if_true.shape, ()), if_true, if_false)
 
 
@@ -178,7 +178,7 @@ def when(condition: Array, action: Callable[..., None], *args: Any) -> None:
 
 
 def tile(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
-    """Shared memory in the swizzled tiles that both wgmma and the copy engine know."""
+    """Describes shared memory in the swizzled tiles that both wgmma and the copy engine know."""
     tiling = plgpu.TilingTransform((8, 128 // jnp.dtype(dtype).itemsize))
     return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(128)))
 
@@ -188,8 +188,9 @@ def slots_of(count: int, *shape: int, dtype: Any = jnp.bfloat16) -> Slots:
 
 
 def weight_slots(width: int, *, transposed: bool) -> Slots:
-    """A layer's chunks and one more: CHUNK columns of the weights each, rows if the transpose is wanted.
+    """Makes slots for a layer's chunks and one more.
 
-    The one more keeps slots changing from layer to layer, and so keeps the compiler from holding the
-    addresses of all their tiles in registers throughout the loop."""
+    Each takes CHUNK columns of the weights, rows if the transpose is wanted. The one more keeps slots
+    changing from layer to layer, and so keeps the compiler from holding the addresses of all their tiles in
+    registers throughout the loop."""
     return slots_of(width // CHUNK + 1, *((CHUNK, width) if transposed else (width, CHUNK)))
