@@ -1,22 +1,23 @@
 """Any arm from its model file: MuJoCo's kinematics, ranges in which nothing touches, clear refusals."""
 
 import re
-import subprocess
 import tomllib
 
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
-from conftest import PIPELINE
 from typer.testing import CliRunner
 
+from pipelines import stages
 from pipelines.arms import model_file, task_of_arm
 from pipelines.cli import app
+from pipelines.config import preset, with_values
+from pipelines.rundir import Run
 from teacher.errors import UsageError
 from teacher.tasks import make_task, task_files
-from teacher.tasks.arm import describe
-from teacher.tasks.arm_model import Chain
+from teacher.tasks.arm import arm_task, as_toml, describe
+from teacher.tasks.chain import Chain
 from teacher.tasks.plausibility import doubts
 
 MOTORS = "".join(f'<motor joint="{j}" gear="2" ctrllimited="true" ctrlrange="-40 40"/>' for j in "abcd")
@@ -71,8 +72,27 @@ def arm(tmp_path, monkeypatch):
     return write
 
 
-def made(file, tip=None):
-    return make_task(task_of_arm(str(file), tip, lambda line: None))
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """What is decided of ARM, and as the lines of its file."""
+    file = tmp_path_factory.mktemp("decided") / "arm.xml"
+    file.write_text(ARM)
+    found = describe(file)
+    return found, as_toml(found, file.parent).splitlines()
+
+
+@pytest.fixture
+def bench(arm, decided, tmp_path):
+    """Writes bench_arm.toml beside its model, with other values of these fields."""
+    arm()
+
+    def write(**values):
+        lines = [line for line in decided[1] if line.partition(" =")[0] not in values]
+        file = tmp_path / "bench_arm.toml"
+        file.write_text("\n".join([*lines, *(f"{field} = {value}" for field, value in values.items())]))
+        return file
+
+    return write
 
 
 def test_kinematics_are_mujocos(arm):
@@ -88,8 +108,8 @@ def test_kinematics_are_mujocos(arm):
     np.testing.assert_allclose(chain.tip(jnp.array(poses, jnp.float32)), expected, atol=1e-6)
 
 
-def test_in_the_range_that_is_decided_nothing_touches_and_goals_can_be_met(arm):
-    found = describe(arm())
+def test_in_the_range_that_is_decided_nothing_touches_and_goals_can_be_met(decided):
+    found = decided[0]
     assert (found.joints, found.tip) == (("a", "b", "c", "d"), "tool")
     model = mujoco.MjModel.from_xml_string(ARM)
     data, random = mujoco.MjData(model), np.random.default_rng(7)
@@ -109,8 +129,9 @@ def test_in_the_range_that_is_decided_nothing_touches_and_goals_can_be_met(arm):
     assert (np.subtract(found.goal_high, found.goal_low) > 0.2).all()
 
 
-def test_its_servos_follow_velocities_under_gravity_with_the_motors_forces(arm):
-    task = made(arm())
+def test_its_servos_follow_velocities_under_gravity_with_the_motors_forces(bench):
+    task = make_task(str(bench()))
+    assert doubts(task) == []
     model = task.model("mujoco")
     assert model.nq == 4  # the finger is fixed
     np.testing.assert_array_equal(model.actuator_forcerange, [[-80, 80]] * 4)
@@ -134,26 +155,18 @@ def test_a_description_can_be_edited_and_is_taken_as_it_stands(arm, tmp_path):
     described = tomllib.loads(written.read_text())
     assert described["model"] == "arm.xml"
     written.write_text(written.read_text().replace(f"radius = {described['radius']}", "radius = 0.033"))
-    task = made(file)
+    task = make_task(task_of_arm(str(file), None, said.append))
     assert task.spec.goal.success_radius == pytest.approx(0.033)
     assert set(task_files(str(written))) == {"bench_arm.toml", "arm.xml"}
     with pytest.raises(UsageError, match="of another arm or tip"):
         task_of_arm(str(file), "hand", said.append)
 
 
-def test_a_range_in_which_the_arm_touches_itself_is_warned_of(arm, tmp_path, caplog):
-    task_of_arm(str(arm()), None, lambda line: None)
-    file = tmp_path / "bench_arm.toml"
-    make_task(str(file))
+def test_a_range_in_which_the_arm_touches_itself_is_warned_of(bench, caplog):
+    arm_task(bench())
     assert not caplog.records
-    wide = tmp_path / "wide.toml"
-    lines = [
-        line for line in file.read_text().splitlines() if not line.startswith(("lower", "upper", "home"))
-    ]
-    limits = "home = [0, 0.3, 0, 0.05]\nlower = [-3, -1.5, -3.1, 0]\nupper = [3, 1.5, 3.1, 0.1]"
-    wide.write_text("\n".join([*lines, limits]))
-    make_task(str(wide))
-    assert re.search(r"wide.toml: in \d\d % of its range the arm touches itself", caplog.text)
+    arm_task(bench(home=[0, 0.3, 0, 0.05], lower=[-3, -1.5, -3.1, 0], upper=[3, 1.5, 3.1, 0.1]))
+    assert re.search(r"bench_arm.toml: in \d\d % of its range the arm touches itself", caplog.text)
 
 
 def test_a_wrong_setting_or_a_broken_file_writes_nothing(arm, tmp_path):
@@ -178,13 +191,9 @@ def test_a_wrong_setting_or_a_broken_file_writes_nothing(arm, tmp_path):
         ("speed", "1", "speed: Extra inputs"),
     ],
 )
-def test_a_wrong_description_is_refused_by_the_field(arm, tmp_path, field, value, told):
-    task_of_arm(str(arm()), None, lambda line: None)
-    file = tmp_path / "bench_arm.toml"
-    lines = [line for line in file.read_text().splitlines() if not line.startswith(f"{field} =")]
-    file.write_text("\n".join([*lines, f"{field} = {value}"]))
+def test_a_wrong_description_is_refused_by_the_field(bench, field, value, told):
     with pytest.raises(UsageError, match=told):
-        make_task(str(file))
+        arm_task(bench(**{field: value}))
 
 
 LOOP = '<equality><connect body1="hand" body2="base" anchor="0 0 0"/></equality>'
@@ -212,28 +221,21 @@ ARMS = """<mujoco><worldbody>
 )
 def test_what_is_no_arm_is_refused_in_one_sentence_before_anything_starts(arm, tmp_path, text, told):
     file = arm(text)
-    done = CliRunner().invoke(app, ["run", "--arm", str(file), "--preset", "debug"])
-    assert done.exit_code == 2 and "Traceback" not in done.output
-    assert re.search(told, done.output)
+    with pytest.raises(UsageError, match=told) as refusal:
+        task_of_arm(str(file), None, lambda line: None)
+    assert str(file) in str(refusal.value)
     assert [each.name for each in tmp_path.iterdir()] == ["arm.xml"]
 
 
-def test_a_run_keeps_its_arm(arm, tmp_path, pipeline):
-    small = ("--preset", "debug", "--set", "collect.total_steps=320", "--run", "bench")
-    done = pipeline("teacher", "--arm", arm(), *small, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    kept = {each.name for each in (tmp_path / "runs" / "bench" / "task").iterdir()}
+def test_a_run_keeps_its_arm(bench, tmp_path):
+    settings = with_values(preset("debug"), [f"task.name={bench()}"])
+    stages.new_run(tmp_path / "run", settings, "debug")
+    kept = {each.name for each in (tmp_path / "run" / "task").iterdir()}
     assert {"bench_arm.toml", "arm.xml"} <= kept
     (tmp_path / "arm.xml").unlink()
-
-    def evaluate(*more):  # in a process that has not made the task before
-        words = [*PIPELINE, "evaluate", "bench", "--episodes", "2", *more]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    done = evaluate()
-    assert done.returncode == 2 and "there is no model" in done.stderr
-    done = evaluate("--trust")
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(UsageError, match="there is no model"):
+        arm_task(tmp_path / "bench_arm.toml")
+    assert make_task(Run(tmp_path / "run").kept_task()).spec.name == "bench_arm_reach"
 
 
 def test_a_joint_without_limits_turns_about_home(arm):
@@ -241,14 +243,11 @@ def test_a_joint_without_limits_turns_about_home(arm):
     assert 0 < found.upper[0] - found.lower[0] <= 2.0
 
 
-@pytest.mark.parametrize(("text", "name"), [(ARM, "arm.xml"), (URDF, "two.urdf")])
-def test_what_is_decided_looks_like_no_slip(arm, text, name):
-    assert doubts(made(arm(text, name))) == []
-
-
-def test_a_urdfs_fixed_links_and_velocity_limits_are_kept(arm):
-    found = describe(arm(URDF, "two.urdf"))
+def test_a_urdfs_fixed_links_and_velocity_limits_are_kept_and_nothing_looks_like_a_slip(arm):
+    task = make_task(task_of_arm(str(arm(URDF, "two.urdf")), None, lambda line: None))
+    found = task.description
     assert (found.tip, found.joints, found.velocity) == ("flange", ("p", "q"), (0.4, 1.0))
+    assert doubts(task) == []
 
 
 def test_arms_of_the_menagerie_go_by_name(arm, tmp_path, monkeypatch):

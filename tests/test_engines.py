@@ -52,51 +52,70 @@ def slide(**parts):
 
 
 MUSCLE = '<muscle joint="slide" ctrlrange="0 1" force="20" lengthrange="-1 1"/>'
-EULER = 'integrator="Euler"'
+# By integrator: actuators with a state of their own, each on a cart of its own, and one without.
 WITH_A_STATE = {
-    "servo": {},
-    "timeconst": {"actuator": SERVO.format('timeconst=".2"')},
-    "intvelocity": {
-        "actuator": '<intvelocity joint="slide" kp="40" kv="8" actrange="-.5 .5" ctrlrange="-.5 .5"/>'
-    },
-    "filter": {
-        "actuator": '<general joint="slide" dyntype="filter" dynprm=".1" gainprm="5" ctrlrange="-.5 .5"/>'
-    },
-    "cylinder": {"actuator": '<cylinder joint="slide" area="5" timeconst=".1" ctrlrange="-.5 .5"/>'},
-    "muscle": {"actuator": MUSCLE, "option": EULER},
+    "implicitfast": (
+        SERVO.format(""),
+        SERVO.format('timeconst=".2"'),
+        '<intvelocity joint="slide" kp="40" kv="8" actrange="-.5 .5" ctrlrange="-.5 .5"/>',
+        '<general joint="slide" dyntype="filter" dynprm=".1" gainprm="5" ctrlrange="-.5 .5"/>',
+        '<cylinder joint="slide" area="5" timeconst=".1" ctrlrange="-.5 .5"/>',
+    ),
+    "Euler": (SERVO.format('timeconst=".2"'), MUSCLE),
 }
 
 
-@pytest.mark.parametrize("parts", WITH_A_STATE.values(), ids=WITH_A_STATE)
-def test_actuators_with_a_state_of_their_own_move_as_in_the_c_engine(parts):
-    in_mjx, in_c = (moved(slide(**parts), engine) for engine in ("mjx", "mujoco"))
-    assert np.ptp(in_c[..., 0], axis=0).min() > 0.05
+class Carts(Slide):
+    """Several carts that are commanded alike and seen one after another."""
+
+    def observe(self, state):
+        return state.qpos
+
+    def control(self, state, action):
+        xp = state.qpos.__array_namespace__()
+        return xp.broadcast_to(super().control(state, action), state.qpos.shape)
+
+
+@pytest.mark.parametrize("integrator", WITH_A_STATE)
+def test_actuators_with_a_state_of_their_own_move_as_in_the_c_engine(integrator):
+    def carts(actuator):
+        option = f'integrator="{integrator}"'
+        return mujoco.MjSpec.from_string(SLIDE.format(**PARTS | {"option": option, "actuator": actuator}))
+
+    spec = carts("")
+    for i, actuator in enumerate(WITH_A_STATE[integrator]):
+        spec.attach(carts(actuator), prefix=f"{i}_", frame=spec.worldbody.add_frame())
+    spec.delete(spec.body("cart"))
+    task = Carts(spec.to_xml())
+    in_mjx, in_c = (moved(task, engine) for engine in ("mjx", "mujoco"))
+    assert in_c.shape[-1] == len(WITH_A_STATE[integrator])
+    assert np.ptp(in_c, axis=0).min() > 0.05
     np.testing.assert_allclose(in_mjx, in_c, atol=2e-3)
 
 
 EARLY = '<general joint="slide" dyntype="filter" ctrlrange="-1 1" actearly="true"/>'
 
 
-@pytest.mark.parametrize(
-    ("part", "text", "told"),
-    [
-        ("actuator", SERVO.format('delay=".15" nsample="16"'), "a delay of actuators or sensors"),
-        ("option", 'integrator="implicit"', "mjINT_IMPLICIT"),
-        ("option", 'integrator="implicitfast" density="1.2"', "implicitfast not implemented for fluid drag"),
-        ("option", 'noslip_iterations="3"', "noslip_iterations"),
-        ("option", 'actuatorgroupdisable="1"', "disableactuator"),
-        ("actuator", EARLY, "actearly"),
-        ("actuator", '<adhesion body="cart" ctrlrange="0 1" gain="1"/>', "mjTRN_BODY"),
-        ("actuator", MUSCLE, "muscles in the integrator implicitfast"),
-        ("actuator", SERVO.format('armature="3"'), "armature"),
-        ("actuator", SERVO.format('damping="3"'), "damping"),
-        ("geom", f'/></body><body name="hung"><flexcomp {CLOTH}', "flex"),
-        ("geom", 'fluidshape="ellipsoid"', "fluid"),
-        ("geom", 'surfacevel="1 0 0"', "surfacevel"),
-        ("joint", 'damping=".1 .2 .3"', "dampingpoly"),
-        ("joint", 'stiffness="1 2 3"', "stiffnesspoly"),
-    ],
-)
+REFUSED = [
+    ("actuator", SERVO.format('delay=".15" nsample="16"'), "a delay of actuators or sensors"),
+    ("option", 'integrator="implicit"', "mjINT_IMPLICIT"),
+    ("option", 'integrator="implicitfast" density="1.2"', "implicitfast not implemented for fluid drag"),
+    ("option", 'noslip_iterations="3"', "noslip_iterations"),
+    ("option", 'actuatorgroupdisable="1"', "disableactuator"),
+    ("actuator", EARLY, "actearly"),
+    ("actuator", '<adhesion body="cart" ctrlrange="0 1" gain="1"/>', "mjTRN_BODY"),
+    ("actuator", MUSCLE, "muscles in the integrator implicitfast"),
+    ("actuator", SERVO.format('armature="3"'), "armature"),
+    ("actuator", SERVO.format('damping="3"'), "damping"),
+    ("geom", f'/></body><body name="hung"><flexcomp {CLOTH}', "flex"),
+    ("geom", 'fluidshape="ellipsoid"', "fluid"),
+    ("geom", 'surfacevel="1 0 0"', "surfacevel"),
+    ("joint", 'damping=".1 .2 .3"', "dampingpoly"),
+    ("joint", 'stiffness="1 2 3"', "stiffnesspoly"),
+]
+
+
+@pytest.mark.parametrize(("part", "text", "told"), REFUSED)
 def test_what_mjx_does_not_have_is_refused_by_name(part, text, told):
     try:
         task = slide(**{part: text})

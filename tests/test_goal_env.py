@@ -11,9 +11,9 @@ from teacher.goal_env import TaskEnv
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # unbounded spaces are meant
 
 
-@pytest.mark.parametrize("engine", ["mujoco", "brax"])
-def test_gymnasiums_own_checker_is_content(engine):
-    check_env(TaskEnv("reacher", engine), skip_render_check=True)
+@pytest.mark.parametrize(("task", "engine"), [("reacher", "mujoco"), ("wheel_maze", "analytic")])
+def test_gymnasiums_own_checker_is_content(task, engine):
+    check_env(TaskEnv(task, engine), skip_render_check=True)
 
 
 def test_it_moves_as_mujoco_does_until_the_episode_is_over():

@@ -34,8 +34,13 @@ def every_cell(maze):
     return [(i, j, letter) for i, row in enumerate(maze.rows) for j, letter in enumerate(row)]
 
 
-def test_boxes_fill_the_wall_cells_and_nothing_else(maze):
-    boxes = np.array(maze.boxes)
+def test_boxes_fill_the_wall_cells_and_nothing_else_half_a_cell_high(maze):
+    spec = mujoco.MjSpec()
+    maze.build(spec)
+    model = spec.compile()
+    np.testing.assert_allclose(model.geom_pos[:, 2] - model.geom_size[:, 2], 0, atol=1e-12)
+    np.testing.assert_allclose(2 * model.geom_size[:, 2], 0.5 * CELL)
+    boxes = np.concatenate([model.geom_pos[:, :2], model.geom_size[:, :2]], axis=-1)
     assert len(boxes) < maze.walls.sum() / 2
     for i, j, letter in every_cell(maze):
         for shift in ((0, 0), (0.49, 0.49), (0.49, -0.49), (-0.49, 0.49), (-0.49, -0.49)):
@@ -45,55 +50,21 @@ def test_boxes_fill_the_wall_cells_and_nothing_else(maze):
             assert maze.is_wall(*point) == (letter == "#")
 
 
-def test_every_free_cell_can_be_reached_from_the_only_start(maze):
-    (start,) = maze.centres("S") / CELL
-    reached, waiting = set(), [tuple(start.astype(int))]
-    while waiting:
-        i, j = waiting.pop()
-        if (i, j) not in reached and maze.rows[i][j] != "#":
-            reached.add((i, j))
-            waiting += [(i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)]
-    assert reached == {(i, j) for i, j, letter in every_cell(maze) if letter != "#"}
-
-
-def test_far_goals_are_the_published_ones(name, maze):
-    assert [tuple(cell) for cell in (maze.centres("F") / CELL).astype(int)] == FAR[name]
-
-
-def test_all_goals_are_all_free_cells_but_the_start(maze):
+def test_goals_are_all_free_cells_but_the_start_and_far_ones_the_published(name, maze):
     course = MazeCourse(maze)
     free = {(CELL * i, CELL * j) for i, j, letter in every_cell(maze) if letter in "GF"}
     assert drawn(course, "all") == free
     assert course.start not in free
     assert not maze.is_wall(*np.array(course.start))
-    low, high = course.goal_range
-    assert low == (min(x for x, _ in free), min(y for _, y in free))
-    assert high == (max(x for x, _ in free), max(y for _, y in free))
-
-
-def test_the_far_layout_draws_far_goals_alone(name, maze):
-    course = MazeCourse(maze)
+    assert course.goal_range == tuple(tuple(side) for side in (np.min([*free], 0), np.max([*free], 0)))
+    assert course.layouts == ("all", "far") if FAR[name] else ("all",)
     if FAR[name]:
-        assert course.layouts == ("all", "far")
         assert drawn(course, "far") == {(CELL * i, CELL * j) for i, j in FAR[name]}
-    else:
-        assert course.layouts == ("all",)
 
 
 def drawn(course, layout):
     keys = jax.random.split(jax.random.key(0), 2000)
     return {tuple(goal) for goal in np.asarray(jax.vmap(lambda key: course.goal(key, layout))(keys)).tolist()}
-
-
-def test_walls_of_a_model_stand_on_the_floor_half_a_cell_high(maze):
-    spec = mujoco.MjSpec()
-    maze.build(spec)
-    model = spec.compile()
-    assert model.ngeom == len(maze.boxes)
-    np.testing.assert_allclose(model.geom_pos[:, 2] - model.geom_size[:, 2], 0, atol=1e-12)
-    np.testing.assert_allclose(2 * model.geom_size[:, 2], 0.5 * CELL)
-    found = np.concatenate([model.geom_pos[:, :2], model.geom_size[:, :2]], axis=-1)
-    np.testing.assert_allclose(found, maze.boxes)
 
 
 @pytest.mark.parametrize(
@@ -104,22 +75,12 @@ def test_walls_of_a_model_stand_on_the_floor_half_a_cell_high(maze):
         ("####\n#SX#\n####", r"a maze is made of '#SGF.', found \['X'\]"),
         ("####\n#SG.\n####", "outermost cells of a maze must be walls"),
         ("#.##\n#SG#\n####", "outermost cells of a maze must be walls"),
-    ],
-)
-def test_a_bad_grid_is_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        Maze(text, CELL)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
         ("####\n#.G#\n####", "one start cell, 'S', found 0"),
         ("#####\n#SSG#\n#####", "one start cell, 'S', found 2"),
         ("####\n#S.#\n####", "has no goal"),
     ],
 )
-def test_a_course_needs_one_start_and_a_goal(text, message):
+def test_a_bad_grid_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         MazeCourse(Maze(text, CELL))
 
@@ -173,6 +134,7 @@ def test_points_lie_in_the_cell_around_them_and_walls_have_no_number(xp):
 
 def test_every_way_leads_from_neighbour_to_neighbour_in_as_many_steps(maze):
     routes = maze.routes
+    assert np.isfinite(routes.steps).all()  # every free cell can be reached
     cells = np.arange(len(routes.centres))
     here, there = np.meshgrid(cells, cells, indexing="ij")
     onward = routes.next[here, there]

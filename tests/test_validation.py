@@ -136,7 +136,6 @@ FAULTS = [
     method("ended", lambda state: state.qpos.any(), r"has shape \[\]"),
     method("ended", lambda state: state.qpos[..., 2], "has numbers of float32, expected bool"),
     method("marker", lambda goal: goal, "has 2 entries, a point has 3"),
-    other("reference_policy", "ahead", "reference_policy is a str, not a method"),
     method("reference_policy", lambda seen, goal: seen[..., :3], r"has 3 entries, spec\.action has 2"),
     method("reference_policy", lambda seen, goal: goal[0], r"has shape \[3, 2\] for states \[2, 3\]"),
     method("reference_policy", lambda seen, goal: jnp.tanh(goal), "answers NumPy's arrays with a ArrayImpl"),

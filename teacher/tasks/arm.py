@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import mujoco
 import numpy as np
 import tomlkit
@@ -21,17 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from teacher.errors import UsageError
 from teacher.spec import ActionSpec, Floats, JointSpec, Names, TaskSpec
-from teacher.tasks.arm_model import (
-    HINGE,
-    Chain,
-    checked_chain,
-    compiled,
-    decided_tip,
-    driven_joints,
-    parsed,
-    servo_model,
-)
-from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms, slowed
+from teacher.tasks.arm_model import checked_chain, compiled, decided_tip, driven_joints, parsed, servo_model
+from teacher.tasks.base import Array, goal_of, observation_terms
+from teacher.tasks.chain import HINGE, Chain, TipReach
 
 RANGE = 1.0  # rad around home in which joints move: nothing rewards one of the poses that reach a point
 GOALS = 0.8  # share of that range from which goals are drawn
@@ -63,10 +53,8 @@ class ArmDescription(BaseModel):
     episode_length: PositiveInt = 100
 
 
-class ArmReach(MujocoTask):
+class ArmReach(TipReach):
     """Joint velocities bring an arm's tip to a reachable point."""
-
-    engines = ("mjx", "mujoco")
 
     def __init__(self, name: str, folder: Path, described: ArmDescription):
         self._name, self.description = name, described
@@ -123,31 +111,12 @@ class ArmReach(MujocoTask):
     def model(self, engine: str) -> mujoco.MjModel:
         return self._model
 
-    def start(self, key: Array, layout: str) -> Start:
-        start_key, goal_key = jax.random.split(key)
-        arm, joints = self.description, len(self.description.joints)
-        low = np.add(arm.lower, self._margin, dtype=np.float32)
-        high = np.subtract(arm.upper, self._margin, dtype=np.float32)
-        # Anywhere in the range: on the robot an episode begins where the one before it ended.
-        qpos = jax.random.uniform(start_key, (joints,), minval=low, maxval=high)
-        low, high = (np.float32(side) for side in _goal_range(arm))
-        goal = self._chain.tip(jax.random.uniform(goal_key, (joints,), minval=low, maxval=high))
-        return Start(
-            qpos, jnp.zeros(joints), jnp.clip(goal, jnp.array(arm.goal_low), jnp.array(arm.goal_high))
-        )
+    def tip(self, qpos: Array) -> Array:
+        return self._chain.tip(qpos)
 
-    def observe(self, state: State) -> Array:
-        xp = state.qpos.__array_namespace__()
-        return xp.concatenate([state.qpos, state.qvel, self._chain.tip(state.qpos)], axis=-1)
-
-    def control(self, state: State, action: Array) -> Array:
-        """Joint velocities, cut so that joints slow down and stop before their limits."""
-        xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
-        velocity = xp.clip(action, -1, 1) * xp.asarray(self.spec.action.scale, dtype=dtype)
-        return slowed(velocity, state.qpos, self.spec.joints)
-
-    def marker(self, goal: Array) -> Array:
-        return goal
+    def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        arm, margin = self.description, self._margin
+        return (np.add(arm.lower, margin), np.subtract(arm.upper, margin)), _goal_range(arm)
 
 
 def _goal_range(arm: ArmDescription) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +251,7 @@ class _Poses:
             mujoco.mj_resetDataKeyframe(model, self._data, key)
             self.keyframe = self._data.qpos[self._entries].copy()
         mujoco.mj_kinematics(model, self._data)
-        self._allowed: set[tuple[int, int]] = set()
+        self._allowed, self._may_be_below = set[tuple[int, int]](), False
         # An arm that stands does not reach below its base; one that hangs does.
         base = self._data.xpos[chain.bodies[1], 2]
         poses = self._random.uniform(-np.pi, np.pi, (SAMPLED, len(chain.joints)))
@@ -327,24 +296,25 @@ class _Poses:
 
     def _stand_at(self, home: np.ndarray) -> None:
         """Shapes that overlap at home, as those of neighbours may, are allowed to from here on."""
-        self._allowed = set()
-        self._allowed = self._touching(home)
+        self._allowed, self._may_be_below = self._touching(home), bool(self._below(home))
 
     def _touch(self, poses: np.ndarray) -> np.ndarray:
-        return np.array([bool(self._touching(pose)) for pose in poses])
+        """[P]: whether anything touches that does not at home, or the tip is below the floor."""
+        touch = np.array([bool(self._touching(pose) - self._allowed) for pose in poses])
+        return touch if self._may_be_below else touch | self._below(poses)
+
+    def _below(self, poses: np.ndarray) -> np.ndarray:
+        return self._chain.tip(poses)[..., 2] < self.floor
 
     def _touching(self, pose: np.ndarray) -> set[tuple[int, int]]:
-        """Pairs of bodies that touch, but for those that are allowed to; the tip below the floor is one."""
+        """Pairs of bodies that touch."""
         model, data = self._model, self._data
         data.qpos[self._entries] = pose
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_collision(model, data)
         geoms = data.contact.geom[data.contact.dist < 0]
-        pairs = {(int(min(pair)), int(max(pair))) for pair in model.geom_bodyid[geoms]}
-        if self._chain.tip(pose)[2] < self.floor:
-            pairs.add((-1, -1))
-        return pairs - self._allowed
+        return {(int(min(pair)), int(max(pair))) for pair in model.geom_bodyid[geoms]}
 
 
 def _rounded(values: np.ndarray, how: Callable[[np.ndarray], np.ndarray] = np.round) -> Floats:

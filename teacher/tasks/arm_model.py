@@ -1,76 +1,16 @@
-"""An arm's model file: its chain of joints, what no arm may have, and a servo for each joint."""
+"""An arm's model file: what no arm may have, and a servo for each joint."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
 
 from teacher.errors import UsageError, unknown_name
-from teacher.tasks.base import Array, rotation_matrix
+from teacher.tasks.chain import HINGE, ON_JOINT, SLIDE, Chain
 
 SETTLING = 0.02  # s: time constant of the servo that follows a velocity
 TIME_STEP = 0.01  # s
-HINGE, SLIDE = int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)
-ON_JOINT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
-
-
-class Chain:
-    """Joints and bodies from the base to a tip, and where they bring it."""
-
-    def __init__(self, model: mujoco.MjModel, tip: str):
-        site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, tip)
-        body = int(model.site_bodyid[site]) if site >= 0 else model.body(tip).id
-        self._offset = model.site_pos[site].copy() if site >= 0 else np.zeros(3)
-        path = [body]
-        while path[0]:
-            path.insert(0, int(model.body_parentid[path[0]]))
-        self.bodies, self.joints = tuple(path), []
-        self._steps: list[tuple[Any, ...]] = []
-        for each in path:
-            self._steps.append((model.body_pos[each], rotation_matrix(model.body_quat[each]), None))
-            for joint in range(model.body_jntadr[each], model.body_jntadr[each] + model.body_jntnum[each]):
-                axis, start = model.jnt_axis[joint], model.qpos0[model.jnt_qposadr[joint]]
-                cross = np.cross(np.eye(3), axis)
-                hinge = model.jnt_type[joint] == HINGE
-                self._steps.append((model.jnt_pos[joint], axis, (hinge, start, cross)))
-                self.joints.append(joint)
-
-    @property
-    def reach(self) -> float:
-        """Metres from the first joint to the tip, along the links."""
-        first = next(i for i, step in enumerate(self._steps) if step[2] is not None)
-        links = [step[0] for step in self._steps[first + 1 :] if step[2] is None]
-        return float(sum(map(np.linalg.norm, [*links, self._offset])))
-
-    def tip(self, qpos: Array) -> Array:
-        """Forward kinematics: [..., n], the chain's joints in order -> position [..., 3] in the world, m."""
-        xp, dtype = qpos.__array_namespace__(), qpos.dtype
-
-        def constant(value: Any) -> Array:
-            return xp.asarray(value, dtype=dtype)
-
-        position = xp.zeros((*qpos.shape[:-1], 3), dtype)
-        rotation = xp.broadcast_to(xp.eye(3, dtype=dtype), (*qpos.shape[:-1], 3, 3))
-        joint = 0
-        for place, turn, moved in self._steps:
-            if moved is None:
-                position = position + rotation @ constant(place)
-                rotation = rotation @ constant(turn)
-                continue
-            hinge, start, cross = moved
-            by, joint = qpos[..., joint, None] - constant(start), joint + 1
-            if hinge:
-                sin, cos = xp.sin(by)[..., None], xp.cos(by)[..., None]
-                turned = rotation @ (
-                    xp.eye(3, dtype=dtype) + sin * cross + (1 - cos) * constant(cross @ cross)
-                )
-                position = position + (rotation - turned) @ constant(place)
-                rotation = turned
-            else:
-                position = position + by * (rotation @ constant(turn))
-        return position + rotation @ constant(self._offset)
 
 
 def parsed(file: Path) -> mujoco.MjSpec:

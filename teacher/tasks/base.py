@@ -87,9 +87,11 @@ class Task(abc.ABC):
     def observe(self, state: State) -> Array:
         """-> observation [..., N]."""
 
-    @abc.abstractmethod
     def control(self, state: State, action: Array) -> Array:
-        """State and action [..., A] in [-1, 1] -> actuator controls [..., U]."""
+        """State, action [..., A] in [-1, 1] -> actuator controls [..., U]: the command of `spec.action`."""
+        xp, dtype, stated = state.qpos.__array_namespace__(), state.qpos.dtype, self.spec.action
+        scale, offset = (xp.asarray(part, dtype=dtype) for part in (stated.scale, stated.offset))
+        return offset + scale * xp.clip(action, -1, 1)
 
     def ended(self, state: State) -> Array:
         """-> [...] bool: whether the episode ends here, before its time."""
@@ -116,14 +118,18 @@ class MujocoTask(Task):
     sites: tuple[str, ...] = ()
     bodies: tuple[str, ...] = ()
     sensors: tuple[str, ...] = ()
+    marker_height: float = 0.0  # m: of goals that are x and y
 
     @abc.abstractmethod
     def model(self, engine: str) -> mujoco.MjModel:
         """The model as the named engine integrates it; its time step divides `spec.control_dt`."""
 
-    @abc.abstractmethod
     def marker(self, goal: Array) -> Array:
-        """Goal [..., G] -> the point [..., 3] in metres at which to show it."""
+        """Goal [..., G] -> the point [..., 3] in metres at which to show it; x and y at `marker_height`."""
+        if goal.shape[-1] > 2:
+            return goal
+        xp = goal.__array_namespace__()
+        return xp.concatenate([goal, xp.full_like(goal[..., :1], self.marker_height)], axis=-1)
 
 
 class AnalyticTask(Task):

@@ -2,28 +2,12 @@
 
 from functools import cached_property
 
-import jax
-import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.spec import (
-    ActionSpec,
-    DeployedGoal,
-    DeployedSpec,
-    Floats,
-    TaskSpec,
-)
-from teacher.tasks.base import (
-    Array,
-    MujocoTask,
-    Start,
-    State,
-    goal_of,
-    observation_terms,
-    sensor_terms,
-    slowed,
-)
+from teacher.spec import ActionSpec, DeployedGoal, DeployedSpec, Floats, TaskSpec
+from teacher.tasks.base import Array, State, goal_of, observation_terms, sensor_terms
+from teacher.tasks.chain import TipReach
 from teacher.tasks.fr3_arm import (
     HOME,
     JOINTS,
@@ -56,13 +40,12 @@ AXES = ("x", "y", "z")
 ENCODER_NOISE = 1e-3  # rad
 
 
-class Fr3Reach(MujocoTask):
+class Fr3Reach(TipReach):
     """Seven joint velocities at 20 Hz move the flange to a reachable point.
 
     Its students see as much as their teacher, or the joint encoders alone (`sensed`). With a `tool`, a point
     in the flange's frame (m), that point is moved."""
 
-    engines = ("mjx", "mujoco")
     pushed = tuple(range(7))
 
     def __init__(self, *, sensed: bool = False, tool: Floats | None = None):
@@ -97,33 +80,16 @@ class Fr3Reach(MujocoTask):
             deployed=encoders if self._sensed else None,
         )
 
-    def _position(self, qpos: Array) -> Array:
-        """[..., 7] -> [..., 3] m: of the point that goals mean."""
+    def tip(self, qpos: Array) -> Array:
         return flange_position(qpos) if self._tool is None else tool_position(qpos, self._tool)
+
+    def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        return _within(RANGE), _within(SPREAD)
 
     def model(self, engine: str) -> mujoco.MjModel:
         spec = mujoco.MjSpec.from_file(str(MODELS / "fr3.xml"))
         spec.delete(spec.body("fr3_hand"))
         return spec.compile()
-
-    def start(self, key: Array, layout: str) -> Start:
-        start_key, goal_key = jax.random.split(key)
-        # Anywhere in the range: on the robot an episode begins where the one before it ended.
-        low, high = _within(RANGE)
-        qpos = jax.random.uniform(start_key, (7,), minval=low, maxval=high)
-        low, high = _within(SPREAD)
-        goal = self._position(jax.random.uniform(goal_key, (7,), minval=low, maxval=high))
-        return Start(qpos, jnp.zeros(7), goal)
-
-    def observe(self, state: State) -> Array:
-        xp = state.qpos.__array_namespace__()
-        return xp.concatenate([state.qpos, state.qvel, self._position(state.qpos)], axis=-1)
-
-    def control(self, state: State, action: Array) -> Array:
-        """Joint velocities in rad/s, cut so that joints slow down and stop before their limits."""
-        xp, dtype = state.qpos.__array_namespace__(), state.qpos.dtype
-        velocity = xp.clip(action, -1, 1) * xp.asarray(self.spec.action.scale, dtype=dtype)
-        return slowed(velocity, state.qpos, self.spec.joints)
 
     def reading(self, state: State, action: Array) -> Array:
         return state.qpos
@@ -131,12 +97,9 @@ class Fr3Reach(MujocoTask):
     def deployed_goal(self, qpos: Array, goal: Array) -> Array:
         return goal
 
-    def marker(self, goal: Array) -> Array:
-        return goal
-
 
 def _within(spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Box of configurations within `spread` of home and inside the limits that control keeps."""
     low = np.maximum(np.array(HOME) - spread, np.array(WORKING_RANGE[0]) + LIMIT_MARGIN)
     high = np.minimum(np.array(HOME) + spread, np.array(WORKING_RANGE[1]) - LIMIT_MARGIN)
-    return low.astype(np.float32), high.astype(np.float32)
+    return low, high

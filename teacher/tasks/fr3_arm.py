@@ -7,14 +7,16 @@ import mujoco
 import numpy as np
 
 from teacher.spec import Floats, JointSpec
-from teacher.tasks.base import Array, rotation_matrix
+from teacher.tasks.base import Array
+from teacher.tasks.chain import Chain
 
 MODELS = Path(__file__).with_name("models")
 _MODEL = mujoco.MjModel.from_xml_path(str(MODELS / "fr3.xml"))
 JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
-# Origin (m) and rotation of each joint in its parent.
-ORIGINS, TURNS = _MODEL.body_pos[1:8].tolist(), np.rint(rotation_matrix(_MODEL.body_quat[1:8])) + 0.0
-FLANGE = _MODEL.site("flange").pos.tolist()
+# Angles [..., 7] -> positions [..., 8, 3] (m) and rotations [..., 8, 3, 3] in the robot's base frame, of
+# joints 1 to 7 and of the flange.
+joint_frames = Chain(_MODEL, "flange").frames
+ORIGINS, FLANGE = _MODEL.body_pos[1:8].tolist(), _MODEL.site("flange").pos.tolist()  # m: in their parents
 LOWER, UPPER = (tuple(side) for side in _MODEL.jnt_range[:7].T.tolist())
 VELOCITY = tuple(_MODEL.actuator_ctrlrange[:7, 1].tolist())
 ACCELERATION = (10.0,) * 7  # rad/s^2
@@ -44,28 +46,6 @@ def joint_spec(lower: Floats = LOWER, upper: Floats = UPPER) -> JointSpec:
         return_speed=RETURN_SPEED,
         acceleration=ACCELERATION,
     )
-
-
-def joint_frames(qpos: Array) -> tuple[Array, Array]:
-    """Forward kinematics: angles [..., 7] -> positions [..., 8, 3] (m) and rotations [..., 8, 3, 3].
-
-    Frames of joints 1 to 7 and of the flange, in the robot's base frame.
-    """
-    xp = qpos.__array_namespace__()
-    position = xp.zeros((*qpos.shape[:-1], 3), qpos.dtype)
-    rotation = xp.broadcast_to(xp.eye(3, dtype=qpos.dtype), (*qpos.shape[:-1], 3, 3))
-    positions, rotations = [], []
-    for joint in range(7):
-        position = position + rotation @ xp.asarray(ORIGINS[joint], dtype=qpos.dtype)
-        cos, sin = xp.cos(qpos[..., joint]), xp.sin(qpos[..., joint])
-        zero, one = xp.zeros_like(cos), xp.ones_like(cos)
-        about_z = xp.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], axis=-1)
-        rotation = rotation @ xp.asarray(TURNS[joint], dtype=qpos.dtype) @ about_z.reshape(*cos.shape, 3, 3)
-        positions.append(position)
-        rotations.append(rotation)
-    positions.append(position + rotation @ xp.asarray(FLANGE, dtype=qpos.dtype))
-    rotations.append(rotation)
-    return xp.stack(positions, axis=-2), xp.stack(rotations, axis=-3)
 
 
 def flange_position(qpos: Array) -> Array:

@@ -161,9 +161,6 @@ class Fr3Cube(MujocoTask):
             command = xp.concatenate([command, WIDTH_OFFSET + WIDTH_SCALE * action[..., 4:]], axis=-1)
         return command
 
-    def marker(self, goal: Array) -> Array:
-        return goal
-
 
 # The hand begins low and beside the cube, which lies between it and the target.
 fr3_push_easy = partial(

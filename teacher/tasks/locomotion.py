@@ -101,6 +101,7 @@ class Ant(Walker):
     The observation is the joint state, the torso's place in the world first."""
 
     healthy = (0.2, 1.0)
+    marker_height = ANT_POSE[2]
 
     @cached_property
     def spec(self) -> TaskSpec:
@@ -126,14 +127,6 @@ class Ant(Walker):
 
     def observe(self, state: State) -> Array:
         return state.qpos.__array_namespace__().concatenate([state.qpos, state.qvel], axis=-1)
-
-    def control(self, state: State, action: Array) -> Array:
-        """Fractions of the gear."""
-        return action.__array_namespace__().clip(action, -1, 1)
-
-    def marker(self, goal: Array) -> Array:
-        xp = goal.__array_namespace__()
-        return xp.concatenate([goal, xp.full_like(goal[..., :1], ANT_POSE[2])], axis=-1)
 
 
 class Humanoid(Walker):
@@ -236,13 +229,6 @@ class Humanoid(Walker):
         per_link = [part.reshape(*part.shape[:-2], -1) for part in (inertia, motion)]
         torque = state.control @ xp.asarray(self._torque, dtype=dtype)
         return xp.concatenate([state.qpos, state.qvel, *per_link, torque], axis=-1)
-
-    def control(self, state: State, action: Array) -> Array:
-        """Fractions of the gear, up to HUMANOID_CONTROL."""
-        return HUMANOID_CONTROL * action.__array_namespace__().clip(action, -1, 1)
-
-    def marker(self, goal: Array) -> Array:
-        return goal
 
 
 def _packaged(robot: str, course: Course, blocked: str) -> mujoco.MjSpec:

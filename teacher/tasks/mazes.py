@@ -59,13 +59,27 @@ class Maze:
         """[R, C] bool."""
         return np.array([[kind == "#" for kind in row] for row in self.rows])
 
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """[R, C] int32: of free cells, row by row; -1 in walls."""
+        return np.where(self.walls, -1, np.cumsum(~self.walls).reshape(self.walls.shape) - 1).astype(np.int32)
+
+    def _cell(self, x: Array, y: Array) -> Array:
+        """x and y [...] in metres -> [...]: numbers of cells; what is outside lies in the nearest wall."""
+        xp = x.__array_namespace__()
+        row, column = (
+            xp.clip(xp.floor(place / self.cell + 0.5), 0, size - 1).astype(xp.int32)
+            for place, size in zip((x, y), self.walls.shape, strict=True)
+        )
+        return xp.asarray(self._numbers)[row, column]
+
     def is_wall(self, x: Array, y: Array) -> Array:
         """Points [...], [...] in metres -> [...] bool; outside the maze all is wall."""
-        xp = x.__array_namespace__()
-        rows, columns = self.walls.shape
-        row = xp.clip(xp.floor(x / self.cell + 0.5), 0, rows - 1).astype(xp.int32)
-        column = xp.clip(xp.floor(y / self.cell + 0.5), 0, columns - 1).astype(xp.int32)
-        return xp.asarray(self.walls)[row, column]
+        return self._cell(x, y) < 0
+
+    def cell_number(self, position: Array) -> Array:
+        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall."""
+        return self._cell(position[..., 0], position[..., 1])
 
     @cached_property
     def routes(self) -> Routes:
@@ -79,35 +93,20 @@ class Maze:
         centres = (cells * self.cell).astype(np.float32)
         return Routes(centres, steps, np.where(before.T < 0, own, before.T).astype(np.int32))
 
-    def cell_number(self, position: Array) -> Array:
-        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall."""
-        xp = position.__array_namespace__()
-        numbers = np.full(self.walls.shape, -1, np.int32)
-        numbers[~self.walls] = np.arange((~self.walls).sum())
-        cell = xp.floor(position / self.cell + 0.5).astype(xp.int32)
-        row, column = (xp.clip(cell[..., i], 0, size - 1) for i, size in enumerate(self.walls.shape))
-        return xp.asarray(numbers)[row, column]
-
     @cached_property
     def boxes(self) -> list[tuple[float, float, float, float]]:
         """The walls as few rectangles: centre x, y and half sizes in metres.
 
         Few, because a simulator on a GPU tests every pair of shapes that may ever touch."""
-        free = self.walls.copy()
+        left = self.walls.copy()
         found: list[tuple[float, float, float, float]] = []
         for i, j in np.argwhere(self.walls):
-            if not free[i, j]:
+            if not left[i, j]:
                 continue
-            spans = []
-            for height, width in ((1, None), (None, 1)):
-                rows, columns = 1, 1
-                while width is None and j + columns < free.shape[1] and free[i, j + columns]:
-                    columns += 1
-                while height is None and i + rows < free.shape[0] and free[i + rows, j]:
-                    rows += 1
-                spans.append((rows, columns))
-            rows, columns = max(spans, key=lambda span: span[0] * span[1])
-            free[i : i + rows, j : j + columns] = False
+            # How far walls go on to the right, and down.
+            columns, rows = (int(np.argmin(np.append(line, False))) for line in (left[i, j:], left[i:, j]))
+            rows, columns = (1, columns) if columns >= rows else (rows, 1)
+            left[i : i + rows, j : j + columns] = False
             x, y = (i + (rows - 1) / 2) * self.cell, (j + (columns - 1) / 2) * self.cell
             found.append((x, y, rows / 2 * self.cell, columns / 2 * self.cell))
         return found

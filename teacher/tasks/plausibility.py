@@ -15,6 +15,7 @@ from teacher.compilation import jit_once
 from teacher.errors import FathomError
 from teacher.spec import POSITION_TERMS
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
+from teacher.tasks.chain import HINGE, ON_JOINT, SLIDE
 from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine, control_substeps, seen_of
 from teacher.tasks.validation import DRAWN
 
@@ -31,8 +32,6 @@ SAME = 0.999  # correlation of one joint's position with what is seen of it
 LENGTHS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 FACTORS = {"degrees": 180 / np.pi, "millimetres": 1000.0, "centimetres": 100.0}
 SERVOS = {"joint_position": 1, "joint_velocity": 2}  # entry of biasprm by which an actuator follows a command
-SCALAR = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-ON_JOINT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 
 
 class Joint(NamedTuple):
@@ -92,7 +91,7 @@ def _joints(task: Task, model: mujoco.MjModel) -> dict[str, Joint]:
     """Those of the specification, with the tighter of their limits and the model's."""
     found, stated = {}, task.spec.joints
     for joint in (model.joint(i) for i in range(model.njnt)):
-        if joint.name in stated.names and model.jnt_type[joint.id] in SCALAR:
+        if joint.name in stated.names and model.jnt_type[joint.id] in (HINGE, SLIDE):
             low, high = stated.range_of(joint.name)
             least, most = model.jnt_range[joint.id] if model.jnt_limited[joint.id] else (-np.inf, np.inf)
             found[joint.name] = Joint(int(model.jnt_qposadr[joint.id]), max(low, least), min(high, most))

@@ -145,11 +145,6 @@ class QuadReach(MujocoTask):
         parts = [qpos[..., :3], axes[..., 0], axes[..., 2], qvel[..., :3], turning]
         return xp.concatenate([*parts, qpos[..., 7:], qvel[..., 6:]], axis=-1)
 
-    def control(self, state: State, action: Array) -> Array:
-        """Joint positions in rad."""
-        xp, dtype = action.__array_namespace__(), state.qpos.dtype
-        return xp.asarray(STANDING, dtype=dtype) + xp.asarray(SCALE, dtype=dtype) * xp.clip(action, -1, 1)
-
     def ended(self, state: State) -> Array:
         """Whether the trunk is down or a knee on the floor."""
         qpos = state.qpos
@@ -173,7 +168,3 @@ class QuadReach(MujocoTask):
         cos, sin = xp.cos(heading), xp.sin(heading)
         x, y = way[..., 0], way[..., 1]
         return xp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
-
-    def marker(self, goal: Array) -> Array:
-        xp = goal.__array_namespace__()
-        return xp.concatenate([goal, xp.zeros_like(goal[..., :1])], axis=-1)

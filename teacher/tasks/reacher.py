@@ -12,7 +12,6 @@ from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observa
 
 JOINTS = ("joint0", "joint1")
 LINK, FINGERTIP = 0.1, 0.11  # m: length of the first link, fingertip beyond the second joint
-HEIGHT = 0.01  # m
 TIME_STEP = 0.005  # s
 GEAR = 25.0  # N m at full action
 START_SPREAD = 0.1  # rad
@@ -32,6 +31,7 @@ class Reacher(MujocoTask):
 
     engines = ("mjx", "brax", "mujoco")
     pushed = (0, 1)
+    marker_height = 0.01
 
     @cached_property
     def spec(self) -> TaskSpec:
@@ -90,10 +90,3 @@ class Reacher(MujocoTask):
         qpos, qvel = state.qpos, state.qvel
         xp = qpos.__array_namespace__()
         return xp.concatenate([xp.cos(qpos), xp.sin(qpos), qvel, fingertip_position(qpos)], axis=-1)
-
-    def control(self, state: State, action: Array) -> Array:
-        return action.__array_namespace__().clip(action, -1, 1)
-
-    def marker(self, goal: Array) -> Array:
-        xp = goal.__array_namespace__()
-        return xp.concatenate([goal, xp.full_like(goal[..., :1], HEIGHT)], axis=-1)

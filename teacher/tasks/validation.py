@@ -18,6 +18,7 @@ from teacher.compilation import jit_once
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.spec import TaskSpec
 from teacher.tasks.base import AnalyticTask, Frames, MujocoTask, Start, State, Task
+from teacher.tasks.chain import HINGE, ON_JOINT
 from teacher.tasks.engines import ENGINES, AnalyticEngine, control_substeps, make_engine, seen_of
 from teacher.tasks.mazes import Maze
 
@@ -122,8 +123,6 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
         return
     if spec.episode_length < 2:
         yield f"episode_length is {spec.episode_length}, but goals are taken from later steps of an episode"
-    if task.reference_policy is not None and not callable(task.reference_policy):
-        yield f"reference_policy is a {type(task.reference_policy).__name__}, not a method"
     if not isinstance(task.maze, Maze | None):
         yield f"maze is a {type(task.maze).__name__}, not a teacher.tasks.mazes.Maze"
     if task.maze is not None and (len(spec.goal.entries) < 2 or spec.goal.unit != "m"):
@@ -146,11 +145,12 @@ def _description_problems(task: Task, spec: Any) -> Iterator[str]:
         elif ENGINES[name] is AnalyticEngine and not isinstance(task, AnalyticTask):
             yield f"engine {name!r} needs an AnalyticTask, which has advance(state, control)"
         elif ENGINES[name] is not AnalyticEngine and not isinstance(task, MujocoTask):
-            yield f"engine {name!r} needs a MujocoTask, which has model(engine) and marker(goal)"
-    compiled = [name for name, engine in ENGINES.items() if engine.compiled]
-    for first in task.engines[:1]:
-        if first in ENGINES and first not in compiled:
-            yield f"its first engine is {first!r}, but teachers are trained in {', '.join(compiled)}"
+            yield f"engine {name!r} needs a MujocoTask, which has model(engine)"
+    if task.engines and not getattr(ENGINES.get(task.engines[0]), "compiled", True):
+        compiled = ", ".join(name for name, engine in ENGINES.items() if engine.compiled)
+        yield f"its first engine is {task.engines[0]!r}, but teachers are trained in {compiled}"
+    if isinstance(task, MujocoTask) and spec.goal.unit != "m" and type(task).marker is MujocoTask.marker:
+        yield f"marker(goal): goals in {spec.goal.unit} need one of their own, which gives a point in m"
 
 
 def _model_problems(task: MujocoTask, engine: str, model: Any) -> Iterator[str]:
@@ -172,7 +172,7 @@ def _model_problems(task: MujocoTask, engine: str, model: Any) -> Iterator[str]:
             yield f"actuator {name or i!r} has no limits: give it a ctrlrange or a forcerange in the model"
     for name in (name for name in task.spec.joints.names if name in joints):
         joint, (low, high) = model.joint(name), task.spec.joints.range_of(name)
-        if joint.type[0] != mujoco.mjtJoint.mjJNT_HINGE or not model.jnt_limited[joint.id]:
+        if joint.type[0] != HINGE or not model.jnt_limited[joint.id]:
             continue
         least, most = joint.range
         if any(b and abs(a / np.degrees(b) - 1) < 0.01 for a, b in ((low, least), (high, most))):
@@ -194,8 +194,7 @@ def _target_limited(model: mujoco.MjModel, actuator: int) -> bool:
     kind, target = model.actuator_trntype[actuator], model.actuator_trnid[actuator, 0]
     if kind == mujoco.mjtTrn.mjTRN_TENDON:
         return bool(model.tendon_actfrclimited[target])
-    of_joint = kind == mujoco.mjtTrn.mjTRN_JOINT or kind == mujoco.mjtTrn.mjTRN_JOINTINPARENT
-    return bool(of_joint and model.jnt_actfrclimited[target])
+    return bool(kind in ON_JOINT and model.jnt_actfrclimited[target])
 
 
 def _start_problems(task: Task, what: str, start: Any, models: list[mujoco.MjModel]) -> Iterator[str]:

@@ -61,6 +61,7 @@ class WheelMaze(MujocoTask, AnalyticTask):
     layouts = ("all", "near", "far")
     evaluation_layout = "all"
     pushed = (0, 1)
+    marker_height = RADIUS
     maze = Maze(HARDEST, CELL)
 
     def __init__(self, name: str = "wheel_maze", maze: Maze = maze):
@@ -175,10 +176,6 @@ class WheelMaze(MujocoTask, AnalyticTask):
         spec.worldbody.add_light(pos=[*(value / 2 for value in self.maze.extent), 4])
         self.maze.build(spec, contype=0, conaffinity=1, condim=1)
         return spec.compile()
-
-    def marker(self, goal: Array) -> Array:
-        xp = goal.__array_namespace__()
-        return xp.concatenate([goal, xp.full_like(goal[..., :1], RADIUS)], axis=-1)
 
 
 def wheel_labyrinth() -> WheelMaze:
