@@ -1,7 +1,7 @@
 """An arm behind ros2_control, in a process of its own: joint states in another order, velocities obeyed.
 
-Run as a program: python ros2_peer.py '{"rate": 50, "faults": ["lost"], "goal": [0.4, 0.1, 0.5]}'. Ends with
-its input, and then prints where the joints are."""
+Run as a program: python ros2_peer.py '{"names": ["a"], "q": [0.0], "faults": ["lost"], "goal": [0.4, 0.1]}'.
+Ends with its input, and then prints where the joints are."""
 
 import json
 import random
@@ -14,9 +14,16 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 
-from pipelines.robot.messages import Float64MultiArray, Header, JointState, Point, PointStamped, Time
-from pipelines.robot.ros2 import NEWEST, RELIABLE
-from teacher.tasks.fr3_arm import HOME, JOINTS
+from pipelines.robot.messages import (
+    NEWEST,
+    RELIABLE,
+    Float64MultiArray,
+    Header,
+    JointState,
+    Point,
+    PointStamped,
+    Time,
+)
 
 CLOCK = 1234.5  # s, by which this computer's clock is another
 LATE_S = 0.15
@@ -40,12 +47,12 @@ def joint_state(names, q, dq, stamp) -> JointState:
     )
 
 
-def main(domain=0, rate=50.0, seed=0, faults=(), goal=None, frame="base_link") -> None:
-    random.seed(seed)
+def main(names, q, domain=0, rate=50.0, faults=(), goal=None) -> None:
+    random.seed(0)
     participant, topics = entities(domain)
     states, goals = (DataWriter(participant, topics[name], RELIABLE) for name in ("/joint_states", "/goal"))
     commands = DataReader(participant, topics[COMMANDS], NEWEST)
-    q, dq, names = list(HOME), [0.0] * 7, [*JOINTS, "finger"]
+    dq, names = [0.0] * len(q), [*names, "finger"]
     waiting, step, due = [], 0, time.monotonic()
     while not select.select([sys.stdin], [], [], 0)[0]:
         for message in commands.take(8):
@@ -68,7 +75,7 @@ def main(domain=0, rate=50.0, seed=0, faults=(), goal=None, frame="base_link") -
         while waiting and waiting[0][0] < now:
             states.write(waiting.pop(0)[1])
         if goal and step % int(rate / 2) == 0:
-            goals.write(PointStamped(stamped(now, frame), Point(*goal)))
+            goals.write(PointStamped(stamped(now, "base_link"), Point(*goal)))
         step, due = step + 1, due + 1 / rate
         time.sleep(max(0.0, due - time.monotonic()))
     print(json.dumps(q))

@@ -29,9 +29,7 @@ NUMBERS = [
     if info.annotation in (int, float) and field != "target_entropy"  # any finite number will do for that
 ]
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=12).map(lambda word: f"zz{word}")
-OUT_OF_RANGE = st.sampled_from(
-    ["-1", "-1e9", "NaN", "Infinity", "-Infinity", "1e999", "true", "[]", "{}", "null", ""]
-)
+OUT_OF_RANGE = st.sampled_from(["-1", "-1e9", "NaN", "Infinity", "-Infinity", "true", "[]", "{}", "null", ""])
 
 
 @st.composite
@@ -50,20 +48,20 @@ def bad_assignments(draw):
 
 # A command, and what its refusal says. Runs and tasks of these names are nowhere.
 WRONG = [
-    ("run --set network.depth=18", "network.depth", "18", "multiple of 4, for example 16 or 20"),
-    ("run --set network.architecture=deep", "network.architecture", "'deep'", "'scaled' or 'published'"),
+    ("run --set network.depth=18", "network.depth", "18", "16 or 20"),
+    ("run --set network.architecture=deep", "network.architecture", "'deep'", "'published'"),
     ("run --set network.dept=16", "'dept'", "did you mean 'depth'?"),
     ("run --set netwrk.depth=16", "'netwrk'", "did you mean 'network'?"),
-    ("run --set update.discount=1.0", "update.discount", "less than or equal to 0.999999"),
+    ("run --set update.discount=1.0", "update.discount", "0.999999"),
     ("run --set update.batch_size=100000", "update.batch_size", "collect.envs * collect.prefill", "25600"),
     ("run --set collect.prefill=2000", "collect.prefill is 2000", "collect.buffer_rows"),
-    ("run --set collect.envs=true", "collect.envs: found True, must not be true or false"),
+    ("run --set collect.envs=true", "collect.envs: found True"),
     ("run --set student.sizes=2x64,big", "student.sizes", "'big'", "LAYERSxWIDTH"),
     ("run --set student.sizes=2x64,2x64", "student.sizes", "twice"),
     ("run --set student.sizes=", "student.sizes"),
     ("run --set export.observations=10", "export.observations", "1000"),
     ("run --set task.name=fr3_reech", "'fr3_reech'", "did you mean 'fr3_reach'?"),
-    ("run --set task.engine=brax", "task.engine", "'brax'", "known: mjx"),
+    ("run --set task.engine=brax", "task.engine", "'brax'", "mjx"),
     ("run --set evaluate.layout=nothing", "evaluate.layout"),
     ("run --set network.width=8 --set network.width=8", "network.width"),
     ("run --task reacher --set task.name=fr3_reach", "task.name"),
@@ -75,45 +73,29 @@ WRONG = [
     ("run --seed -1", "--seed"),
     ("run --run ''", "run"),
     (f"run --run {300 * 'x'}", "run"),
-    ("run --run nothing --resume", "runs/nothing is no run"),
     ("run --preset debug --seed 3 --resume", "runs/debug-seed3 is no run"),
     ("run --config nothing.toml", "nothing.toml"),
-    ("run --processes 2", "--coordinator, --process missing"),
+    ("run --processes 2", "--coordinator, --process"),
     ("run --coordinator here --processes 2 --process 2", "--process", "the last is 1"),
-    ("run --set network.fused=true", "network.fused needs network.precision bfloat16"),
-    ("run --set network.fused=true --set network.precision=bfloat16", "the kernels are for H100 and H200"),
+    ("run --set network.fused=true", "network.fused", "network.precision bfloat16"),
+    ("run --set network.fused=true --set network.precision=bfloat16", "H100"),
     ("run nothing", "nothing"),
     ("run --nothing", "--nothing"),
     ("teach", "teach"),
     # Beyond what a machine with 16 GB can hold or count
-    ("run --preset debug --set update.discount=0.99999997", "update.discount", "0.999999"),
-    (
-        "run --preset debug --set evaluate.episodes=1000000",
-        "evaluate.episodes = 1,000,000 needs",
-        "GB of memory",
-    ),
+    ("run --preset debug --set evaluate.episodes=1000000", "evaluate.episodes = 1,000,000 needs", "GB"),
     ("run --preset debug --set student.envs=1000000", "student.envs = 1,000,000 needs", "GB"),
     ("run --preset debug --set collect.envs=1000000000", "this teacher needs", "GB of memory"),
-    (
-        "run --preset debug --set collect.total_steps=1000000000000",
-        "collect.total_steps is 1000000000000",
-        "2,147,483,647",
-    ),
+    ("run --preset debug --set collect.total_steps=1000000000000", "collect.total_steps", "2,147,483,647"),
     # Scores that cannot be waited for
-    ("teacher --until 0.32", "evaluate.until", "for example time_at_goal=0.32"),
-    ("teacher --until time_at_goal", "evaluate.until"),
-    ("teacher --until time_at_goal=1.1", "evaluate.until"),
-    ("teacher --until final_distance=0.1", "evaluate.until"),
+    *((f"teacher --until {until}", "evaluate.until") for until in ("0.32", "time_at_goal=1.1", "wall_s=1")),
     # Sweeps
-    ("teacher --depths 4,18", "network.depth", "18", "multiple of 4, for example 16 or 20"),
+    ("teacher --depths 4,18", "network.depth", "18", "16 or 20"),
     ("teacher --depths 4,,8", "group.field=value,value"),
     ("teacher --depths 4,8.0,8", "depth 8 is given twice"),
     ("teacher --depths 4 --vary network.depth=8", "network.depth is varied twice"),
     ("teacher --depths 4,8 --set network.depth=8", "network.depth is both set and varied"),
-    (
-        "teacher --depths 4,8 --set network.actor_depth=4 --set network.critic_depth=4",
-        "network.depth changes nothing",
-    ),
+    ("teacher --depths 4,8 --set network.actor_depth=4 --set network.critic_depth=4", "changes nothing"),
     ("teacher --vary student.rounds=3,4", "'student'", "group of the teacher"),
     ("teacher --vary network", "'network'", "group.field=value,value"),
     ("teacher --vary task.name=reacher,nothing", "'nothing'", "reacher"),
@@ -125,8 +107,8 @@ WRONG = [
     ("teacher --depths 4,8 --resume", "runs/quickstart-depth is no sweep"),
     # Later stages and what only looks
     ("distill", "there is no run yet"),
-    *((f"{command} nothing", "runs/nothing is no run") for command in ("distill", "export", "evaluate")),
-    *((f"{command} nothing", "runs/nothing is no run") for command in ("control", "report", "config")),
+    *((f"{stage} nothing", "runs/nothing is no run") for stage in ("distill", "export", "evaluate")),
+    *((f"{stage} nothing", "runs/nothing is no run") for stage in ("control", "report", "config")),
     ("distill ''", "run"),
     ("distill nothing --run other", "--run"),
     ("control --episodes 1", "--episodes"),
@@ -144,8 +126,6 @@ WRONG = [
 BAD_FILES = [
     (b"[network]\ndepth = 18", "network.depth", "18", "16 or 20"),
     (b"[network]\ndepth = true", "network.depth"),
-    (b"[update]\ndiscount = nan", "update.discount"),
-    (b"[network]\ndept = 16", "'dept'", "did you mean 'depth'?"),
     (b"[netwrk]\ndepth = 16", "'netwrk'", "did you mean 'network'?"),
     (b"network = 16", "network", "16", "[network]"),
     (b"[network]\ndepth = = 4", "line 2", "TOML"),
@@ -197,18 +177,12 @@ def test_a_malformed_file_is_refused(refused, tmp_path, bad):
     refused(["run", "--config", "mine.toml"], "mine.toml", *bad[1:])
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(bad=bad_assignments())
-def test_a_malformed_setting_is_refused_by_the_first_stage_and_by_later_ones(refused, tmp_path, bad):
-    if not (tmp_path / "run").exists():
-        create_run(tmp_path / "run", preset("debug"), "debug", 0)
-    for first in (["run"], ["distill", "run"]):
-        refused([*first, "--set", bad[0]], bad[1])
+@settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(bad=bad_assignments(), stage=st.sampled_from([["run"], ["distill", "made"]]))
+def test_a_malformed_setting_is_refused_by_the_first_stage_and_by_later_ones(refused, tmp_path, bad, stage):
+    if not (tmp_path / "made").exists():
+        create_run(tmp_path / "made", preset("debug"), "debug", 0)
+    refused([*stage, "--set", bad[0]], bad[1])
 
 
 # Names and descriptions that are data, whatever stands in them
@@ -249,19 +223,12 @@ def test_figures_of_every_kind_have_a_row():
     console = Terminal(width=120, record=True, file=io.StringIO())
     console.print(tables.score(figures | {"violations": {"position": 0}}))
     rows = [line.split("│")[1:3] for line in console.export_text().splitlines() if "│" in line]
-    assert {name.strip(): value.strip() for name, value in rows} == {
-        "goals": "3",
-        "reached": "not known",
-        "worst": "0.25, 1e-07",
-        "passes": "yes",
-        "robot": "[fr3]",
-        "none": "none",
-        "violations.position": "0",
-    }
+    found = [f"{name.strip()} {value.strip()}" for name, value in rows]
+    assert found[:4] == ["goals 3", "reached not known", "worst 0.25, 1e-07", "passes yes"]
+    assert found[4:] == ["robot [fr3]", "none none", "violations.position 0"]
 
 
-@pytest.mark.parametrize("charset", ["utf-8", "ascii"])
-def test_commands_print_any_name_in_any_encoding(debug_run, tmp_path, monkeypatch, charset):
+def test_commands_print_any_name_in_any_encoding(debug_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["runs/arm[v1]", "d[/b]"]
     for name in names:
@@ -269,18 +236,17 @@ def test_commands_print_any_name_in_any_encoding(debug_run, tmp_path, monkeypatc
     code = "from teacher.tasks.reacher import Reacher\nclass Arm(Reacher):\n    "
     Path("t[.py").write_text(f'{code}"""{ODD} µ\\u2028²"""\n', "utf-8")
     Path("k[b].onnx").write_bytes(b"\x1b[2J")
-    runner = CliRunner(charset=charset, env={"COLUMNS": "300"})
-    for words, code, *told in (
-        (["compare", *names, "--out", "c.html"], 0, "arm[v1]", "b]"),
-        (["config", names[1]], 0, "run d[/b]: made"),
-        (["inspect", f"{names[0]}/export/2x16"], 0, "runs/arm[v1]/export"),
-        (["inspect", "k[b].onnx"], 1, "k[b].onnx: not an ONNX graph"),
-        (["export", "arm[v1]", "--resume"], 0, "kept runs/arm[v1]/export/2x16"),
-        (["report", names[1]], 0, "d[/b]/report.html"),
-        (["tasks", "t[.py:Arm"], 0, TOLD, "t[.py:Arm"),
-        (["tasks", "t[.py:Arms"], 2, "t[.py 'Arms'"),
+    for charset, words, code, *told in (
+        ("utf-8", ["compare", *names, "--out", "c.html"], 0, "arm[v1]", "b]"),
+        ("utf-8", ["inspect", f"{names[0]}/export/2x16"], 0, "runs/arm[v1]/export"),
+        ("utf-8", ["inspect", "k[b].onnx"], 1, "k[b].onnx: not an ONNX graph"),
+        ("ascii", ["report", names[1]], 0, "d[/b]/report.html"),
+        ("ascii", ["config", names[1]], 0, "run d[/b]: made"),
+        ("ascii", ["tasks", "t[.py:Arm"], 0, TOLD, "t[.py:Arm"),
+        ("utf-8", ["tasks", "t[.py:Arm"], 0, TOLD, "t[.py:Arm"),
+        ("utf-8", ["tasks", "t[.py:Arms"], 2, "t[.py 'Arms'"),
     ):
-        done = runner.invoke(app, words)
+        done = CliRunner(charset=charset, env={"COLUMNS": "300"}).invoke(app, words)
         assert done.exit_code == code, (words, done.output, done.exception)
         assert not set("\x1b\x9b\u2028") & set(done.output)
         for text in told:

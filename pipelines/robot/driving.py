@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from pipelines.robot.franka import FLANGE, Franka, require_drivable
 from pipelines.robot.goals import goals_of, numbers
 from pipelines.robot.limits import velocity_limits, violations
 from pipelines.robot.simulated import read_log, simulated_robot
-from pipelines.rundir import ROBOT_LOG
+from pipelines.rundir import ROBOT_LOG, Run
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
 from teacher.errors import UsageError, unknown_name
 from teacher.spec import TaskSpec
-from teacher.tasks import make_task
+from teacher.tasks import Task, make_task
 from teacher.tasks.fr3_arm import HOME, LOWER, UPPER, flange_position, tool_position
 
 JSON = dict[str, Any]
@@ -50,65 +50,81 @@ def drive(
       written (.npz), in place of the run's control/SIZE/robot.npz.
     Returns: figures of the summary; `limit_violations` is None on the real robot, which keeps no log.
     Raises UsageError or FathomError before anything moves, for what is said to be refused."""
-    _require_consistent(robot, host, start, log)
-    bundle = bundle.resolve()
-    pose = (
-        np.array(HOME)
-        if start is None
-        else _numbers("--start", start, LOWER, UPPER, "joint positions in rad")
-    )
+    _require_consistent(robot, host, start)
+    pose = np.array(HOME)
+    if start is not None:
+        pose = _numbers("--start", start, LOWER, UPPER, "joint positions in rad")
     point = None if tool is None else _numbers("--tool", tool, *REACH, "coordinates from the flange in m")
     with controller_errors():
-        controller, of_run, config, _ = opened(bundle, task)
-        spec = controller.spec
+        ready = prepare(bundle, task, log)
+        controller, spec = ready.controller, ready.controller.spec
         require_drivable(spec)
         moved = np.array(spec["goal"].get("tool") or FLANGE)  # the point that the policy moves
         carried = None if point is None else point - moved
-        made = make_task(config.task.name)
-        places, warnings = goals_of(goals, made, seed=seed, far=far, tool=carried)
-        for warning in warnings:
-            display.warn(f"far goal: {warning}")
-        if log is None and of_run is not None:
-            log = of_run.path / "control" / bundle.name / ROBOT_LOG
+        places = ready.goals(goals, display, seed=seed, far=far, tool=carried)
         duration = len(places) * seconds
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
         with deferred_interrupt() as signals, _robot(host, controller, pose) as (arm, limits):
-            with (
-                logged(spec, duration, log) as steps,
-                display.bar("robot", len(places), unit="goals") as bar,
-            ):
-                goal = following(places, seconds, bar, signals)
+            bar = display.bar("robot", len(places), unit="goals")
+            with logged(spec, duration, ready.log) as steps, bar as shown:
+                goal = following(places, seconds, shown, signals)
                 if carried is not None:
-                    goal = _for_tool(goal, arm, carried, made.spec, far)
+                    goal = _for_tool(goal, arm, carried, ready.task.spec, far)
                 counted = run(controller, arm, goal, duration, log=steps)
             arm.read()
             ends = _ends(spec, steps, arm.latest, len(places), seconds)
     distances = np.linalg.norm(tool_position(ends, moved if point is None else point) - places, axis=-1)
-    figures = {
-        "robot": robot,
-        **distance_figures(spec, distances),
-        **({} if point is None else {"tool_m": point.tolist()}),
-        **limits,
-        **counted,
-        "student_sha256": controller.provenance.get("checkpoint_sha256"),
-    }
-    if of_run:
-        of_run.update_summary({"robot": {bundle.name: figures}})
-    return figures
+    of_tool = {} if point is None else {"tool_m": point.tolist()}
+    return ready.figures(robot, distances, of_tool | limits | counted)
 
 
-def distance_figures(spec: JSON, distances: np.ndarray) -> JSON:
-    """Computes figures of the summary from the distance, in m, at the end of each goal's time."""
-    return {
-        "goals": len(distances),
-        "reached": int((distances <= spec["goal"]["success_radius"]).sum()),
-        "worst_distance_m": float(distances.max()),
-        "mean_distance_m": float(distances.mean()),
-        "distances_m": distances.tolist(),
-    }
+class Ready(NamedTuple):
+    """A checked bundle with its task, and where the log of its steps goes."""
+
+    bundle: Path
+    controller: Controller
+    run: Run | None  # in which the bundle lies
+    task: Task
+    log: Path | None
+
+    def goals(self, text: str, display: Display, **how: Any) -> np.ndarray:
+        """Returns goals [K, G] as `goals_of` reads them; warns of far ones."""
+        places, warnings = goals_of(text, self.task, **how)
+        for warning in warnings:
+            display.warn(f"far goal: {warning}")
+        return places
+
+    def figures(self, robot: str, distances: np.ndarray, others: JSON) -> JSON:
+        """Returns figures of the summary, which are also written to the run.
+
+        Args: distances: [K] m, at the end of each goal's time."""
+        found = {
+            "robot": robot,
+            "goals": len(distances),
+            "reached": int((distances <= self.controller.spec["goal"]["success_radius"]).sum()),
+            "worst_distance_m": float(distances.max()),
+            "mean_distance_m": float(distances.mean()),
+            "distances_m": distances.tolist(),
+            **others,
+            "student_sha256": self.controller.provenance.get("checkpoint_sha256"),
+        }
+        if self.run:
+            self.run.update_summary({"robot": {self.bundle.name: found}})
+        return found
 
 
-def _require_consistent(robot: str, host: str | None, start: str | None, log: Path | None) -> None:
+def prepare(bundle: Path, task: str | None, log: Path | None) -> Ready:
+    """Opens and checks a bundle; UsageError or FathomError for one that is not sound."""
+    if log is not None and log.suffix != ".npz":
+        raise UsageError(f"--log: {log}, allowed: a file that ends in .npz")
+    bundle = bundle.resolve()
+    controller, run, config, _ = opened(bundle, task)
+    if log is None and run is not None:
+        log = run.path / "control" / bundle.name / ROBOT_LOG
+    return Ready(bundle, controller, run, make_task(config.task.name), log)
+
+
+def _require_consistent(robot: str, host: str | None, start: str | None) -> None:
     if robot not in ROBOTS:
         raise unknown_name("--robot", robot, (*ROBOTS, "ros2"))
     if robot == "fr3" and not host:
@@ -117,12 +133,6 @@ def _require_consistent(robot: str, host: str | None, start: str | None, log: Pa
         raise UsageError("--robot fr3-sim is started here, it takes no --host")
     if robot == "fr3" and start:
         raise UsageError("--start places a simulated robot; a real one begins where it stands")
-    require_npz(log)
-
-
-def require_npz(log: Path | None) -> None:
-    if log is not None and log.suffix != ".npz":
-        raise UsageError(f"--log: {log}, allowed: a file that ends in .npz")
 
 
 def _numbers(option: str, text: str, low: Sequence[float], high: Sequence[float], what: str) -> np.ndarray:
@@ -137,7 +147,7 @@ def _numbers(option: str, text: str, low: Sequence[float], high: Sequence[float]
 def _for_tool(
     goal: Callable[[float], np.ndarray], arm: Franka, carried: np.ndarray, spec: TaskSpec, far: bool
 ) -> Callable[[float], np.ndarray]:
-    """The policy's goal by which a point that is carried comes to its own: as the hand is turned just now.
+    """Returns the policy's goal by which a carried point comes to its own, as the hand is turned just now.
 
     Kept within the training range unless `far`."""
     low, high = (np.array(edge) if not far else None for edge in (spec.goal.low, spec.goal.high))
@@ -151,8 +161,8 @@ def _for_tool(
 
 @contextmanager
 def _robot(host: str | None, controller: Controller, pose: np.ndarray) -> Iterator[tuple[Franka, JSON]]:
-    """The robot at `host`, or a simulated one, and figures that say, once it is gone, whether it kept its
-    limits."""
+    """Yields the robot at `host`, or a simulated one, and figures that say, once it is gone, whether it kept
+    its limits."""
     figures: JSON = {"limit_violations": None}
     if host is not None:
         yield Franka(host, controller.spec), figures
@@ -167,7 +177,7 @@ def _robot(host: str | None, controller: Controller, pose: np.ndarray) -> Iterat
 def following(
     places: Sequence[np.ndarray] | np.ndarray, seconds: float, bar: Bar, signals: Interruption
 ) -> Callable[[float], np.ndarray]:
-    """The goal of the moment. Raises Interrupted, and so ends the loop, once that is asked for."""
+    """Returns a function that gives the goal of the moment, and raises Interrupted once that is asked for."""
 
     def goal(now: float) -> np.ndarray:
         if signals.requested:
@@ -180,7 +190,7 @@ def following(
 
 
 def _ends(spec: JSON, log: Log, final: np.ndarray, count: int, seconds: float) -> np.ndarray:
-    """Joint positions [K, 7] at the end of each goal's time: those that the next goal found, or `final`."""
+    """Returns joint positions [K, 7] at the end of each goal's time: what the next goal found, or `final`."""
     columns = log.columns()
     firsts = np.searchsorted(columns["seconds"], seconds * np.arange(1, count) - 1e-9)
     first = next(term["start"] for term in spec["inputs"]["reading"] if term["name"] == "joint_position")
@@ -189,7 +199,7 @@ def _ends(spec: JSON, log: Log, final: np.ndarray, count: int, seconds: float) -
 
 @contextmanager
 def logged(spec: JSON, seconds: float, file: Path | None) -> Iterator[Log]:
-    """A log of the whole way, which is written to `file` however it ends.
+    """Yields a log of the whole way, which is written to `file` however it ends.
 
     Raises FathomError before anything moves if the file could not be written then."""
     log = Log(spec, round(seconds / spec["control_dt"]))

@@ -1,9 +1,17 @@
-"""ROS 2's messages as they are on the wire: DDS types under its names, in plain CDR."""
+"""ROS 2's messages as they are on the wire: DDS types under its names, in plain CDR, and their quality."""
 
 from typing import Any
 
+from cyclonedds.core import Policy, Qos
 from cyclonedds.idl import make_idl_struct
 from cyclonedds.idl.types import float64, int32, sequence, uint32
+from cyclonedds.util import duration
+
+from export.ros2_node import QUEUE
+
+_PLAIN = Policy.DataRepresentation(use_cdrv0_representation=True)  # as ROS 2 writes messages
+NEWEST = Qos(Policy.Reliability.BestEffort, Policy.History.KeepLast(QUEUE), _PLAIN)
+RELIABLE = Qos(Policy.Reliability.Reliable(duration(milliseconds=100)), Policy.History.KeepLast(1), _PLAIN)
 
 
 def _message(package: str, name: str, /, **fields: Any) -> Any:

@@ -13,35 +13,30 @@ import numpy as np
 from export.controller import CommandLimiter, run
 from export.ros2_node import QUEUE, JointRobot, unsupported
 from export.targets import ros2_controller
-from pipelines.closed_loop import controller_errors, opened
+from pipelines.closed_loop import controller_errors
 from pipelines.progress import Display
-from pipelines.robot.driving import distance_figures, following, logged, require_npz
-from pipelines.robot.goals import goals_of
-from pipelines.rundir import ROBOT_LOG
+from pipelines.robot.driving import following, logged, prepare
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
 from teacher.errors import FathomError, UsageError
-from teacher.tasks import MujocoTask, Task, make_task
+from teacher.tasks import MujocoTask, Task
 from teacher.tasks.base import State, achieved_goal
 
 try:
-    from cyclonedds.core import DDSException, Policy, Qos
+    from cyclonedds.core import DDSException
     from cyclonedds.domain import DomainParticipant
     from cyclonedds.pub import DataWriter
     from cyclonedds.sub import DataReader
     from cyclonedds.topic import Topic
     from cyclonedds.util import duration
 
-    from pipelines.robot.messages import Float64MultiArray, JointState, MultiArrayLayout, PointStamped
+    from pipelines.robot import messages
+    from pipelines.robot.messages import Float64MultiArray, MultiArrayLayout
 except ImportError as missing:
     raise UsageError(f"--robot ros2 needs cyclonedds: pip install 'fathom-rl[ros2]' ({missing})") from missing
 
 JSON = dict[str, Any]
 LONGEST_S = 1e9  # where goals come as messages
 LOGGED_S = 3600.0  # of which the log holds the last steps
-SHORT = duration(milliseconds=100)
-PLAIN = Policy.DataRepresentation(use_cdrv0_representation=True)  # as ROS 2 writes messages
-NEWEST = Qos(Policy.Reliability.BestEffort, Policy.History.KeepLast(QUEUE), PLAIN)
-RELIABLE = Qos(Policy.Reliability.Reliable(SHORT), Policy.History.KeepLast(1), PLAIN)
 
 
 def drive(
@@ -62,20 +57,13 @@ def drive(
 
     Args: as the command line has them. Returns: figures of the summary.
     Raises UsageError or FathomError before anything moves, for what is said to be refused."""
-    require_npz(log)
-    bundle, base_frame = bundle.resolve(), base_frame or "base_link"
     with controller_errors():
-        controller, of_run, config, _ = opened(bundle, task)
-        spec, made = controller.spec, make_task(config.task.name)
-        point, topics = _point(made, spec), _topics(spec, remap or ())
+        ready = prepare(bundle, task, log)
+        controller, spec = ready.controller, ready.controller.spec
+        point, topics = _point(ready.task, spec), _topics(spec, remap or ())
         places: Sequence[np.ndarray] = ()
         if goals is not None:
-            drawn, warnings = goals_of(goals, made, seed=seed, far=far)
-            places, seconds = list(drawn), seconds or 5.0
-            for warning in warnings:
-                display.warn(f"far goal: {warning}")
-        if log is None and of_run is not None:
-            log = of_run.path / "control" / bundle.name / ROBOT_LOG
+            places, seconds = list(ready.goals(goals, display, seed=seed, far=far)), seconds or 5.0
         whole = (seconds or LONGEST_S) * (len(places) or 1)
         ends: list[list[np.ndarray]] = []  # each goal, and the joints when it was last pursued
         try:
@@ -87,7 +75,7 @@ def drive(
                     point,
                     lambda command: commands.write(Float64MultiArray(MultiArrayLayout([], 0), command)),
                     receive=lambda: receive(robot),
-                    base_frame=base_frame,
+                    base_frame=base_frame or "base_link",
                     far=far,
                     say=display.warn,
                 )
@@ -102,22 +90,14 @@ def drive(
 
                 robot.wait(topics["joint_states"], topics["commands"], commands.get_matched_subscriptions)
                 with (
-                    logged(spec, min(whole, LOGGED_S), log) as steps,
+                    logged(spec, min(whole, LOGGED_S), ready.log) as steps,
                     _goals(places, seconds or 0, robot, topics["goal"], display, signals) as goal,
                 ):
                     counted = run(controller, robot, noted, whole, limiter=limiter, log=steps)
         except ConnectionError as error:
             raise FathomError(str(error)) from error
     distances = np.array([np.linalg.norm(point(q) - wanted) for wanted, q in ends])
-    figures = {
-        "robot": "ros2",
-        **distance_figures(spec, distances),
-        **counted,
-        "student_sha256": controller.provenance.get("checkpoint_sha256"),
-    }
-    if of_run:
-        of_run.update_summary({"robot": {bundle.name: figures}})
-    return figures
+    return ready.figures("ros2", distances, counted)
 
 
 @contextmanager
@@ -129,7 +109,7 @@ def _goals(
     display: Display,
     signals: Interruption,
 ) -> Iterator[Callable[[float], Any]]:
-    """The goal of the moment: of those that are given, or the newest that arrived, once there is one."""
+    """Yields the goal of the moment: of those given, or the newest that arrived, once there is one."""
     if places:
         with display.bar("robot", len(places), unit="goals") as bar:
             yield following(places, seconds, bar, signals)
@@ -141,7 +121,7 @@ def _goals(
 
 
 def _point(task: Task, spec: JSON) -> Callable[[np.ndarray], np.ndarray]:
-    """From joint positions [J] to what goals mean, as the task observes it.
+    """Returns the function from joint positions [J] to what goals mean, as the task observes it.
 
     UsageError if JointState and a controller's commands are not all that the task needs."""
     if why := unsupported(spec):
@@ -159,7 +139,7 @@ def _point(task: Task, spec: JSON) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _topics(spec: JSON, remap: Sequence[str]) -> dict[str, str]:
-    """Names of topics, ROS 2's own where nothing else is said (`FROM:=TO`)."""
+    """Returns names of topics, ROS 2's own where nothing else is said (`FROM:=TO`)."""
     topics = {
         "joint_states": "/joint_states",
         "goal": "/goal",
@@ -179,7 +159,7 @@ def _topics(spec: JSON, remap: Sequence[str]) -> dict[str, str]:
 def _node(
     topics: dict[str, str], signals: Interruption
 ) -> Iterator[tuple[Callable[[JointRobot], None], Any]]:
-    """What lets a robot hear its messages, and the writer of commands, in the domain that ROS_DOMAIN_ID says.
+    """Yields what lets a robot hear its messages, and the writer of commands, in the domain of ROS_DOMAIN_ID.
 
     Raises Interrupted, and so ends the loop, once that is asked for."""
     domain = os.environ.get("ROS_DOMAIN_ID") or "0"
@@ -187,10 +167,15 @@ def _node(
         raise UsageError(f"ROS_DOMAIN_ID is {domain!r}, allowed: a number from 0 to 232")
     try:
         participant = DomainParticipant(int(domain))
-        kinds = zip(topics.values(), (JointState, PointStamped, Float64MultiArray), strict=True)
+        kinds = zip(
+            topics.values(), (messages.JointState, messages.PointStamped, Float64MultiArray), strict=True
+        )
         joints, goal, commands = (Topic(participant, f"rt{topic}", kind) for topic, kind in kinds)
-        readers = DataReader(participant, joints, NEWEST), DataReader(participant, goal, RELIABLE)
-        writer = DataWriter(participant, commands, RELIABLE)
+        readers = (
+            DataReader(participant, joints, messages.NEWEST),
+            DataReader(participant, goal, messages.RELIABLE),
+        )
+        writer = DataWriter(participant, commands, messages.RELIABLE)
     except DDSException as error:
         raise FathomError(f"ROS 2: no way into domain {domain}: {error}") from error
 
