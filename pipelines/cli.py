@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipelines import distributed, options
-from pipelines.options import First, HeldOut, Later, Where, option
+from pipelines.options import Driving, First, HeldOut, Later, Where, option
 from pipelines.presets import PRESETS
 from pipelines.progress import Display
 from teacher.errors import UsageError
@@ -206,6 +206,7 @@ def _of_sweep(sweep: "Sweep", summary: dict[str, Any], stage: str) -> Answers:
 def control(
     where: Where,
     held_out: HeldOut,
+    driving: Driving,
     bundle: str | None = typer.Argument(
         None,
         metavar="[BUNDLE|RUN]",
@@ -215,31 +216,6 @@ def control(
     student: str | None = option(
         "SIZE", "of a run, this student instead of the selected one", complete=options.complete_student
     ),
-    robot: str | None = options.choice(
-        "drive a robot: a real Franka FR3, a simulated one, or an arm in ROS 2", *options.ROBOTS
-    ),
-    host: str | None = option("ADDRESS", "address of the robot's controller, for --robot fr3"),
-    goals: str | None = option(
-        "N|X,Y,Z|FILE",
-        "N goals drawn as in training, one point, or goals in a file. Default: 10; in ROS 2: as they come",
-    ),
-    seconds: float | None = typer.Option(
-        None, min=0.5, max=3600, help="seconds for each goal. Default: 5; where goals arrive in ROS 2: no end"
-    ),
-    far: bool = typer.Option(
-        False, "--allow-far-goals", help="accept goals outside the training range, with a warning"
-    ),
-    tool: str | None = option(
-        "X,Y,Z", "the point that should reach the goals, m from the flange, in its frame"
-    ),
-    start: str | None = option("Q1,...,Q7", "joint positions at which fr3-sim begins, rad. Default: home"),
-    remap: list[str] | None = option(
-        "NAME:=TOPIC", "another topic for joint_states, goal or commands of ros2; may be repeated"
-    ),
-    base_frame: str | None = option(
-        "FRAME", "frame of the robot's base in goals of ros2. Default: base_link"
-    ),
-    log: Path | None = option("FILE.npz", "write the steps on the robot to this file"),
 ) -> Answers:
     """Run the controller of an exported policy in MuJoCo's C engine, or on a robot.
 
@@ -258,34 +234,15 @@ def control(
         raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
     if where.trust:
         stages.stand_for(closed_loop.runs_of(folder), where.task, where.trust)
-    others = {"--engine": held_out.engine, "--episodes": held_out.episodes}
-    of_arm: dict[str, Any] = {"host": host, "tool": tool, "start": start}
-    of_ros2: dict[str, Any] = {"remap": remap, "base_frame": base_frame}
-    if robot is None:
-        given = of_arm | of_ros2 | {"goals": goals, "seconds": seconds, "log": log, "allow_far_goals": far}
-        options.refuse("only with --robot", _as_options(given))
+    if driving.robot is None:
+        driving.refuse("only with --robot", driving._fields[1:])
         figures = closed_loop.control(folder, Display(), task=where.task, **held_out._asdict())
     else:
-        options.refuse("not with --robot", others)
-        how: dict[str, Any] = {"log": log, "far": far, "seed": held_out.seed or 0, "task": where.task}
-        if robot == "ros2":
-            options.refuse("not with --robot ros2", _as_options(of_arm))
-            from pipelines.robot import ros2
-
-            figures = ros2.drive(folder, Display(), goals, seconds, **of_ros2, **how)
-        else:
-            options.refuse("only with --robot ros2", _as_options(of_ros2))
-            from pipelines.robot.driving import drive
-
-            how |= of_arm | {"goals": goals or "10", "seconds": seconds or 5.0}
-            figures = drive(folder, Display(), robot, **how)
+        options.refuse("not with --robot", {"--engine": held_out.engine, "--episodes": held_out.episodes})
+        figures = driving.drive(folder, held_out.seed or 0, where.task)
     yield figures, tables.score
     for run in closed_loop.runs_of(folder):
         _next("report", run.path)
-
-
-def _as_options(values: dict[str, Any]) -> dict[str, Any]:
-    return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 
 
 @answering

@@ -23,7 +23,7 @@ from typer.core import TyperCommand
 
 from pipelines import distributed
 from pipelines.presets import PRESETS, TASKS
-from pipelines.progress import Terminal, printable
+from pipelines.progress import Display, Terminal, printable
 from pipelines.runtime import quiet, sigterm_as_ctrl_c
 from teacher.errors import FathomError, UsageError
 
@@ -196,7 +196,6 @@ class First(NamedTuple):
             return self.task
         refuse("--arm is a task already", {"--task": self.task})
         from pipelines.arms import task_of_arm
-        from pipelines.progress import Display
 
         return task_of_arm(self.arm, self.tip, Display().say)
 
@@ -288,7 +287,55 @@ class HeldOut(NamedTuple):
     seed: int | None = HELD_OUT_SEED
 
 
-GROUPS = (First, Later, Where, HeldOut)
+class Driving(NamedTuple):
+    """Options by which a policy drives a robot."""
+
+    robot: str | None = choice(
+        "drive a robot: a real Franka FR3, a simulated one, or an arm in ROS 2", *ROBOTS
+    )
+    host: str | None = option("ADDRESS", "address of the robot's controller, for --robot fr3")
+    goals: str | None = option(
+        "N|X,Y,Z|FILE",
+        "N goals drawn as in training, one point, or goals in a file. Default: 10; in ROS 2: as they come",
+    )
+    seconds: float | None = typer.Option(
+        None, min=0.5, max=3600, help="seconds for each goal. Default: 5; where goals arrive in ROS 2: no end"
+    )
+    allow_far_goals: bool = typer.Option(
+        False, "--allow-far-goals", help="accept goals outside the training range, with a warning"
+    )
+    tool: str | None = option(
+        "X,Y,Z", "the point that should reach the goals, m from the flange, in its frame"
+    )
+    start: str | None = option("Q1,...,Q7", "joint positions at which fr3-sim begins, rad. Default: home")
+    remap: list[str] | None = option(
+        "NAME:=TOPIC", "another topic for joint_states, goal or commands of ros2; may be repeated"
+    )
+    base_frame: str | None = option("FRAME", "frame of the robot's base in goals of ros2. Default: base_link")
+    log: Path | None = option("FILE.npz", "write the steps on the robot to this file")
+
+    def refuse(self, why: str, fields: Iterable[str]) -> None:
+        """Raises UsageError that names those of the options that were given."""
+        refuse(why, {f"--{field.replace('_', '-')}": getattr(self, field) for field in fields})
+
+    def drive(self, bundle: Path, seed: int, task: str | None) -> dict[str, Any]:
+        """Drives the robot to its goals; returns the figures. UsageError for another robot's options."""
+        how: dict[str, Any] = {"log": self.log, "far": self.allow_far_goals, "seed": seed, "task": task}
+        if self.robot == "ros2":
+            self.refuse("not with --robot ros2", ("host", "tool", "start"))
+            from pipelines.robot import ros2
+
+            how |= {"remap": self.remap, "base_frame": self.base_frame}
+            return ros2.drive(bundle, Display(), self.goals, self.seconds, **how)
+        self.refuse("only with --robot ros2", ("remap", "base_frame"))
+        from pipelines.robot.driving import drive
+
+        how |= {"host": self.host, "tool": self.tool, "start": self.start}
+        how |= {"goals": self.goals or "10", "seconds": self.seconds or 5.0}
+        return drive(bundle, Display(), str(self.robot), **how)
+
+
+GROUPS = (First, Later, Where, HeldOut, Driving)
 
 
 class Command(TyperCommand):

@@ -1,17 +1,13 @@
 """Sweeps: the runs of one, its figures and its page, and what is refused before anything is created."""
 
 import json
-import re
 import shutil
-import subprocess
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from conftest import PIPELINE
+from recovery import newest, without_clock
 from test_report import Page, add_truth, score
 from typer.testing import CliRunner
 
@@ -22,38 +18,31 @@ from pipelines.config import preset, with_values
 from pipelines.files import write_json
 from pipelines.report import write_sweep_report
 from pipelines.run_sweep import train_sweep
-from pipelines.rundir import Run
 from pipelines.runtime import Interrupted
 from pipelines.sweep import Sweep, combinations, create_sweep, parse_seeds
-from teacher import checkpoint
 from teacher.errors import Diverged
-from teacher.train import load_teacher
 
 NAMES = ["depth-4/seed-0", "depth-8/seed-0", "depth-4/seed-1", "depth-8/seed-1"]
-TINY = ["collect.total_steps=3200", "evaluate.every=5", "checkpoint.interval_s=0"]
-
-
-class Trained(NamedTuple):
-    sweep: Sweep
-    finished: subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, pipeline) -> Trained:
-    """Two depths and two seeds: killed in the first run, then taken up again."""
+def trained(tmp_path_factory, pipeline) -> tuple[Sweep, dict]:
+    """Two seeds of the debug preset, of one evaluation each, and what the command printed."""
     folder = tmp_path_factory.mktemp("sweep")
-    settings = [word for assignment in TINY for word in ("--set", assignment)]
-    begin = ["teacher", "--preset", "debug", "--depths", "4,8", "--seeds", "0,1", *settings]
-    sweep = Sweep(folder / "runs" / "debug-depth")
-    first = Run(sweep.path / NAMES[0])
-    with subprocess.Popen([*PIPELINE, *begin], cwd=folder, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and max(checkpoint.saves(first.checkpoints), default=0) < 5:
-            time.sleep(0.02)
-        process.kill()
-    assert process.returncode == -9
-    finished = pipeline("teacher", "--run", "debug-depth", "--resume", "--json", cwd=folder)
-    assert finished.returncode == 0, finished.stderr
-    return Trained(sweep, finished)
+    settings = ["collect.total_steps=640", "evaluate.every=1", "checkpoint.interval_s=0"]
+    words = [word for assignment in settings for word in ("--set", assignment)]
+    done = pipeline("teacher", "--preset", "debug", "--seeds", "0,1", *words, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return Sweep(folder / "runs" / "debug-seeds"), json.loads(done.stdout)
+
+
+@pytest.fixture
+def copied(trained, tmp_path, monkeypatch) -> Sweep:
+    """The trained sweep, for a test to change, as sweep.json of earlier versions named it."""
+    sweep = Sweep(shutil.copytree(trained[0].path, tmp_path / "runs" / "sweep"))
+    (sweep.path / "sweep.json").rename(sweep.path / "study.json")
+    monkeypatch.chdir(tmp_path)
+    return sweep
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -91,42 +80,50 @@ def page_of(sweep: Sweep) -> Page:
     return Page(write_sweep_report(sweep).read_text(encoding="utf-8"))
 
 
-def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained):
-    told = trained.finished.stderr
-    assert re.search(r"run 1 of 4: depth 4, seed 0\nteacher: going on from iteration [5-9] of 10", told)
-    assert "run 2 of 4: depth 8, seed 0; about" in told and "run 4 of 4: depth 8, seed 1; about" in told
-    for member, name, depth, seed in zip(trained.sweep.members, NAMES, (4, 8) * 2, (0, 0, 1, 1), strict=True):
-        run = member.run  # an ordinary one
-        assert run.config == with_values(preset("debug"), [*TINY, f"network.depth={depth}"])
-        assert (member.name, run.seed, member.finished) == (name, seed, True)
-        teacher = load_teacher(run.checkpoints)
-        assert teacher.networks.actor.depth == depth and teacher.iteration == 10
-        assert teacher.evaluation.items() <= run.summary["teacher"].items()
-
-
 def test_one_json_object_holds_the_summary_of_every_run(trained):
-    printed = json.loads(trained.finished.stdout)
-    assert printed == json.loads((trained.sweep.path / "summary.json").read_text())
-    assert printed["vary"] == {"network.depth": [4, 8]} and printed["seeds"] == [0, 1]
-    for run, name in zip(printed["runs"], NAMES, strict=True):
-        own = json.loads((trained.sweep.path / name / "summary.json").read_text())
-        assert run["run"] == name and run["state"] == "finished" and own.items() <= run.items()
+    sweep, printed = trained
+    assert printed == json.loads((sweep.path / "summary.json").read_text())
+    assert printed["vary"] == {} and printed["seeds"] == [0, 1]
+    for run, member in zip(printed["runs"], sweep.members, strict=True):
+        assert run["run"] == member.name and run["state"] == "finished"
+        assert member.run.summary.items() <= run.items()
         assert run["env_steps_per_s"] > 0 and run["parameters"]["critic"] > run["parameters"]["actor"]
-    for combination in printed["combinations"]:
-        scores = [run["teacher"] for run in printed["runs"] if run["values"] == combination["values"]]
-        assert combination["time_at_goal"] == pytest.approx(np.mean([s["time_at_goal"] for s in scores]))
-        assert combination["seeds"] == [0, 1]
-    before = [files_of(member.run.path) for member in trained.sweep.members]
-    assert train_sweep(trained.sweep) == printed  # what has ended is kept
-    assert [files_of(member.run.path) for member in trained.sweep.members] == before
+    [combination] = printed["combinations"]
+    assert combination["time_at_goal"] == np.mean([run["teacher"]["time_at_goal"] for run in printed["runs"]])
+    assert combination["seeds"] == [0, 1]
+    assert train_sweep(sweep) == printed  # what has ended is kept
+    assert all(Page((sweep.path / "report.html").read_text()).row(member.name) for member in sweep.members)
 
 
-def test_the_page_of_trained_runs_holds_score_cost_and_curves(trained):
-    page = Page((trained.sweep.path / "report.html").read_text())
-    assert page.tags.count("figure") == 4  # score and time; two learning curves
-    assert all("finished" in " ".join(page.row(name)) for name in NAMES)
-    assert "2 seeds" in page.text and "One seed" not in page.text
-    assert "--vary network.depth=4,8 --seeds 0,1 --run debug-depth-again" in re.sub(" +", " ", page.text)
+def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained, copied):
+    """What a run holds that was killed after its first save: figures are those of the whole sweep again."""
+    killed, whole = copied.members[0].run, copied.members[1].run
+    shutil.rmtree(newest(killed.checkpoints))
+    (killed.path / "summary.json").unlink()
+    kept = files_of(whole.path)
+    done = typed("teacher", "--run", "sweep", "--resume", "--json")
+    assert done.exit_code == 0
+    assert "run 1 of 2: seed 0; about" in done.stderr and "going on from iteration 1 of 2" in done.stderr
+    found, expected = (without_clock(each["runs"]) for each in (json.loads(done.stdout), trained[1]))
+    assert [run | {"env_steps_per_s": 0} for run in found] == [
+        run | {"env_steps_per_s": 0} for run in expected
+    ]
+    assert files_of(whole.path) == kept
+
+
+def test_students_of_a_whole_sweep_are_distilled_and_judged(copied):
+    settings = copied.settings
+    write_json(copied.path / "study.json", settings | {"runs": settings["runs"][:1], "seeds": [0]})
+    assert typed("distill", "sweep", "--set=student.rounds=1").exit_code == 0
+    done = typed("export", "sweep", "--json")
+    assert done.exit_code == 0, done.stderr
+    summary, [member] = json.loads(done.stdout), copied.members
+    row, student = summary["students"][0], summary["runs"][0]["students"]["2x16"]
+    assert row["size"] == "2x16" and row["episodes"] == 16
+    for key in ("time_at_goal", "teacher_time_at_goal"):
+        assert row[key] == student[key]
+    assert (member.run.bundles / "2x16" / "policy.onnx").is_file()
+    assert "Students, means over" in Page((copied.path / "report.html").read_text()).text
 
 
 def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
@@ -269,9 +266,7 @@ def test_a_sweep_under_way_is_shown_as_far_as_it_came(tmp_path):
     ("varied", "figures"),
     [
         ([], 2),
-        (["network.architecture=scaled,published"], 4),
-        (["network.actor_depth=none,8"], 4),
-        (["network.actor_depth=4,8", "network.critic_depth=4,8,16"], 4),  # two for each actor depth
+        (["network.architecture=scaled,published", "network.actor_depth=none,8"], 4),
         (["update.batch_size=16,32", "network.width=8,16", "collect.updates=2,3"], 8),
     ],
 )
@@ -281,39 +276,6 @@ def test_any_number_of_settings_and_kinds_of_value_has_a_page(tmp_path, varied, 
     assert all(page.row(member.name) for member in sweep.members)
     assert page.tags.count("figure") == figures
     assert compare_sweep(sweep, {}).combinations[0].success_final == pytest.approx(0.45)
-
-
-SMALL = ["student.sizes=2x16", "student.rounds=1", "student.updates=2", "student.episodes=4"]
-
-
-@pytest.fixture
-def two_depths(trained, tmp_path, monkeypatch) -> Sweep:
-    """The first two runs of the trained sweep, as a sweep of their own, with the file of earlier versions."""
-    sweep = Sweep(shutil.copytree(trained.sweep.path, tmp_path / "runs" / "sweep"))
-    settings = sweep.settings
-    (sweep.path / "sweep.json").unlink()
-    write_json(sweep.path / "study.json", settings | {"runs": settings["runs"][:2], "seeds": [0]})
-    monkeypatch.chdir(tmp_path)
-    return sweep
-
-
-def test_students_of_a_whole_sweep_are_distilled_and_judged(two_depths):
-    settings = [word for assignment in SMALL for word in ("--set", assignment)]
-    done = typed("distill", "sweep", *settings)
-    assert done.exit_code == 0, done.stderr
-    distilled = [files_of(member.run.path) for member in two_depths.members]
-    assert typed("distill", "sweep", "--resume").exit_code == 0
-    assert [files_of(member.run.path) for member in two_depths.members] == distilled
-    done = typed("export", "sweep", "--json")
-    assert done.exit_code == 0, done.stderr
-    summary = json.loads(done.stdout)
-    for row, run, member in zip(summary["students"], summary["runs"], two_depths.members, strict=True):
-        student = run["students"]["2x16"]
-        assert row["values"] == member.values and row["size"] == "2x16" and row["episodes"] == 4
-        assert row["time_at_goal"] == student["time_at_goal"]
-        assert row["teacher_time_at_goal"] == student["teacher_time_at_goal"]
-        assert (member.run.bundles / "2x16" / "policy.onnx").is_file()
-    assert "Students, means over" in Page((two_depths.path / "report.html").read_text()).text
 
 
 def test_a_sweep_beside_what_is_known_of_its_task(tmp_path):
