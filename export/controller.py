@@ -626,6 +626,25 @@ class Controller:
         feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}
         return float(self._critic.run(["distance"], feed)[0][0])
 
+    def pose(self, position: Any, quaternion: Any) -> np.ndarray:
+        """Returns the goal [12] of a policy that goes to poses.
+
+        Args: position: [3] m; quaternion: [4] w x y z, of any length. Raises ControllerError for one without
+        a direction, and for a policy whose goals are no poses."""
+        lever = self.spec["goal"].get("lever")
+        if lever is None:
+            raise ControllerError("goal: this policy goes to %s, not to poses" % self.spec["goal"]["name"])
+        place, length = np.asarray(position, float), float(np.linalg.norm(quaternion))
+        if place.shape != (3,) or np.shape(quaternion) != (4,) or not 0 < length < np.inf:
+            raise ControllerError("pose: %s, %s, allowed: 3 and 4 numbers" % (position, quaternion))
+        w, x, y, z = np.asarray(quaternion, float) / length
+        rows = (
+            (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        )
+        return np.concatenate([place, lever / 2**0.5 * np.ravel(rows)]).astype(np.float32)
+
     def check(self, golden: bytes) -> None:
         """Replays the recorded observations (an .npz); raises ControllerError if an action differs."""
         arrays = _arrays(golden, self._obs.size, self._goal.size, self._asked.size)

@@ -7,23 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.files import write_text
 from teacher.errors import UsageError, unknown_name
-from teacher.tasks.arm import as_toml, describe
+from teacher.tasks.arm import ANGLE, as_toml, describe
 from teacher.tasks.arm_model import parsed
 
 
-def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None]) -> str:
+def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None], *, pose: bool = False) -> str:
     """Writes `NAME.toml` where one is, for the arm's model, and returns it as a task's name.
 
     A file that is there already, edited or not, is taken as it is.
 
     Args: arm: a model's file, or one of those that `model_file` knows; tip: site or body that goals mean;
-      say: told what was decided.
+      say: told what was decided; pose: goals have an orientation too, and the file is `NAME_pose.toml`.
     Raises: UsageError with what is wrong with the model, or with a file of that name of another arm."""
     file = model_file(arm)
     name = re.sub(r"\W+", "_", parsed(file).modelname or file.stem).strip("_").lower()
-    target = Path(f"{name}.toml")
+    target = Path(f"{name}_pose.toml" if pose else f"{name}.toml")
     if target.exists():
         try:
             known = tomllib.loads(target.read_text("utf-8-sig"))
@@ -35,11 +37,12 @@ def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None]) -> str:
             )
         say(f"{target} is taken as it is; without it, all is decided anew")
         return str(target)
-    found = describe(file, tip or "")
+    found = describe(file, tip or "", ANGLE if pose else None)
     write_text(target, as_toml(found, Path.cwd()))
     for line in (
         f"{target} says what was decided; edit it as you like, --task {target} takes it",
-        f"{len(found.joints)} joints bring {found.tip!r} to goals within {1e3 * found.radius:g} mm: "
+        f"{len(found.joints)} joints bring {found.tip!r} to goals within {1e3 * found.radius:g} mm"
+        + (f", of which a turn by {np.rad2deg(found.angle):.0f} degrees takes all: " if found.angle else ": ")
         + ", ".join(found.joints),
         "range (rad, m): "
         + ", ".join(f"{low:g} to {high:g}" for low, high in zip(found.lower, found.upper, strict=True)),

@@ -157,6 +157,7 @@ class First(NamedTuple):
     tip: str | None = option(
         "NAME", "with --arm: the site or body that should reach the goals. Default: the last one"
     )
+    pose: bool = typer.Option(False, "--pose", help="with --arm: goals have an orientation too")
     teacher: Path | None = option(
         "FILE.onnx", "take this policy as the teacher instead of training one: docs/own-teacher.md"
     )
@@ -192,12 +193,12 @@ class First(NamedTuple):
 
     def _task(self) -> str | None:
         if self.arm is None:
-            refuse("needs --arm", {"--tip": self.tip})
+            refuse("needs --arm", {"--tip": self.tip, "--pose": self.pose or None})
             return self.task
         refuse("--arm is a task already", {"--task": self.task})
         from pipelines.arms import task_of_arm
 
-        return task_of_arm(self.arm, self.tip, Display().say)
+        return task_of_arm(self.arm, self.tip, Display().say, pose=self.pose)
 
     @contextmanager
     def held(self, asked: "Request") -> Iterator["Run"]:

@@ -77,6 +77,7 @@ class Score(Figures):
     success_any: Number = doc("share of episodes within the success radius at any step")
     strict_final: Number = doc("share within the tighter radius (`fr3_reach`: 2 cm) at the last step")
     final_distance: Number = doc("mean distance at the last step, in the goal's unit")
+    final_angle: Number = doc("of poses: mean angle between the orientations at the last step, rad")
 
 
 class MazeDistance(Figures):

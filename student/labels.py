@@ -148,7 +148,7 @@ def draw_goals(
             jnp.broadcast_to(visited.goal, achieved.shape),
             achieved[later, environment],
             achieved[jax.random.randint(time_key, shape, 0, length), other],
-            draw_goals_beyond(beyond_key, spec, shape),
+            draw_goals_beyond(beyond_key, spec, achieved[later, environment]),
         ]
     )
     kind = jax.random.choice(kind_key, len(kinds), shape, p=jnp.array(shares))
@@ -156,11 +156,15 @@ def draw_goals(
     return chosen
 
 
-def draw_goals_beyond(key: Array, spec: TaskSpec, shape: tuple[int, int]) -> Array:
-    """Draws goals [L, E, G] of which one entry lies just outside of the training range."""
+def draw_goals_beyond(key: Array, spec: TaskSpec, rotated: Array) -> Array:
+    """Draws goals [L, E, G] of which one entry lies just outside of the training range.
+
+    Args: rotated: goals [L, E, G] from which poses take their rotation."""
     inside_key, entry_key, out_key = jax.random.split(key, 3)
     low, high = jnp.array(spec.goal.low), jnp.array(spec.goal.high)
+    shape, movable = rotated.shape[:2], spec.goal.movable
     inside = jax.random.uniform(inside_key, (*shape, len(low)), minval=low, maxval=high)
-    entry = jax.nn.one_hot(jax.random.randint(entry_key, shape, 0, len(low)), len(low), dtype=bool)
+    inside = jnp.concatenate([inside[..., :movable], rotated[..., movable:]], axis=-1)
+    entry = jax.nn.one_hot(jax.random.randint(entry_key, shape, 0, movable), len(low), dtype=bool)
     by = BEYOND * jax.random.uniform(out_key, (*shape, 1), minval=-1, maxval=1) * (high - low)
     return jnp.where(entry, jnp.where(by > 0, high, low) + by, inside)

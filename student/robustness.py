@@ -84,9 +84,10 @@ def conditions(simulation: Simulation, start: Start) -> dict[str, Start]:
 def goals_beyond(spec: TaskSpec, goal: np.ndarray) -> np.ndarray:
     """Moves each goal [E, G] away from the middle of the training range to just outside of it.
 
-    Entries that do not differ within the range stay."""
+    Entries that do not differ within the range stay, and so does a pose's rotation."""
     low, high = np.asarray(spec.goal.low), np.asarray(spec.goal.high)
     middle, half = (low + high) / 2, (high - low) / 2
+    half[spec.goal.movable :] = 0
     offset = np.where(half > 0, goal - middle, 0)
     reach = np.abs(offset / np.where(half > 0, half, 1)).max(axis=1, keepdims=True)
     wanted = 1 + OUTSIDE * np.arange(1, len(goal) + 1)[:, None] / len(goal)

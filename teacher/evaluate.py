@@ -10,7 +10,7 @@ import scipy.stats
 from teacher.config import TeacherConfig
 from teacher.rollout import Simulation, Trajectories
 from teacher.spec import TaskSpec
-from teacher.tasks import Start, goal_distance, make_task
+from teacher.tasks import Start, achieved_goal, goal_distance, make_task
 
 CONFIDENCE = 0.95
 # Evaluation has its own stream, the same for every run: held out from training, and paired.
@@ -26,16 +26,23 @@ class EpisodeMetrics(NamedTuple):
     strict_final: Any  # whether the last step was within the stricter radius
     time_near_goal: Any  # share of the episode's steps within the easy radius
     final_distance: Any  # in the goal's unit
+    final_angle: Any = None  # rad, of poses
 
     def __repr__(self) -> str:
         """Tells the means over the episodes."""
-        means = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in self._asdict().items())
+        known = {name: values for name, values in self._asdict().items() if values is not None}
+        means = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in known.items())
         return f"<EpisodeMetrics, means of {len(self.final_distance)} episodes: {means}>"
 
 
 def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> EpisodeMetrics:
     """Scores L steps of E episodes with goals [E, G]; no step after an episode's end is at the goal."""
     distance = goal_distance(spec, trajectories.observation[1:], goal)
+    angle = None
+    if spec.goal.lever is not None:
+        turned = achieved_goal(spec, trajectories.observation[-1])[..., 3:] - goal[..., 3:]
+        chord = (turned**2).sum(-1) ** 0.5 / (2 * spec.goal.lever)
+        angle = 2 * np.arcsin(np.minimum(1, chord))
     near = (distance <= spec.goal.success_radius) & trajectories.active
     return EpisodeMetrics(
         time_at_goal=near.mean(0),
@@ -44,6 +51,7 @@ def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Ep
         strict_final=(distance[-1] <= spec.goal.strict_radius) & trajectories.active[-1],
         time_near_goal=((distance <= spec.goal.easy_radius) & trajectories.active).mean(0),
         final_distance=distance[-1],
+        final_angle=angle,
     )
 
 
@@ -90,6 +98,8 @@ def summarise(result: EpisodeMetrics, layout: str) -> dict[str, Any]:
     episodes = len(result.final_distance)
     summary: dict[str, Any] = {"episodes": episodes, "layout": layout}
     for key, values in result._asdict().items():
+        if values is None:
+            continue
         summary[key] = float(np.mean(values))
         is_share = values.dtype == bool
         interval = share_interval(int(values.sum()), episodes) if is_share else mean_interval(values)

@@ -95,6 +95,11 @@ class GoalSpec(Quantity):
     success_radius: PositiveFloat
     strict_radius: PositiveFloat = Field(description="a tighter radius, reported beside success")
     easy_radius: PositiveFloat = Field(description="a wider radius, reported beside success")
+    lever: PositiveFloat | None = Field(
+        default=None,
+        description="of a pose, m: after x, y and z follows the rotation matrix, row by row, times lever/√2, "
+        "so that a turn by θ is 2 · lever · sin(θ/2) away; none: no pose",
+    )
     tool: Floats | None = Field(
         default=None,
         min_length=3,
@@ -103,12 +108,20 @@ class GoalSpec(Quantity):
         "none: the flange",
     )
 
+    @property
+    def movable(self) -> int:
+        """How many of the first entries can take any value by themselves: all, but for a pose's rotation."""
+        return len(self.entries) if self.lever is None else 3
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _same_lengths(self, "entries", "observation_indices", "low", "high")
         radii = (self.strict_radius, self.success_radius, self.easy_radius)
         if sorted(radii) != list(radii):
             raise ValueError(f"strict, success and easy radius must not decrease, found {radii}")
+        if self.lever is not None and (len(self.entries) != 12 or self.unit != "m"):
+            found = f"{len(self.entries)} entries in {self.unit}"
+            raise ValueError(f"a pose has 12 entries in m, x, y, z and a rotation matrix, found {found}")
         for entry, low, high in zip(self.entries, self.low, self.high, strict=True):
             if low > high:
                 raise ValueError(f"goal entry {entry!r}: low is {low:g}, above high, {high:g}")

@@ -2,20 +2,28 @@
 
 import re
 import tomllib
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
+from export.controller import Controller, ControllerError
 from pipelines import stages
 from pipelines.arms import model_file, task_of_arm
 from pipelines.cli import app
 from pipelines.config import preset, with_values
 from pipelines.rundir import Run
+from student.labels import draw_goals_beyond
+from student.robustness import goals_beyond
 from teacher.errors import UsageError
-from teacher.tasks import make_task, task_files
+from teacher.evaluate import episode_metrics
+from teacher.rollout import Trajectories, simulation
+from teacher.tasks import State, goal_distance, make_task, task_files
 from teacher.tasks.arm import arm_task, as_toml, describe
 from teacher.tasks.chain import Chain
 from teacher.tasks.plausibility import doubts
@@ -160,6 +168,70 @@ def test_a_description_can_be_edited_and_is_taken_as_it_stands(arm, tmp_path):
     assert set(task_files(str(written))) == {"bench_arm.toml", "arm.xml"}
     with pytest.raises(UsageError, match="of another arm or tip"):
         task_of_arm(str(file), "hand", said.append)
+
+
+def test_poses_are_as_far_apart_as_they_are_and_turn(bench):
+    task = make_task(str(bench(angle=0.3)))
+    goal, model = task.spec.goal, task.model("mujoco")
+    # A turn by the angle alone, and the radius alone, are at the edge of success.
+    assert 2 * goal.lever * np.sin(0.3 / 2) == pytest.approx(goal.success_radius)
+    random, data = np.random.default_rng(0), mujoco.MjData(model)
+    one, other = random.uniform(-1, 1, (2, 50, 4))
+    places, turns = [], []
+    for poses in (one, other):
+        found = []
+        for pose in poses:
+            data.qpos[:] = pose
+            mujoco.mj_kinematics(model, data)
+            found.append((data.site("tool").xpos.copy(), data.site("tool").xmat.reshape(3, 3).copy()))
+        places.append(np.array([place for place, _ in found]))
+        turns.append(Rotation.from_matrix([turn for _, turn in found]))
+    angle = (turns[0].inv() * turns[1]).magnitude()
+    expected = ((places[0] - places[1]) ** 2).sum(-1) + (2 * goal.lever * np.sin(angle / 2)) ** 2
+    observed = [task.observe(State(poses, 0 * poses, 0 * poses)) for poses in (one, other)]
+    np.testing.assert_allclose(
+        goal_distance(task.spec, observed[0], task.tip(other)) ** 2, expected, atol=1e-9
+    )
+    ended = Trajectories(*[None] * len(Trajectories._fields))._replace(
+        observation=np.stack([observed[0]] * 2), active=np.ones((1, 50), bool)
+    )
+    np.testing.assert_allclose(
+        episode_metrics(task.spec, ended, task.tip(other)).final_angle, angle, atol=1e-6
+    )
+
+
+def test_goals_of_poses_are_poses(bench):
+    name = str(bench(angle=0.3))
+    task = make_task(name)
+    goal = task.spec.goal
+    starts = simulation(name, "mujoco").starts(jax.random.key(0), 64, "all")
+    beyond = goals_beyond(task.spec, starts.goal)
+    drawn = draw_goals_beyond(jax.random.key(1), task.spec, jnp.asarray(starts.goal)[None])[0]
+    for each in (starts.goal, beyond, np.asarray(drawn)):
+        matrix = each[:, 3:].reshape(-1, 3, 3) * 2**0.5 / goal.lever
+        np.testing.assert_allclose(matrix @ matrix.mT, np.broadcast_to(np.eye(3), matrix.shape), atol=1e-5)
+        np.testing.assert_allclose(np.linalg.det(matrix), 1, atol=1e-5)
+    for outside in (beyond, np.asarray(drawn)):
+        assert ((outside < np.float32(goal.low)) | (outside > np.float32(goal.high)))[:, :3].any(1).all()
+    assert not doubts(task)
+
+
+def test_the_robot_says_a_pose_as_a_point_and_a_quaternion(bench):
+    task = make_task(str(bench(angle=0.3)))
+    model, pose, quaternion = task.model("mujoco"), np.array([0.3, -0.2, 0.7, 0.05]), np.zeros(4)
+    data = mujoco.MjData(model)
+    data.qpos[:] = pose
+    mujoco.mj_kinematics(model, data)
+    mujoco.mju_mat2Quat(quaternion, data.site("tool").xmat)
+    robot = SimpleNamespace(spec=task.spec.for_robot())
+    for length in (1, -3):  # both name the same turn
+        found = Controller.pose(robot, data.site("tool").xpos, length * quaternion)
+        np.testing.assert_allclose(found, task.tip(pose), atol=1e-6)
+    for wrong in ([0, 0, 0, 0], [1, 0, 0], [np.nan, 0, 0, 1]):
+        with pytest.raises(ControllerError, match="3 and 4 numbers"):
+            Controller.pose(robot, [0, 0, 1], wrong)
+    with pytest.raises(ControllerError, match="not to poses"):
+        Controller.pose(SimpleNamespace(spec=make_task("reacher").spec.for_robot()), [0, 0, 1], [1, 0, 0, 0])
 
 
 def test_a_range_in_which_the_arm_touches_itself_is_warned_of(bench, caplog):

@@ -28,6 +28,12 @@ GOALS = 0.8  # share of that range from which goals are drawn
 HINGE_SPEED, SLIDE_SPEED = 1.0, 0.25  # rad/s, and 1/s: of a slide's range
 MARGIN = 0.05  # of the narrowest range: kept from its limits
 SLOWDOWN = 5.0  # 1/s
+AXES = ("x", "y", "z")
+POSE = (
+    *AXES,
+    *(f"r{row}{column}" for row in "123" for column in "123"),
+)  # of the rotation matrix, times a length
+ANGLE = 0.25  # rad: of poses, unless the description says otherwise
 RADII = (0.024, 0.06, 0.12)  # strict, success and easy radius, as shares of the arm's reach
 SAMPLED, CUT = 1000, 0.08  # poses; share of a joint's range
 HOMES = 16  # poses of which one becomes home
@@ -49,12 +55,21 @@ class ArmDescription(BaseModel):
     goal_low: Annotated[Floats, Field(min_length=3, max_length=3)] = Field(description="m, in the world")
     goal_high: Annotated[Floats, Field(min_length=3, max_length=3)]
     radius: PositiveFloat = Field(description="m: at the goal")
+    angle: Annotated[PositiveFloat | None, Field(le=np.pi)] = Field(
+        default=None,
+        description="rad: goals are poses, and a turn by this counts as much as radius; none: points",
+    )
     control_dt: PositiveFloat = 0.05
     episode_length: PositiveInt = 100
 
+    @property
+    def lever(self) -> float | None:
+        """How far from the tip, in m, a point moves by `radius` as the tip turns by `angle`."""
+        return None if self.angle is None else self.radius / (2 * float(np.sin(self.angle / 2)))
+
 
 class ArmReach(TipReach):
-    """Joint velocities bring an arm's tip to a reachable point."""
+    """Joint velocities bring an arm's tip to a reachable point, or pose."""
 
     def __init__(self, name: str, folder: Path, described: ArmDescription):
         self._name, self.description = name, described
@@ -72,15 +87,17 @@ class ArmReach(TipReach):
         terms = observation_terms(
             ("joint_position", arm.joints, unit, "joint"),
             ("joint_velocity", arm.joints, f"{unit}/s", "joint"),
-            ("tip_position", ("x", "y", "z"), "m", "world"),
+            ("tip_position", AXES, "m", "world") if arm.lever is None else ("tip_pose", POSE, "m", "world"),
         )
         zeros = (0.0,) * len(arm.joints)
+        turns = () if arm.lever is None else (arm.lever / 2**0.5,) * 9
+        low, high = (*arm.goal_low, *(-each for each in turns)), (*arm.goal_high, *turns)
         radii = tuple(arm.radius * share / RADII[1] for share in RADII)
         return TaskSpec(
             name=f"{self._name}_reach",
             version=1,
             observation=terms,
-            goal=goal_of(terms, "tip_position", arm.goal_low, arm.goal_high, radii),
+            goal=goal_of(terms, terms[-1].name, low, high, radii, lever=arm.lever),
             action=ActionSpec(
                 kind="joint_velocity", joints=arm.joints, unit=f"{unit}/s", scale=arm.velocity, offset=zeros
             ),
@@ -112,7 +129,8 @@ class ArmReach(TipReach):
         return self._model
 
     def tip(self, qpos: Array) -> Array:
-        return self._chain.tip(qpos)
+        lever = self.description.lever
+        return self._chain.tip(qpos) if lever is None else self._chain.pose(qpos, lever)
 
     def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         arm, margin = self.description, self._margin
@@ -168,11 +186,14 @@ def as_toml(described: ArmDescription, folder: Path) -> str:
     for field, value in (described.model_dump(mode="json") | {"model": model}).items():
         if text := ArmDescription.model_fields[field].description:
             document.add(tomlkit.comment(text))
-        document.add(field, value)
+        if value is None:  # which TOML cannot say
+            document.add(tomlkit.comment(f"{field} = {ANGLE}"))
+        else:
+            document.add(field, value)
     return tomlkit.dumps(document)
 
 
-def describe(file: Path, tip: str = "") -> ArmDescription:
+def describe(file: Path, tip: str = "", angle: float | None = None) -> ArmDescription:
     """Decides what an arm's task needs beyond its model file.
 
     Joints are those on the way to the tip, each driven by an actuator (all, in a URDF, which has none); home
@@ -216,6 +237,7 @@ def describe(file: Path, tip: str = "") -> ArmDescription:
         goal_low=(0.0,) * 3,
         goal_high=(0.0,) * 3,
         radius=round(RADII[1] * chain.reach, 3),
+        angle=angle,
     )
     tips = chain.tip(np.random.default_rng(0).uniform(*_goal_range(found), (10 * SAMPLED, len(names))))
     edge = found.radius / 5

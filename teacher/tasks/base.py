@@ -127,7 +127,7 @@ class MujocoTask(Task):
     def marker(self, goal: Array) -> Array:
         """Goal [..., G] -> the point [..., 3] in metres at which to show it; x and y at `marker_height`."""
         if goal.shape[-1] > 2:
-            return goal
+            return goal[..., :3]
         xp = goal.__array_namespace__()
         return xp.concatenate([goal, xp.full_like(goal[..., :1], self.marker_height)], axis=-1)
 
@@ -186,10 +186,11 @@ def goal_of(
     high: Floats,
     radii: Floats,
     tool: Floats | None = None,
+    lever: float | None = None,
 ) -> GoalSpec:
     """Makes the goal of a value of the named term's first entries, as many as `low` and `high` have.
 
-    Args: radii: strict, success and easy, in the term's unit; tool: of arms, see `GoalSpec`."""
+    Args: radii: strict, success and easy, in the term's unit; tool, lever: of arms, see `GoalSpec`."""
     term = next(term for term in terms if term.name == name)
     return GoalSpec(
         **term.model_dump(include={"name", "unit", "frame"}),
@@ -201,6 +202,7 @@ def goal_of(
         success_radius=radii[1],
         easy_radius=radii[2],
         tool=tool,
+        lever=lever,
     )
 
 

@@ -21,6 +21,7 @@ class Chain:
         site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, tip)
         body = int(model.site_bodyid[site]) if site >= 0 else model.body(tip).id
         self._offset = model.site_pos[site].copy() if site >= 0 else np.zeros(3)
+        self._turn = rotation_matrix(model.site_quat[site]) if site >= 0 else np.eye(3)
         path = [body]
         while path[0]:
             path.insert(0, int(model.body_parentid[path[0]]))
@@ -81,15 +82,25 @@ class Chain:
         """[..., n] -> position [..., 3] of the tip in the world, m."""
         return self.frames(qpos)[0][..., -1, :]
 
+    def pose(self, qpos: Array, lever: float) -> Array:
+        """[..., n] -> the tip's position and, row by row, its rotation matrix times lever/√2, [..., 12] in m.
+
+        Poses d m and a turn by θ rad apart then are √(d² + (2 · lever · sin(θ/2))²) apart: a matrix is one
+        orientation, of which a quaternion and its negative are two names."""
+        xp = qpos.__array_namespace__()
+        positions, rotations = self.frames(qpos)
+        turned = rotations[..., -1, :, :] @ xp.asarray(lever / 2**0.5 * self._turn, dtype=qpos.dtype)
+        return xp.concatenate([positions[..., -1, :], turned.reshape(*qpos.shape[:-1], 9)], axis=-1)
+
 
 class TipReach(MujocoTask):
-    """Joint velocities bring an arm's tip to a reachable point."""
+    """Joint velocities bring an arm's tip to a reachable point, or pose."""
 
     engines = ("mjx", "mujoco")
 
     @abc.abstractmethod
     def tip(self, qpos: Array) -> Array:
-        """Joint positions [..., n] -> the point [..., 3] that goals mean, m."""
+        """Joint positions [..., n] -> the point [..., 3] or pose [..., 12] that goals mean, m."""
 
     @abc.abstractmethod
     def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
