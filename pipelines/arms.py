@@ -5,27 +5,30 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from pipelines.files import write_text
 from teacher.errors import UsageError, unknown_name
-from teacher.tasks.arm import ANGLE, as_toml, describe
+from teacher.tasks.arm import ArmDescription, ArmGoal, as_toml, describe
 from teacher.tasks.arm_model import parsed
 
 
-def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None], *, pose: bool = False) -> str:
+def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None], goal: str = "point") -> str:
     """Writes `NAME.toml` where one is, for the arm's model, and returns it as a task's name.
 
     A file that is there already, edited or not, is taken as it is.
 
     Args: arm: a model's file, or one of those that `model_file` knows; tip: site or body that goals mean;
-      say: told what was decided; pose: goals have an orientation too, and the file is `NAME_pose.toml`.
+      say: told what was decided; goal: what goals are; of any but points
+      the file is `NAME_GOAL.toml`.
     Raises: UsageError with what is wrong with the model, or with a file of that name of another arm."""
+    if goal not in get_args(ArmGoal):
+        raise unknown_name("--goal", goal, get_args(ArmGoal))
     file = model_file(arm)
     name = re.sub(r"\W+", "_", parsed(file).modelname or file.stem).strip("_").lower()
-    target = Path(f"{name}_pose.toml" if pose else f"{name}.toml")
+    target = Path(f"{name}.toml" if goal == "point" else f"{name}_{goal}.toml")
     if target.exists():
         try:
             known = tomllib.loads(target.read_text("utf-8-sig"))
@@ -37,24 +40,36 @@ def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None], *, pose: 
             )
         say(f"{target} is taken as it is; without it, all is decided anew")
         return str(target)
-    found = describe(file, tip or "", ANGLE if pose else None)
+    found = describe(file, tip or "", cast(ArmGoal, goal))
     write_text(target, as_toml(found, Path.cwd()))
     for line in (
         f"{target} says what was decided; edit it as you like, --task {target} takes it",
-        f"{len(found.joints)} joints bring {found.tip!r} to goals within {1e3 * found.radius:g} mm"
-        + (f", of which a turn by {np.rad2deg(found.angle):.0f} degrees takes all: " if found.angle else ": ")
-        + ", ".join(found.joints),
+        _told(found),
         "range (rad, m): "
         + ", ".join(f"{low:g} to {high:g}" for low, high in zip(found.lower, found.upper, strict=True)),
         "goals (m): "
         + ", ".join(
             f"{axis} {low:g} to {high:g}"
-            for axis, low, high in zip("xyz", found.goal_low, found.goal_high, strict=True)
-        ),
+            for axis, low, high in zip("xyz", found.goal_low, found.goal_high, strict=False)
+        )
+        if found.goal != "joints"
+        else "goals: 0.8 of that range",
         "commands are joint velocities; the robot's own controller has to follow them and carry its weight",
     ):
         say(line)
     return str(target)
+
+
+def _told(found: ArmDescription) -> str:
+    """Says what should come where, and how near."""
+    joints, near = ", ".join(found.joints), f"{1e3 * found.radius:g} mm"
+    if found.goal == "joints":
+        return f"{len(found.joints)} joints come to goals within {found.radius:g} of all together: {joints}"
+    turned = f" and a turn that counts {near} at {np.rad2deg(found.angle):.0f} degrees"
+    return (
+        f"{len(found.joints)} joints bring {found.tip!r} to goals within {near}"
+        f"{turned if found.goal == 'pose' else ''}: {joints}"
+    )
 
 
 def model_file(arm: str) -> Path:

@@ -2,6 +2,7 @@
 
 What was not computed stays empty."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any, NamedTuple
@@ -57,6 +58,11 @@ def latency(microseconds: float) -> str:
 
 
 @_of_known
+def degrees(radians: float) -> str:
+    return f"{significant(math.degrees(radians))}{NARROW}°"
+
+
+@_of_known
 def duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 60:
@@ -98,7 +104,12 @@ FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("latency_us_p50", "latency_us_p99"), latency),
     **dict.fromkeys(("parity_max_error", "distance_max_error"), partial(number, form=".1e")),
     **dict.fromkeys(RANKS, partial(number, form=".3f")),
-    **{"wall_s": duration, "env_steps_per_s": significant, "distance_error": significant},
+    **{
+        "final_angle": degrees,
+        "wall_s": duration,
+        "env_steps_per_s": significant,
+        "distance_error": significant,
+    },
 }
 
 

@@ -157,7 +157,7 @@ class First(NamedTuple):
     tip: str | None = option(
         "NAME", "with --arm: the site or body that should reach the goals. Default: the last one"
     )
-    pose: bool = typer.Option(False, "--pose", help="with --arm: goals have an orientation too")
+    goal: str | None = choice("with --arm: what goals are. Default: point", "point", "pose", "joints")
     teacher: Path | None = option(
         "FILE.onnx", "take this policy as the teacher instead of training one: docs/own-teacher.md"
     )
@@ -193,12 +193,12 @@ class First(NamedTuple):
 
     def _task(self) -> str | None:
         if self.arm is None:
-            refuse("needs --arm", {"--tip": self.tip, "--pose": self.pose or None})
+            refuse("needs --arm", {"--tip": self.tip, "--goal": self.goal})
             return self.task
         refuse("--arm is a task already", {"--task": self.task})
         from pipelines.arms import task_of_arm
 
-        return task_of_arm(self.arm, self.tip, Display().say, pose=self.pose)
+        return task_of_arm(self.arm, self.tip, Display().say, self.goal or "point")
 
     @contextmanager
     def held(self, asked: "Request") -> Iterator["Run"]:

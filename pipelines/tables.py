@@ -84,10 +84,12 @@ def _found(path: str, sources: Sequence[Any], unit: str | None) -> Cell:
 def funnel(found: Summary, goal: Goal) -> Table:
     """One row a stage that has finished, from the teacher to the robot."""
     rows: list[list[Any]] = []
+    angles = ["final_angle"] * bool(found.teacher and found.teacher.final_angle is not None)
+    shown_of = " ".join([SCORE, *angles])
 
     def add(stage: str, what: str, facts: list[str], score: Score) -> None:
         episodes = f"{score.episodes} episodes" if score.episodes else ""
-        rows.append([stage, Cell(what, listed(*facts, episodes)), *cells(score, SCORE, goal.unit)])
+        rows.append([stage, Cell(what, listed(*facts, episodes)), *cells(score, shown_of, goal.unit)])
 
     def late(of: schema.ControlFigures | schema.RobotFigures) -> str:
         return f"{number(of.missed_deadlines)} of {number(of.steps)} late"
@@ -109,7 +111,7 @@ def funnel(found: Summary, goal: Goal) -> Table:
         add("Student", found.selected or f"{', '.join(found.students)}, not evaluated yet", facts, student)
     if file := found.export.get(found.selected or ""):
         error = f"error at most {number(file.parity_max_error, '.1e')}"
-        rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * 4])
+        rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * len(shown_of.split())])
     if control := found.control.get(found.controlled or ""):
         add(
             "Control",
@@ -130,7 +132,7 @@ def funnel(found: Summary, goal: Goal) -> Table:
         f"ends within {radii[0]}" if radii[0] else "success",
         f"within {radii[1]}" if radii[1] else "strict",
     )
-    head = ["stage", "what", *ends_within, "time at goal", "final distance"]
+    head = ["stage", "what", *ends_within, "time at goal", "final distance", *(["final angle"] * len(angles))]
     return Table(f"From the teacher to the robot. {BELOW}", head, rows)
 
 

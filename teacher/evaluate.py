@@ -40,7 +40,7 @@ def episode_metrics(spec: TaskSpec, trajectories: Trajectories, goal: Any) -> Ep
     distance = goal_distance(spec, trajectories.observation[1:], goal)
     angle = None
     if spec.goal.lever is not None:
-        turned = achieved_goal(spec, trajectories.observation[-1])[..., 3:] - goal[..., 3:]
+        turned = (achieved_goal(spec, trajectories.observation[-1]) - goal)[..., spec.goal.movable :]
         chord = (turned**2).sum(-1) ** 0.5 / (2 * spec.goal.lever)
         angle = 2 * np.arcsin(np.minimum(1, chord))
     near = (distance <= spec.goal.success_radius) & trajectories.active

@@ -98,7 +98,8 @@ class GoalSpec(Quantity):
     lever: PositiveFloat | None = Field(
         default=None,
         description="of a pose, m: after x, y and z follows the rotation matrix, row by row, times lever/√2, "
-        "so that a turn by θ is 2 · lever · sin(θ/2) away; none: no pose",
+        "or after x and y the yaw's cosine and sine times lever; a turn by θ is 2 · lever · sin(θ/2) away; "
+        "none: no pose",
     )
     tool: Floats | None = Field(
         default=None,
@@ -111,7 +112,8 @@ class GoalSpec(Quantity):
     @property
     def movable(self) -> int:
         """How many of the first entries can take any value by themselves: all, but for a pose's rotation."""
-        return len(self.entries) if self.lever is None else 3
+        size = len(self.entries)
+        return size if self.lever is None else {12: 3, 4: 2}[size]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -119,9 +121,9 @@ class GoalSpec(Quantity):
         radii = (self.strict_radius, self.success_radius, self.easy_radius)
         if sorted(radii) != list(radii):
             raise ValueError(f"strict, success and easy radius must not decrease, found {radii}")
-        if self.lever is not None and (len(self.entries) != 12 or self.unit != "m"):
-            found = f"{len(self.entries)} entries in {self.unit}"
-            raise ValueError(f"a pose has 12 entries in m, x, y, z and a rotation matrix, found {found}")
+        if self.lever is not None and (len(self.entries) not in (4, 12) or self.unit != "m"):
+            allowed = "12 entries in m (x, y, z, a rotation matrix) or 4 (x, y, cosine and sine of the yaw)"
+            raise ValueError(f"a pose has {allowed}, found {len(self.entries)} in {self.unit}")
         for entry, low, high in zip(self.entries, self.low, self.high, strict=True):
             if low > high:
                 raise ValueError(f"goal entry {entry!r}: low is {low:g}, above high, {high:g}")

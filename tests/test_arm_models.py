@@ -25,6 +25,7 @@ from teacher.evaluate import episode_metrics
 from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, goal_distance, make_task, task_files
 from teacher.tasks.arm import arm_task, as_toml, describe
+from teacher.tasks.base import goal_of, observation_terms
 from teacher.tasks.chain import Chain
 from teacher.tasks.plausibility import doubts
 
@@ -171,7 +172,7 @@ def test_a_description_can_be_edited_and_is_taken_as_it_stands(arm, tmp_path):
 
 
 def test_poses_are_as_far_apart_as_they_are_and_turn(bench):
-    task = make_task(str(bench(angle=0.3)))
+    task = make_task(str(bench(goal='"pose"', angle=0.3)))
     goal, model = task.spec.goal, task.model("mujoco")
     # A turn by the angle alone, and the radius alone, are at the edge of success.
     assert 2 * goal.lever * np.sin(0.3 / 2) == pytest.approx(goal.success_radius)
@@ -201,7 +202,7 @@ def test_poses_are_as_far_apart_as_they_are_and_turn(bench):
 
 
 def test_goals_of_poses_are_poses(bench):
-    name = str(bench(angle=0.3))
+    name = str(bench(goal='"pose"', angle=0.3))
     task = make_task(name)
     goal = task.spec.goal
     starts = simulation(name, "mujoco").starts(jax.random.key(0), 64, "all")
@@ -216,8 +217,38 @@ def test_goals_of_poses_are_poses(bench):
     assert not doubts(task)
 
 
+def test_goals_may_be_positions_of_joints(arm):
+    arm(URDF, "two.urdf")
+    task = make_task(task_of_arm("two.urdf", None, lambda _: None, "joints"))
+    spec, name = task.spec, "two_joints.toml"
+    starts = simulation(name, "mujoco").starts(jax.random.key(0), 16, "all")
+    pose = np.array([0.3, -0.5])
+    observed = task.observe(State(pose, 0 * pose, 0 * pose))
+    assert (spec.goal.entries, spec.goal.unit, starts.goal.shape) == (("p", "q"), "rad", (16, 2))
+    np.testing.assert_allclose(goal_distance(spec, observed, pose + np.array([0.03, 0.04])), 0.05, atol=1e-12)
+    np.testing.assert_allclose(task.marker(pose), Chain(task.model("mujoco"), "flange").tip(pose), atol=1e-12)
+    assert not doubts(task)
+    with pytest.raises(UsageError, match="no unit in common"):
+        make_task(task_of_arm(str(arm()), None, lambda _: None, "joints"))
+
+
+def test_a_planar_pose_counts_a_turn_as_a_length():
+    lever, yaw = 0.4, np.array([0.2, 3.0])
+    x, y = np.array([0.0, 0.3]), np.array([0.0, 0.4])
+    goal = np.stack([x, y, lever * np.cos(yaw), lever * np.sin(yaw)], axis=-1)
+    entries = ("x", "y", "cos", "sin")
+    terms = observation_terms(("base", entries, "m", "world"))
+    limits = (2.0, 2.0, lever, lever)
+    stated = goal_of(terms, "base", tuple(-each for each in limits), limits, (0.02, 0.05, 0.1), lever=lever)
+    assert stated.movable == 2
+    expected = 0.25 + (2 * lever * np.sin((3.0 - 0.2) / 2)) ** 2
+    assert ((goal[0] - goal[1]) ** 2).sum() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="found 3 in m"):
+        goal_of(terms, "base", (-2.0,) * 3, (2.0,) * 3, (0.02, 0.05, 0.1), lever=lever)
+
+
 def test_the_robot_says_a_pose_as_a_point_and_a_quaternion(bench):
-    task = make_task(str(bench(angle=0.3)))
+    task = make_task(str(bench(goal='"pose"', angle=0.3)))
     model, pose, quaternion = task.model("mujoco"), np.array([0.3, -0.2, 0.7, 0.05]), np.zeros(4)
     data = mujoco.MjData(model)
     data.qpos[:] = pose
@@ -256,11 +287,13 @@ def test_a_wrong_setting_or_a_broken_file_writes_nothing(arm, tmp_path):
     [
         ("lower", "[-9, -1, -1, 0]", r"joint 'a': found \[-9, .* beyond the model's limits \[-3, 3\]"),
         ("joints", '["b", "a", "c", "d"]', "joints are b, a, c, d, but on the way to the tip a, b, c, d"),
-        ("home", "[0, 0]", "home: 2 entries for 4 joints"),
+        ("home", "[0, 0]", "home: 2 entries, allowed: 4"),
         ("radius", "0", "radius: .* greater than 0"),
         ("tip", '"tol"', "unknown site or body 'tol'; did you mean 'tool'"),
         ("model", '"other.xml"', "there is no model"),
         ("speed", "1", "speed: Extra inputs"),
+        ("goal", '"line"', "goal: Input should be 'point', 'pose' or 'joints'"),
+        ("goal_low", "[0, 0, 0, 0]", "goal_low: 4 entries, allowed: 3"),
     ],
 )
 def test_a_wrong_description_is_refused_by_the_field(bench, field, value, told):

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import mujoco
 import numpy as np
@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from teacher.errors import UsageError
 from teacher.spec import ActionSpec, Floats, JointSpec, Names, TaskSpec
 from teacher.tasks.arm_model import checked_chain, compiled, decided_tip, driven_joints, parsed, servo_model
-from teacher.tasks.base import Array, goal_of, observation_terms
+from teacher.tasks.base import Array, State, goal_of, observation_terms
 from teacher.tasks.chain import HINGE, Chain, TipReach
 
+JOINT_RADIUS = 0.1  # rad, or m of slides: of goals that are joints
 RANGE = 1.0  # rad around home in which joints move: nothing rewards one of the poses that reach a point
 GOALS = 0.8  # share of that range from which goals are drawn
 HINGE_SPEED, SLIDE_SPEED = 1.0, 0.25  # rad/s, and 1/s: of a slide's range
@@ -33,7 +34,7 @@ POSE = (
     *AXES,
     *(f"r{row}{column}" for row in "123" for column in "123"),
 )  # of the rotation matrix, times a length
-ANGLE = 0.25  # rad: of poses, unless the description says otherwise
+ArmGoal = Literal["point", "pose", "joints"]
 RADII = (0.024, 0.06, 0.12)  # strict, success and easy radius, as shares of the arm's reach
 SAMPLED, CUT = 1000, 0.08  # poses; share of a joint's range
 HOMES = 16  # poses of which one becomes home
@@ -52,24 +53,26 @@ class ArmDescription(BaseModel):
     lower: Floats = Field(description="that the task keeps to; never beyond the model's own limits")
     upper: Floats
     velocity: tuple[PositiveFloat, ...] = Field(description="of a command of 1; rad/s, or m/s")
-    goal_low: Annotated[Floats, Field(min_length=3, max_length=3)] = Field(description="m, in the world")
-    goal_high: Annotated[Floats, Field(min_length=3, max_length=3)]
-    radius: PositiveFloat = Field(description="m: at the goal")
-    angle: Annotated[PositiveFloat | None, Field(le=np.pi)] = Field(
-        default=None,
-        description="rad: goals are poses, and a turn by this counts as much as radius; none: points",
+    goal_low: Floats = Field(description="m, x, y and z in the world; of joints as home")
+    goal_high: Floats
+    goal: ArmGoal = Field(
+        default="point", description="of the tip: point, or pose; or joints, their positions"
+    )
+    radius: PositiveFloat = Field(description="m, of joints rad or m: at the goal")
+    angle: PositiveFloat = Field(
+        default=0.25, le=np.pi, description="rad, of poses: a turn by this counts as much as radius"
     )
     control_dt: PositiveFloat = 0.05
     episode_length: PositiveInt = 100
 
     @property
     def lever(self) -> float | None:
-        """How far from the tip, in m, a point moves by `radius` as the tip turns by `angle`."""
-        return None if self.angle is None else self.radius / (2 * float(np.sin(self.angle / 2)))
+        """Of poses: how far from the tip, in m, a point moves by `radius` as the tip turns by `angle`."""
+        return self.radius / (2 * float(np.sin(self.angle / 2))) if self.goal == "pose" else None
 
 
 class ArmReach(TipReach):
-    """Joint velocities bring an arm's tip to a reachable point, or pose."""
+    """Joint velocities bring an arm's tip to a reachable point or pose, or its joints to their positions."""
 
     def __init__(self, name: str, folder: Path, described: ArmDescription):
         self._name, self.description = name, described
@@ -84,12 +87,14 @@ class ArmReach(TipReach):
     def spec(self) -> TaskSpec:
         arm, units = self.description, self._units
         unit = units[0] if len(set(units)) == 1 else "rad or m"
+        of_tip = {"point": ("tip_position", AXES, "m", "world"), "pose": ("tip_pose", POSE, "m", "world")}
         terms = observation_terms(
             ("joint_position", arm.joints, unit, "joint"),
             ("joint_velocity", arm.joints, f"{unit}/s", "joint"),
-            ("tip_position", AXES, "m", "world") if arm.lever is None else ("tip_pose", POSE, "m", "world"),
+            *([of_tip[arm.goal]] if arm.goal in of_tip else []),
         )
         zeros = (0.0,) * len(arm.joints)
+        named = "joint_position" if arm.goal == "joints" else terms[-1].name
         turns = () if arm.lever is None else (arm.lever / 2**0.5,) * 9
         low, high = (*arm.goal_low, *(-each for each in turns)), (*arm.goal_high, *turns)
         radii = tuple(arm.radius * share / RADII[1] for share in RADII)
@@ -97,7 +102,7 @@ class ArmReach(TipReach):
             name=f"{self._name}_reach",
             version=1,
             observation=terms,
-            goal=goal_of(terms, terms[-1].name, low, high, radii, lever=arm.lever),
+            goal=goal_of(terms, named, low, high, radii, lever=arm.lever),
             action=ActionSpec(
                 kind="joint_velocity", joints=arm.joints, unit=f"{unit}/s", scale=arm.velocity, offset=zeros
             ),
@@ -130,7 +135,18 @@ class ArmReach(TipReach):
 
     def tip(self, qpos: Array) -> Array:
         lever = self.description.lever
+        if self.description.goal == "joints":
+            return qpos
         return self._chain.tip(qpos) if lever is None else self._chain.pose(qpos, lever)
+
+    def observe(self, state: State) -> Array:
+        xp = state.qpos.__array_namespace__()
+        if self.description.goal == "joints":
+            return xp.concatenate([state.qpos, state.qvel], axis=-1)
+        return super().observe(state)
+
+    def marker(self, goal: Array) -> Array:
+        return self._chain.tip(goal) if self.description.goal == "joints" else super().marker(goal)
 
     def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         arm, margin = self.description, self._margin
@@ -160,11 +176,14 @@ def arm_task(file: Path) -> ArmReach:
         raise UsageError(
             f"{file}: joints are {', '.join(described.joints)}, but on the way to the tip {', '.join(names)}"
         )
-    for field in ("home", "lower", "upper", "velocity"):
-        if len(getattr(described, field)) != len(names):
-            raise UsageError(
-                f"{file}: {field}: {len(getattr(described, field))} entries for {len(names)} joints"
-            )
+    of_goal = len(names) if described.goal == "joints" else len(AXES)
+    sizes = dict.fromkeys(("home", "lower", "upper", "velocity"), len(names))
+    for field, size in (sizes | {"goal_low": of_goal, "goal_high": of_goal}).items():
+        if (found := len(getattr(described, field))) != size:
+            raise UsageError(f"{file}: {field}: {found} entries, allowed: {size}")
+    kinds = {int(model.jnt_type[joint]) for joint in chain.joints}
+    if described.goal == "joints" and len(kinds) > 1:
+        raise UsageError(f"{file}: goal: joints, but hinges and slides have no unit in common")
     for joint, low, high in zip(chain.joints, described.lower, described.upper, strict=True):
         least, most = model.jnt_range[joint]
         if model.jnt_limited[joint] and not (least - 1e-3 <= low and high <= most + 1e-3):
@@ -186,14 +205,11 @@ def as_toml(described: ArmDescription, folder: Path) -> str:
     for field, value in (described.model_dump(mode="json") | {"model": model}).items():
         if text := ArmDescription.model_fields[field].description:
             document.add(tomlkit.comment(text))
-        if value is None:  # which TOML cannot say
-            document.add(tomlkit.comment(f"{field} = {ANGLE}"))
-        else:
-            document.add(field, value)
+        document.add(field, value)
     return tomlkit.dumps(document)
 
 
-def describe(file: Path, tip: str = "", angle: float | None = None) -> ArmDescription:
+def describe(file: Path, tip: str = "", goal: ArmGoal = "point") -> ArmDescription:
     """Decides what an arm's task needs beyond its model file.
 
     Joints are those on the way to the tip, each driven by an actuator (all, in a URDF, which has none); home
@@ -236,9 +252,12 @@ def describe(file: Path, tip: str = "", angle: float | None = None) -> ArmDescri
         velocity=_rounded(np.minimum(speed, _velocity_limits(file, names))),
         goal_low=(0.0,) * 3,
         goal_high=(0.0,) * 3,
-        radius=round(RADII[1] * chain.reach, 3),
-        angle=angle,
+        goal=goal,
+        radius=JOINT_RADIUS if goal == "joints" else round(RADII[1] * chain.reach, 3),
     )
+    if goal == "joints":
+        low, high = _goal_range(found)
+        return found.model_copy(update={"goal_low": _rounded(low), "goal_high": _rounded(high)})
     tips = chain.tip(np.random.default_rng(0).uniform(*_goal_range(found), (10 * SAMPLED, len(names))))
     edge = found.radius / 5
     return found.model_copy(

@@ -100,7 +100,7 @@ class TipReach(MujocoTask):
 
     @abc.abstractmethod
     def tip(self, qpos: Array) -> Array:
-        """Joint positions [..., n] -> the point [..., 3] or pose [..., 12] that goals mean, m."""
+        """Joint positions [..., n] -> what goals mean [..., G], as the tip's point [..., 3] in m."""
 
     @abc.abstractmethod
     def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
