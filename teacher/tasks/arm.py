@@ -179,8 +179,8 @@ def arm_task(file: Path) -> ArmReach:
     of_goal = len(names) if described.goal == "joints" else len(AXES)
     sizes = dict.fromkeys(("home", "lower", "upper", "velocity"), len(names))
     for field, size in (sizes | {"goal_low": of_goal, "goal_high": of_goal}).items():
-        if (found := len(getattr(described, field))) != size:
-            raise UsageError(f"{file}: {field}: {found} entries, allowed: {size}")
+        if (length := len(getattr(described, field))) != size:
+            raise UsageError(f"{file}: {field}: {length} entries, allowed: {size}")
     kinds = {int(model.jnt_type[joint]) for joint in chain.joints}
     if described.goal == "joints" and len(kinds) > 1:
         raise UsageError(f"{file}: goal: joints, but hinges and slides have no unit in common")
