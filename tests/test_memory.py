@@ -81,7 +81,7 @@ def test_what_shapes_say_is_counted_exactly():
 
 
 def test_several_devices_divide_all_but_parameters_and_gradients():
-    asked = config(256, 32, 256)
+    asked = config(64, 32, 256)
     one, four = (memory.estimate(asked, SPEC, IN_TURN, devices=count) for count in (1, 4))
     assert four.parameters == one.parameters
     assert four.gradients == one.gradients

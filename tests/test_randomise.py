@@ -9,7 +9,7 @@ from sled import FORCE_LIMIT, FRICTION, GAIN, MASS, PERIOD, STEPS, Sled, Slide
 
 import teacher.rollout
 from pipelines.config import Config, with_values
-from teacher.compilation import jit_physics
+from teacher.compilation import jit_once
 from teacher.config import (
     CollectConfig,
     NetworkConfig,
@@ -269,7 +269,7 @@ def collected():
     )
     state = learner.init(jax.random.key(0))
     before = jax.tree.map(np.array, state.environments.physics.conditions)
-    state = jit_physics(learner.collect)(state)
+    state = jit_once(learner.collect)(state)
     assert np.isfinite(state.replay.rows.observation[:20]).all()
     return before, jax.tree.map(np.array, state.environments.physics.conditions), state.environments.episode
 
