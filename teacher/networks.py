@@ -108,13 +108,11 @@ class ResidualNetwork(nn.Module):
 
 
 class Networks(NamedTuple):
-    """The actor, and the critic's two encoders of state-action and goal.
+    """The actor, and the critic's two encoders of state-action and goal."""
 
-    `make_networks` makes residual ones; any others with the same inputs and outputs learn alike."""
-
-    actor: nn.Module
-    state_action: nn.Module
-    goal: nn.Module
+    actor: ResidualNetwork
+    state_action: ResidualNetwork
+    goal: ResidualNetwork
 
 
 class Params(NamedTuple):
@@ -179,11 +177,7 @@ def act_and_embed_goal(
 
     Args: [B, S], [B, G]. Returns: mean [B, A], log standard deviation [B, A], embedding [B, R]."""
     actor, encoder = networks.actor, networks.goal
-    if not (
-        isinstance(actor, ResidualNetwork)
-        and isinstance(encoder, ResidualNetwork)
-        and (actor.depth, actor.width) == (encoder.depth, encoder.width)
-    ):
+    if (actor.depth, actor.width) != (encoder.depth, encoder.width):
         mean, log_std = action_distribution(networks, params.actor, observation, goal)
         return mean, log_std, embed_goal(networks, params.goal, goal)
     members = (actor, params.actor), (encoder, params.goal)
@@ -207,11 +201,6 @@ def embed_both_actions(
     `policy`, whose derivative is that of the action.
     Returns: [B, R] each."""
     network, fixed, count = networks.state_action, jax.lax.stop_gradient(params), len(data)
-    if not isinstance(network, ResidualNetwork):
-        return (
-            embed_state_action(networks, params, observation, data),
-            embed_state_action(networks, fixed, observation, policy),
-        )
     entered = (
         _apply(network, params, _pair(observation, data), "enter"),
         _apply(network, fixed, _pair(observation, policy), "enter"),

@@ -16,17 +16,21 @@ def activation(z, norm_scale, norm_bias):
     return z / (1 + xp.exp(-z))
 
 
+def block(h, layers, factor):
+    """One residual block: kernel [4, W, W], and bias, norm_scale and norm_bias [4, W]."""
+    branch = h
+    for layer in range(4):
+        branch = unit(branch, *(leaf[layer] for leaf in layers))
+    return h + factor * branch
+
+
 def stack(h, blocks, factor):
-    """All residual blocks: kernel [K, 4, W, W], and bias, norm_scale and norm_bias [K, 4, W]."""
-    for block in range(len(blocks[0])):
-        branch = h
-        for layer in range(4):
-            branch = unit(branch, *(leaf[block, layer] for leaf in blocks))
-        h = h + factor * branch
+    for number in range(len(blocks[0])):
+        h = block(h, [leaf[number] for leaf in blocks], factor)
     return h
 
 
-def network(params, x, factor):
+def network(params, x, factor, stack=stack):
     entry, norm, leave = params["input"], params["input_norm"], params["output"]
     h = unit(x, entry["kernel"], entry["bias"], norm["scale"], norm["bias"])
     h = stack(h, [params[name] for name in ("kernel", "bias", "norm_scale", "norm_bias")], factor)

@@ -85,22 +85,6 @@ class Backswing(Probe):
         return position - 0.15 * control + 0.4 * more, control
 
 
-class Rooms(Probe):
-    """Each episode begins somewhere else and stays near; four steps, far fewer than the discount sees.
-
-    Goals from beyond an episode's end almost never have to do with its actions."""
-
-    length, radius = 4, 0.2
-    reach = 1.5
-
-    def draw(self, key, layout):
-        start = uniform(key, 0, 1.0)
-        return start, jnp.zeros(2), start + uniform(key, 1, 0.5)
-
-    def move(self, position, more, control):
-        return position + 0.2 * control, more
-
-
 class Home(Probe):
     """A circle with a gap, in which episodes end; home is not far from it, evaluation begins beyond it.
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +141,12 @@ def wait_for(
         time.sleep(every_s)
 
 
-def fill(folder: Path, left: int = 0) -> Path:
-    """Leaves about so many bytes free; returns the file to remove again."""
+def fill(folder: Path) -> Path:
+    """Leaves no byte free; returns the file to remove again."""
     ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as stream:
-        try:
-            while True:
-                stream.write(bytes(4096))
-        except OSError:
-            pass
-        stream.truncate(max(stream.tell() - left, 0))
+    with ballast.open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
     return ballast
 
 

@@ -3,10 +3,6 @@
 import json
 import shutil
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from pipelines.baselines import distill_with_baselines
@@ -25,76 +21,9 @@ from student.baselines import (
     teacher_config,
 )
 from student.config import StudentConfig
-from teacher.compilation import jit_once
 from teacher.config import NetworkConfig, TeacherConfig
 from teacher.errors import UsageError
-from teacher.networks import (
-    act_and_embed_goal,
-    action_distribution,
-    embed_both_actions,
-    embed_goal,
-    embed_state_action,
-    init_params,
-    make_networks,
-)
 from teacher.train import load_teacher
-
-SIZES = OBSERVATION, ACTION, GOAL = 5, 2, 3
-REPRESENTATION = 4
-
-
-class Plain(nn.Module):
-    """Neither residual nor of the project's making: one hidden layer."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.outputs)(nn.tanh(nn.Dense(8)(x)))
-
-
-def test_a_rival_is_residual_with_layernorm_four_layers_deep_and_as_wide_as_the_student():
-    network = teacher_config(
-        "direct", TeacherConfig(network=NetworkConfig(depth=16, width=32)), "2x8"
-    ).network
-    networks = make_networks(network, ACTION)
-    params = jax.eval_shape(lambda key: init_params(networks, key, SIZES), jax.random.key(0))
-    for tree in (params.actor, params.state_action, params.goal):
-        layers = tree["params"]
-        assert layers["kernel"].shape == (1, 4, 8, 8)
-        assert layers["norm_scale"].shape == (1, 4, 8)
-        assert layers["input_norm"]["scale"].shape == (8,)
-
-
-@pytest.mark.parametrize("other", [{}, {"actor_width": 12}, "plain"])
-def test_networks_of_any_width_and_kind_learn_together_as_apart(other):
-    """What is passed forward together, for the goal and for two actions, is what each is alone; the encoder
-    learns from the data's action, and the policy's has its derivative."""
-    config = {} if other == "plain" else other
-    networks = make_networks(NetworkConfig(depth=4, width=8, repr_dim=REPRESENTATION, **config), ACTION)
-    if other == "plain":
-        networks = networks._replace(state_action=Plain(REPRESENTATION), goal=Plain(REPRESENTATION))
-    params = jit_once(lambda key: init_params(networks, key, SIZES))(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    observation, data, goal, policy = (
-        jnp.asarray(rng.normal(size=(6, size)), jnp.float32) for size in (*SIZES, ACTION)
-    )
-    together = act_and_embed_goal(networks, params, observation, goal)
-    apart = action_distribution(networks, params.actor, observation, goal)
-    for a, b in zip(together, (*apart, embed_goal(networks, params.goal, goal)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-    def both(tree, action):
-        of_data, of_policy = embed_both_actions(networks, tree, observation, data, action)
-        return of_data.sum() + (of_policy**2).sum()
-
-    def separately(tree, action):
-        fixed = embed_state_action(networks, params.state_action, observation, action)
-        return embed_state_action(networks, tree, observation, data).sum() + (fixed**2).sum()
-
-    found, expected = (jax.grad(f, argnums=(0, 1))(params.state_action, policy) for f in (both, separately))
-    assert float(jnp.abs(expected[1]).max()) > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
 def test_baselines_are_named_by_a_list_or_all_together():

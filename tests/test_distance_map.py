@@ -155,17 +155,6 @@ def test_a_run_keeps_its_critics_distances_beside_the_true_ones(maze_run):
     assert kept["cells"][1, 1] == 0
 
 
-def test_taken_up_again_a_finished_run_gets_what_it_lacks(maze_run):
-    before = maze_run.summary
-    (maze_run.path / "summary.json").unlink()
-    (maze_run.path / "teacher" / DISTANCE_MAP).unlink()
-    train_teacher.teach(maze_run, resume=True)
-    after = maze_run.summary
-    assert after["reference"] == before["reference"]
-    assert after["teacher"] == before["teacher"]
-    assert (maze_run.path / "teacher" / DISTANCE_MAP).exists()
-
-
 def test_a_share_of_a_reference_that_reaches_nothing_is_absent():
     def of(time_at_goal):
         return EpisodeMetrics(np.array(time_at_goal), *[np.zeros(2)] * 5)
@@ -187,14 +176,16 @@ def test_the_documented_reference_policy_solves_its_task(tmp_path):
         (lambda observation, goal: {}["way"], "failed: KeyError: 'way'"),
     ],
 )
-def test_a_reference_policy_that_fails_is_named_and_costs_no_figure_of_the_teacher(
+def test_a_reference_policy_that_fails_costs_no_figure_of_the_teacher_and_what_a_run_lacks_is_made_again(
     maze_run, monkeypatch, policy, told
 ):
     before, said = maze_run.summary, []
     monkeypatch.setattr(make_task("wheel_maze"), "reference_policy", policy, raising=False)
     monkeypatch.setattr(Display, "say", lambda self, text, style="": said.append(text))
-    (maze_run.path / "summary.json").unlink()
+    for lost in (maze_run.path / "summary.json", maze_run.path / "teacher" / DISTANCE_MAP):
+        lost.unlink()
     train_teacher.teach(maze_run, Display(), resume=True)
+    assert (maze_run.path / "teacher" / DISTANCE_MAP).exists()
     assert f"task 'wheel_maze': reference_policy(observation, goal) {told}" in "".join(said).replace("\\", "")
     after = maze_run.summary
     assert "reference" not in after and "share_of_reference" not in after["teacher"]

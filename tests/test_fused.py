@@ -113,7 +113,7 @@ def relative_error(value, expected):
 
 @pytest.fixture(
     scope="module",
-    params=[(1, 1, 16, 256, 1.0, 16), (2, 2, 32, 64, 1e-3, 16)],
+    params=[(1, 1, 16, 256, 1.0, 16), (1, 2, 32, 64, 1e-3, 16)],
     ids=lambda params: "G{}-K{}-B{}-W{}-branch{}-R{}".format(*params),
 )
 def compared(request):
@@ -149,7 +149,7 @@ def test_the_residual_stream_keeps_what_bfloat16_would_round_away(compared):
 
 
 def test_a_row_does_not_depend_on_the_others():
-    case = make_case(batch=32, width=192)
+    case = make_case(batch=32, width=128)
     others = jnp.arange(32) != 20
     changed = case._replace(
         x=jnp.where(others[:, None], -2 * case.x, case.x), dy=jnp.where(others[:, None], 3.0, case.dy)

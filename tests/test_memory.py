@@ -1,8 +1,6 @@
 """What a run takes of memory is foreseen, and what does not fit is refused before it begins."""
 
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -83,33 +81,12 @@ def test_what_shapes_say_is_counted_exactly():
 
 
 def test_several_devices_divide_all_but_parameters_and_gradients():
-    asked = config(256, 32, 256)
+    asked = config(64, 32, 256)
     one, four = (memory.estimate(asked, SPEC, IN_TURN, devices=count) for count in (1, 4))
     assert four.parameters == one.parameters
     assert four.gradients == one.gradients
     for part in ("optimiser", "activations", "replay", "environments"):
         assert getattr(four, part) == pytest.approx(getattr(one, part) / 4, rel=0.02)
-
-
-def test_a_save_makes_no_more_copies_than_foreseen(tmp_path):
-    """In a process of its own, whose greatest use of memory is that of the save."""
-    code = """
-import sys, jax.numpy as jnp, numpy as np
-from pathlib import Path
-from teacher.checkpoint import save
-
-def used(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-save(Path(sys.argv[1]) / "warm", 0, {"a": jnp.zeros(8)}, record={})
-state = {str(i): jnp.asarray(np.random.default_rng(i).random(2**21, np.float32)) for i in range(16)}
-before = used("VmRSS")
-save(Path(sys.argv[1]) / "saves", 0, state, record={})
-print((used("VmHWM") - before) / sum(leaf.nbytes for leaf in state.values()))
-"""
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    assert 0.5 < float(done.stdout) < memory.SAVED_COPIES + 0.3
 
 
 FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid")

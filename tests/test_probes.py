@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Aim, Backswing, Balance, Heavy, Home, Probe, Rooms, Throw, name_of
+from probes import Aim, Backswing, Balance, Heavy, Home, Probe, Throw, name_of
 
-from student import distill
 from student.config import StudentConfig
 from student.distill import Distiller
-from student.networks import Normaliser, act, fold
+from student.networks import act, fold
 from teacher import replay
 from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
@@ -23,7 +22,7 @@ from teacher.learner import Learner
 from teacher.rollout import simulation_of
 from teacher.tasks import TASKS, make_task
 
-ITERATIONS = {Aim: 10, Backswing: 10, Rooms: 10, Home: 20, Throw: 10, Heavy: 20}
+ITERATIONS = {Aim: 10, Backswing: 10, Home: 20, Throw: 10, Heavy: 20}
 EPISODES = 64
 # Shares of final success. Over six seeds and more, solved probes reach 0.93 to 1, others 0 to 0.52.
 SOLVED, UNSOLVED = 0.8, 0.65
@@ -117,7 +116,6 @@ def shuffled(rows):
 FAULTS = {
     "goals of other rows": (Aim, changed(achieved_goal=shuffled)),
     "goals from the past": (Backswing, goals_from_the_past),
-    "goals from later episodes": (Rooms, changed(episode=lambda rows: np.zeros_like(rows.episode))),
     "goals from beyond a fall": (Home, goals_from_beyond_a_fall),
     "goals from before the action": (Throw, changed(achieved_goal=lambda rows: rows.observation[..., :2])),
     "actions a step late": (Throw, changed(action=lambda rows: np.roll(rows.action, 1, axis=0))),
@@ -231,18 +229,4 @@ def test_a_student_without_statistics_shows(distiller, monkeypatch):
         return label(state, *visited)._replace(normaliser=before)
 
     monkeypatch.setattr(distiller, "_label", unmeasured)
-    assert student_score(distiller)[0] < UNSOLVED
-
-
-def test_a_student_whose_statistics_move_shows(distiller, monkeypatch):
-    label, length = distiller._label, distiller.spec.episode_length
-
-    def measured_again(state, *visited):
-        first = int(state.round) * length
-        state = label(state, *visited)
-        newest = jax.tree.map(lambda leaf: leaf[first : first + length], state.labels)
-        statistics = map(distill._statistics, (newest.observation, newest.candidate_actions, newest.goal))
-        return state._replace(normaliser=Normaliser(*statistics))
-
-    monkeypatch.setattr(distiller, "_label", measured_again)
     assert student_score(distiller)[0] < UNSOLVED

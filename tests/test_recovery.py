@@ -421,13 +421,6 @@ def test_no_damaged_or_missing_value_ends_in_a_traceback(copied, name):
     assert refused or name != "summary.json"
 
 
-def test_another_seed_exports_anew_and_goes_on_with_that(copied):
-    kept = f"kept {copied / 'export' / SIZES[0]}"
-    done = pipeline_here("export", copied, "--resume", "--seed", "3")
-    assert done.exit_code == 0 and "kept" not in done.output, done.output
-    assert kept in pipeline_here("export", copied, "--resume").output
-
-
 def test_a_selected_student_is_one_of_the_runs(copied):
     (copied / "versions.json").unlink()  # then they are not known
     assert pipeline_here("report", copied).exit_code == 0
@@ -468,26 +461,3 @@ def test_runs_that_are_stopped_at_random_end_the_same(debug_run, tmp_path, numbe
         runs.append(run)
         assert_same(run, debug_run.path)
     print(f"seed {seed}: {dict(stages)}, {stages.total()} in all; {len(runs)} runs, identical")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_a_run_whose_disk_fills_twice_ends_the_same(debug_run, small_disk, tmp_path, seed):
-    random, run = np.random.default_rng(seed), small_disk / "run"
-    needed = sum(file.stat().st_size for file in debug_run.path.rglob("*"))
-    for _ in range(2):
-        held = sum(file.stat().st_size for file in run.rglob("*"))
-        left = int(random.uniform(0, max(needed - held, 0)))
-        ballast = fill(small_disk, left)
-        process = started(*(resuming(run) if run.exists() else beginning(run)), cwd=tmp_path)
-        _, errors = process.communicate(timeout=300)
-        last = errors.splitlines()[-1]
-        assert process.returncode == 1, errors
-        assert last.startswith("error: cannot"), errors
-        assert str(run) in last
-        assert "No space left on device" in last
-        print(f"seed {seed}: {left} bytes free, {stage_at(run)}: {last}")
-        ballast.unlink()
-        assert_readable(run)
-    assert pipeline_here(*(resuming(run) if run.exists() else beginning(run))).exit_code == 0
-    assert_same(run, debug_run.path)

@@ -42,8 +42,11 @@ def case(learner):
 def forward(network, params, *inputs):
     """A network with JAX's own derivative."""
 
+    def stack(h, blocks, factor):
+        return jax.lax.scan(lambda h, layers: (equation.block(h, layers, factor), None), h, blocks)[0]
+
     factor = min(1.0, 16 / network.depth)
-    return equation.network(params["params"], jnp.concatenate(inputs, -1), factor)
+    return equation.network(params["params"], jnp.concatenate(inputs, -1), factor, stack)
 
 
 def noise_of(key, shape):
