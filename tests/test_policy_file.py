@@ -57,8 +57,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.DOUBLE])
-@pytest.mark.parametrize("rows", [1, "batch"])
+@pytest.mark.parametrize(("rows", "kind"), [(1, TensorProto.FLOAT), ("batch", TensorProto.DOUBLE)])
 @pytest.mark.parametrize("form", FORMS)
 def test_answers_are_those_of_the_graph_clipped(form, rows, kind):
     inputs, given = FORMS[form]
@@ -73,35 +72,30 @@ def test_answers_are_those_of_the_graph_clipped(form, rows, kind):
     assert policy.actor_parameters == weights.size
 
 
+FLAT = {"input": OBSERVATION + GOAL}
+
+
+def without_numbers():
+    model, weights = graph(FLAT)
+    nan = np.full(weights.shape, np.nan, np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(nan, "weights"))
+    return model
+
+
 @pytest.mark.parametrize(
-    ("inputs", "says"),
+    ("model", "says"),
     [
-        ({"obs": 3}, rf"input 'obs' has 3 entries.*\[{OBSERVATION}\].*\[{OBSERVATION + GOAL}\]"),
-        ({"obs": OBSERVATION, "goal": GOAL + 1}, rf"input 'goal' has {GOAL + 1} entries"),
-        ({"obs": OBSERVATION, "h_in": 8}, "input 'h_in' is not known.*keeps a state"),
+        (graph({"obs": 3})[0], rf"input 'obs' has 3 entries.*\[{OBSERVATION}\].*\[{OBSERVATION + GOAL}\]"),
+        (graph({"obs": OBSERVATION, "goal": GOAL + 1})[0], rf"input 'goal' has {GOAL + 1} entries"),
+        (graph({"obs": OBSERVATION, "h_in": 8})[0], "input 'h_in' is not known.*keeps a state"),
+        (graph(FLAT, rows=4)[0], r"tensor\(float\)\[4, "),
+        (graph(FLAT, kind=TensorProto.FLOAT16)[0], r"tensor\(float16\)"),
+        (graph(FLAT, outputs=ACTION + 1)[0], rf"output 'anything' is \[{ACTION + 1}\].*actions \[{ACTION}\]"),
+        (without_numbers(), r"answers an observation of zeros with .*nan"),
     ],
 )
-def test_inputs_of_another_task_are_refused(inputs, says):
+def test_a_policy_of_another_task_or_form_is_refused(model, says):
     with pytest.raises(UsageError, match=says):
-        PolicyFile.of(graph(inputs)[0].SerializeToString(), CONFIG, "policy.onnx")
-
-
-def test_other_rows_types_and_outputs_are_refused():
-    flat = {"input": OBSERVATION + GOAL}
-    for model, says in (
-        (graph(flat, rows=4)[0], r"tensor\(float\)\[4, "),
-        (graph(flat, kind=TensorProto.FLOAT16)[0], r"tensor\(float16\)"),
-        (graph(flat, outputs=ACTION + 1)[0], rf"output 'anything' is \[{ACTION + 1}\].*actions \[{ACTION}\]"),
-    ):
-        with pytest.raises(UsageError, match=says):
-            PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
-
-
-def test_answers_that_are_no_numbers_are_refused():
-    model, _ = graph({"input": OBSERVATION + GOAL})
-    weights = np.full((OBSERVATION + GOAL, ACTION), np.nan, np.float32)
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
-    with pytest.raises(UsageError, match=r"answers an observation of zeros with .*nan"):
         PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
 
 
@@ -129,7 +123,7 @@ def outcome(tmp_path_factory, pipeline) -> Path:
     return folder
 
 
-def test_students_of_a_policy_file_go_the_whole_way(outcome):
+def test_students_of_a_policy_file_go_the_whole_way_to_a_bundle_without_a_critic(outcome):
     printed = json.loads((outcome / "printed.json").read_text())
     student = printed["students"]["2x16"]
     assert "depth" not in printed["teacher"]
@@ -137,9 +131,6 @@ def test_students_of_a_policy_file_go_the_whole_way(outcome):
     assert "critic" not in student and "calibration" not in student
     assert printed["control"]["2x16"]["episodes"] == 16
     assert "not trained here" in (outcome / "runs/taken/report.html").read_text()
-
-
-def test_a_bundle_without_a_critic_says_so(outcome):
     bundle = outcome / "runs/taken/export/2x16"
     controller = load(bundle)
     assert not controller.has_critic and not (bundle / "critic.onnx").exists()
@@ -178,16 +169,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(outcome, pipeline)
         assert done.returncode == 2
         assert says in done.stderr
         assert not (outcome / "runs/refused").exists()
-    swept = pipeline(
-        "teacher",
-        "--teacher",
-        "policy.onnx",
-        "--task",
-        "reacher",
-        "--seeds",
-        "0,1",
-        "--run",
-        "s",
-        cwd=outcome,
-    )
-    assert swept.returncode == 2 and not (outcome / "runs/s").exists()
+    swept = ("--teacher", "policy.onnx", "--task", "reacher", "--seeds", "0,1", "--run", "s")
+    assert pipeline("teacher", *swept, cwd=outcome).returncode == 2 and not (outcome / "runs/s").exists()

@@ -1,5 +1,3 @@
-from functools import cached_property
-
 import jax
 import mujoco
 import numpy as np
@@ -8,25 +6,18 @@ from scipy.spatial.transform import Rotation
 
 import teacher.rollout
 from teacher.rollout import Simulation
-from teacher.sensing import (
-    noise_scale,
-    sense,
-)
+from teacher.sensing import noise_scale, sense
 from teacher.tasks import State, Task, make_task
 from teacher.tasks.quadruped import JOINTS, LEGS, STANDING, QuadReach, knee_height
 
-ENVS, STEPS = 8, 1000
-STILL, MOVED = slice(0, 4), slice(4, 8)  # environments: no action, random actions
+ENVS, STEPS = 4, 350
+STILL = slice(0, 2)  # environments without action; the others act at random
 
 
 class Endless(QuadReach):
     """Goes on after a fall."""
 
     ended = Task.ended
-
-    @cached_property
-    def spec(self):
-        return super().spec.model_copy(update={"episode_length": STEPS})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +45,7 @@ def ran():
                 return action
 
             simulation = Simulation(Endless(), engine)
-            found[engine] = simulation.rollout(policy, simulation.starts(jax.random.key(0), ENVS))
+            found[engine] = simulation.rollout(policy, simulation.starts(jax.random.key(0), ENVS), STEPS)
     return found
 
 
@@ -89,11 +80,10 @@ def test_dimensions_and_limits_are_the_published_ones(model):
     np.testing.assert_array_equal(np.sign(feet[:, 0]), [1, 1, -1, -1])
     np.testing.assert_array_equal(np.sign(feet[:, 1]), [-1, 1, -1, 1])
     np.testing.assert_allclose(model.actuator_forcerange[:, 1], [23.7, 23.7, 45.43] * 4)
-    for side in ("F", "R"):
-        pair = [model.body(f"{side}{left}_{part}") for left in "RL" for part in ("hip", "thigh", "calf")]
-        for right, left in zip(pair[:3], pair[3:], strict=True):
-            np.testing.assert_allclose(left.ipos, right.ipos * [1, -1, 1], atol=1e-12)
-            np.testing.assert_allclose(left.inertia, right.inertia, atol=1e-12)
+    for part in ("hip", "thigh", "calf"):
+        right, left = model.body(f"FR_{part}"), model.body(f"FL_{part}")
+        np.testing.assert_allclose(left.ipos, right.ipos * [1, -1, 1], atol=1e-12)
+        np.testing.assert_allclose(left.inertia, right.inertia, atol=1e-12)
 
 
 def test_gains_and_default_pose_of_the_spec_are_the_models(quad, model):
@@ -111,23 +101,12 @@ def test_gains_and_default_pose_of_the_spec_are_the_models(quad, model):
 @pytest.mark.parametrize("engine", QuadReach.engines)
 def test_the_robot_stands_still_under_zero_action(quad, ran, engine):
     qpos = ran[engine].qpos[:, STILL].astype(np.float64)
-    observation = ran[engine].observation[:, STILL]
+    observation, late = ran[engine].observation[:, STILL], qpos[250:]
     assert not quad.ended(State(qpos, None, None)).any()
-    late = qpos[250:]
     assert np.ptp(late[..., :3], axis=0).max() < 0.01  # m
     assert ((late[..., 2] > 0.25) & (late[..., 2] < 0.32)).all()
     assert (observation[250:, :, 8] > 0.99).all()  # upright
     assert np.abs(observation[-1, :, 9:15]).max() < 0.02
-    model = quad.model(engine)
-    data = mujoco.MjData(model)
-    for final in qpos[-1]:
-        data.qpos = final
-        mujoco.mj_kinematics(model, data)
-        feet = np.stack([data.geom(f"{leg}_foot").xpos for leg in LEGS])
-        assert (np.abs(feet[:, 2] - 0.022) < 0.02).all()  # on the floor, and pressed into it
-        beside = (data.body("trunk").xmat.reshape(3, 3).T @ (feet - final[:3]).T).T
-        assert ((np.abs(beside[:, 0]) > 0.15) & (np.abs(beside[:, 0]) < 0.3)).all()
-        assert ((np.abs(beside[:, 1]) > 0.1) & (np.abs(beside[:, 1]) < 0.22)).all()
 
 
 def test_engines_integrate_alike_in_the_air_and_on_the_floor(ran):
@@ -179,47 +158,21 @@ def test_an_episode_ends_when_the_robot_has_fallen(quad):
 # What the robot sees
 
 
-def turned(state, goal, angle):
-    """The whole world turned about the vertical."""
-    turn = Rotation.from_euler("z", angle)
-    qpos, qvel = state.qpos.copy(), state.qvel.copy()
-    qpos[..., :3] = turn.apply(qpos[..., :3])
-    before = Rotation.from_quat(qpos[..., 3:7], scalar_first=True)
-    qpos[..., 3:7] = (turn * before).as_quat(scalar_first=True)
-    qvel[..., :3] = turn.apply(qvel[..., :3])
-    flat = np.concatenate([goal, np.zeros_like(goal[..., :1])], axis=-1)
-    return State(qpos, qvel, state.control), turn.apply(flat)[..., :2]
-
-
-def test_a_robot_cannot_tell_which_way_the_world_is_turned(quad):
-    state, rng = tumbling(6), np.random.default_rng(2)
-    goal, action = rng.normal(size=(6, 2)), rng.uniform(-1, 1, (6, 12))
-    other, other_goal = turned(state, goal, 2.0)
-    assert np.abs(quad.observe(other) - quad.observe(state)).max() > 0.5
-    np.testing.assert_allclose(quad.reading(other, action), quad.reading(state, action), atol=1e-12)
-    expected = quad.deployed_goal(state.qpos, goal)
-    np.testing.assert_allclose(quad.deployed_goal(other.qpos, other_goal), expected, atol=1e-12)
-    np.testing.assert_allclose(
-        np.linalg.norm(expected, axis=-1), np.linalg.norm(goal - state.qpos[:, :2], axis=-1)
-    )
-
-
-def test_gravity_points_down_as_the_robot_has_it(quad):
-    for turn, expected in (
-        (Rotation.identity(), [0, 0, -1]),
-        (Rotation.from_euler("z", 1.0), [0, 0, -1]),
-        (Rotation.from_euler("y", 90, degrees=True), [1, 0, 0]),  # nose down
-        (Rotation.from_euler("x", 30, degrees=True), [0, -0.5, -(0.75**0.5)]),  # right side down
-    ):
-        np.testing.assert_allclose(quad.reading(standing(turn=turn), np.zeros(12))[:3], expected, atol=1e-12)
-
-
-def test_a_goal_lies_ahead_and_to_the_left(quad):
-    for degrees, expected in ((0, [2, 1]), (90, [1, -2]), (180, [-2, -1])):
-        # A pitched trunk heads the same way.
-        turn = Rotation.from_euler("ZYX", [degrees, 25, 10], degrees=True)
-        found = quad.deployed_goal(standing((5, 5, 0.3), turn).qpos, np.array([7.0, 6.0]))
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+@pytest.mark.parametrize(
+    ("axes", "degrees", "gravity", "goal"),
+    [
+        ("z", 0, [0, 0, -1], [2, 1]),
+        ("z", 90, [0, 0, -1], [1, -2]),
+        ("z", 180, [0, 0, -1], [-2, -1]),
+        ("x", 30, [0, -0.5, -(0.75**0.5)], [2, 1]),  # right side down; it heads the same way
+        ("y", 90, [1, 0, 0], None),  # nose down
+    ],
+)
+def test_gravity_points_down_and_a_goal_lies_ahead_and_to_the_left(quad, axes, degrees, gravity, goal):
+    state = standing((5, 5, 0.3), Rotation.from_euler(axes, degrees, degrees=True))
+    np.testing.assert_allclose(quad.reading(state, np.zeros(12))[:3], gravity, atol=1e-12)
+    if goal:
+        np.testing.assert_allclose(quad.deployed_goal(state.qpos, np.array([7.0, 6.0])), goal, atol=1e-12)
 
 
 def test_a_reading_has_the_terms_of_the_spec(quad):
@@ -235,20 +188,12 @@ def test_a_reading_has_the_terms_of_the_spec(quad):
     assert quad.deployed_goal(state.qpos, np.zeros((3, 2))).shape == (3, len(deployed.goal.entries))
 
 
-def many(state, count):
-    return State(np.tile(state.qpos, (count, 1)), np.tile(state.qvel, (count, 1)), None)
-
-
-def keys_of(seed, count):
-    return jax.random.split(jax.random.key(seed), count)
-
-
 def test_noise_has_the_size_that_the_spec_says(quad):
-    count, action = 20_000, np.zeros((20_000, 12))
-    exact = quad.reading(many(standing(), count), action)
-    scale = noise_scale(quad.spec.deployed)
-    for factor in (1.0, 0.5):
-        error = sense(quad, many(standing(), count), action, keys_of(0, count), factor) - exact
-        np.testing.assert_allclose(error.std(0), factor * scale, rtol=0.03)
-        np.testing.assert_allclose(error.mean(0), 0, atol=0.04 * scale.max())
-    np.testing.assert_array_equal(sense(quad, many(standing(), 3), action[:3], keys_of(0, 3), 0.0), exact[:3])
+    count = 5000
+    state, action = (np.tile(part, (count, 1)) for part in standing()[:2]), np.zeros((count, 12))
+    state, keys = State(*state, None), jax.random.split(jax.random.key(0), count)
+    exact, scale = quad.reading(state, action), noise_scale(quad.spec.deployed)
+    for factor in (1.0, 0.5, 0.0):
+        error = sense(quad, state, action, keys, factor) - exact
+        np.testing.assert_allclose(error.std(0), factor * scale, rtol=0.05)
+        np.testing.assert_allclose(error.mean(0), 0, atol=0.06 * factor * scale.max())

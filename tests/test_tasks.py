@@ -7,19 +7,16 @@ from functools import cache
 from typing import NamedTuple
 
 import jax
-import mujoco
 import numpy as np
 import pytest
 
 import teacher.rollout
-import teacher.tasks
 from teacher.config import STORED, StoredName, TeacherConfig
 from teacher.errors import UsageError
 from teacher.rollout import Simulation, Trajectories, simulation
-from teacher.tasks import TASKS, MujocoTask, Start, State, goal_distance, make_task
-from teacher.tasks.base import Frames
+from teacher.tasks import TASKS, MujocoTask, Start, State, Task, goal_distance, make_task
 
-RANDOM_STEPS = 1000
+STEPS, EPISODES, BATCH = 150, 3, 4
 COMPILED_HERE = {"fr3_reach", "reacher", "wheel_maze", "ant", "quad_reach"}
 CASES = [
     pytest.param(
@@ -30,7 +27,6 @@ CASES = [
     for name in TASKS
     for engine in make_task(name).engines
 ]
-NOISE_KEY = jax.random.key(6)
 UNLIKE = 1e-4  # m, rad: how far two engines may differ after one control step of smooth motion
 
 
@@ -38,18 +34,8 @@ UNLIKE = 1e-4  # m, rad: how far two engines may differ after one control step o
 def small_batches():
     """A handful of environments are simulated as such, not as 64."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (2, 10))
+        patch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (BATCH,))
         yield
-
-
-def random_actions(spec):
-    """A policy that looks at nothing: row i of every batch is given the same actions."""
-    rng = np.random.default_rng(0)
-
-    def policy(observation, goal, sensed):
-        return rng.uniform(-1, 1, (10, spec.action_size)).astype(np.float32)[: len(observation)]
-
-    return policy
 
 
 class Case(NamedTuple):
@@ -57,16 +43,22 @@ class Case(NamedTuple):
     start: Start
     trajectories: Trajectories
 
-    def first_steps(self, start):
-        return self.simulation.rollout(random_actions(self.simulation.task.spec), start, 20, NOISE_KEY)
+
+def played(on_engine, start, steps):
+    """Random play that looks at nothing: row i of every batch is given the same actions."""
+    rng, size = np.random.default_rng(0), on_engine.task.spec.action_size
+
+    def policy(observation, goal, sensed):
+        return rng.uniform(-1, 1, (BATCH, size)).astype(np.float32)[: len(observation)]
+
+    return on_engine.rollout(policy, start, steps, jax.random.key(6))
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     on_engine = simulation(*request.param)
-    spec = on_engine.task.spec
-    start = on_engine.starts(jax.random.key(3), max(2, -(-RANDOM_STEPS // spec.episode_length)))
-    return Case(on_engine, start, on_engine.rollout(random_actions(spec), start, noise_key=NOISE_KEY))
+    start = on_engine.starts(jax.random.key(3), EPISODES)
+    return Case(on_engine, start, played(on_engine, start, min(STEPS, on_engine.task.spec.episode_length)))
 
 
 @pytest.fixture(params=TASKS)
@@ -80,161 +72,56 @@ def many_starts(name, layout):
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: make_task(name).start(key, layout)))(keys))
 
 
+def at_rest(task, qpos, qvel):
+    """The states [E] as the C engine shows them to the task."""
+    engine = simulation(task.spec.name, "mujoco").engine
+    return engine.read(engine.init(qpos, qvel, ()))
+
+
 # On every engine
 
 
-def test_a_thousand_random_steps_have_the_shapes_of_the_spec_stay_finite_and_move(case):
-    spec, episodes = case.simulation.task.spec, len(case.start.goal)
-    qpos, observation, action, going, sensed = case.trajectories
-    length = spec.episode_length
-    assert qpos.shape == (length + 1, *case.start.qpos.shape)
-    assert observation.shape == (length + 1, episodes, spec.observation_size)
-    assert action.shape == (length, episodes, spec.action_size)
-    assert going.shape == (length, episodes)
-    size, _, goal_size = spec.sensed_sizes
-    assert sensed.observation.shape == (length + 1, episodes, size)
-    assert sensed.goal.shape == (length + 1, episodes, goal_size)
-    assert length * episodes >= RANDOM_STEPS
-    assert all(np.isfinite(values).all() for values in (qpos, observation, *sensed))
+def test_random_play_has_the_shapes_of_the_spec_moves_and_stands_still_once_it_has_ended(case):
+    task = case.simulation.task
+    qpos, observation, action, active, sensed = case.trajectories
+    size, _, goal_size = task.spec.sensed_sizes
+    length = len(action)
+    for values, rows, entries in (
+        (qpos, length + 1, case.start.qpos.shape[1:]),
+        (observation, length + 1, (task.spec.observation_size,)),
+        (action, length, (task.spec.action_size,)),
+        (active, length, ()),
+        (sensed.observation, length + 1, (size,)),
+        (sensed.goal, length + 1, (goal_size,)),
+    ):
+        assert values.shape == (rows, EPISODES, *entries)
+        assert np.isfinite(values).all()
     assert (np.ptp(observation, axis=0).max(-1) > 0.01).all()
-
-
-def test_an_episode_stands_still_once_it_has_ended(case):
-    qpos, _, _, going, sensed = case.trajectories
-    for episode in range(going.shape[1]):
-        steps = going[:, episode].sum()
-        assert going[:steps, episode].all()
+    for episode, steps in enumerate(active.sum(0)):
+        assert active[:steps, episode].all()
         for values in (qpos, *sensed):
             still = np.broadcast_to(values[steps, episode], values[steps:, 0].shape)
             np.testing.assert_array_equal(values[steps:, episode], still)
-    task = case.simulation.task
-    ends = type(task).ended is not teacher.tasks.Task.ended
-    assert ends or going.all()
-
-
-def bodies_of(task, qpos, qvel):
-    """Where MuJoCo itself has the bodies that the task names; None if it names none."""
-    if not getattr(task, "bodies", ()):
-        return None
-    model = task.model("mujoco")
-    data, found = mujoco.MjData(model), []
-    for data.qpos[:], data.qvel[:] in zip(qpos, qvel, strict=True):
-        mujoco.mj_forward(model, data)
-        frames = []
-        for name in task.bodies:
-            body, motion = data.body(name), np.empty(6)
-            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, body.id, motion, 0)
-            frames.append(Frames(body.xpos.copy(), body.xquat.copy(), motion[3:], motion[:3]))
-        found.append(Frames(*map(np.stack, zip(*frames, strict=True))))
-    return Frames(*map(np.stack, zip(*found, strict=True)))
+    assert type(task).ended is not Task.ended or active.all()
+    assert "humanoid" not in task.spec.name or not active.all()  # it falls
 
 
 def test_a_rollout_begins_where_it_is_told(case):
     start, task = case.start, case.simulation.task
     np.testing.assert_allclose(case.trajectories.qpos[0], start.qpos, atol=1e-6)
-    at_rest = np.zeros((len(start.goal), controls(task)), np.float32)
-    qpos, qvel = np.asarray(start.qpos), np.asarray(start.qvel)
-    first = task.observe(State(qpos, qvel, at_rest, bodies=bodies_of(task, qpos, qvel)))
+    first = task.observe(at_rest(task, start.qpos, start.qvel))
     np.testing.assert_allclose(case.trajectories.observation[0], first, atol=1e-4)
 
 
-def test_the_same_start_and_actions_give_the_same_bits(case):
-    start = jax.tree.map(np.array, case.start)
-    again = case.first_steps(start)
-    jax.tree.map(
-        lambda few, usual: np.testing.assert_array_equal(few, usual[: len(few)]), again, case.trajectories
-    )
-    jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, case.start))
-
-
-def test_an_episode_does_not_depend_on_its_companions(case):
-    swapped = case.first_steps(jax.tree.map(lambda leaf: leaf[[0, *range(len(leaf) - 1, 0, -1)]], case.start))
+def test_an_episode_repeats_to_the_bit_whatever_its_companions(case):
+    before = jax.tree.map(np.array, case.start)
+    swapped = played(case.simulation, jax.tree.map(lambda leaf: leaf[[0, 2, 1]], case.start), 20)
     jax.tree.map(
         lambda other, usual: np.testing.assert_array_equal(other[:, 0], usual[: len(other), 0]),
         swapped,
         case.trajectories,
     )
-
-
-# Whatever the engine
-
-
-def test_starts_are_a_prefix_of_more_starts(task):
-    anywhere = simulation(task.spec.name, "mujoco" if "mujoco" in task.engines else None)
-    few, more = (anywhere.starts(jax.random.key(3), count) for count in (6, 12))
-    jax.tree.map(lambda few, more: np.testing.assert_array_equal(few, more[:6]), few, more)
-    other = anywhere.starts(jax.random.key(4), 12)
-    assert (other.goal != more.goal).any()
-    assert len(np.unique(more.goal, axis=0)) > 1
-
-
-def test_goals_of_every_layout_fill_the_range_of_the_spec(task):
-    spec = task.spec
-    for layout in task.layouts:
-        goal = many_starts(spec.name, layout).goal
-        # float32 may round a goal on the edge outwards
-        outside = ((goal < np.array(spec.goal.low) - 1e-6) | (goal > np.array(spec.goal.high) + 1e-6)).any(-1)
-        assert not outside.any(), f"{layout}: {outside.sum()} goals outside, the first {goal[outside][0]}"
-        assert layout == task.layouts[0] or not np.array_equal(
-            goal, many_starts(spec.name, task.layouts[0]).goal
-        )
-    wide = np.subtract(spec.goal.high, spec.goal.low)
-    found = np.ptp(many_starts(spec.name, task.layouts[0]).goal, axis=0)
-    assert (wide <= 1.25 * found + 1e-6).all(), "the range is that of the goals, not something far wider"
-
-
-def test_observation_and_control_mean_the_same_in_numpy_and_in_traced_jax(task):
-    spec, rng = task.spec, np.random.default_rng(1)
-    start = jax.tree.map(lambda leaf: leaf[:10].reshape(2, 5, -1), many_starts(spec.name, task.layouts[0]))
-    qvel = rng.normal(size=start.qvel.shape).astype(np.float32)
-    held = rng.uniform(-0.2, 0.2, (2, 5, controls(task))).astype(np.float32)
-    action = rng.uniform(-1.5, 1.5, (2, 5, spec.action_size)).astype(np.float32)
-    bodies = bodies_of(task, start.qpos.reshape(10, -1), qvel.reshape(10, -1))
-    bodies = jax.tree.map(lambda leaf: leaf.reshape(2, 5, *leaf.shape[1:]).astype(np.float32), bodies)
-    state = State(start.qpos, qvel, held, bodies=bodies)
-    for function, inputs in [
-        (task.observe, (state,)),
-        (task.control, (state, action)),
-        (task.ended, (state,)),
-    ]:
-        expected = function(*inputs)
-        assert isinstance(expected, np.ndarray)
-        assert expected.dtype == (bool if function == task.ended else np.float32)
-        traced = jax.jit(function)(*inputs)
-        assert traced.dtype == expected.dtype
-        np.testing.assert_allclose(traced, expected, atol=1e-5, rtol=1e-5)
-        one = jax.tree.map(lambda leaf: leaf[1, 3], inputs)
-        np.testing.assert_allclose(function(*one), expected[1, 3], atol=1e-6, rtol=1e-5)
-        assert jax.eval_shape(function, *one).shape == expected.shape[2:]
-
-
-def test_the_models_joints_ranges_and_marker_are_those_of_the_spec(task):
-    state, size, goal = (
-        at_start(task),
-        task.spec.action_size,
-        many_starts(task.spec.name, task.layouts[-1]).goal,
-    )
-    for action in np.random.default_rng(2).uniform(-3, 3, (20, size)):
-        np.testing.assert_array_equal(
-            task.control(state, action), task.control(state, np.clip(action, -1, 1))
-        )
-    if not isinstance(task, MujocoTask):
-        return
-    assert np.isfinite(task.marker(goal[:6].reshape(2, 3, -1))).reshape(2, 3, 3).all()
-    joints = task.spec.joints
-    for model in (task.model(engine) for engine in task.engines if engine != "analytic"):
-        low, high = np.where(
-            model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, [-np.inf, np.inf]
-        ).T
-        for side in (-1.0, 1.0):
-            command = task.control(state, np.full(size, side))
-            assert (command >= low - 1e-6).all() and (command <= high + 1e-6).all()
-        named = {model.joint(i).name: i for i in range(model.njnt)}
-        for name, default in zip(joints.names, joints.default, strict=True):
-            low, high = joints.range_of(name)
-            assert low < default < high
-            if model.jnt_limited[named[name]]:
-                np.testing.assert_allclose(model.jnt_range[named[name]], [low, high], atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, before, case.start)
 
 
 @pytest.mark.parametrize(
@@ -249,41 +136,99 @@ def test_mjx_and_the_c_engine_agree_after_one_control_step(name):
     """From a start at rest under small actions: contacts, where there are any, are at rest too."""
     start = simulation(name, "mujoco").starts(jax.random.key(3), 2)
     small = 0.1 * np.random.default_rng(3).uniform(-1, 1, (2, make_task(name).spec.action_size))
-    one_step = [
-        simulation(name, engine).rollout(lambda o, g: small.astype(np.float32)[: len(o)], start, 1)
+    small = small[[0, 1, 1, 1]].astype(np.float32)  # as many as a padded batch has
+    mjx, exact = (
+        simulation(name, engine).rollout(lambda o, g: small[: len(o)], start, 1)
         for engine in ("mjx", "mujoco")
-    ]
-    np.testing.assert_allclose(one_step[0].qpos, one_step[1].qpos, atol=UNLIKE)
-    np.testing.assert_allclose(one_step[0].observation[0], one_step[1].observation[0], atol=UNLIKE)
+    )
+    np.testing.assert_allclose(mjx.qpos, exact.qpos, atol=UNLIKE)
+    np.testing.assert_allclose(mjx.observation[0], exact.observation[0], atol=UNLIKE)
 
 
-def controls(task):
-    """How many numbers the task's controls are."""
-    return task.control(at_start(task), np.zeros(task.spec.action_size)).shape[-1]
+# Whatever the engine
 
 
-def at_start(task):
-    start = jax.tree.map(lambda leaf: leaf[0].astype(float), many_starts(task.spec.name, task.layouts[0]))
-    return State(start.qpos, start.qvel, np.zeros(task.spec.action_size))
+@pytest.mark.parametrize("name", ["reacher", "wheel_maze"])
+def test_starts_are_a_prefix_of_more_starts(name):
+    anywhere = simulation(name, "mujoco")
+    few, more = (anywhere.starts(jax.random.key(3), count) for count in (6, 12))
+    jax.tree.map(lambda few, more: np.testing.assert_array_equal(few, more[:6]), few, more)
+    assert (anywhere.starts(jax.random.key(4), 12).goal != more.goal).any()
+
+
+def test_goals_of_every_layout_fill_the_range_of_the_spec(task):
+    spec = task.spec
+    first, *others = (many_starts(spec.name, layout).goal for layout in task.layouts)
+    for goal in (first, *others):
+        # float32 may round a goal on the edge outwards
+        assert (goal >= np.array(spec.goal.low) - 1e-6).all() and (
+            goal <= np.array(spec.goal.high) + 1e-6
+        ).all()
+    assert not any(np.array_equal(goal, first) for goal in others)
+    wide = np.subtract(spec.goal.high, spec.goal.low)
+    assert (wide <= 1.25 * np.ptp(first, axis=0) + 1e-6).all(), "the range is that of the goals, not wider"
+
+
+def test_observation_and_control_mean_the_same_in_numpy_and_in_traced_jax(task):
+    spec, rng = task.spec, np.random.default_rng(1)
+    start = jax.tree.map(lambda leaf: leaf[:10], many_starts(spec.name, task.layouts[0]))
+    state = at_rest(task, start.qpos, rng.normal(size=start.qvel.shape))
+    state = state._replace(control=rng.uniform(-0.2, 0.2, state.control.shape))
+    state = jax.tree.map(lambda leaf: leaf.reshape(2, 5, *leaf.shape[1:]).astype(np.float32), state)
+    action = rng.uniform(-1.5, 1.5, (2, 5, spec.action_size)).astype(np.float32)
+    for function, inputs in [
+        (task.observe, (state,)),
+        (task.control, (state, action)),
+        (task.ended, (state,)),
+    ]:
+        expected = function(*inputs)
+        assert isinstance(expected, np.ndarray)
+        assert expected.dtype == (bool if function == task.ended else np.float32)
+        traced = jax.jit(function)(*inputs)
+        assert traced.dtype == expected.dtype
+        np.testing.assert_allclose(traced, expected, atol=1e-5, rtol=1e-5)
+        one = jax.tree.map(lambda leaf: leaf[1, 3], inputs)
+        np.testing.assert_allclose(function(*one), expected[1, 3], atol=1e-6, rtol=1e-5)
+
+
+def test_the_models_joints_ranges_and_marker_are_those_of_the_spec(task):
+    size, joints = task.spec.action_size, task.spec.joints
+    start = many_starts(task.spec.name, task.layouts[0])
+    state = State(start.qpos[0].astype(float), start.qvel[0].astype(float), np.zeros(size))
+    wild = np.random.default_rng(2).uniform(-3, 3, size)
+    np.testing.assert_array_equal(task.control(state, wild), task.control(state, np.clip(wild, -1, 1)))
+    if not isinstance(task, MujocoTask):
+        return
+    goal = many_starts(task.spec.name, task.layouts[-1]).goal[:6].reshape(2, 3, -1)
+    assert np.isfinite(task.marker(goal)).reshape(2, 3, 3).all()
+    for model in (task.model(engine) for engine in task.engines if engine != "analytic"):
+        limited = model.actuator_ctrllimited[:, None]
+        low, high = np.where(limited, model.actuator_ctrlrange, [-np.inf, np.inf]).T
+        for side in (-1.0, 1.0):
+            command = task.control(state, np.full(size, side))
+            assert (command >= low - 1e-6).all() and (command <= high + 1e-6).all()
+        named = {model.joint(i).name: i for i in range(model.njnt)}
+        for name, default in zip(joints.names, joints.default, strict=True):
+            low, high = joints.range_of(name)
+            assert low < default < high
+            if model.jnt_limited[named[name]]:
+                np.testing.assert_allclose(model.jnt_range[named[name]], [low, high], atol=1e-6)
 
 
 def test_more_episodes_than_one_batch_are_joined_in_order():
     on_mjx = simulation("reacher", "mjx")
-    start = on_mjx.starts(jax.random.key(5), 12)
-
-    asked = []
+    start, asked = on_mjx.starts(jax.random.key(5), BATCH + 2), []
 
     def towards_goal(observation, goal):
         asked.append(goal)
         return goal / 0.2
 
-    joined = on_mjx.rollout(towards_goal, start)
-    assert joined.qpos.shape[1] == 12
+    joined = on_mjx.rollout(towards_goal, start, 20)
     # In turn: the second batch in the first step before the first batch in the second.
     np.testing.assert_array_equal(asked[0], asked[2])
-    assert not np.array_equal(asked[0][:2], asked[1][:2])
-    last = on_mjx.rollout(towards_goal, jax.tree.map(lambda leaf: leaf[10:], start))
-    jax.tree.map(lambda many, two: np.testing.assert_allclose(many[:, 10:], two, atol=1e-5), joined, last)
+    assert not np.array_equal(asked[0], asked[1])
+    last = on_mjx.rollout(towards_goal, jax.tree.map(lambda leaf: leaf[BATCH:], start), 20)
+    jax.tree.map(lambda many, two: np.testing.assert_allclose(many[:, BATCH:], two, atol=1e-5), joined, last)
 
 
 def test_distances_are_euclidean_over_the_goals_entries():
@@ -297,21 +242,17 @@ def test_distances_are_euclidean_over_the_goals_entries():
 
 
 @pytest.mark.parametrize(
-    ("name", "engine", "message"),
+    ("name", "engine", "layout", "message"),
     [
-        ("fr3_reech", None, r"unknown task 'fr3_reech'; did you mean 'fr3_reach'\?"),
-        ("reacher", "mujco", r"unknown engine for task 'reacher' 'mujco'; did you mean 'mujoco'\?"),
-        ("fr3_reach", "brax", r"unknown engine for task 'fr3_reach' 'brax' \(known: mjx, mujoco\)"),
+        ("fr3_reech", None, None, r"unknown task 'fr3_reech'; did you mean 'fr3_reach'\?"),
+        ("reacher", "mujco", None, r"unknown engine for task 'reacher' 'mujco'; did you mean 'mujoco'\?"),
+        ("fr3_reach", "brax", None, r"unknown engine for task 'fr3_reach' 'brax' \(known: mjx, mujoco\)"),
+        ("wheel_maze", None, "nearby", r"unknown goal layout 'nearby'; did you mean 'near'\?"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_known_ones(name, engine, message):
+def test_an_unknown_name_is_answered_with_the_known_ones(name, engine, layout, message):
     with pytest.raises(UsageError, match=message):
-        simulation(name, engine)
-
-
-def test_an_unknown_layout_is_answered_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"unknown goal layout 'nearby'; did you mean 'near'\?"):
-        simulation("wheel_maze").starts(jax.random.key(0), 2, "nearby")
+        simulation(name, engine).starts(jax.random.key(0), 2, layout)
 
 
 def test_a_task_is_made_once_whoever_names_it():
