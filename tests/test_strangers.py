@@ -34,8 +34,11 @@ def refused(directory, message):
         tracemalloc.stop()
 
 
+WIDTHS = (("obs", N), ("goal", G), ("actions", A))
+
+
 def golden(**changes):
-    arrays = {name: np.zeros((4, width), "f4") for name, width in (("obs", N), ("goal", G), ("actions", A))}
+    arrays = {name: np.zeros((4, width), "f4") for name, width in WIDTHS}
     target = io.BytesIO()
     np.savez(target, **{key: value for key, value in (arrays | changes).items() if value is not None})
     return target.getvalue()
@@ -67,24 +70,16 @@ class Pickled:
 GOLDEN = {
     "a pickle": (golden(obs=np.array([Pickled()], object)), "obs is .*'|O'"),
     "noise": (np.random.default_rng(0).bytes(1000), "not an archive"),
-    "nothing": (b"", "not an archive"),
     "cut off": (golden()[:-40], "not an archive"),
     "a missing array": (golden(goal=None), "allowed: obs, goal and actions"),
     "an unknown array": (golden(labels=np.zeros(4, "f4")), "array 'labels'"),
-    "no rows": (
-        golden(**{k: np.zeros((0, n), "f4") for k, n in (("obs", N), ("goal", G), ("actions", A))}),
-        "1 to",
-    ),
+    "no rows": (golden(**{k: np.zeros((0, n), "f4") for k, n in WIDTHS}), "1 to"),
     "rows that differ": (golden(obs=np.zeros((5, N), "f4")), "allowed: obs, goal and actions"),
-    "another width": (
-        golden(obs=np.zeros((4, N + 1), "f4")),
-        rf"obs is .*\(4, {N + 1}\), .*, allowed: float32\[K, {N}\]",
-    ),
+    "another width": (golden(obs=np.zeros((4, N + 1), "f4")), rf"obs is .*, allowed: float32\[K, {N}\]"),
     "doubles": (golden(obs=np.zeros((4, N))), "obs is .*'<f8'"),
     "by column": (golden(obs=np.asfortranarray(np.zeros((4, N), "f4"))), "obs is .*'fortran_order': True"),
     "a shape of gigabytes": (claiming(10**8, N), "obs is .* in [0-9]+ bytes"),
     "a shape of terabytes": (claiming(1 << 40, N), r"obs is .*1099511627776"),
-    "a negative shape": (claiming(-1, N), "golden.npz: "),
     "compressed zeros": (compressed(), "array 'obs', .*not compressed"),
     "a header without end": (with_obs("(" * 60000), "golden.npz: "),
     "answers of NaN": (golden(actions=np.full((4, A), np.nan, "f4")), "is not reproduced"),
@@ -108,17 +103,15 @@ def inputs(**changes):
     return lambda record: record["task"]["inputs"].update(changes)
 
 
+NO_DESCRIPTION, ANOTHER = "not a description of a bundle", "another task specification"
 SPECIFICATIONS = {
     "another format": (
         lambda record: record.update(format_version=2),
         "format 2, .*reads format 3; .*--resume",
     ),
-    "no task": (lambda record: record.pop("task"), "not a description of a bundle: KeyError"),
-    "another scale": (
-        lambda record: record["task"]["action"]["scale"].__setitem__(0, 2.0),
-        "another task specification",
-    ),
-    "a list": (lambda record: record.update(files=[*controller.NEEDED_FILES]), "not a description"),
+    "no task": (lambda record: record.pop("task"), NO_DESCRIPTION),
+    "another scale": (lambda record: record["task"]["action"].update(scale=[2.0] * A), ANOTHER),
+    "a list": (lambda record: record.update(files=[*controller.NEEDED_FILES]), NO_DESCRIPTION),
     "no joints": (lambda record: record["task"]["action"].update(joints=[]), r"of \(17, 3, 0\) entries"),
     "endless history": (inputs(history=10**12), "history is 1000000000000, of readings of 17 entries in 17"),
     "history of text": (inputs(history="x" * 10**5), r"inputs\.history is 'xxx"),
@@ -126,23 +119,18 @@ SPECIFICATIONS = {
         lambda record: record["task"]["inputs"]["observation"][0].update(entries="x" * 10**6),
         r"of \(10000.*, 3, 7\) entries",
     ),
-    "inputs of another order": (
-        lambda record: record["task"]["inputs"]["observation"].reverse(),
-        "another task specification",
-    ),
-    "no inputs": (lambda record: record["task"].pop("inputs"), "not a description of a bundle: KeyError"),
-    "another last action": (inputs(last_action=[0, 7]), "another task specification"),
+    "inputs of another order": (lambda record: record["task"]["inputs"]["observation"].reverse(), ANOTHER),
+    "no inputs": (lambda record: record["task"].pop("inputs"), NO_DESCRIPTION),
+    "another last action": (inputs(last_action=[0, 7]), ANOTHER),
     "not a number": (lambda record: record["task"].update(control_dt=float("nan")), "a number such as NaN"),
     "too large a number": (lambda record: record["task"].update(version=10**4000), "a number such as 1000"),
-    "up": (listing("../outside"), "lists the file '../outside'"),
-    "absolute": (listing("/etc/hostname"), "lists the file '/etc/hostname'"),
-    "backslash": (listing("..\\outside"), "lists the file"),
-    "drive": (listing("C:outside"), "lists the file"),
-    "nul": (listing("a\0b"), "lists the file"),
-    "itself": (listing("."), "lists the file"),
     "surrogate": (listing("\ud800"), "spec.json: "),
     "a long name": (listing("x" * 5000), "cannot be read"),
     "no controller": (lambda record: record["files"].pop("controller.py"), r"no SHA-256 of controller\.py"),
+    **{
+        f"listing {name!r}": (listing(name), "lists the file")
+        for name in ("../outside", "/etc/hostname", "..\\outside", "C:outside", "a\0b", ".")
+    },
 }
 
 
@@ -199,10 +187,18 @@ def test_a_folder_that_is_a_link_is_not_entered(copy, tmp_path):
     refused(copy, "test_data_set_0/input_0.pb: not a plain file")
 
 
-def test_a_model_card_that_is_a_pipe_is_a_warning_at_once(copy):
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("better than it is"), "SHA-256"),
+        (lambda path: None, "cannot be read"),
+        (os.mkfifo, "not a plain file"),
+    ],
+)
+def test_a_model_card_that_is_another_is_a_warning_at_once(copy, make, message):
     (copy / "README.md").unlink()
-    os.mkfifo(copy / "README.md")
-    with pytest.warns(UserWarning, match=r"README\.md: not a plain file"):
+    make(copy / "README.md")
+    with pytest.warns(UserWarning, match=rf"README\.md: {message}"):
         load(copy)
 
 
@@ -345,8 +341,9 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("file", ["policy.onnx", "critic.onnx"])
-@pytest.mark.parametrize("case", GRAPHS)
+@pytest.mark.parametrize(
+    ("case", "file"), [*((case, "policy.onnx") for case in GRAPHS), ("a loop", "critic.onnx")]
+)
 def test_graphs_of_a_stranger(copy, case, file):
     change, message = GRAPHS[case]
     refused(altered(copy, change, file), rf"{file}: .*({message})")
@@ -391,7 +388,7 @@ PLANTED = {
     "numpy.py": "module",
     "hashlib.py": "module",
     "numpy": "package",
-    "json.cpython-311-x86_64-linux-gnu.so": "",
+    "json.so": "",
 }
 
 
@@ -403,12 +400,7 @@ def test_planted_code_is_refused_before_anything_is_imported(copy, name):
         path = path / "__init__.py"
     path.write_text("open('executed', 'w')")
     refused(copy, f"^{name}: code that spec.json does not list")
-    for command in (
-        [copy / "controller.py"],
-        ["controller.py"],
-        ["-c", "import controller"],
-        ["-m", "controller"],
-    ):
+    for command in (["controller.py"], ["-c", "import controller"], ["-m", "controller"]):
         done = ran(sys.executable, *command, cwd=copy, code=1)
         assert f"{name}: code that spec.json does not list" in done.stderr
         assert not (copy / "executed").exists()
