@@ -229,9 +229,11 @@ def test_the_command_signs_and_a_second_profile_keeps_the_first(pipeline, debug_
     private, public = key_pair(tmp_path, "mine")
     refused = pipeline("export", run, "--sign", public, cwd=tmp_path)
     assert refused.returncode == 2 and "--sign" in refused.stderr
-    for profile in ("c99", "c99:left"):
-        done = pipeline("export", run, "--resume", "--profile", profile, "--sign", private, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"]["export"]["profiles"] = ["c99"]  # as after an export that asked for it
+    (run / "config.json").write_text(json.dumps(settings))
+    done = pipeline("export", run, "--resume", "--profile", "c99:left", "--sign", private, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     for bundle in filter(Path.is_dir, (run / "export").iterdir()):
         load(bundle, trusted=public)
         assert {"policy.c", "left.c", "left.h"} <= {path.name for path in (bundle / "deploy/c99").iterdir()}
