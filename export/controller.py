@@ -1071,31 +1071,19 @@ def run(
                 taken, reading = robot.read()
                 stale = _age(taken, clock()) > stale_s
                 controller.require_reading(reading)
-                if stale:
-                    held += 1
-                    controller.reset()
-                    action[:] = 0
-                    command = limiter(None, reading) if limiter.can_hold else None
-                else:
-                    if acted is not None:
-                        reading = reading.copy()
-                        reading[slice(*acted)] = action
-                    controller.step(controller.observe(reading), wanted, out=action)
-                    command = limiter(action, reading)
+                held += int(stale)
+                if acted is not None and not stale:
+                    reading = reading.copy()
+                    reading[slice(*acted)] = action
+                command = _commanded(controller, limiter, reading, wanted, action, stale)
                 if command is not None:
                     robot.write(command)
                 ended = clock()
                 latencies.add(ended - begun)
                 if log is not None:
-                    log.add(
-                        seconds=begun - start,
-                        reading=reading,
-                        goal=wanted,
-                        action=action,
-                        command=math.nan if command is None else command,
-                        latency_us=(ended - begun) * 1e6,
-                        held=stale,
-                    )
+                    times = {"seconds": begun - start, "latency_us": (ended - begun) * 1e6}
+                    written = math.nan if command is None else command
+                    log.add(reading=reading, goal=wanted, action=action, command=written, held=stale, **times)
                 steps += 1
                 over = max(0, int((ended - start) / dt) - period)
                 missed += over
@@ -1112,6 +1100,23 @@ def run(
         "latency_us_p99": latencies.percentile(99) * 1e6,
         "latency_us_max": latencies.longest * 1e6,
     }
+
+
+def _commanded(
+    controller: Controller,
+    limiter: CommandLimiter,
+    reading: np.ndarray,
+    goal: np.ndarray,
+    action: np.ndarray,
+    stale: bool,
+) -> np.ndarray | None:
+    """Returns the command of one period, None where there is nothing to hold yet; `action` is rewritten."""
+    if stale:
+        controller.reset()
+        action[:] = 0
+        return limiter(None, reading) if limiter.can_hold else None
+    controller.step(controller.observe(reading), goal, out=action)
+    return limiter(action, reading)
 
 
 def _age(taken: Any, now: float) -> float:
