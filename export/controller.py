@@ -560,7 +560,7 @@ class Controller:
 
     @property
     def has_critic(self) -> bool:
-        """Whether `distance` can be asked for."""
+        """Says whether `distance` can be asked for."""
         return self._critic is not None
 
     def twin(self) -> Controller:
@@ -829,7 +829,7 @@ class CommandLimiter:
         return limits
 
     def start(self, reading: np.ndarray | None = None) -> None:
-        """Stands: where this reading [M] says, or else the one that comes with the next action."""
+        """Begins at rest: where this reading [M] says, or else the one that comes with the next action."""
         self._steps, self._held = 0, True
         self._last = [self._rest.get(i, math.nan) for i in range(len(self._names))]  # NaN: not known
         for i, joint in self._joints.items():
@@ -839,7 +839,7 @@ class CommandLimiter:
 
     @property
     def can_hold(self) -> bool:
-        """Whether a hold has a command: positions have none before one was read."""
+        """Says whether a hold has a command: positions have none before one was read."""
         return not any(map(math.isnan, self._last))
 
     def __call__(self, action: np.ndarray | None, reading: np.ndarray) -> np.ndarray:
@@ -993,7 +993,7 @@ class _Stop:
             signal.signal(signal.SIGTERM, _exit)  # by default it ends a process on the spot
 
     def __call__(self) -> None:
-        """May be interrupted before it begins, and then has to be called again."""
+        """Stops the robot; may be interrupted before it begins, and then has to be called again."""
         came: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM) if self._is_main and not self._done else ():
             if (handler := signal.getsignal(number)) is not None:
