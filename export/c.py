@@ -173,7 +173,7 @@ def controller_cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str
 
 
 def _in_comment(text: str) -> str:
-    """A name in a C comment, which it must not end or continue."""
+    """Returns a name for a C comment, which it must not end or continue."""
     return re.sub(r"[^\w .,:()-]", "_", text)
 
 
@@ -273,7 +273,7 @@ def _hex(value: Any) -> str:
 
 
 def _array(kind: str, name: str, values: np.ndarray) -> str:
-    """A constant of one or two dimensions in C++."""
+    """Writes a constant of one or two dimensions in C++."""
     shape = f"std::array<{kind}, {values.shape[-1]}>"
     if values.ndim == 1:
         return f"constexpr {shape} {name}{{{_row(kind, values)}}};"

@@ -560,7 +560,7 @@ class Controller:
 
     @property
     def has_critic(self) -> bool:
-        """Whether `distance` can be asked for."""
+        """Says whether `distance` can be asked for."""
         return self._critic is not None
 
     def twin(self) -> Controller:
@@ -848,7 +848,7 @@ class CommandLimiter:
         return limits
 
     def start(self, reading: np.ndarray | None = None) -> None:
-        """Stands: where this reading [M] says, or else the one that comes with the next action."""
+        """Begins at rest: where this reading [M] says, or else the one that comes with the next action."""
         self._steps, self._held = 0, True
         self._last = [self._rest.get(i, math.nan) for i in range(len(self._names))]  # NaN: not known
         for i, joint in self._joints.items():
@@ -858,7 +858,7 @@ class CommandLimiter:
 
     @property
     def can_hold(self) -> bool:
-        """Whether a hold has a command: positions have none before one was read."""
+        """Says whether a hold has a command: positions have none before one was read."""
         return not any(map(math.isnan, self._last))
 
     def __call__(self, action: np.ndarray | None, reading: np.ndarray) -> np.ndarray:
@@ -1012,7 +1012,7 @@ class _Stop:
             signal.signal(signal.SIGTERM, _exit)  # by default it ends a process on the spot
 
     def __call__(self) -> None:
-        """May be interrupted before it begins, and then has to be called again."""
+        """Stops the robot; may be interrupted before it begins, and then has to be called again."""
         came: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM) if self._is_main and not self._done else ():
             if (handler := signal.getsignal(number)) is not None:
@@ -1090,31 +1090,19 @@ def run(
                 taken, reading = robot.read()
                 stale = _age(taken, clock()) > stale_s
                 controller.require_reading(reading)
-                if stale:
-                    held += 1
-                    controller.reset()
-                    action[:] = 0
-                    command = limiter(None, reading) if limiter.can_hold else None
-                else:
-                    if acted is not None:
-                        reading = reading.copy()
-                        reading[slice(*acted)] = action
-                    controller.step(controller.observe(reading), wanted, out=action)
-                    command = limiter(action, reading)
+                held += int(stale)
+                if acted is not None and not stale:
+                    reading = reading.copy()
+                    reading[slice(*acted)] = action
+                command = _commanded(controller, limiter, reading, wanted, action, stale)
                 if command is not None:
                     robot.write(command)
                 ended = clock()
                 latencies.add(ended - begun)
                 if log is not None:
-                    log.add(
-                        seconds=begun - start,
-                        reading=reading,
-                        goal=wanted,
-                        action=action,
-                        command=math.nan if command is None else command,
-                        latency_us=(ended - begun) * 1e6,
-                        held=stale,
-                    )
+                    times = {"seconds": begun - start, "latency_us": (ended - begun) * 1e6}
+                    written = math.nan if command is None else command
+                    log.add(reading=reading, goal=wanted, action=action, command=written, held=stale, **times)
                 steps += 1
                 over = max(0, int((ended - start) / dt) - period)
                 missed += over
@@ -1131,6 +1119,23 @@ def run(
         "latency_us_p99": latencies.percentile(99) * 1e6,
         "latency_us_max": latencies.longest * 1e6,
     }
+
+
+def _commanded(
+    controller: Controller,
+    limiter: CommandLimiter,
+    reading: np.ndarray,
+    goal: np.ndarray,
+    action: np.ndarray,
+    stale: bool,
+) -> np.ndarray | None:
+    """Returns the command of one period, None where there is nothing to hold yet; `action` is rewritten."""
+    if stale:
+        controller.reset()
+        action[:] = 0
+        return limiter(None, reading) if limiter.can_hold else None
+    controller.step(controller.observe(reading), goal, out=action)
+    return limiter(action, reading)
 
 
 def _age(taken: Any, now: float) -> float:

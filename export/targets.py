@@ -157,7 +157,7 @@ def _require_joint_positions(spec: TaskSpec) -> None:
 
 
 def _home(spec: TaskSpec) -> tuple[float, ...]:
-    """Default positions of the joints that actions move, in their order."""
+    """Returns default positions of the joints that actions move, in their order."""
     home = dict(zip(spec.joints.names, spec.joints.default, strict=True))
     return tuple(home[joint] for joint in spec.action.joints)
 
@@ -211,7 +211,7 @@ def _layout(name: str, spec: TaskSpec) -> _Layout:
 
 
 def _motors(spec: TaskSpec) -> list[str]:
-    """Joints in the order of the robot's motors."""
+    """Returns joints in the order of the robot's motors."""
     for motors in MOTORS.values():
         if sorted(motors) == sorted(spec.action.joints):
             return motors
@@ -222,7 +222,7 @@ def _motors(spec: TaskSpec) -> list[str]:
 
 
 def _stick_ranges(spec: TaskSpec) -> list[list[float]]:
-    """Of the goal's entries, what a stick may ask for: its travel, inside the training range where known."""
+    """Returns a stick's range for each entry of the goal: its travel, inside the training range if known."""
     goal, ranges = spec.sensed_goal, []
     for i, entry in enumerate(goal.entries):
         trained = (goal.low[i], goal.high[i]) if isinstance(goal, GoalSpec) else STICK
@@ -256,7 +256,7 @@ def _mjlab(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
 
 
 def _digits(numbers: Iterable[float] | None) -> list[str]:
-    """Nine digits give a float32 back exactly."""
+    """Writes nine digits, which give a float32 back exactly."""
     return [f"{number:.9g}" for number in numbers or ()]
 
 
@@ -312,7 +312,7 @@ def _unitree(spec: TaskSpec, graphs: Graphs, golden: Golden) -> Files:
 
 
 def _ros2(spec: TaskSpec, graphs: Graphs, golden: Golden) -> dict[str, str]:
-    """Parameters of a controller that forwards commands, where a reading's entries come from, and a node."""
+    """Writes a forwarding controller's parameters, where a reading's entries come from, and a node."""
     action, joints, interface = spec.action, spec.joints, INTERFACES[str(spec.action.kind)]
     name, rows = ros2_controller(spec.for_robot()), [joints.names.index(joint) for joint in action.joints]
     kind = {"type": "forward_command_controller/ForwardCommandController"}

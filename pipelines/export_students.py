@@ -91,7 +91,7 @@ def export(
 
 
 def require_selection(run: Run) -> None:
-    """FathomError that says what limits the students, if none keeps enough and none was asked for."""
+    """Raises FathomError that says what limits the students, if none keeps enough and none was asked for."""
     if run.config.student.select is None and not run.summary["selected_passes"]:
         raise FathomError(run.summary["selected_because"])
 

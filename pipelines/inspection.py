@@ -126,7 +126,7 @@ def differences(first: Path, second: Path) -> JSON:
 
 
 def _flat(value: Any, prefix: str = "") -> JSON:
-    """Nested objects as `a.b.c`: value; lists stay whole, but for those of objects."""
+    """Returns nested objects as `a.b.c`: value; lists stay whole, but for those of objects."""
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         value = {str(each.get("name", i)): each for i, each in enumerate(value)}
     if not isinstance(value, dict):

@@ -26,14 +26,20 @@ def write(folder, **files):
         (folder / name).write_text(text)
 
 
-@pytest.fixture(scope="module", params=["swish", "relu"])
-def model(request):
-    size = Size(width=24, layers=2, activation=request.param)
+def graph(activation):
+    size = Size(width=24, layers=2, activation=activation)
     student = init_student(jax.random.key(3), size, size, SPEC.sizes, 8)
     return policy_graph(lambda obs, goal: act(student, obs, goal), SPEC)
 
 
-def test_c_answers_as_onnx_runtime_does_and_names_its_graph(model, tmp_path):
+@pytest.fixture(scope="module")
+def model():
+    return graph("swish")
+
+
+@pytest.mark.parametrize("activation", ["swish", "relu"])
+def test_c_answers_as_onnx_runtime_does_and_names_its_graph(activation, tmp_path):
+    model = graph(activation)
     write(tmp_path, **policy_c(model, SPEC))
     ran(*C, "-O2", *WARNINGS, "-shared", "-fPIC", "policy.c", "-o", "policy.so", "-lm", cwd=tmp_path)
     library, session = ctypes.CDLL(str(tmp_path / "policy.so")), open_session(model.SerializeToString())
@@ -47,31 +53,21 @@ def test_c_answers_as_onnx_runtime_does_and_names_its_graph(model, tmp_path):
     assert stated == graph_sha256(model)
 
 
-def test_header_serves_cpp_and_the_source_needs_expf_and_tanhf_alone(model, tmp_path):
-    write(tmp_path, **policy_c(model, SPEC))
-    (tmp_path / "main.cpp").write_text(
-        '#include "policy.h"\nint main() { float o[POLICY_OBS_SIZE] = {}, g[POLICY_GOAL_SIZE] = {}, '
-        "a[POLICY_ACTION_SIZE]; policy_step(o, g, a); return a[0] >= -1.0f && a[0] <= 1.0f ? 0 : 1; }\n"
-    )
-    ran(*C, "-O2", *WARNINGS, "-c", "policy.c", "-o", "policy.o", cwd=tmp_path)
-    ran(*CPP, *WARNINGS, "main.cpp", "policy.o", "-o", "main", "-lm", cwd=tmp_path)
-    ran(tmp_path / "main")
-    undefined = {name for name in ran("nm", "-u", tmp_path / "policy.o").stdout.split() if len(name) > 1}
-    assert undefined <= {"expf", "tanhf", "memcpy", "_GLOBAL_OFFSET_TABLE_"}
-
-
-def test_two_policies_live_in_one_program_by_their_prefixes(model, tmp_path):
+def test_headers_serve_cpp_and_two_policies_with_expf_and_tanhf_alone(model, tmp_path):
     for prefix in ("left", "right"):
         files = policy_c(model, SPEC, prefix)
         assert set(files) == {f"{prefix}.h", f"{prefix}.c"}
         write(tmp_path, **files)
-    (tmp_path / "main.c").write_text(
-        '#include "left.h"\n#include "right.h"\nint main(void) { float o[LEFT_OBS_SIZE] = {0}, '
-        "g[RIGHT_GOAL_SIZE] = {0}, a[LEFT_ACTION_SIZE], b[RIGHT_ACTION_SIZE]; left_step(o, g, a); "
+        ran(*C, "-O2", *WARNINGS, "-c", f"{prefix}.c", "-o", f"{prefix}.o", cwd=tmp_path)
+    (tmp_path / "main.cpp").write_text(
+        '#include "left.h"\n#include "right.h"\nint main() { float o[LEFT_OBS_SIZE] = {}, '
+        "g[RIGHT_GOAL_SIZE] = {}, a[LEFT_ACTION_SIZE], b[RIGHT_ACTION_SIZE]; left_step(o, g, a); "
         "right_step(o, g, b); return !(a[0] == b[0] && left_graph_sha256[0] == right_graph_sha256[0]); }\n"
     )
-    ran(*C, *WARNINGS, "main.c", "left.c", "right.c", "-o", "main", "-lm", cwd=tmp_path)
+    ran(*CPP, *WARNINGS, "main.cpp", "left.o", "right.o", "-o", "main", "-lm", cwd=tmp_path)
     ran(tmp_path / "main")
+    undefined = {name for name in ran("nm", "-u", tmp_path / "left.o").stdout.split() if len(name) > 1}
+    assert undefined <= {"expf", "tanhf", "memcpy", "_GLOBAL_OFFSET_TABLE_"}
 
 
 def test_what_has_no_c_version_is_named():

@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,9 +225,7 @@ def test_what_follows_a_hold_is_a_new_episode_from_where_the_robot_was_moved_to(
     assert (log.columns()["action"][6:20] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "stamp", [math.nan, math.inf, -math.inf, None, "now", 1.79e9, 100.02, np.float64(1e14), [100.0]]
-)
+@pytest.mark.parametrize("stamp", [math.nan, -math.inf, None, "now", 1.79e9, 100.02, [100.0]])
 def test_a_time_that_the_clock_has_not_had_stops_the_robot_and_names_the_clock(clock, stamp):
     robot = Slide(clock, lambda period, q: (stamp, q))
     with pytest.raises(ControllerError, match=r"its time is .*clock says 100\.000; .*time\.monotonic"):
@@ -301,21 +298,22 @@ def test_a_stop_is_repeated_until_it_returned_or_failed_by_name(clock, fails):
 
 
 ENDED = """
-import os, signal, sys, time
-sys.path[:0] = sys.argv[1:]
-from test_control_loop import GOAL, RECORD, Pushing, Robot, run
+import os, sys, time
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from controller import load, run
 
-class Ended(Robot):
-    def stop(self):
-        print("stopped", flush=True)
+class Robot:
+    read = lambda self: (time.monotonic(), np.zeros(17, np.float32))
+    write = lambda self, command: os.kill(os.getpid(), 15)
+    stop = lambda self: print("stopped", flush=True)
 
-run(Pushing(RECORD, 0.0), Ended(time.monotonic, (), lambda _: os.kill(os.getpid(), 15)), GOAL, 5.0)
+run(load(sys.argv[1]), Robot(), np.float32([0.3, 0.1, 0.5]), 5.0)
 """
 
 
-def test_sigterm_stops_the_robot_before_it_ends_the_process():
-    folders = Path(__file__).parent, Path(__file__).parents[1]
-    assert ran(sys.executable, "-c", ENDED, *folders, code=128 + signal.SIGTERM).stdout == "stopped\n"
+def test_sigterm_stops_the_robot_before_it_ends_the_process(bundle):
+    assert ran(sys.executable, "-c", ENDED, bundle, code=128 + signal.SIGTERM).stdout == "stopped\n"
 
 
 def test_histogram_answers_percentiles_within_a_bin():
@@ -329,21 +327,21 @@ def test_histogram_answers_percentiles_within_a_bin():
     assert latencies.longest == seconds.max()
 
 
-def test_an_hour_of_steps_neither_drifts_nor_grows(controller, clock):
-    def hours(count):
+def test_many_steps_neither_drift_nor_grow(controller, clock):
+    def steps(count):
         robot = Robot(clock)
         robot.write = lambda command: None
-        return drive(controller, robot, count * 3600)
+        return drive(controller, robot, count * DT)
 
-    hours(1 / 60)
+    steps(1000)
     first = controller.step(HOME, GOAL)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    found = hours(1)
+    found = steps(8000)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert (found["steps"], found["missed_deadlines"]) == (3600 / DT, 0)
-    assert grown < 16_384
+    assert (found["steps"], found["missed_deadlines"]) == (8000, 0)
+    assert grown < 8000
     np.testing.assert_array_equal(controller.step(HOME, GOAL), first)
 
 

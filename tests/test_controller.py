@@ -80,10 +80,8 @@ def at(entry, value):
     ("damage", "message"),
     [
         (lambda o, g: (o[:-1], g), rf"obs: float32\[{N - 1}\], allowed: a float32 array \[{N}\]"),
-        (lambda o, g: (o[None], g), rf"obs: float32\[1, {N}\], allowed: a float32 array \[{N}\]"),
         (lambda o, g: (o, np.append(g, g)), rf"goal: float32\[6\], allowed: a float32 array \[{G}\]"),
         (lambda o, g: (o.astype(np.float64), g), "obs: float64"),
-        (lambda o, g: (o, g.astype(np.int32)), "goal: int32"),
         (lambda o, g: (list(o), g), "obs: list, allowed: a float32 array"),
         (at(9, np.nan), r"obs: joint_velocity\.fr3_joint3 = nan"),
         (at(14, np.inf), r"obs: flange_position\.x = inf .*m, base"),
@@ -105,15 +103,6 @@ def test_step_refuses_naming_input_and_entries(controller, obs, goal, damage, me
         controller.distance(obs, goal, goal)
 
 
-def test_the_model_card_altered_or_missing_is_a_warning(copy):
-    (copy / "README.md").write_text("better than it is")
-    with pytest.warns(UserWarning, match=r"README\.md: SHA-256"):
-        load(copy)
-    (copy / "README.md").unlink()
-    with pytest.warns(UserWarning, match=r"README\.md: cannot be read"):
-        load(copy)
-
-
 def test_a_file_with_a_fitting_hash_is_refused_all_the_same(copy):
     policy, golden = (copy / "policy.onnx").read_bytes(), dict(np.load(copy / "golden.npz"))
     shutil.copy(copy / "policy_flat.onnx", copy / "policy.onnx")
@@ -126,14 +115,6 @@ def test_a_file_with_a_fitting_hash_is_refused_all_the_same(copy):
     rewrite(copy, rehash=["golden.npz", "policy.onnx"])
     with pytest.raises(ControllerError, match=r"golden\.npz: vector 11 of 64 is not reproduced"):
         load(copy)
-
-
-def test_directory_without_a_bundle_is_refused(tmp_path):
-    with pytest.raises(ControllerError, match=r"^spec\.json: cannot be read"):
-        load(tmp_path)
-    (tmp_path / "spec.json").write_text("{")
-    with pytest.raises(ControllerError, match=r"^spec\.json: not a description"):
-        load(tmp_path)
 
 
 def away(*command):
@@ -149,14 +130,7 @@ def test_bundle_runs_where_jax_and_the_project_cannot_be_imported(bundle):
 
 def test_controller_prints_what_the_policy_expects_or_refuses_with_an_exit_code(bundle, copy):
     printed = away(sys.executable, bundle / "controller.py")
-    for text in (
-        f"fr3_reach version {SPEC.version}",
-        "obs [17]",
-        "[m, base frame]",
-        "0.615",
-        "golden",
-        "p99",
-    ):
+    for text in (f"fr3_reach version {SPEC.version}", "obs [17]", "[m, base frame]", "golden", "p99"):
         assert text in printed
     (copy / "golden.npz").write_bytes(b"")
     done = ran(sys.executable, copy / "controller.py", copy, code=1)
@@ -164,25 +138,16 @@ def test_controller_prints_what_the_policy_expects_or_refuses_with_an_exit_code(
 
 
 @pytest.mark.interpreters
-@pytest.mark.parametrize(
-    ("version", "runtime"),
-    [
-        ("3.8", ["onnxruntime==1.15.0"]),  # the oldest of which a wheel is still offered
-        ("3.8", ["onnxruntime"]),
-        ("3.10", ["onnxruntime"]),
-        ("3.11", ["onnxruntime==1.15.0", "numpy<2"]),
-        ("3.11", ["onnxruntime"]),
-    ],
-)
-def test_bundle_runs_on_the_interpreters_and_runtimes_of_robots(bundle, tmp_path, version, runtime):
-    python = find_interpreter(version)
+def test_bundle_runs_on_the_oldest_interpreter_and_runtime_of_robots(bundle, tmp_path):
+    python = find_interpreter("3.8")
     if python is None:
-        pytest.skip(f"no Python {version} on this machine")
+        pytest.skip("no Python 3.8 on this machine")
     away(python, "-m", "venv", "--without-pip", tmp_path)  # its own pip would take longer than all the rest
-    words = [python, "-m", "pip", "--python", tmp_path / "bin/python", "install", "-q", "numpy", *runtime]
+    wanted = ["numpy", "onnxruntime==1.15.0"]  # the oldest of which a wheel is still offered
+    words = [python, "-m", "pip", "--python", tmp_path / "bin/python", "install", "-q", *wanted]
     installed = subprocess.run(words, capture_output=True, text=True, check=False)
     if installed.returncode:
-        pytest.skip(f"{runtime} cannot be installed for Python {version}: {installed.stderr[-300:]}")
+        pytest.skip(f"{wanted} cannot be installed for Python 3.8: {installed.stderr[-300:]}")
     away(tmp_path / "bin/python", "-c", WITHOUT_THE_PROJECT, bundle)
     assert "golden vectors reproduced" in away(tmp_path / "bin/python", bundle / "controller.py")
 

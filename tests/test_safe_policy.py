@@ -8,7 +8,7 @@ from bundles import SPEC, A, G, N, policy
 from runtimes import RUNTIMES
 
 from export.controller import open_session
-from export.graph import graph_sha256, policy_graph
+from export.graph import policy_graph
 from export.safe_policy import check_safe, hold_action, ranges, safe_policy_graph
 from teacher.errors import FathomError
 from teacher.tasks import make_task
@@ -120,7 +120,7 @@ def test_every_runtime_holds_whatever_is_not_finite(safe, inputs, tmp_path, runt
     ask_runtime = in_runtime(runtime, safe, tmp_path)
     for obs, goal in zip(*(values[:10] for values in inputs), strict=True):
         np.testing.assert_allclose(ask_runtime(obs, goal), policy(obs[None], goal[None])[0], atol=1e-5)
-    for obs, goal in odd_inputs(200 if runtime == "tinygrad" else 1000, *inputs):
+    for obs, goal in odd_inputs(300, *inputs):
         found = ask_runtime(obs, goal)
         assert np.array_equal(found, np.zeros(A)), (obs, goal, found)
 
@@ -161,16 +161,3 @@ def test_holding_is_no_motion_for_rates_the_offset_for_positions_and_a_grippers_
     hold = hold_action(spec)
     np.testing.assert_array_equal(hold[:4], 0)
     assert spec.action.offset[4] + spec.action.scale[4] * hold[4] <= 0.04  # the cube's edge, m
-
-
-def test_hash_of_a_graph_survives_annotation_and_feels_one_weight(safe):
-    before, annotated = graph_sha256(safe), onnx.ModelProto()
-    annotated.CopyFrom(safe)
-    onnx.helper.set_model_props(annotated, {"note": "left arm"})
-    annotated.producer_name = "somebody"
-    assert graph_sha256(annotated) == before
-    first = annotated.graph.initializer[0]
-    weights = onnx.numpy_helper.to_array(first).copy()
-    weights.flat[0] = np.nextafter(weights.flat[0], np.float32(9))
-    first.CopyFrom(onnx.numpy_helper.from_array(weights, first.name))
-    assert graph_sha256(annotated) != before

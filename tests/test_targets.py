@@ -67,7 +67,6 @@ def with_absolute_positions(spec):
 OF_EACH = {"stiffness": (20.0, 1.0), "damping": (0.5, 0.1), "scale": (0.2, 0.02)}
 SPEC = changed(QUAD, action={k: tuple(a + b * i for i in range(12)) for k, (a, b) in OF_EACH.items()})
 TASKS = {
-    "as the motors": SPEC,
     "by part": in_order(SPEC, BY_PART),
     "one reading": without_history(in_order(SPEC, BY_PART)),
     "absolute positions": with_absolute_positions(without_history(SPEC)),

@@ -19,7 +19,7 @@ FLANGE = (0.0, 0.0, 0.0)  # in its own frame
 
 
 def require_drivable(spec: dict[str, Any]) -> None:
-    """UsageError if an FR3 cannot give what a policy reads, or not take what it commands."""
+    """Raises UsageError if an FR3 cannot give what a policy reads, or not take what it commands."""
     name, action = spec["name"], spec["action"]
     if unknown := [term["name"] for term in spec["inputs"]["reading"] if term["name"] not in READABLE]:
         raise UsageError(f"{name}: reads {', '.join(unknown)}; an FR3 gives {', '.join(READABLE)}")

@@ -16,7 +16,7 @@ HOME_POSE = np.array(HOME)
 def goals_of(
     text: str, task: Task, *, seed: int, far: bool, tool: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Goals [K, G], in the unit and frame of the task's goal.
+    """Returns goals [K, G], in the unit and frame of the task's goal.
 
     Args:
       text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line; what follows a #

@@ -39,7 +39,7 @@ class VelocityLimits(NamedTuple):
     offset: np.ndarray
 
     def at(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest velocity [..., A] at positions [..., A], rad/s."""
+        """Returns the least and greatest velocity [..., A] at positions [..., A], rad/s."""
 
         def towards(edge: np.ndarray) -> np.ndarray:
             braking = np.sqrt(np.maximum(2 * self.deceleration * edge, 0)) - self.offset
@@ -49,7 +49,7 @@ class VelocityLimits(NamedTuple):
 
 
 def velocity_limits() -> VelocityLimits:
-    """Of the FR3, as the URDF that comes with the simulator states them."""
+    """Reads the FR3's, as the URDF that comes with the simulator states them."""
     from franky_sim.urdf import FR3_URDF
 
     root, rows = ElementTree.fromstring(FR3_URDF), []
@@ -61,7 +61,7 @@ def velocity_limits() -> VelocityLimits:
 
 
 def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
-    """Where a robot's states break its limits of position, velocity or acceleration.
+    """Counts where a robot's states break its limits of position, velocity or acceleration.
 
     Positions are held against the published limits, which are tighter than the URDF's mechanical ones.
     Velocities are the measured and the desired ones; accelerations those of the desired velocities within a
@@ -94,7 +94,7 @@ def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
 
 
 def _accelerations(states: States, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[T, 7] rad/s^2, where a new command arrived, from the one before it in the same motion; else 0.
+    """Computes [T, 7] rad/s^2 where a new command arrived, from the one before in the same motion; else 0.
 
     Returns: as commanded, and as delivered."""
     commanded, delivered = np.zeros_like(states.desired), np.zeros_like(states.desired)

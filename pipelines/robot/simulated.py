@@ -30,7 +30,7 @@ NUMBER = struct.Struct("<Q")  # with which a command begins
 
 @contextmanager
 def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
-    """The address of a simulated robot that begins at `start` [7], rad; `log` is written at the end."""
+    """Yields the address of a simulated robot that begins at `start` [7], rad; writes `log` at the end."""
     words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(log)]
     process = subprocess.Popen(
         [*words, *map(repr, map(float, start))],
@@ -68,7 +68,7 @@ def read_log(log: Path) -> States:
 
 
 def serve(host: str, log: Path, start: Sequence[float]) -> None:
-    """Until SIGTERM, or the end of its input: who started it is gone."""
+    """Serves until SIGTERM, or the end of its input: who started it is gone."""
     import franky_sim
     from franky_sim.mujoco_simulator import MujocoSimulator
 
@@ -101,7 +101,7 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
 
 
 def _await_answer(server: Any, answered: list[int]) -> None:
-    """Of a motion, the next command. Robot and controller share a machine here: its pauses are not lost
+    """Waits for a motion's next command. Robot and controller share a machine here: its pauses are not lost
     packets of a robot's network, and stop the robot's time instead, up to PATIENCE_S."""
     before, until = answered[0], time.monotonic() + PATIENCE_S
     while server.current_motion_id and answered[0] == before and time.monotonic() < until:
@@ -110,7 +110,7 @@ def _await_answer(server: Any, answered: list[int]) -> None:
 
 
 def _noting_answers(server: Any) -> list[int]:
-    """One number: of the state that the newest command answers."""
+    """Returns a list of one number, kept up to date: of the state that the newest command answers."""
     answered, handle = [0], server._handle_udp_command
 
     def noted(data: bytes) -> None:
