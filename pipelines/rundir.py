@@ -139,12 +139,13 @@ class Run:
 
     @property
     def summary(self) -> JSON:
-        return _read_summary(self.path / "summary.json")
+        return self.figures.as_json()
 
     @property
     def figures(self) -> Summary:
         """The same with types: a figure that was not computed is None."""
-        return read_figures(self.path / "summary.json")
+        file = self.path / "summary.json"
+        return _checked(file, read_object(file))
 
     def update_summary(self, values: JSON) -> None:
         """Merges `values` into summary.json, inner objects key by key, one process after the other."""
@@ -154,7 +155,7 @@ class Run:
 
     def mend_summary(self, say: Callable[[str], None]) -> None:
         """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
-        set_aside_if_damaged(self.path / "summary.json", say, _read_summary)
+        set_aside_if_damaged(self.path / "summary.json", say, lambda _: self.figures)
 
     def metrics(self, stage: str) -> list[JSON]:
         """Reads the stage's metrics.jsonl; a line that a killed run left unfinished is not among them."""
@@ -400,17 +401,8 @@ def stored_config(settings: JSON, file: Path) -> Config:
         raise FathomError(f"{file}: {error}") from error
 
 
-def _read_summary(file: Path) -> JSON:
-    """Reads a summary.json; FathomError naming the first figure that is not of the schema."""
-    return read_figures(file).as_json()
-
-
-def read_figures(file: Path) -> Summary:
-    """Reads the same with types."""
-    return _checked(file, read_object(file))
-
-
 def _checked(file: Path, values: JSON) -> Summary:
+    """Returns a summary.json with types; FathomError naming the first figure that is not of the schema."""
     try:
         return Summary.model_validate(values)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """What README.md and docs/ show to be typed: fenced blocks, the commands in them and in the text.
 
 A block of commands is read by bash itself, whole, as a reader pastes it; its programs only record their
-arguments. The tables below are closed: what nobody classed fails a test instead of going unread."""
+arguments. A block that is of no known kind is an error, so that none goes unread."""
 
 import os
 import re
@@ -30,28 +30,6 @@ for program in pipeline pip pytest python python3 mkdocs gcc g++ openssl ros2; d
 done
 function srun { "$@"; }
 """
-
-# Commands with these words are read, their options and values checked, and not run here: they need several
-# hosts, an account, a robot, a key, a file or a sweep of another block, or hours. Other tests run their like.
-READ = {
-    *(
-        "--coordinator",
-        "track.wandb=PROJECT",
-        "--config",
-        "--host",
-        "--sign",
-        "--robot",
-        "--depths",
-        "doctor",
-    ),
-    *("wheel-labyrinth-depth", "--vary", "--task", "--table", "--baselines", "--arm", "network.fused=true"),
-}
-# What runs, with the preset `debug` in place of the named one, and the parts of a run that it begins without.
-SMALL = {
-    **dict.fromkeys(("run", "teacher", "control", "evaluate", "report", "compare", "inspect", "watch"), ()),
-    **dict.fromkeys(("tasks", "presets", "config", "doctor", "push"), ()),
-    **{"distill": ("students", "export", "control"), "export": ("control",)},
-}
 
 
 class Block(NamedTuple):
@@ -88,15 +66,6 @@ class Command(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place} {' '.join(self.words)}"
-
-    @property
-    def runs(self) -> bool:
-        """Whether it runs here, in small; AssertionError if nobody classed it."""
-        if self.words[0] != "pipeline" or not self.fenced or self.stage.startswith("--"):
-            assert self.words[0] in PROGRAMS, f"no class for {self}"
-            return False
-        assert self.stage in SMALL, f"no class for {self}"
-        return not READ & {*self.words}
 
 
 def blocks() -> list[Block]:
@@ -152,23 +121,3 @@ def _of_text(place: str, line: str) -> list[Command]:
     """`a && b` -> a, b."""
     parts = line.split(" && ")
     return [Command(place, tuple(shlex.split(part.partition(" > ")[0])), False) for part in parts]
-
-
-def in_small(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The same command on the run and with the preset `debug`, whose students are 2x16 and 3x16.
-
-    Settings are left out, and so are options that only name the run: each kind of command runs once."""
-    text = shlex.join(words[1:])
-    presets = r"quickstart|deep-smoke|rl1000|wheel-maze|ant-big-maze|humanoid"
-    for pattern, by in (
-        (r" --(set|run) \S+| --trust| --engine \w+ --episodes \d+ --seed \d+", ""),
-        (rf"\b({presets})\b(?!/)", "debug"),
-        (r"runs/quickstart/export/\w+", "runs/debug/export/2x16"),
-        (r"\bFILE\.onnx\b", "runs/debug/export/2x16/policy.onnx"),
-        (r"\bRUN RUN\b", "debug other"),
-        (r"\b(RUN|arm)\b", "debug"),
-        (r"--episodes \d+", "--episodes 2"),
-        (r"--(student|policy) 2x64", r"--\1 2x16"),
-    ):
-        text = re.sub(pattern, by, text)
-    return tuple(shlex.split(text))

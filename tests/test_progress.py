@@ -33,6 +33,8 @@ def drawn(width: int, height: int = 30) -> list[str]:
     file = io.StringIO()
     options = {"color_system": None, "force_terminal": True, "get_time": lambda: time.monotonic()}
     console = Terminal(width=width, height=height, file=file, **options)
+    begun = bar_on(console).line.replace(KEPT, " ")  # before there is anything to say nothing is invented
+    assert begun == "teacher: 0 of 10,000 steps, time left unknown"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: 0.0)
         bar = bar_on(console)
@@ -68,11 +70,6 @@ def test_the_panel_says_how_far_how_fast_and_how_well():
 @pytest.mark.parametrize("width", [8, 20, 39, 60, 100, 200])
 def test_at_any_width_lines_fit(width):
     assert all(len(line) <= width for line in drawn(width))
-
-
-def test_before_there_is_anything_to_say_nothing_is_invented():
-    line = bar_on(Terminal(file=io.StringIO())).line.replace(KEPT, " ")
-    assert line == "teacher: 0 of 10,000 steps, time left unknown"
 
 
 def test_a_sparkline_is_of_the_last_scores_from_nought_to_one():

@@ -62,11 +62,8 @@ def expected(lines: list[dict]) -> list[tuple[int, dict[str, float]]]:
 def test_nothing_is_tracked_unless_asked_for(begun):
     run = begun()
     assert train(run, 1, 3) == []
-    assert {file.name for file in (run.path / "teacher").iterdir()} == {
-        "config.json",
-        "versions.json",
-        "metrics.jsonl",
-    }
+    written = {file.name for file in (run.path / "teacher").iterdir()}
+    assert written == {"config.json", "versions.json", "metrics.jsonl"}
 
 
 def test_tensorboard_holds_what_metrics_jsonl_holds_even_after_resuming_from_before_the_end(begun):
@@ -95,11 +92,11 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(begun, late
     assert len(run.metrics("teacher")) == 3
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_package_that_is_not_there_is_refused_naming_the_extra(monkeypatch, name):
-    package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[name]
+@pytest.mark.parametrize(
+    ("name", "package", "value"), [("tensorboard", "tensorboardX", "true"), ("wandb", "wandb", "arms")]
+)
+def test_a_package_that_is_not_there_is_refused_naming_the_extra(monkeypatch, name, package, value):
     monkeypatch.setitem(sys.modules, package, None)
-    value = {"tensorboard": "true", "wandb": "arms"}[name]
     config = with_values(preset("debug"), [f"track.{name}={value}"])
     with pytest.raises(UsageError, match=rf"track\.{name}: .* {package} .*fathom-rl\[{name}\]"):
         check(config)
