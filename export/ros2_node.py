@@ -2,10 +2,10 @@
 
     python3 node.py --ros-args -p base_frame:=base -p tip_frame:=fr3_link8 -r joint_states:=arm/joint_states
 
-Reads sensor_msgs/JointState from `joint_states` and goals (geometry_msgs/PointStamped) from `goal`, writes
-std_msgs/Float64MultiArray to the forward command controller of controllers.yaml. Needs rclpy, tf2_ros, numpy
-and onnxruntime, on Python 3.8 or later. `JointRobot` knows no middleware: `pipeline control --robot ros2`
-runs it too.
+Reads sensor_msgs/JointState from `joint_states` and goals from `goal` (geometry_msgs/PointStamped, or
+PoseStamped for a policy that goes to poses), writes std_msgs/Float64MultiArray to the forward command
+controller of controllers.yaml. Needs rclpy, tf2_ros, numpy and onnxruntime, on Python 3.8 or later.
+`JointRobot` knows no middleware: `pipeline control --robot ros2` runs it too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
-POINTS = ("flange_position", "tool_position", "tip_position")
+POINTS = ("flange_position", "tool_position", "tip_position", "tip_pose")
 """Terms of a reading that follow from the joints: where an arm's frame is, in that of its base."""
 READABLE = ("joint_position", "joint_position_from_default", "joint_velocity", "last_action", *POINTS)
 START_S = 10.0  # for which joints and a controller are waited for
@@ -38,9 +38,10 @@ def unsupported(spec: dict[str, Any]) -> str:
     if action["kind"] not in ("joint_velocity", "joint_position"):
         return f"it commands {action['kind']}; through ROS 2: joint_velocity or joint_position, of all joints"
     same = all(goal[key] == spec["goal"][key] for key in ("name", "entries", "unit", "frame"))
-    if goal["unit"] != "m" or not {*goal["entries"]} <= {*"xyz"} or not same:
+    is_pose = spec["goal"].get("lever") is not None and len(goal["entries"]) == 12
+    if goal["unit"] != "m" or not ({*goal["entries"]} <= {*"xyz"} or is_pose) or not same:
         what = f"{goal['name']} ({', '.join(goal['entries'])}) in {goal['unit']}, {goal['frame']} frame"
-        return f"its goal is {what}; a PointStamped holds x, y, z in m, in the frame of training"
+        return f"its goal is {what}; messages hold a point in m or an arm's pose, in the frame of training"
     return ""
 
 
@@ -49,6 +50,11 @@ class Joints(NamedTuple):
     stamp: float  # s of the robot's
     q: np.ndarray
     dq: np.ndarray
+
+
+def _numbers(message: Any) -> list[float]:
+    """Returns a Point or Vector3 as x, y, z, a Quaternion as w, x, y, z."""
+    return [getattr(message, name) for name in "wxyz" if hasattr(message, name)]
 
 
 class JointRobot:
@@ -63,6 +69,7 @@ class JointRobot:
         limiter: Any,
         point: Callable[[np.ndarray], Sequence[float] | np.ndarray],
         send: Callable[[list[float]], None],
+        pose: Callable[[Any, Any], np.ndarray],
         *,
         receive: Callable[[], None] = lambda: None,
         base_frame: str = "base_link",
@@ -73,14 +80,15 @@ class JointRobot:
         """Takes `Controller.spec`; ValueError if it is of a task that these messages cannot drive.
 
         Args: limiter: the loop's own, which brings the joints to rest at the end too; point: from positions
-        [J] to that of POINTS; send: writes a command; receive: lets messages that have come be heard;
-        base_frame: what goals must be given in; far: take goals outside the training range too."""
+        [J] to that of POINTS; send: writes a command; pose: `Controller.pose`; receive: lets messages that
+        have come be heard; base_frame: what goals must be given in; far: take goals outside the training
+        range too."""
         if why := unsupported(spec):
             raise ValueError(f"{spec['name']}: {why}")
         self._terms, self._joints = spec["inputs"]["reading"], spec["joints"]
         self._goal, self._dt, self._far = spec["goal"], spec["control_dt"], far
         self._limiter, self._point, self._send, self._receive = limiter, point, send, receive
-        self._base_frame, self._say, self._clock = base_frame, say, clock
+        self._base_frame, self._say, self._clock, self._pose = base_frame, say, clock, pose
         self._stamp, self._ahead, self._heard = 0.0, math.inf, clock()
         self.newest: Joints | None = None
         self.needs_point = any(term["name"] in POINTS for term in self._terms)
@@ -112,8 +120,13 @@ class JointRobot:
             )  # at once: it may be read in another thread
 
     def hear_goal(self, message: Any) -> None:
-        """Takes a geometry_msgs/PointStamped as the goal, or says why not and keeps the one before."""
-        found = np.array([getattr(message.point, entry) for entry in self._goal["entries"]], np.float32)
+        """Takes a geometry_msgs/PointStamped, or a PoseStamped for poses, as the goal; or says why not and
+        keeps the one before."""
+        if self._goal.get("lever") is None:
+            found = np.array([getattr(message.point, entry) for entry in self._goal["entries"]], np.float32)
+        else:
+            place, turn = _numbers(message.pose.position), _numbers(message.pose.orientation)
+            found = self._pose(place, turn) if any(turn) else np.full(12, np.nan, np.float32)
         low, high = self._goal["low"], self._goal["high"]
         if message.header.frame_id != self._base_frame:
             self._say(f"goal passed over: in frame {message.header.frame_id!r}, not {self._base_frame!r}")
@@ -166,7 +179,7 @@ class JointRobot:
 
 def main() -> None:
     import rclpy
-    from geometry_msgs.msg import PointStamped
+    from geometry_msgs.msg import PointStamped, PoseStamped
     from rclpy.qos import qos_profile_sensor_data
     from rclpy.signals import SignalHandlerOptions
     from rclpy.time import Time
@@ -190,24 +203,28 @@ def main() -> None:
     frames = Buffer()
     TransformListener(frames, node)
 
-    def point(_: np.ndarray) -> list[float]:
+    kind = PointStamped if spec["goal"].get("lever") is None else PoseStamped
+
+    def point(_: np.ndarray) -> Sequence[float] | np.ndarray:
         found = frames.lookup_transform(base, tip, Time())
-        stamp, place = found.header.stamp, found.transform.translation
+        stamp, place = found.header.stamp, _numbers(found.transform.translation)
         assert robot.newest is not None
         late = robot.newest.stamp - (stamp.sec + 1e-9 * stamp.nanosec) > 2 * spec["control_dt"]
-        return [math.nan] * 3 if late else [place.x, place.y, place.z]  # a reading with NaN stops the robot
+        place = [math.nan] * 3 if late else place  # a reading with NaN stops the robot
+        return place if kind is PointStamped else controller.pose(place, _numbers(found.transform.rotation))
 
     robot = JointRobot(
         spec,
         limiter,
         point,
         lambda command: publisher.publish(Float64MultiArray(data=command)),
+        controller.pose,
         base_frame=base,
         far=far,
         say=node.get_logger().warning,
     )
     node.create_subscription(JointState, "joint_states", robot.hear_joints, qos_profile_sensor_data)
-    node.create_subscription(PointStamped, "goal", robot.hear_goal, 1)
+    node.create_subscription(kind, "goal", robot.hear_goal, 1)
     threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
     try:
         robot.wait("joint_states", commands, publisher.get_subscription_count)

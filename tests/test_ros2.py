@@ -12,14 +12,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
+import mujoco
 import numpy as np
 import pytest
+from test_arm_models import URDF
 from test_robot import RECORD, write_servo
 from typer.testing import CliRunner
 
 import pipelines.robot
-from export.controller import CommandLimiter, Log, load, run
+from export.controller import CommandLimiter, Controller, Log, load, run
 from export.ros2_node import JointRobot, unsupported
+from pipelines.arms import task_of_arm
 from pipelines.cli import app
 from teacher.tasks import make_task
 from teacher.tasks.fr3_arm import HOME, JOINTS, flange_position
@@ -58,7 +61,7 @@ class Desk:
 
     def __init__(self, spec=RECORD, **options):
         self.now, self.sent, self.said, self.limiter = 100.0, [], [], CommandLimiter(spec)
-        how = {"clock": lambda: self.now, "say": self.said.append} | options
+        how = {"clock": lambda: self.now, "say": self.said.append, "pose": None} | options
         self.robot = JointRobot(spec, self.limiter, flange_position, self.sent.append, **how)
 
     def joints(self, stamp, names=JOINTS, q=HOME, dq=(0.0,) * 7):
@@ -147,6 +150,30 @@ def test_goals_in_another_frame_far_ones_and_no_numbers_leave_the_goal_as_it_is(
     np.testing.assert_allclose(far_desk.robot.goal, [0.4, 0.1, 3.0])
 
 
+def test_a_pose_is_heard_as_a_point_and_a_quaternion(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.urdf").write_text(URDF)
+    task = make_task(task_of_arm("two.urdf", None, lambda _: None, "pose"))
+    spec, data = task.spec.for_robot(), mujoco.MjData(task.model("mujoco"))
+    robot = SimpleNamespace(spec=spec)
+    desk = Desk(spec, pose=lambda *pose: Controller.pose(robot, *pose))
+    data.qpos[:] = task.description.home
+    mujoco.mj_kinematics(task.model("mujoco"), data)
+    w, x, y, z = data.body("flange").xquat
+
+    def hear(**turn):
+        place = SimpleNamespace(**dict(zip("xyz", data.body("flange").xpos, strict=True)))
+        pose = SimpleNamespace(position=place, orientation=SimpleNamespace(**turn))
+        desk.robot.hear_goal(SimpleNamespace(header=SimpleNamespace(frame_id="base_link"), pose=pose))
+
+    hear(w=0.0, x=0.0, y=0.0, z=0.0)  # as a message is that nobody filled in
+    assert desk.robot.goal is None and "goal passed over" in desk.said.pop()
+    hear(w=w, x=x, y=y, z=z)
+    np.testing.assert_allclose(desk.robot.goal, task.tip(data.qpos), atol=1e-6)
+    hear(w=1.0, x=0.0, y=0.0, z=0.0)  # whose entries are as large as any can be
+    assert not desk.said
+
+
 def test_at_the_end_joints_come_to_rest_within_their_acceleration(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     desk = Desk()
@@ -175,7 +202,7 @@ class Node:
     def __init__(self, monkeypatch):
         self.sent, self.heard, self.q, self.parameters = [], {}, np.array(HOME), {}
         named = SimpleNamespace
-        names = ("JointState", "PointStamped")
+        names = ("JointState", "PointStamped", "PoseStamped")
         point = named(header=named(frame_id="base_link"), point=named(**dict(zip("xyz", PLACE, strict=True))))
 
         def spin(node):

@@ -25,6 +25,9 @@ _columns = dict.fromkeys(("position", "velocity", "effort"), Numbers)
 JointState = _message("sensor_msgs", "JointState", header=Header, name=sequence[str], **_columns)
 Point = _message("geometry_msgs", "Point", x=float64, y=float64, z=float64)
 PointStamped = _message("geometry_msgs", "PointStamped", header=Header, point=Point)
+Quaternion = _message("geometry_msgs", "Quaternion", x=float64, y=float64, z=float64, w=float64)
+Pose = _message("geometry_msgs", "Pose", position=Point, orientation=Quaternion)
+PoseStamped = _message("geometry_msgs", "PoseStamped", header=Header, pose=Pose)
 MultiArrayDimension = _message("std_msgs", "MultiArrayDimension", label=str, size=uint32, stride=uint32)
 MultiArrayLayout = _message(
     "std_msgs", "MultiArrayLayout", dim=sequence[MultiArrayDimension], data_offset=uint32

@@ -67,13 +67,14 @@ def drive(
         whole = (seconds or LONGEST_S) * (len(places) or 1)
         ends: list[list[np.ndarray]] = []  # each goal, and the joints when it was last pursued
         try:
-            with deferred_interrupt() as signals, _node(topics, signals) as (receive, commands):
+            with deferred_interrupt() as signals, _node(topics, spec, signals) as (receive, commands):
                 limiter = CommandLimiter(spec)
                 robot = JointRobot(
                     spec,
                     limiter,
                     point,
                     lambda command: commands.write(Float64MultiArray(MultiArrayLayout([], 0), command)),
+                    controller.pose,
                     receive=lambda: receive(robot),
                     base_frame=base_frame or "base_link",
                     far=far,
@@ -157,7 +158,7 @@ def _topics(spec: JSON, remap: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _node(
-    topics: dict[str, str], signals: Interruption
+    topics: dict[str, str], spec: JSON, signals: Interruption
 ) -> Iterator[tuple[Callable[[JointRobot], None], Any]]:
     """Yields what lets a robot hear its messages, and the writer of commands, in the domain of ROS_DOMAIN_ID.
 
@@ -167,9 +168,8 @@ def _node(
         raise UsageError(f"ROS_DOMAIN_ID is {domain!r}, allowed: a number from 0 to 232")
     try:
         participant = DomainParticipant(int(domain))
-        kinds = zip(
-            topics.values(), (messages.JointState, messages.PointStamped, Float64MultiArray), strict=True
-        )
+        of_goal = messages.PointStamped if spec["goal"].get("lever") is None else messages.PoseStamped
+        kinds = zip(topics.values(), (messages.JointState, of_goal, Float64MultiArray), strict=True)
         joints, goal, commands = (Topic(participant, f"rt{topic}", kind) for topic, kind in kinds)
         readers = (
             DataReader(participant, joints, messages.NEWEST),

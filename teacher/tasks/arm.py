@@ -95,7 +95,8 @@ class ArmReach(TipReach):
         )
         zeros = (0.0,) * len(arm.joints)
         named = "joint_position" if arm.goal == "joints" else terms[-1].name
-        turns = () if arm.lever is None else (arm.lever / 2**0.5,) * 9
+        # Entries are as large as these at the most, but for their rounding.
+        turns = () if arm.lever is None else (arm.lever / 2**0.5 * (1 + 1e-6),) * 9
         low, high = (*arm.goal_low, *(-each for each in turns)), (*arm.goal_high, *turns)
         radii = tuple(arm.radius * share / RADII[1] for share in RADII)
         return TaskSpec(
