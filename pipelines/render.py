@@ -39,6 +39,8 @@ REGION = 8.0  # robots' radii around a robot that is followed
 GOAL_COLOUR, PATH_COLOUR = (0.05, 0.65, 0.3, 0.25), (0.85, 0.35, 0.05, 1.0)
 GROUND_COLOUR, LINE_COLOUR, SKY_COLOUR = (0.80, 0.81, 0.82, 1), (0.62, 0.63, 0.65, 1), (0.70, 0.75, 0.80, 1)
 GOAL_SHARE = 0.02  # of the camera's distance: the radius of a goal that is not measured in metres
+AXES_COLOURS = ((0.8, 0.2, 0.2, 1), (0.2, 0.6, 0.2, 1), (0.2, 0.3, 0.8, 1))  # x, y and z of a pose
+AXIS = 1.8  # their length, in radii of the goal
 PATH_PIECES, PATH_WIDTH = 150, 3.0  # pixels
 GRID_LINES = 31  # along each axis
 SUN = np.array([-0.32, 0.26, -0.91])  # direction of its light
@@ -56,6 +58,7 @@ class Episode(NamedTuple):
     path: Array  # [F, 3] m: the achieved goal
     distance: Array  # [F] to the goal, in its unit
     ended: bool  # before its time
+    turns: Array | None = None  # [1 + F, 3, 3]: of a pose the rotation, of the goal and of what was achieved
 
 
 class Recording(NamedTuple):
@@ -101,7 +104,11 @@ def record(task: Task, trajectories: Trajectories, goal: Array, count: int) -> R
         achieved = achieved_goal(task.spec, observation)
         path, marker = (np.asarray(task.marker(each)) for each in (achieved, goal[i]))
         distance = np.asarray(goal_distance(task.spec, observation, goal[i]))
-        episodes.append(Episode(trajectories.qpos[: last + 1, i], marker, path, distance, last < len(active)))
+        stated, turns = task.spec.goal, None
+        if stated.lever is not None and stated.movable == 3:
+            turns = np.vstack([goal[i], achieved])[:, 3:].reshape(-1, 3, 3) * 2**0.5 / stated.lever
+        qpos = trajectories.qpos[: last + 1, i]
+        episodes.append(Episode(qpos, marker, path, distance, last < len(active), turns))
     return Recording(task.spec, model, episodes)
 
 
@@ -280,8 +287,15 @@ class Fr3(NamedTuple):
 
 
 def add_goal_and_path(scene: mujoco.MjvScene, episode: Episode, step: int, radius: float) -> None:
-    """Adds a sphere at the goal, and the achieved goal's path up to a step."""
+    """Adds a sphere at the goal, the achieved goal's path up to a step, and of poses the axes of both."""
     _add(scene, GEOM.mjGEOM_SPHERE, [radius] * 3, episode.marker, GOAL_COLOUR, emission=0.3)
+    if episode.turns is not None:
+        for place, turn in ((episode.marker, 0), (episode.path[step], 1 + step)):
+            for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=True):
+                arrow = _add(scene, GEOM.mjGEOM_ARROW, np.zeros(3), place, colour, emission=0.3)
+                if arrow is not None:
+                    ends = np.array([place, place + AXIS * radius * axis], float)
+                    mujoco.mjv_connector(arrow, GEOM.mjGEOM_ARROW.value, 0.1 * radius, *ends)
     for ends in pairwise(episode.path[_even(step + 1, PATH_PIECES)].astype(float)):
         line = _add(scene, GEOM.mjGEOM_LINE, np.zeros(3), ends[0], PATH_COLOUR, emission=0.2)
         if line is not None:

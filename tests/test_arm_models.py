@@ -17,6 +17,7 @@ from pipelines import stages
 from pipelines.arms import model_file, task_of_arm
 from pipelines.cli import app
 from pipelines.config import preset, with_values
+from pipelines.render import record
 from pipelines.rundir import Run
 from student.labels import draw_goals_beyond
 from student.robustness import goals_beyond
@@ -193,9 +194,11 @@ def test_poses_are_as_far_apart_as_they_are_and_turn(bench):
     np.testing.assert_allclose(
         goal_distance(task.spec, observed[0], task.tip(other)) ** 2, expected, atol=1e-9
     )
-    ended = Trajectories(*[None] * len(Trajectories._fields))._replace(
-        observation=np.stack([observed[0]] * 2), active=np.ones((1, 50), bool)
-    )
+    ended = Trajectories(np.stack([one] * 2), np.stack([observed[0]] * 2), None, np.ones((1, 50), bool))
+    (drawn,) = record(task, ended, task.tip(other), 1).episodes
+    of_goal, reached, _ = drawn.turns
+    np.testing.assert_allclose(reached, turns[0].as_matrix()[0], atol=1e-9)
+    np.testing.assert_allclose(of_goal, turns[1].as_matrix()[0], atol=1e-9)
     np.testing.assert_allclose(
         episode_metrics(task.spec, ended, task.tip(other)).final_angle, angle, atol=1e-6
     )
