@@ -71,7 +71,7 @@ class Slide(MujocoTask):
     @cached_property
     def spec(self):
         terms = (("position", ("slide",), "m", "world"), ("velocity", ("slide",), "m/s", "world"))
-        return toy_spec("slide", terms, 0.4, 0.05, dt=0.05, length=40, kind="joint_torque")
+        return toy_spec("slide", terms, 0.4, 0.05, scale=0.4, dt=0.05, length=40, kind="joint_torque")
 
     def model(self, engine):
         return mujoco.MjModel.from_xml_string(self.text)
@@ -84,9 +84,6 @@ class Slide(MujocoTask):
     def observe(self, state):
         xp = state.qpos.__array_namespace__()
         return xp.stack([state.qpos[..., 0], state.qvel[..., 0]], axis=-1)
-
-    def control(self, state, action):
-        return 0.4 * action.__array_namespace__().clip(action, -1, 1)
 
     def marker(self, goal):
         xp = goal.__array_namespace__()
@@ -107,6 +104,3 @@ class Sled(Slide):
         terms = (("position", ("x",), "m", "world"), ("velocity", ("x",), "m/s", "world"))
         how = {"limit": 9.0, "dt": PERIOD, "length": STEPS, "kind": "joint_torque"}
         return toy_spec("sled", terms, 1.0, 0.1, scale=GAIN, **how)
-
-    def control(self, state, action):
-        return GAIN * action.__array_namespace__().clip(action, -1, 1)

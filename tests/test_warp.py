@@ -12,16 +12,12 @@ from teacher.tasks.engines import engines_of
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_warp_is_offered_where_it_is_installed(installed, monkeypatch):
+@pytest.mark.parametrize("known", [("mjx", "brax", "mujoco"), ("brax", "mujoco")])
+def test_warp_is_offered_where_it_is_installed_and_mjx_runs_the_task(known, installed, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
-    assert engines_of(make_task("reacher")) == ("mjx", "brax", "mujoco") + ("warp",) * installed
-
-
-def test_what_mjx_does_not_run_warp_does_not_run(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     task = make_task("reacher")
-    monkeypatch.setattr(type(task), "engines", ("brax", "mujoco"))
-    assert engines_of(task) == ("brax", "mujoco")
+    monkeypatch.setattr(type(task), "engines", known)
+    assert engines_of(task) == known + ("warp",) * (installed and "mjx" in known)
 
 
 @pytest.mark.slow  # minutes to compile on a CPU

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from teacher.compilation import jit_once
 from teacher.evaluate import evaluation_starts, run_episodes
 from teacher.rollout import simulation
 from teacher.tasks import State, make_task
@@ -55,7 +56,7 @@ def test_walls_stop_an_axis_and_leave_the_other_free(task):
 def drawn_cells(task, layout):
     """Cells [D] of starts and of goals, over many episodes."""
     keys = jax.random.split(jax.random.key(0), 20_000)
-    start = jax.jit(jax.vmap(lambda key: task.start(key, layout)))(keys)
+    start = jit_once(jax.vmap(lambda key: task.start(key, layout)))(keys)
     return task.maze.cell_number(np.asarray(start.qpos)[:, :2]), task.maze.cell_number(np.asarray(start.goal))
 
 
@@ -74,20 +75,14 @@ def test_near_and_far_goals_part_all_of_them_by_the_cells_to_walk(task):
 
 
 @pytest.mark.parametrize("engine", ["analytic", "mujoco"])
-def test_no_policy_leaves_the_corridors(engine):
-    on_engine = simulation("wheel_maze", engine)
-    rng = np.random.default_rng(0)
-    turns = rng.uniform(-1, 1, (251, 16)).astype(np.float32)
-    steps = iter(turns)
+def test_no_policy_leaves_the_corridors(task, engine):
+    on_engine, rng = simulation("wheel_maze", engine), np.random.default_rng(0)
 
     def ahead(observation, goal):
-        turn = next(steps)[: len(observation)]
-        return np.stack([np.ones_like(turn), turn], axis=-1)[: len(observation)]
+        turn = rng.uniform(-1, 1, len(observation)).astype(np.float32)
+        return np.stack([np.ones_like(turn), turn], axis=-1)
 
-    starts = on_engine.starts(jax.random.key(0), 16)
-    steps = iter(np.repeat(turns, 4, axis=1))  # as many as a padded batch has
-    qpos = on_engine.rollout(ahead, starts).qpos
-    maze = make_task("wheel_maze").maze
+    qpos, maze = on_engine.rollout(ahead, on_engine.starts(jax.random.key(0), 16)).qpos, task.maze
     assert not maze.is_wall(qpos[..., 0], qpos[..., 1]).any()
     assert np.ptp(qpos[..., 0]) > 2 * CELL
 
@@ -106,18 +101,6 @@ def test_the_mujoco_model_drives_as_the_arithmetic_does():
     assert (np.abs(places[0] - places[1]) < CONTROL_DT / 2 * np.array([SPEED, SPEED, TURN])).all()
 
 
-def cells_to_walk(maze, start):
-    """By cell (row, column), breadth first from the start."""
-    steps, ring = {start: 0}, [start]
-    while ring:
-        i, j = ring.pop(0)
-        for cell in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
-            if maze.rows[cell[0]][cell[1]] != "#" and cell not in steps:
-                steps[cell] = steps[i, j] + 1
-                ring.append(cell)
-    return steps
-
-
 def test_the_reference_policy_reaches_every_goal_by_the_shortest_way(task):
     """In no fewer control steps than full speed takes, and in not many more: it slows down to turn."""
     maze, on_engine = task.maze, simulation("wheel_maze")
@@ -125,20 +108,16 @@ def test_the_reference_policy_reaches_every_goal_by_the_shortest_way(task):
     starts = evaluation_starts(on_engine, len(goals), "all")._replace(goal=goals)
     outcomes, lived = run_episodes(on_engine, task.reference_policy, starts)
     assert outcomes.success_final.all() and outcomes.strict_final.all()
-    (start,) = maze.centres("S")
-    steps = cells_to_walk(maze, tuple((start / CELL).astype(int).tolist()))
     near = np.linalg.norm(lived.observation[..., :2] - goals, axis=-1) <= task.spec.goal.success_radius
     arrived = near.argmax(0)
-    cells = np.array([steps[tuple(cell)] for cell in np.rint(goals / CELL).astype(int).tolist()])
+    left = maze.routes.steps[maze.cell_number(lived.observation[..., :2]), maze.cell_number(goals)]
+    cells = left[0]
     a_cell = CELL / (SPEED * CONTROL_DT)  # control steps at full speed
     far = cells >= 8
     assert far.sum() > 20
     assert (arrived[far] >= a_cell * (cells[far] - 3)).all()  # a corner is cut, the radius is half a cell
     assert (arrived[far] <= 2 * a_cell * cells[far]).all()
-    # Cell by cell it goes as breadth-first search does: never back, never into a longer way.
-    left = maze.routes.steps[maze.cell_number(lived.observation[..., :2]), maze.cell_number(goals)]
-    assert (np.diff(left, axis=0) <= 0).all()
-    np.testing.assert_array_equal(left[0], cells)
+    assert (np.diff(left, axis=0) <= 0).all()  # never back, never into a longer way
 
 
 def test_the_reference_policy_drives_the_mujoco_model_too(task):

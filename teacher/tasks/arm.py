@@ -223,23 +223,9 @@ def describe(file: Path, tip: str = "", goal: ArmGoal = "point") -> ArmDescripti
     driven = driven_joints(model, file)
     tip = tip or decided_tip(model, file, driven)
     chain = checked_chain(model, file, tip, driven)
-    hinge = model.jnt_type[chain.joints] == HINGE
-    limited = model.jnt_limited[chain.joints].astype(bool)
-    low, high = np.where(limited, model.jnt_range[chain.joints].T, [[-np.pi], [np.pi]])
-    if (hinge | limited).min() == 0:
-        free = model.joint(chain.joints[int(np.argmin(hinge | limited))]).name
-        raise UsageError(f"{file}: joint {free!r} slides without limits: give it a range in the model")
     poses = _Poses(model, chain)
-    home = poses.keyframe
-    if home is None:
-        home = poses.best(np.maximum(low, -np.pi), np.minimum(high, np.pi))
-    elif ((home < low) | (home > high))[limited].any():
-        name = model.joint(chain.joints[int(np.argmax(limited & ((home < low) | (home > high))))]).name
-        raise UsageError(f"{file}: its keyframe has joint {name!r} beyond its limits")
-    near = np.where(hinge, RANGE, np.inf)
-    lower = np.where(limited, np.maximum(low, home - near), home - near)
-    upper = np.where(limited, np.minimum(high, home + near), home + near)
-    lower, upper = poses.kept_apart(home, lower, upper)
+    home, lower, upper = _decided_range(file, model, poses)
+    hinge = model.jnt_type[chain.joints] == HINGE
     names = tuple(model.joint(joint).name for joint in chain.joints)
     lower, upper = np.array(_rounded(lower, np.ceil)), np.array(_rounded(upper, np.floor))
     speed = np.where(hinge, HINGE_SPEED, SLIDE_SPEED * (upper - lower))
@@ -269,6 +255,27 @@ def describe(file: Path, tip: str = "", goal: ArmGoal = "point") -> ArmDescripti
     )
 
 
+def _decided_range(file: Path, model: mujoco.MjModel, poses: "_Poses") -> tuple[np.ndarray, ...]:
+    """Home and the lower and upper ends of the range [n] of a chain's joints."""
+    joints = poses.chain.joints
+    hinge = model.jnt_type[joints] == HINGE
+    limited = model.jnt_limited[joints].astype(bool)
+    low, high = np.where(limited, model.jnt_range[joints].T, [[-np.pi], [np.pi]])
+    if (hinge | limited).min() == 0:
+        free = model.joint(joints[int(np.argmin(hinge | limited))]).name
+        raise UsageError(f"{file}: joint {free!r} slides without limits: give it a range in the model")
+    home = poses.keyframe
+    if home is None:
+        home = poses.best(np.maximum(low, -np.pi), np.minimum(high, np.pi))
+    elif ((home < low) | (home > high))[limited].any():
+        name = model.joint(joints[int(np.argmax(limited & ((home < low) | (home > high))))]).name
+        raise UsageError(f"{file}: its keyframe has joint {name!r} beyond its limits")
+    near = np.where(hinge, RANGE, np.inf)
+    lower = np.where(limited, np.maximum(low, home - near), home - near)
+    upper = np.where(limited, np.minimum(high, home + near), home + near)
+    return home, *poses.kept_apart(home, lower, upper)
+
+
 def _velocity_limits(file: Path, joints: tuple[str, ...]) -> list[float]:
     """Of a URDF, rad/s or m/s; MJCF states none."""
     if file.suffix != ".urdf":
@@ -284,7 +291,7 @@ class _Poses:
     """Poses of a chain in its whole model: which of them touch something, and where the chain stands."""
 
     def __init__(self, model: mujoco.MjModel, chain: Chain):
-        self._model, self._chain, self._data = model, chain, mujoco.MjData(model)
+        self._model, self.chain, self._data = model, chain, mujoco.MjData(model)
         self._entries = model.jnt_qposadr[chain.joints]
         self._random = np.random.default_rng(0)
         self.keyframe: np.ndarray | None = None
@@ -306,7 +313,7 @@ class _Poses:
         free = drawn[~self._touch(drawn)]
         free = free if len(free) else drawn
         step = 1e-4 * np.eye(len(low))
-        moved = [self._chain.tip(free + each) - self._chain.tip(free - each) for each in step]
+        moved = [self.chain.tip(free + each) - self.chain.tip(free - each) for each in step]
         jacobian = np.stack(moved, axis=-1)  # [P, 3, n]
         candidates = free[np.argsort(np.linalg.det(jacobian @ jacobian.mT))[-HOMES:]]
         about = self._random.uniform(-RANGE, RANGE, (SAMPLED // HOMES, len(low)))
@@ -346,7 +353,7 @@ class _Poses:
         return touch if self._may_be_below else touch | self._below(poses)
 
     def _below(self, poses: np.ndarray) -> np.ndarray:
-        return self._chain.tip(poses)[..., 2] < self.floor
+        return self.chain.tip(poses)[..., 2] < self.floor
 
     def _touching(self, pose: np.ndarray) -> set[tuple[int, int]]:
         """Pairs of bodies that touch."""

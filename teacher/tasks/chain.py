@@ -54,7 +54,7 @@ class Chain:
 
         position = xp.zeros((*qpos.shape[:-1], 3), dtype)
         rotation = xp.broadcast_to(xp.eye(3, dtype=dtype), (*qpos.shape[:-1], 3, 3))
-        found = []
+        found: list[tuple[Array, Array]] = []
         for place, turn, moved in self._steps:
             if moved is None:
                 position = position + rotation @ constant(place)
@@ -109,7 +109,7 @@ class TipReach(MujocoTask):
     def start(self, key: Array, layout: str) -> Start:
         start_key, goal_key = jax.random.split(key)
         # Anywhere in the range: on the robot an episode begins where the one before it ended.
-        (low, high), (goal_low, goal_high) = (np.float32(sides) for sides in self.ranges())
+        (low, high), (goal_low, goal_high) = (np.asarray(sides, np.float32) for sides in self.ranges())
         qpos = jax.random.uniform(start_key, low.shape, minval=low, maxval=high)
         goal = self.tip(jax.random.uniform(goal_key, low.shape, minval=goal_low, maxval=goal_high))
         stated = self.spec.goal

@@ -254,9 +254,9 @@ class AnalyticEngine(Engine):
         self._task = task
 
     def init(self, qpos: Array, qvel: Array, conditions: Any) -> State:
-        action = jnp.zeros((len(qpos), self._task.spec.action_size))
+        xp, action = qpos.__array_namespace__(), jnp.zeros((len(qpos), self._task.spec.action_size))
         control = jax.eval_shape(self._task.control, State(qpos, qvel, action), action)
-        return State(qpos, qvel, jnp.zeros(control.shape))
+        return State(qpos, qvel, xp.zeros(control.shape, dtype=qpos.dtype))
 
     def step(self, state: State, control: Array, conditions: Any) -> State:
         return self._task.advance(state, control)._replace(control=control)

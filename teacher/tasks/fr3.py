@@ -29,11 +29,9 @@ RANGE = 1.0
 FOLDED = -2.5
 # Bounding box of the flange over all those configurations, rounded outwards to the millimetre (m).
 GOAL_LOW, GOAL_HIGH = (-0.597, -0.614, 0.261), (0.615, 0.614, 1.056)
-WORKING_RANGE = (
-    tuple(
-        max(home - RANGE, limit) for home, limit in zip(HOME, (*LOWER[:3], FOLDED, *LOWER[4:]), strict=True)
-    ),
-    tuple(min(home + RANGE, limit) for home, limit in zip(HOME, UPPER, strict=True)),
+WORKING_RANGE = tuple(
+    tuple(side.tolist())
+    for side in np.clip(np.add(HOME, [[-RANGE], [RANGE]]), (*LOWER[:3], FOLDED, *LOWER[4:]), UPPER)
 )
 AXES = ("x", "y", "z")
 # Chosen: eight times what moves the outstretched flange (0.855 m) by the arm's repeatability, 0.1 mm.
@@ -100,6 +98,6 @@ class Fr3Reach(TipReach):
 
 def _within(spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Box of configurations within `spread` of home and inside the limits that control keeps."""
-    low = np.maximum(np.array(HOME) - spread, np.array(WORKING_RANGE[0]) + LIMIT_MARGIN)
-    high = np.minimum(np.array(HOME) + spread, np.array(WORKING_RANGE[1]) - LIMIT_MARGIN)
+    lower, upper = np.add(WORKING_RANGE[0], LIMIT_MARGIN), np.subtract(WORKING_RANGE[1], LIMIT_MARGIN)
+    low, high = np.clip(np.add(HOME, [[-spread], [spread]]), lower, upper)
     return low, high

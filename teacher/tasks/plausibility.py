@@ -3,21 +3,19 @@
 `teacher.tasks.validation` refuses what cannot work; what is found here may be meant so."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import mujoco
 import numpy as np
 
-from teacher.compilation import jit_once
 from teacher.errors import FathomError
 from teacher.spec import POSITION_TERMS
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
 from teacher.tasks.chain import HINGE, ON_JOINT, SLIDE
 from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine, control_substeps, seen_of
-from teacher.tasks.validation import DRAWN
+from teacher.tasks.validation import DRAWN, drawn_starts
 
 TRIED = 8  # starts from which actions are tried
 STEPS = 100  # random actions at most
@@ -63,8 +61,7 @@ class Trial(NamedTuple):
 
 def doubts(task: Task) -> list[str]:
     """Returns a sentence for each thing that looks like a slip: where, what was found, what is likely."""
-    draw = jit_once(jax.vmap(partial(task.start, layout=task.layouts[0])))
-    start = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(0), DRAWN)))
+    start = drawn_starts(task, task.layouts[0])
     engine, model = _cheapest(task)
     joints = _joints(task, model) if model is not None else {}
     shape = min(STEPS, task.spec.episode_length), TRIED, task.spec.action_size
@@ -98,19 +95,14 @@ def _joints(task: Task, model: mujoco.MjModel) -> dict[str, Joint]:
     return found
 
 
-def _begin(engine: Engine, qpos: np.ndarray, qvel: np.ndarray) -> Any:
-    state = engine.init(qpos, qvel, ())
-    return jax.tree.map(np.asarray, state) if isinstance(engine, AnalyticEngine) else state
-
-
 def _seen(task: Task, engine: Engine, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
     """Observations [E, N] of states."""
-    return np.asarray(task.observe(engine.read(_begin(engine, qpos, qvel))))
+    return np.asarray(task.observe(engine.read(engine.init(qpos, qvel, ()))))
 
 
 def _run(task: Task, engine: Engine, qpos: np.ndarray, qvel: np.ndarray, actions: np.ndarray) -> Run:
     """Takes actions [T, E, A]."""
-    state = _begin(engine, qpos, qvel)
+    state = engine.init(qpos, qvel, ())
     seen = [engine.read(state)]
     for action in actions:
         state = engine.step(state, np.asarray(task.control(seen[-1], action)), ())

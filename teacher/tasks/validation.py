@@ -5,7 +5,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -57,10 +57,17 @@ def require_sound(task: Task, name: str, *, tried: bool = False) -> None:
     if not tried:
         return
     for layout in task.layouts:
-        starts = jit_once(jax.vmap(partial(task.start, layout=layout)))
-        refuse(_drawn_problems(task, layout, starts(jax.random.split(jax.random.key(0), DRAWN))))
+        refuse(_drawn_problems(task, layout))
     for engine in task.engines:
         make_engine(task, engine)
+
+
+@cache
+def drawn_starts(task: Task, layout: str) -> Start:
+    """Draws DRAWN starts [DRAWN, ...], in NumPy."""
+    draw = jit_once(jax.vmap(partial(task.start, layout=layout)))
+    drawn: Start = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(0), DRAWN)))
+    return drawn
 
 
 def require_same(what: str, stored: Mapping[str, Any], spec: TaskSpec) -> None:
@@ -215,9 +222,9 @@ def _start_problems(task: Task, what: str, start: Any, models: list[mujoco.MjMod
             yield f"{what}: {found}, the model has nq {model.nq} and nv {model.nv}"
 
 
-def _drawn_problems(task: Task, layout: str, start: Start) -> Iterator[str]:
-    """Of starts that were drawn, [DRAWN, ...]."""
-    what = f"start(key, {layout!r})"
+def _drawn_problems(task: Task, layout: str) -> Iterator[str]:
+    """Of starts that are drawn."""
+    start, what = drawn_starts(task, layout), f"start(key, {layout!r})"
     for field in ("qpos", "qvel", "goal"):
         wrong = ~np.isfinite(getattr(start, field))
         if wrong.any():
