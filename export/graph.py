@@ -7,12 +7,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 import onnx
 from jax2onnx import to_onnx
-from jax2onnx.plugins.plugin_system import import_all_plugins
+from jax2onnx.plugins import plugin_system
 
 from export.controller import CONTENT_HASH, OWN_METADATA
 from teacher.errors import FathomError
@@ -81,11 +82,15 @@ def _convert(
 
 
 def load_converters() -> None:
-    """Lets jax2onnx import its converters, once, which takes seconds; may run beside other work.
+    """Lets jax2onnx import its converters for JAX and Flax, once; may run beside other work.
 
-    Left to itself it does so inside `disable_jit`, which takes twice as long."""
+    Left to itself it imports all, and those for Equinox compile for seconds when they are imported."""
     with _LOADING:
-        import_all_plugins()
+        if not plugin_system._already_imported_plugins:
+            for library in ("jax", "flax"):
+                folder = Path(plugin_system.__file__).with_name(library)
+                plugin_system._import_tree(folder, f"jax2onnx.plugins.{library}")
+            plugin_system._already_imported_plugins = True
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:

@@ -374,20 +374,6 @@ def test_velocities_start_with_a_ramp_and_change_within_the_acceleration_that_is
     assert np.abs(np.diff(gentle, 2, axis=0)).max() <= 0.1 * 0.05**2 + 1e-9
 
 
-@pytest.mark.parametrize("start", [0.0, 0.995, 1.3])
-@pytest.mark.parametrize("action", [FULL, -FULL])
-def test_a_hold_is_motion_that_ends_and_stays_ended(start, action):
-    guard = limiter()
-    q = moved(guard, start, action, 8)[-1].copy()
-    begun, last = q.copy(), guard(action, placed(q[0]))[0]
-    for period in range(200):
-        command = guard(None, placed(start))
-        q[:] = q[0] + command[0] * 0.05, command[1]
-        assert period <= 7 or command[0] == 0  # 2 rad/s are lost in seven periods of 0.3
-    assert abs(last) > 0
-    assert (np.abs(q - begun) <= 2**2 / (2 * 0.5 * 12) + 2 * 2 * 0.05).all()
-
-
 @pytest.mark.parametrize("unlimited", [None, np.inf])
 def test_a_joint_without_position_limits_needs_no_position(unlimited):
     blind = record(upper=[unlimited] * 6, lower=[unlimited and -unlimited] * 6)

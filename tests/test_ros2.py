@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import mujoco
 import numpy as np
@@ -56,6 +57,16 @@ def bundle(tmp_path_factory):
 # Messages, one by one
 
 
+def message(stamp=0.0, frame="base_link", **fields):
+    """A message with a header, as rclpy hands it over."""
+    stamp = SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9))
+    return SimpleNamespace(header=SimpleNamespace(stamp=stamp, frame_id=frame), **fields)
+
+
+def point_at(place):
+    return SimpleNamespace(**dict(zip("xyz", place, strict=True)))
+
+
 class Desk:
     """A robot with a clock that is turned by hand."""
 
@@ -65,12 +76,10 @@ class Desk:
         self.robot = JointRobot(spec, self.limiter, flange_position, self.sent.append, **how)
 
     def joints(self, stamp, names=JOINTS, q=HOME, dq=(0.0,) * 7):
-        header = SimpleNamespace(stamp=SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9)))
-        self.robot.hear_joints(SimpleNamespace(header=header, name=names, position=q, velocity=dq))
+        self.robot.hear_joints(message(stamp, name=names, position=q, velocity=dq))
 
     def goal(self, *place, frame="base_link"):
-        point = SimpleNamespace(**dict(zip("xyz", place, strict=True)))
-        self.robot.hear_goal(SimpleNamespace(header=SimpleNamespace(frame_id=frame), point=point))
+        self.robot.hear_goal(message(frame=frame, point=point_at(place)))
 
     def age(self):
         return self.now - self.robot.read()[0]
@@ -113,7 +122,7 @@ def test_clocks_may_drift_for_hours():
 
 
 @pytest.mark.parametrize(
-    ("message", "why"),
+    ("said", "why"),
     [
         ({"names": JOINTS[:-1], "q": HOME[:-1]}, "no position of fr3_joint7 among fr3_joint1,"),
         ({"names": (), "q": ()}, "among none"),
@@ -122,9 +131,9 @@ def test_clocks_may_drift_for_hours():
         ({"stamp": 0.0}, "no header.stamp"),
     ],
 )
-def test_a_message_that_lacks_something_is_passed_over_by_name(message, why):
+def test_a_message_that_lacks_something_is_passed_over_by_name(said, why):
     desk = Desk()
-    desk.joints(**({"stamp": 7.0} | message))
+    desk.joints(**({"stamp": 7.0} | said))
     assert desk.robot.newest is None
     desk.robot.pause = lambda: setattr(desk, "now", desk.now + 1)
     with pytest.raises(ConnectionError, match=why):
@@ -200,52 +209,41 @@ class Node:
     """Stands in for rclpy: a node whose messages come from a thread, and end near the goal."""
 
     def __init__(self, monkeypatch):
-        self.sent, self.heard, self.q, self.parameters = [], {}, np.array(HOME), {}
-        named = SimpleNamespace
-        names = ("JointState", "PointStamped", "PoseStamped")
-        point = named(header=named(frame_id="base_link"), point=named(**dict(zip("xyz", PLACE, strict=True))))
-
-        def spin(node):
-            for _ in range(500):
-                if np.linalg.norm(flange_position(self.q) - PLACE) < 0.1:
-                    return
-                now, velocity = time.monotonic(), self.sent[-1] if self.sent else [0.0] * 7
-                stamp = self.stamp = named(sec=int(now), nanosec=int(1e9 * (now % 1)))
-                self.q = self.q + DT * np.array(velocity)
-                columns = {"name": JOINTS, "position": self.q, "velocity": velocity}
-                self.heard["joint_states"](named(header=named(stamp=stamp), **columns))
-                self.heard["goal"](point)
-                time.sleep(DT)
-
-        def lookup(base, tip, when):
-            place = named(**dict(zip("xyz", flange_position(self.q), strict=True)))
-            return named(header=named(stamp=self.stamp), transform=named(translation=place))
-
-        frames = named(
-            lookup_transform=lookup, can_transform=lambda *_: self.heard and hasattr(self, "stamp")
-        )
-        modules = {
-            "rclpy": {"init": lambda **_: None, "create_node": lambda name: self, "spin": spin},
-            "rclpy.qos": {"qos_profile_sensor_data": 5},
-            "rclpy.signals": {"SignalHandlerOptions": named(NO=0)},
-            "rclpy.time": {"Time": lambda: 0},
-            "tf2_ros": {"Buffer": lambda: frames, "TransformListener": lambda buffer, node: None},
-            "std_msgs.msg": {"Float64MultiArray": named},
-            **{f"{package}.msg": dict.fromkeys(names) for package in ("geometry_msgs", "sensor_msgs")},
+        self.sent, self.heard, self.q, self.now = [], {}, np.array(HOME), None
+        frames = SimpleNamespace(lookup_transform=self.lookup, can_transform=lambda *_: self.now is not None)
+        known = {
+            "rclpy": {"create_node": lambda name: self, "spin": self.spin},
+            "tf2_ros": {"Buffer": lambda: frames},
+            "std_msgs.msg": {"Float64MultiArray": SimpleNamespace},
         }
-        for name, values in ({name.partition(".")[0]: {} for name in modules} | modules).items():
-            monkeypatch.setitem(sys.modules, name, named(**values))
+        packages = [
+            f"{name}{part}" for name in ("std_msgs", "geometry_msgs", "sensor_msgs") for part in ("", ".msg")
+        ]
+        for name in ("rclpy", "rclpy.qos", "rclpy.signals", "rclpy.time", "tf2_ros", *packages):
+            monkeypatch.setitem(sys.modules, name, MagicMock(**known.get(name, {})))
+
+    def spin(self, node):
+        for _ in range(500):
+            if np.linalg.norm(flange_position(self.q) - PLACE) < 0.1:
+                return
+            self.now, velocity = time.monotonic(), self.sent[-1] if self.sent else [0.0] * 7
+            self.q = self.q + DT * np.array(velocity)
+            self.heard["joint_states"](message(self.now, name=JOINTS, position=self.q, velocity=velocity))
+            self.heard["goal"](message(point=point_at(PLACE)))
+            time.sleep(DT)
+
+    def lookup(self, base, tip, when):
+        return message(self.now, transform=SimpleNamespace(translation=point_at(flange_position(self.q))))
 
     def declare_parameter(self, name, default):
         return SimpleNamespace(value=default)
 
     def get_logger(self):
-        return SimpleNamespace(warning=print)
+        return MagicMock()
 
     def create_publisher(self, kind, topic, depth):
         assert topic == "/fr3_reach_velocity/commands"
-        publish = lambda message: self.sent.append(message.data)  # noqa: E731
-        return SimpleNamespace(publish=publish, get_subscription_count=lambda: 1)
+        return MagicMock(publish=lambda told: self.sent.append(told.data), get_subscription_count=lambda: 1)
 
     def create_subscription(self, kind, topic, heard, quality):
         self.heard[topic] = heard
@@ -298,12 +296,12 @@ def control(bundle, *words):
 def test_messages_are_plain_cdr_under_the_names_of_ros_2(loopback):
     from pipelines.robot.messages import Header, JointState, Time
 
-    message = JointState(Header(Time(1, 2), "base"), ["a", "bb"], [0.5, -2.0], [], [3.0])
+    told = JointState(Header(Time(1, 2), "base"), ["a", "bb"], [0.5, -2.0], [], [3.0])
     # Four bytes of encapsulation; strings end with a zero; doubles begin at multiples of eight.
     text = struct.pack("<iII5s3x", 1, 2, 5, b"base\0") + struct.pack("<II2s2xI3s", 2, 2, b"a\0", 3, b"bb\0")
     text = text.ljust(40, b"\0") + struct.pack("<I4x2dII", 2, 0.5, -2.0, 0, 1)
-    assert message.serialize()[4:][: len(text)] == text
-    assert message.serialize()[:2] == b"\0\1"
+    assert told.serialize()[4:][: len(text)] == text
+    assert told.serialize()[:2] == b"\0\1"
     assert JointState.__idl__.idl_transformed_typename == "sensor_msgs::msg::dds_::JointState_"
 
 
@@ -333,7 +331,7 @@ def test_a_joint_that_is_no_number_stops_the_robot_by_name(bundle, peer):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "why"),
     [
         ("--remap states:=/a", "--remap states:=/a, allowed: NAME:=TOPIC, with NAME one of joint_states"),
         ("--remap goal:=a//b", "--remap goal:=a//b, allowed"),
@@ -342,10 +340,10 @@ def test_a_joint_that_is_no_number_stops_the_robot_by_name(bundle, peer):
         ("--log steps.csv", "allowed: a file that ends in .npz"),
     ],
 )
-def test_a_wrong_request_is_refused_before_anything_starts(bundle, loopback, words, message):
+def test_a_wrong_request_is_refused_before_anything_starts(bundle, loopback, words, why):
     done = control(bundle, *words.split())
     assert (done.exit_code, done.stdout) == (2, "")
-    assert message in done.stderr
+    assert why in done.stderr
 
 
 def test_without_its_package_the_command_says_what_to_install(bundle, monkeypatch):

@@ -111,7 +111,12 @@ class Made:
 def made(request):
     spec = TASKS[request.param]
     short = spec.deployed.history == 1
-    return Made(spec, ["mjlab", "unitree", *(["holosoma"] if short else [])])
+    return Made(spec, ["mjlab", "unitree", "c99", "c99:left", *(["holosoma"] if short else [])])
+
+
+def test_policies_in_c_lie_side_by_side(made):
+    files = {path.removeprefix("deploy/c99/") for path in made.files if path.startswith("deploy/c99/")}
+    assert files == {"policy.c", "policy.h", "left.c", "left.h", "controller.hpp", "specification.hpp"}
 
 
 def metadata(content):
