@@ -114,7 +114,7 @@ def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained, copied):
 def test_students_of_a_whole_sweep_are_distilled_and_judged(copied):
     settings = copied.settings
     write_json(copied.path / "study.json", settings | {"runs": settings["runs"][:1], "seeds": [0]})
-    assert typed("distill", "sweep", "--set=student.rounds=1").exit_code == 0
+    assert typed("distill", "sweep").exit_code == 0
     done = typed("export", "sweep", "--json")
     assert done.exit_code == 0, done.stderr
     summary, [member] = json.loads(done.stdout), copied.members
