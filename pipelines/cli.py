@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipelines import distributed, options
+from pipelines.command import JSON, Answer, Command, command, refuse
 from pipelines.options import Driving, First, HeldOut, Later, Where, option
 from pipelines.presets import PRESETS
 from pipelines.progress import Display
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.config import Config
     from pipelines.sweep import Sweep
 
-Answers = Iterator[options.Answer | str]
+Answers = Iterator[Answer | str]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 presets = typer.Typer(invoke_without_command=True)
-answering = options.command(app.command(cls=options.Command))
+answering = command(app.command(cls=Command))
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def teacher(
     Example: pipeline teacher --preset wheel-maze --depths 4,16 --seeds 0,1"""
     if first.teacher is not None:
         swept = {"--depths": depths, "--vary": vary or None, "--seeds": seeds}
-        options.refuse("a sweep trains its teachers, leave out --teacher", swept)
+        refuse("a sweep trains its teachers, leave out --teacher", swept)
     asked = first.request()
     from pipelines import diagnosis, run_sweep, tables, train_teacher
 
@@ -238,7 +239,7 @@ def control(
         driving.refuse("only with --robot", driving._fields[1:])
         figures = closed_loop.control(folder, Display(), task=where.task, **held_out._asdict())
     else:
-        options.refuse("not with --robot", {"--engine": held_out.engine, "--episodes": held_out.episodes})
+        refuse("not with --robot", {"--engine": held_out.engine, "--episodes": held_out.episodes})
         figures = driving.drive(folder, held_out.seed or 0, where.task)
     yield figures, tables.score
     for run in closed_loop.runs_of(folder):
@@ -412,7 +413,7 @@ def tasks(
 app.add_typer(presets, name="presets")
 
 
-@options.command(presets.callback())
+@command(presets.callback())
 def list_presets(context: typer.Context) -> Answers:
     """List the presets, which are named settings of whole runs, or show one.
 
@@ -428,9 +429,9 @@ def list_presets(context: typer.Context) -> Answers:
         yield found, tables.presets
 
 
-@options.command(presets.command("show", cls=options.Command))
+@command(presets.command("show", cls=Command))
 def show_preset(
-    name: str = options.PRESET_NAME, as_toml: bool = options.TOML, as_json: bool = options.JSON
+    name: str = options.PRESET_NAME, as_toml: bool = options.TOML, as_json: bool = JSON
 ) -> Answers:
     """Show all settings of a preset, and what each of them means.
 
@@ -446,7 +447,7 @@ def config(
     run: str | None = options.RUN,
     schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
     as_toml: bool = options.TOML,
-    as_json: bool = options.JSON,
+    as_json: bool = JSON,
 ) -> Answers:
     """Show all settings of a run, and what each of them means.
 
@@ -455,7 +456,7 @@ def config(
     from pipelines.rundir import open_run
 
     if schema:
-        options.refuse("not with --schema", {"RUN": run, "--toml": as_toml})
+        refuse("not with --schema", {"RUN": run, "--toml": as_toml})
         yield json.dumps(settings.schema(), indent=2) + "\n"
         return
     target = open_run(run)
@@ -464,18 +465,18 @@ def config(
     yield _settings(target.config, base, title, as_toml, as_json)
 
 
-def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> options.Answer | str:
+def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> Answer | str:
     from pipelines import config as settings
     from pipelines import tables
 
-    options.refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
+    refuse("leave out one of them", {"--toml, --json": as_toml and as_json})
     if as_toml:
         return settings.as_toml(config, base, title)
     return settings.as_json(config, base, title), tables.settings
 
 
 @answering
-def doctor(as_json: bool = options.JSON) -> Answers:
+def doctor(as_json: bool = JSON) -> Answers:
     """Check the installation: is anything missing, does every part work? One minute.
 
     Example: pipeline doctor --json"""

@@ -100,5 +100,13 @@ def controller(bundle):
 
 
 @pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Leaves a page's figures empty, for tests of its words: drawing takes most of a page's time."""
+    from pipelines.report import plot
+
+    monkeypatch.setattr(plot.Canvas, "savefig", lambda self, file, **_: file.write("<svg></svg>"))
+
+
+@pytest.fixture
 def copy(bundle, tmp_path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "copy"))

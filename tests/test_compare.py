@@ -33,6 +33,7 @@ def test_settings_that_differ_are_named_with_both_values(runs):
     assert different([{"a": 1}, {"b": [2]}]) == {"a": [1, None], "b": [None, [2]]}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_command_prints_a_table_or_one_object_and_writes_a_page(runs, tmp_path):
     page = tmp_path / "both.html"
     done = CliRunner().invoke(app, ["compare", "deep", "shallow", "--out", str(page)])

@@ -88,21 +88,16 @@ def test_other_commands_name_what_there_is(command):
 # One command of each kind, and the parts of a run that it begins without.
 RUN = {
     **{"teacher --preset debug": ("*",), "distill debug": ("students", "export", "control")},
-    **{"export debug": ("control",), "control debug": (), "watch debug": (), "report debug": ()},
-    **{
-        "compare debug other": (),
-        "inspect runs/debug/export/2x16": (),
-        "push debug me/a --dry-run": (),
-        "tasks my_robot.py:TwoWheels": (),
-    },
+    **{"control debug": (), "watch debug --episodes 1": (), "report debug": (), "compare debug other": ()},
+    **{"inspect runs/debug/export/2x16": (), "tasks my_robot.py:TwoWheels": ()},
     **{"presets": (), "presets show debug": (), "config debug": (), "config debug --toml": ()},
 }
+ELSEWHERE = {"run", "evaluate", "export", "doctor", "push"}  # in tests of pipeline, doctor and hub
 
 
 def test_of_every_kind_a_command_runs():
-    elsewhere = {"run", "evaluate", "doctor"}  # by the fixture, in tests/test_pipeline.py and test_doctor.py
     kinds = {command.split()[0] for command in RUN}
-    assert {c.stage for c in PIPELINE if c.fenced and not c.stage.startswith("--")} <= kinds | elsewhere
+    assert {c.stage for c in PIPELINE if c.fenced and not c.stage.startswith("--")} <= kinds | ELSEWHERE
 
 
 @pytest.mark.parametrize("command", RUN)
@@ -180,12 +175,12 @@ def executed(text: str) -> dict:
 
 
 # Those of the first are files, which tests/test_own_task.py makes; those of the others follow.
-ELSEWHERE = ("docs/own-task.md", "docs/python.md", "docs/robots.md")
+OTHER_PAGES = {"docs/own-task.md", "docs/python.md", "docs/robots.md"}
 
 
 @pytest.mark.parametrize(
     "page",
-    sorted({block.page for block in of_kind("python")} - {*ELSEWHERE}),
+    sorted({block.page for block in of_kind("python")} - OTHER_PAGES),
 )
 def test_snippets_run_beside_the_quickstart(page, arm, debug_run, monkeypatch, capsys):
     shutil.copytree(debug_run.path / "teacher", arm / "runs" / "quickstart" / "teacher", dirs_exist_ok=True)

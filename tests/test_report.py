@@ -271,6 +271,7 @@ SAID = {
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("parts", "said", "unsaid"), SAID.values(), ids=SAID)
 def test_a_page_says_how_far_a_run_has_come_and_hides_nothing(tmp_path, parts, said, unsaid):
     run = new_run(tmp_path, values=["student.min_retention=0.98"])
@@ -282,6 +283,7 @@ def test_a_page_says_how_far_a_run_has_come_and_hides_nothing(tmp_path, parts, s
     assert not any(words in text for words in unsaid.split("|")), text[:1500]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_student_that_was_asked_for_is_not_called_the_nearest(tmp_path):
     run = new_run(tmp_path, values=["student.select=2x16"])
     add_teacher(run, 0)
@@ -388,6 +390,7 @@ def test_page_refers_to_nothing_outside_and_is_the_same_again(full, full_report)
     assert write_report(full).read_text(encoding="utf-8") == source
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_text_of_the_run_is_escaped(full):
     control = full.summary["control"][SIZES[0]]
     full.update_summary({"task": EVIL, "control": {SIZES[0]: {**control, "engine": EVIL}}})
@@ -407,6 +410,7 @@ def test_the_command_carries_what_differs_from_the_preset(tmp_path):
     assert with_values(preset("debug"), words[9::2]) == run.config and len(words) == 8 + 2 * len(values)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_moving_pictures_are_shown_if_they_were_drawn(full):
     page = read(full)
     assert page.tags.count("img") == 4  # of each episode the moving picture and its last frame
@@ -425,6 +429,7 @@ def test_moving_pictures_are_shown_if_they_were_drawn(full):
     assert "No pictures" not in read(full).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_broken_file_is_named(full):
     write_json(full.path / "control" / SIZES[0] / RECORDING, {"episodes": [{}]})
     with pytest.raises(FathomError, match="does not hold what this program writes"):

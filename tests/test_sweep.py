@@ -114,7 +114,7 @@ def test_a_killed_sweep_goes_on_with_the_run_that_was_killed(trained, copied):
 def test_students_of_a_whole_sweep_are_distilled_and_judged(copied):
     settings = copied.settings
     write_json(copied.path / "study.json", settings | {"runs": settings["runs"][:1], "seeds": [0]})
-    assert typed("distill", "sweep", "--set=student.rounds=1").exit_code == 0
+    assert typed("distill", "sweep").exit_code == 0
     done = typed("export", "sweep", "--json")
     assert done.exit_code == 0, done.stderr
     summary, [member] = json.loads(done.stdout), copied.members
@@ -126,6 +126,7 @@ def test_students_of_a_whole_sweep_are_distilled_and_judged(copied):
     assert "Students, means over" in Page((copied.path / "report.html").read_text()).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_and_its_runs_are_found_by_name(tmp_path, monkeypatch):
     sweep = fill(made(tmp_path / "runs" / "sweep", ["network.depth=4,8"], [0]), lambda m: 0.5)
     monkeypatch.chdir(tmp_path)
@@ -203,6 +204,7 @@ def teach(monkeypatch):
     return endings, tried
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch, teach):
     endings, tried = teach
     endings[4] = Diverged("training diverged: critic_loss became nan in iteration 3")
@@ -231,6 +233,7 @@ def test_a_run_too_large_for_the_device_is_recorded_and_tried_again(tmp_path, te
     assert tried == [4, 8, 8]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monkeypatch, teach):
     endings, tried = teach
     endings[8] = Interrupted("stopped and saved after iteration 3; go on with --resume")
@@ -243,6 +246,7 @@ def test_an_interrupted_sweep_stops_and_goes_on_with_the_same_run(tmp_path, monk
     assert done.exit_code == 0 and tried == [4, 8, 8, 16]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
     shares = {(4, 0): 0.2, (4, 1): 0.21, (8, 0): 0.7, (8, 1): 0.71, (16, 0): 0.68, (16, 1): 0.71}
     sweep = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
@@ -251,6 +255,7 @@ def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
     assert "These seeds do not prove that to be more than depth 16 reaches" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_under_way_is_shown_as_far_as_it_came(tmp_path):
     sweep = made(tmp_path / "arm", ["network.depth=4,8"], [0, 1])
     assert "no run has finished" in page_of(sweep).text
