@@ -631,9 +631,10 @@ class Controller:
 
         Args: position: [3] m; quaternion: [4] w x y z, of any length. Raises ControllerError for one without
         a direction, and for a policy whose goals are no poses."""
-        lever = self.spec["goal"].get("lever")
-        if lever is None:
-            raise ControllerError("goal: this policy goes to %s, not to poses" % self.spec["goal"]["name"])
+        goal = self.spec["goal"]
+        lever = goal.get("lever")
+        if lever is None or len(goal["entries"]) != 12:
+            raise ControllerError("goal: this policy goes to %s, not to poses" % goal["name"])
         place, length = np.asarray(position, float), float(np.linalg.norm(quaternion))
         if place.shape != (3,) or np.shape(quaternion) != (4,) or not 0 < length < np.inf:
             raise ControllerError("pose: %s, %s, allowed: 3 and 4 numbers" % (position, quaternion))
