@@ -255,7 +255,9 @@ def test_a_large_first_loss_may_come_down_and_one_that_stays_or_comes_late_ends_
     config = learner.config.model_copy(update={"collect": collect})
     for iteration, loss in enumerate(losses, 1):  # a run that goes on knows nothing of earlier losses
         if iteration == ends:
-            with pytest.raises(Diverged, match=f"reached {re.escape(f'{loss:.3g}')} in iteration {iteration},"):
+            with pytest.raises(
+                Diverged, match=f"reached {re.escape(f'{loss:.3g}')} in iteration {iteration},"
+            ):
                 require_sound({"critic_loss": loss}, iteration, config)
             return
         require_sound({"critic_loss": loss}, iteration, config)
