@@ -36,6 +36,7 @@ class Scara(MujocoTask):
 
     engines = ("mjx", "mujoco")
     sites = ("tip",)
+    marker_height = 0.2
 
     @cached_property
     def spec(self):
@@ -91,7 +92,3 @@ class Scara(MujocoTask):
 
     def control(self, state, action):
         return SPEED * action.__array_namespace__().clip(action, -1, 1)
-
-    def marker(self, goal):
-        xp = goal.__array_namespace__()
-        return xp.concatenate([goal, 0.2 + xp.zeros_like(goal[..., :1])], -1)
