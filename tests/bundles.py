@@ -11,6 +11,7 @@ import numpy as np
 
 from export.bundle import write_bundle
 from export.controller import with_content_hash
+from student.networks import init_student
 from teacher.tasks import make_task
 
 SPEC = make_task("fr3_reach").spec
@@ -20,11 +21,9 @@ PROVENANCE = {"observation_seed": 3, "checkpoint_sha256": "ab" * 32, "teacher": 
 
 
 def layers(seed, sizes):
-    keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
-    return [
-        (jax.random.normal(key, pair) / np.sqrt(pair[0]), 0.1 * jnp.ones(pair[1]))
-        for key, pair in zip(keys, pairwise(sizes), strict=True)
-    ]
+    draw = np.random.default_rng(seed)  # not JAX, which would compile to draw
+    weights = [(draw.normal(size=pair) / np.sqrt(pair[0]), np.full(pair[1], 0.1)) for pair in pairwise(sizes)]
+    return [(weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in weights]
 
 
 def apply(parameters, x):
@@ -44,6 +43,13 @@ def policy(obs, goal):
 def critic(obs, action, goal):
     difference = apply(STATE_ACTION, jnp.concatenate([obs, action], axis=-1)) - apply(GOAL, goal)
     return jnp.sqrt(jnp.sum(difference**2, axis=-1) + 1e-6)
+
+
+def untrained(size, sizes):
+    """A student's parameters without a critic, drawn as above."""
+    shapes = jax.eval_shape(lambda key: init_student(key, size, size, sizes, 0), jax.random.key(0))
+    draw = np.random.default_rng(3)
+    return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype("f4") / leaf.shape[0] ** 0.5, shapes)
 
 
 def drawn():

@@ -2,18 +2,18 @@
 
 import ctypes
 import shutil
+from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bundles import SPEC, ran
+from bundles import SPEC, ran, untrained
 
 from export.c import policy_c
 from export.controller import open_session
 from export.graph import graph_sha256, policy_graph
 from student.config import Size
-from student.networks import act, init_student
+from student.networks import act
 from teacher.errors import FathomError, UsageError
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -27,9 +27,8 @@ def write(folder, **files):
 
 
 def graph(activation):
-    size = Size(width=24, layers=2, activation=activation)
-    student = init_student(jax.random.key(3), size, size, SPEC.sizes, 8)
-    return policy_graph(lambda obs, goal: act(student, obs, goal), SPEC)
+    student = untrained(Size(width=24, layers=2, activation=activation), SPEC.sizes)
+    return policy_graph(partial(act, student), SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -137,17 +137,26 @@ def test_controller_prints_what_the_policy_expects_or_refuses_with_an_exit_code(
     assert done.stderr.startswith("refused: golden.npz: SHA-256")
 
 
+OLDEST = "onnxruntime==1.15.0"  # of which a wheel is still offered
+
+
 @pytest.mark.interpreters
-def test_bundle_runs_on_the_oldest_interpreter_and_runtime_of_robots(bundle, tmp_path):
-    python = find_interpreter("3.8")
+@pytest.mark.parametrize(
+    ("version", "runtime"),
+    [
+        ("3.8", OLDEST),
+        *(pytest.param(each, "onnxruntime", marks=pytest.mark.slow) for each in ("3.8", "3.10", "3.11")),
+    ],
+)
+def test_bundle_runs_on_the_interpreters_and_runtimes_of_robots(bundle, tmp_path, version, runtime):
+    python = find_interpreter(version)
     if python is None:
-        pytest.skip("no Python 3.8 on this machine")
+        pytest.skip(f"no Python {version} on this machine")
     away(python, "-m", "venv", "--without-pip", tmp_path)  # its own pip would take longer than all the rest
-    wanted = ["numpy", "onnxruntime==1.15.0"]  # the oldest of which a wheel is still offered
-    words = [python, "-m", "pip", "--python", tmp_path / "bin/python", "install", "-q", *wanted]
+    words = [python, "-m", "pip", "--python", tmp_path / "bin/python", "install", "-q", "numpy", runtime]
     installed = subprocess.run(words, capture_output=True, text=True, check=False)
     if installed.returncode:
-        pytest.skip(f"{wanted} cannot be installed for Python 3.8: {installed.stderr[-300:]}")
+        pytest.skip(f"{runtime} cannot be installed for Python {version}: {installed.stderr[-300:]}")
     away(tmp_path / "bin/python", "-c", WITHOUT_THE_PROJECT, bundle)
     assert "golden vectors reproduced" in away(tmp_path / "bin/python", bundle / "controller.py")
 

@@ -1,15 +1,14 @@
 """The controller in C++: compiled with warnings as errors, and equal to the one in Python."""
 
-import functools
 import re
 import shutil
 import subprocess
+from functools import cache, partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from bundles import ran
+from bundles import ran, untrained
 from test_c99 import CPP, WARNINGS, C
 from test_command_limiter import ROUNDS, TASKS, broken, sequences
 
@@ -17,7 +16,7 @@ from export.c import controller_cpp, policy_c
 from export.controller import open_session
 from export.graph import policy_graph
 from student.config import Size
-from student.networks import act, init_student
+from student.networks import act
 from teacher.errors import FathomError
 from teacher.tasks import make_task
 
@@ -97,9 +96,8 @@ int main(int, char **words) {
 
 def write(folder, spec):
     """Writes the sources of a program of the task's controller."""
-    size, draw = Size(width=24, layers=2), np.random.default_rng(0)
-    student = init_student(jax.random.key(3), size, size, spec.sensed_sizes, 8)
-    model = policy_graph(lambda obs, goal: act(student, obs, goal), spec)
+    draw = np.random.default_rng(0)
+    model = policy_graph(partial(act, untrained(Size(width=24, layers=2), spec.sensed_sizes)), spec)
     session = open_session(model.SerializeToString())
     obs, goals = (draw.normal(size=(16, width)).astype(np.float32) for width in spec.sensed_sizes[::2])
     answers = [
@@ -116,13 +114,13 @@ def program(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("no g++ on this machine")
 
-    @functools.cache
+    @cache
     def sources(name):
         folder = tmp_path_factory.mktemp(name)
         write(folder, TASKS[name])
         return folder
 
-    return functools.cache(lambda name, *options: compiled(sources(name), *options))
+    return cache(lambda name, *options: compiled(sources(name), *options))
 
 
 def compiled(folder, *options):

@@ -4,17 +4,17 @@ import json
 from collections import deque
 from functools import partial
 
-import jax
 import numpy as np
 import onnx
 import pytest
 import yaml
+from bundles import untrained
 
 from export.controller import open_session
 from export.graph import flat_policy_graph, policy_graph
 from export.targets import MOTORS, require_targets, target_files
 from student.config import Size
-from student.networks import act, init_student
+from student.networks import act
 from teacher.errors import UsageError
 from teacher.tasks import make_task
 
@@ -77,8 +77,7 @@ class Made:
     """A policy of a task, its recorded answers and its files."""
 
     def __init__(self, spec, names):
-        size = Size(width=16, layers=2, activation="swish")
-        student = init_student(jax.random.key(0), size, size, spec.sensed_sizes, 8)
+        student = untrained(Size(width=16, layers=2, activation="swish"), spec.sensed_sizes)
         draw = np.random.default_rng(2)
         observation, _, goal = spec.sensed_sizes
         obs, goals = (draw.uniform(-1, 1, (16, size)).astype(np.float32) for size in (observation, goal))
