@@ -3,13 +3,12 @@
 import shutil
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from pipelines import stages
 from pipelines.config import Config
-from pipelines.files import new_folder, read_json, write_json
+from pipelines.files import JSON, new_folder, read_json, write_json
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run
 from pipelines.train_students import distill
@@ -25,8 +24,6 @@ from teacher.evaluate import mean_interval, summarise
 from teacher.rollout import SensingPolicy, all_seeing, on_robot
 from teacher.tasks import make_task
 from teacher.train import load_teacher
-
-JSON = dict[str, Any]
 
 
 def distill_with_baselines(

@@ -10,6 +10,7 @@ import numpy as np
 from rich.text import Text
 
 from pipelines import presets
+from pipelines.files import JSON
 from pipelines.progress import Display
 from teacher.compilation import jit_physics
 from teacher.errors import FathomError
@@ -18,7 +19,6 @@ from teacher.tasks import TASKS, Task, hidden_tasks, make_task, task_names
 from teacher.tasks.engines import engines_of
 from teacher.tasks.plausibility import doubts
 
-JSON = dict[str, Any]
 STEPS = 20  # control steps of every environment in one compiled call
 HOST_STEPS = 200  # control steps of the C engine's one environment in one call
 SECONDS = 1.0  # of measuring

@@ -13,6 +13,7 @@ import jax
 import scipy.stats
 
 from pipelines.config import groups
+from pipelines.files import JSON
 from pipelines.rundir import Run, open_run
 from pipelines.summary import Combination, Figures, Parameters, SweepRun, SweepStudents, SweepSummary
 from pipelines.sweep import Member, Sweep
@@ -22,8 +23,6 @@ from teacher.errors import UsageError
 from teacher.evaluate import CONFIDENCE
 from teacher.networks import init_params, make_networks
 from teacher.tasks import make_task
-
-JSON = dict[str, Any]
 
 RANKS = ("rank_correlation", "rank_correlation_far")  # of `maze_distance`
 BOUNDS = dict.fromkeys(SHARES, (0.0, 1.0)) | dict.fromkeys(RANKS, (-1.0, 1.0))  # others are positive

@@ -14,15 +14,14 @@ import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pipelines
 from pipelines import graphics
+from pipelines.files import JSON
 from pipelines.progress import Display
 from pipelines.rundir import PACKAGES
 from teacher.errors import FathomError
 
-JSON = dict[str, Any]
 EXTRAS = {  # what for, the module that it takes, how to install that
     "warp engine": ("warp", "with an NVIDIA GPU: pip install 'mujoco-mjx[warp]'"),
     "MP4 films": ("av", "pip install 'fathom-rl[video]'"),

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from pipelines.files import write_columns
+from pipelines.files import JSON, write_columns
 from pipelines.progress import Display
 from student.evaluate import paired_ratio
 from teacher.distance_map import agreement, drawable, queries
@@ -18,7 +18,6 @@ from teacher.rollout import Simulation, Trajectories
 from teacher.tasks import Start
 from teacher.tasks.validation import own_code
 
-JSON = dict[str, Any]
 Episodes = tuple[EpisodeMetrics, Trajectories]
 
 

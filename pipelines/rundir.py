@@ -23,12 +23,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from pipelines.config import Config, brief, validated, with_present_names
 from pipelines.files import (
+    JSON,
     MENDED,
     following_no_link,
     locked,
@@ -46,8 +46,6 @@ from pipelines.files import (
 )
 from pipelines.summary import Summary, problem
 from teacher.errors import FathomError, UsageError
-
-JSON = dict[str, Any]
 
 RUNS = Path("runs")
 RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 
 from export.targets import require_targets
 from pipelines.catalogue import warn_of_slips
 from pipelines.config import TEACHER_GROUPS, Config, Request, differing, preset, require_config
+from pipelines.files import JSON
 from pipelines.presets import DEFAULT
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, open_run, require_run
@@ -27,7 +28,6 @@ from teacher.tasks import execute, is_file, make_task
 from teacher.tasks.engines import ENGINES, engines_of
 from teacher.train import reevaluate
 
-JSON = dict[str, Any]
 Target = TypeVar("Target", bound=Run | Sweep)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.config import TEACHER_GROUPS, Config, groups, with_values
-from pipelines.files import new_folder, read_object, set_aside_if_damaged, write_json
+from pipelines.files import JSON, new_folder, read_object, set_aside_if_damaged, write_json
 from pipelines.rundir import (
     RUNS,
     Run,
@@ -28,7 +28,6 @@ from pipelines.rundir import (
 )
 from teacher.errors import UsageError, unknown_name
 
-JSON = dict[str, Any]
 Values = dict[str, Any]  # group.field -> value
 
 LARGEST_SEED = 2**31 - 1

@@ -12,6 +12,7 @@ from rich.text import Text
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE
 from pipelines import formats
 from pipelines import summary as schema
+from pipelines.files import JSON
 from pipelines.formats import BELOW, Cell, Goal, Table, cell, cells, listed, number, percent, with_unit
 from pipelines.summary import Figures, Score, Summary, SweepSummary
 from pipelines.sweep import described, shown
@@ -21,7 +22,6 @@ from teacher.config import FAR_CELLS
 if TYPE_CHECKING:
     from pipelines.compare import Comparison
 
-JSON = dict[str, Any]
 SCORE = "success_final strict_final time_at_goal final_distance"
 MINUS = "\N{MINUS SIGN}"
 CONDITIONS = {

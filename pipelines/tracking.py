@@ -12,11 +12,10 @@ from functools import partial
 from typing import Any
 
 from pipelines.config import TrackConfig
-from pipelines.files import read_json, write_json
+from pipelines.files import JSON, read_json, write_json
 from pipelines.rundir import Run
 from teacher.errors import UsageError
 
-JSON = dict[str, Any]
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # by field of `track`, which is also the extra
 
 

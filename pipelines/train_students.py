@@ -1,10 +1,10 @@
 """The stage of distillation: a run's teacher in, its students out."""
 
 from functools import partial
-from typing import Any
 
 import jax
 
+from pipelines.files import JSON
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, require_run
 from pipelines.training import training
@@ -16,7 +16,6 @@ from teacher.errors import FathomError, UsageError
 from teacher.policy_file import AnyTeacher, load_policy
 from teacher.train import Teacher, confirm, load_teacher, reevaluate, require_finite
 
-JSON = dict[str, Any]
 CRITIC_LOSSES = [
     f"critic/{term}_loss" for term in ("preference", "gradient", "features", "goal_features", "distance")
 ]

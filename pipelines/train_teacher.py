@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pipelines import distributed
+from pipelines.files import JSON
 from pipelines.ground_truth import compare_with_truth, maze_distance
 from pipelines.progress import QUIET, Display
 from pipelines.rundir import DISTANCE_MAP, Run, require_run
@@ -21,7 +22,6 @@ from teacher.policy_file import load_policy
 from teacher.rollout import simulation_of
 from teacher.train import reevaluate, restore_state, save_state, train
 
-JSON = dict[str, Any]
 SHOWN = {
     "critic": ("critic_loss", "critic_accuracy"),
     "actor": ("actor_loss", "saturation", "entropy"),

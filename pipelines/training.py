@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.files import JSON
 from pipelines.progress import Bar, Display
 from pipelines.rundir import Run
 from pipelines.runtime import Interrupted, Interruption, SaveTimer, deferred_interrupt
 from pipelines.tracking import recorded
-
-JSON = dict[str, Any]
 
 
 class Training:

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -24,6 +25,7 @@ STAGES = {
 }
 
 
+@cache
 def names(file: Path) -> set[str]:
     """All that a file imports, at its top and in its functions, but not for type checkers alone."""
     found, nodes = set(), [ast.parse(file.read_text())]
