@@ -402,6 +402,12 @@ def test_text_of_the_run_is_escaped(full):
     assert "script" not in page.tags
 
 
+def test_a_controller_may_run_in_the_simulator_of_training(full):
+    full.update_summary({"engine": "mujoco"})
+    text = read(full).text
+    assert "student in the MuJoCo C engine" in text and "controller in the MuJoCo C engine" in text
+
+
 def test_the_command_carries_what_differs_from_the_preset(tmp_path):
     values = ['student.sizes=["2x16"]', "task.engine=mujoco", "update.batch_size=64", "network.actor_depth=8"]
     run = new_run(tmp_path, values=values)

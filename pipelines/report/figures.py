@@ -205,10 +205,13 @@ def calibration(run: RunContext) -> list[Figure]:
     figures: list[Figure] = []
     if again := run.run_again:
         engines = (run.found.engine or "training", next(iter(again.values()))[1].engine or "")
+        labels = [
+            f"{what} in {engine(at)}" for what, at in zip(("student", "controller"), engines, strict=True)
+        ]
         for key, title in SCORES.items():
             series = {
-                engine(name): ({size: pair[i] for size, pair in again.items()}, key)
-                for i, name in enumerate(engines)
+                label: ({size: pair[i] for size, pair in again.items()}, key)
+                for i, label in enumerate(labels)
             }
             figures += _rows(title, list(again), series)
     found, of_critic = run.found.chosen.calibration, "by the critic's distance"
