@@ -294,8 +294,9 @@ def add_goal_and_path(scene: mujoco.MjvScene, episode: Episode, step: int, radiu
             for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=True):
                 arrow = _add(scene, GEOM.mjGEOM_ARROW, np.zeros(3), place, colour, emission=0.3)
                 if arrow is not None:
-                    ends = np.array([place, place + AXIS * radius * axis], float)
-                    mujoco.mjv_connector(arrow, GEOM.mjGEOM_ARROW.value, 0.1 * radius, *ends)
+                    tip = place + AXIS * radius * axis
+                    shape = GEOM.mjGEOM_ARROW.value, 0.1 * radius
+                    mujoco.mjv_connector(arrow, *shape, place.astype(float), tip.astype(float))
     for ends in pairwise(episode.path[_even(step + 1, PATH_PIECES)].astype(float)):
         line = _add(scene, GEOM.mjGEOM_LINE, np.zeros(3), ends[0], PATH_COLOUR, emission=0.2)
         if line is not None:
