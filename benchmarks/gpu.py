@@ -51,6 +51,8 @@ def pipeline(*words: str) -> list[str]:
 FUSED = ("--set", "network.precision=bfloat16", "--set", "network.fused=true")
 # The paper's levers, and 20,000 updates.
 LEVERS = ("network.width=256", "update.batch_size=512", "collect.envs=512", "collect.total_steps=5.12e6")
+# Steps per second in every engine: what collection can take from the simulator.
+ENGINES_OF = ("fr3_reach", "ant", "humanoid", "ant_big_maze")
 QUEUE = {
     "tests": Part(pytest("tests/test_update.py", "tests/test_residual.py"), 6),
     "tests-fused": Part(pytest("tests/test_fused.py"), 3),
@@ -69,6 +71,10 @@ QUEUE = {
     "update-loops-in-graphs": Part(
         update("--depths", 16, 64, 1024, "--published-up-to", 0), 3, LOOPS_IN_GRAPHS
     ),
+    **{
+        f"engines-{envs}": Part(pipeline("tasks", *ENGINES_OF, "--table", "--envs", str(envs), "--json"), 6)
+        for envs in (512, 4096)
+    },
     **{
         f"ladder-{depth}": Part(benchmark("ladder", "--depths", depth, "--set", *LEVERS), 10)
         for depth in (4, 16, 64, 256)
