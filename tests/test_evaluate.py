@@ -9,7 +9,9 @@ from teacher.evaluate import episode_metrics, share_interval, summarise
 from teacher.rollout import Trajectories
 
 SPEC = SimpleNamespace(
-    goal=SimpleNamespace(observation_indices=(1,), success_radius=1.0, strict_radius=0.5, easy_radius=2.0)
+    goal=SimpleNamespace(
+        observation_indices=(1,), success_radius=1.0, strict_radius=0.5, easy_radius=2.0, lever=None
+    )
 )
 GOAL = np.array([[10.0], [10.0]])
 

@@ -120,7 +120,7 @@ def test_an_engine_without_a_model_is_asked_for_what_it_can_do():
 
 def test_goals_beyond_the_range_lie_just_outside_of_it_in_their_old_direction():
     goal = np.random.default_rng(0).uniform(-1, 1, (50, 3))
-    spec = SimpleNamespace(goal=SimpleNamespace(low=(-2.0, -1.0, 0.0), high=(2.0, 1.0, 0.0)))
+    spec = SimpleNamespace(goal=SimpleNamespace(low=(-2.0, -1.0, 0.0), high=(2.0, 1.0, 0.0), movable=3))
     moved = goals_beyond(spec, goal)
     reach = np.abs(moved[:, :2] / [2.0, 1.0]).max(1)
     assert (reach > 1).all() and (reach <= 1.2501).all()

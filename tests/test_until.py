@@ -47,7 +47,7 @@ def test_processes_that_follow_stop_where_the_first_does(tmp_path, monkeypatch):
 
 
 def test_every_share_of_a_score_can_be_waited_for():
-    assert set(SHARES) == set(EpisodeMetrics._fields) - {"final_distance"}
+    assert set(SHARES) == set(EpisodeMetrics._fields) - {"final_distance", "final_angle"}
     config = EvaluateConfig(until="success_any=.5")
     assert config.reached({"success_any": 0.5}) and not config.reached({"success_any": 0.49})
     assert not config.reached(None) and not EvaluateConfig().reached({"success_any": 1.0})
