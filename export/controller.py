@@ -41,6 +41,7 @@ if os.path.exists(os.path.join(_FOLDER, "spec.json")) and (_FOUND := _planted(_F
 
 import argparse
 import copy
+import gc
 import hashlib
 import io
 import json
@@ -1076,7 +1077,9 @@ def run(
     acted = spec["inputs"]["last_action"]
     latencies, periods = Latencies(), round(seconds / dt)
     steps = held = missed = period = 0
-    stop = _Stop(robot)
+    stop, frozen = _Stop(robot), gc.get_freeze_count()
+    # Else Python's collector may stop the loop to look through all that the program holds: 100 ms, with JAX.
+    gc.freeze()
     try:
         try:
             controller.reset()
@@ -1112,6 +1115,8 @@ def run(
             stop()
     finally:
         stop()  # an interruption may come between the end of the loop and the stop
+        if not frozen:
+            gc.unfreeze()
     return {
         "steps": steps,
         "held": held,

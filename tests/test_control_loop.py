@@ -1,5 +1,6 @@
 """The loop on the robot: its clock, what it holds for, and how it ends."""
 
+import gc
 import math
 import signal
 import sys
@@ -314,6 +315,20 @@ run(load(sys.argv[1]), Robot(), np.float32([0.3, 0.1, 0.5]), 5.0)
 
 def test_sigterm_stops_the_robot_before_it_ends_the_process(bundle):
     assert ran(sys.executable, "-c", ENDED, bundle, code=128 + signal.SIGTERM).stdout == "stopped\n"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_program_holds_is_not_searched_for_garbage_during_the_loop(controller, clock, own):
+    held, searched = [[i] for i in range(1000)], []
+    if own:  # as programs do that care for it themselves
+        gc.freeze()
+    try:
+        robot = Robot(clock, at_write=lambda _: searched.append(len(gc.get_objects())))
+        drive(controller, robot, 2 * DT)
+        assert max(searched) < len(held)
+        assert (gc.get_freeze_count() > 0) == own
+    finally:
+        gc.unfreeze()
 
 
 def test_histogram_answers_percentiles_within_a_bin():
