@@ -64,8 +64,8 @@ def _told(found: ArmDescription) -> str:
     """Says what should come where, and how near."""
     joints, near = ", ".join(found.joints), f"{1e3 * found.radius:g} mm"
     if found.goal == "joints":
-        return f"{len(found.joints)} joints come to goals within {found.radius:g} of all together: {joints}"
-    turned = f" and a turn that counts {near} at {np.rad2deg(found.angle):.0f} degrees"
+        return f"{len(found.joints)} joints come to goals within {found.radius:g}, all together: {joints}"
+    turned = f", where a turn by {np.rad2deg(found.angle):.0f} degrees counts as {near}"
     return (
         f"{len(found.joints)} joints bring {found.tip!r} to goals within {near}"
         f"{turned if found.goal == 'pose' else ''}: {joints}"

@@ -30,10 +30,8 @@ HINGE_SPEED, SLIDE_SPEED = 1.0, 0.25  # rad/s, and 1/s: of a slide's range
 MARGIN = 0.05  # of the narrowest range: kept from its limits
 SLOWDOWN = 5.0  # 1/s
 AXES = ("x", "y", "z")
-POSE = (
-    *AXES,
-    *(f"r{row}{column}" for row in "123" for column in "123"),
-)  # of the rotation matrix, times a length
+# After the position comes the rotation matrix, row by row, times a length.
+POSE = (*AXES, *(f"r{row}{column}" for row in "123" for column in "123"))
 ArmGoal = Literal["point", "pose", "joints"]
 RADII = (0.024, 0.06, 0.12)  # strict, success and easy radius, as shares of the arm's reach
 SAMPLED, CUT = 1000, 0.08  # poses; share of a joint's range
@@ -256,7 +254,7 @@ def describe(file: Path, tip: str = "", goal: ArmGoal = "point") -> ArmDescripti
 
 
 def _decided_range(file: Path, model: mujoco.MjModel, poses: "_Poses") -> tuple[np.ndarray, ...]:
-    """Home and the lower and upper ends of the range [n] of a chain's joints."""
+    """Decides home and the lower and upper ends of the range [n] of a chain's joints."""
     joints = poses.chain.joints
     hinge = model.jnt_type[joints] == HINGE
     limited = model.jnt_limited[joints].astype(bool)
