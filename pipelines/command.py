@@ -97,7 +97,7 @@ def refuse(why: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
-    """Prints errors as one message: exit code 2 for a wrong request, 1 for a failure, 130 for an interruption."""
+    """Prints errors as one message; exits with 2 for a wrong request, 1 for a failure, 130 if interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # what an output in ASCII lacks is written out
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
