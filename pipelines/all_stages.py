@@ -7,7 +7,7 @@ from typing import Any
 
 from export.graph import load_converters
 from pipelines.closed_loop import control, control_engine
-from pipelines.diagnosis import require_learned
+from pipelines.diagnosis import require_learned, still_rising
 from pipelines.export_students import export
 from pipelines.progress import QUIET, Display
 from pipelines.render import is_kept
@@ -36,6 +36,8 @@ def run_all(run: Run, display: Display = QUIET, *, resume: bool = False) -> dict
         except FathomError:
             display.say(f"report: {write_report(run)}")
             raise
+        if advice := still_rising(run):
+            display.say(advice)
         distill(run, display, resume=resume)
         export(run, display, resume=resume)
         left = [name for name in run.config.student.sizes if not (resume and _is_controlled(run, name))]

@@ -31,7 +31,8 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
     Of all, one that cannot be made is named to the user and left out."""
     if names:
         for name in names:
-            warn_of_slips(name)
+            if not warn_of_slips(name) and name not in TASKS:
+                display.say(f"{name}: checked, and nothing looks wrong")
         return {name: make_task(name) for name in names}
     found = {}
     for complaint in hidden_tasks():
@@ -45,25 +46,20 @@ def listed(names: Sequence[str], display: Display) -> dict[str, Task]:
 
 
 @cache
-def warn_of_slips(name: str) -> None:
-    """Warns, once in a process, of what in a task of the user's own looks like a slip."""
-    for slip in doubts(make_task(name)) if name not in TASKS else ():
+def warn_of_slips(name: str) -> int:
+    """Warns, once in a process, of what in a task of the user's own looks like a slip; says of how many."""
+    slips = doubts(make_task(name)) if name not in TASKS else []
+    for slip in slips:
         Display().warn(f"warning: task {make_task(name).spec.name!r}: {slip}")
+    return len(slips)
 
 
 def describe(tasks: dict[str, Task]) -> JSON:
     """Returns what `pipeline tasks --json` says of tasks."""
     return {
         name: {
-            "name": task.spec.name,
+            "spec": task.spec.model_dump(mode="json"),
             "engines": list(engines_of(task)),
-            "observation": task.spec.observation_size,
-            "goal": task.spec.goal_size,
-            "action": task.spec.action_size,
-            "control_dt": task.spec.control_dt,
-            "episode_length": task.spec.episode_length,
-            "success_radius": task.spec.goal.success_radius,
-            "goal_unit": task.spec.goal.unit,
             "layouts": list(task.layouts),
             "evaluation_layout": task.evaluation_layout,
             "randomised": task.randomise.alters_anything,

@@ -118,6 +118,8 @@ def teacher(
         if distributed.is_first():
             yield train_teacher.teach(target, Display(), resume=first.resume), tables.score
             diagnosis.require_learned(target)
+            if advice := diagnosis.still_rising(target):
+                Display().say(advice)
             _next("distill", target.path)
         else:
             train_teacher.follow(target, resume=first.resume)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.formats import NARROW, has_not_learned, with_unit
+from pipelines.formats import NARROW, has_not_learned, in_words, with_unit
 from pipelines.rundir import Run
 from pipelines.summary import Score
 from teacher.errors import FathomError
@@ -15,6 +15,8 @@ AT_EASE = 0.5  # of its time at the goal, beyond doubt: no need to compare it wi
 ENOUGH_UPDATES = 6000  # of the presets that learn; half are few
 STEPS = "collect.total_steps"
 NEARER = 0.9  # of the distance at the first evaluation
+MEASURE = "time_at_goal"
+LATE = 0.75  # of the steps, from which on a score should not rise any more
 PAGE = "docs/troubleshooting.md says more"
 
 
@@ -52,6 +54,23 @@ def require_learned(run: Run) -> None:
             ]
         ).replace(NARROW, " ")
     )
+
+
+def still_rising(run: Run) -> str | None:
+    """Returns advice to train for longer where the score beyond doubt still rose over the last quarter."""
+    lines = [line for line in run.metrics("teacher") if "evaluation" in line]
+    before = [line for line in lines if line["env_steps"] <= LATE * lines[-1]["env_steps"]]
+    if not before:
+        return None
+    earlier, last = (Score.model_validate(each[-1]["evaluation"]) for each in (before, lines))
+    (_, most), (least, _) = (each.interval(MEASURE) or (0.0, 1.0) for each in (earlier, last))
+    if least <= most:
+        return None
+    return (
+        "the teacher was still improving when its steps were over: it was at its goals "
+        f"{in_words(earlier, MEASURE)} of the time, at the end {in_words(last, MEASURE)}; to train a new "
+        f"one for longer: --set {STEPS}={2 * run.config.teacher.collect.total_steps}"
+    ).replace(NARROW, " ")
 
 
 def idle_score(run: Run) -> dict[str, object]:

@@ -441,20 +441,49 @@ def tasks(figures: JSON) -> Table:
     return Table("pipeline tasks NAME shows sizes, engines and goals", ["task", "what it is"], rows)
 
 
-def task_details(figures: JSON) -> Table:
-    """Shows what `pipelines.catalogue.describe` gives."""
-    rows = []
+def task_details(figures: JSON) -> Group:
+    """Shows what `pipelines.catalogue.describe` gives: what a task observes, is asked and commands."""
+    parts: list[Any] = []
     for name, task in figures.items():
-        notes = [f"success within {task['success_radius']:g} {task['goal_unit']}"]
-        if len(task["layouts"]) > 1:
-            notes.append(f"goals: {', '.join(task['layouts'])}; evaluated on {task['evaluation_layout']}")
-        notes += ["physics randomised"] if task["randomised"] else []
-        sizes = f"{task['observation']}, {task['goal']}, {task['action']}"
-        episode = f"{task['episode_length']} x {task['control_dt'] * 1000:g} ms"
-        what = Cell(task["description"], "\n".join(notes))
-        rows.append([name, "\n".join(task["engines"]), sizes, episode, what])
-    caption = "sizes: of observation, goal and action; goals: layouts, the first to train"
-    return Table(caption, ["task", "engines", "sizes", "episode", "what it is"], rows)
+        spec = task["spec"]
+        goal, action = spec["goal"], spec["action"]
+        rows = [_quantity("observed", term, "") for term in spec["observation"]]
+        goal_ranges = [
+            f"{low:.3g} to {high:.3g}" for low, high in zip(goal["low"], goal["high"], strict=True)
+        ]
+        rows.append(_quantity("goal", goal, _short(goal_ranges)))
+        ranges = [
+            f"{offset - scale:.3g} to {offset + scale:.3g}"
+            for offset, scale in zip(action["offset"], action["scale"], strict=True)
+        ]
+        kinds = (
+            action["kind"] if isinstance(action["kind"], str) else ", ".join(dict.fromkeys(action["kind"]))
+        )
+        rows.append([kinds, "action", _short(action["joints"]), action["unit"], _short(ranges)])
+        steps, period = spec["episode_length"], spec["control_dt"]
+        lines = [
+            f"simulators: {', '.join(task['engines'])}",
+            f"episode: {steps} steps of {1e3 * period:g} ms, {steps * period:g} s",
+            f"success: within {goal['success_radius']:g} {goal['unit']} of the goal",
+        ]
+        if len(layouts := task["layouts"]) > 1:
+            trained, judged = layouts[0], task["evaluation_layout"]
+            lines.append(f"goal sets: {', '.join(layouts)}; trained on {trained}, evaluated on {judged}")
+        lines += ["physics are randomised in training"] if task["randomised"] else []
+        head = ["name", "is", "entries", "unit", "range"]
+        parts += [Table(f"{name}: {task['description']}", head, rows), *lines]
+    return Group(*parts)
+
+
+def _quantity(role: str, term: JSON, values: str) -> list[str]:
+    return [term["name"], role, _short(term["entries"]), term["unit"], values]
+
+
+def _short(names: Sequence[str]) -> str:
+    """Returns `a, b, c`, or `a … z (7)` of many, or what all of them are."""
+    if len(set(names)) == 1:
+        return names[0]
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)})"
 
 
 def throughput(figures: JSON) -> Table:

@@ -9,6 +9,7 @@ from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, require_run
 from pipelines.training import training
 from student.checkpoint import load_student, restore_state, save_state, save_students
+from student.config import StudentConfig
 from student.distill import Distiller
 from student.networks import parameter_count
 from teacher import checkpoint
@@ -85,7 +86,9 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
 
 
 def warn_of_larger_students(distiller: Distiller, display: Display) -> None:
-    """Warns of students no smaller than their teacher: no reason to stop, but seldom what was meant."""
+    """Warns of students that were asked for and are no smaller than their teacher: seldom what was meant."""
+    if distiller.config.sizes == StudentConfig().sizes:  # which fit teachers of any size
+        return
     of_teacher = distiller.teacher.actor_parameters
     shapes = jax.eval_shape(distiller.init, jax.random.key(0)).ensemble
     for name, policy in zip(distiller.config.sizes, shapes.policies, strict=True):

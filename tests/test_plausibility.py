@@ -1,13 +1,15 @@
 """Slips in a task of one's own are named before it is trained, and after; sound tasks are not suspected."""
 
 import html
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from test_own_task import PUCK, WHEELS, written
 
-from pipelines.diagnosis import likely_causes, require_learned
+from pipelines.diagnosis import likely_causes, require_learned, still_rising
 from pipelines.formats import NARROW
 from pipelines.report import verdict
 from pipelines.rundir import Run
@@ -115,3 +117,21 @@ def test_a_teacher_of_too_few_steps_is_told_so_in_one_sentence_on_terminal_and_r
     assert following.startswith("next: pipeline ")
     report = (run.path / "report.html").read_text().replace(NARROW, " ")
     assert html.escape(last, quote=False) in report
+
+
+@pytest.mark.parametrize(
+    ("scores", "rises"), [((0.2, 0.4, 0.6), True), ((0.2, 0.58, 0.6), False), ((0.6,), False)]
+)
+def test_a_teacher_that_still_improves_at_its_end_is_told_so(debug_run, tmp_path, scores, rises):
+    """Intervals are 0.05 wide to either side: 0.58 and 0.6 cannot be told apart."""
+    run = Run(Path(shutil.copytree(debug_run.path, tmp_path / "run")))
+    lines = [
+        {
+            "env_steps": 400 * (i + 1),
+            "evaluation": {"time_at_goal": at, "time_at_goal_interval": [at - 0.05, at + 0.05]},
+        }
+        for i, at in enumerate(scores)
+    ]
+    (run.path / "teacher" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = still_rising(run)
+    assert bool(said) == rises and (not rises or "collect.total_steps=2560" in said)
