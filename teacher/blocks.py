@@ -1,10 +1,10 @@
 """The residual stack, where nearly all of an update's time goes: a scan over stacked blocks.
 
-Its derivative is written by hand. The forward pass keeps each block's input and each layer's
-normalised pre-activation; the backward pass recomputes swish and its slope from them, and nothing
-else is stored.
+Its derivative is written by hand. The forward pass keeps each block's input and, of each layer, what
+LayerNorm gave or was given; the backward pass recomputes the rest from them, and nothing else is stored.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from teacher.config import BLOCK_DEPTH, Precision
 Array = jax.Array
 
 NORM_EPSILON = 1e-6
+# Where kernels count: blocks in a step of a scan, which has kernels of its own; and blocks whose weight
+# gradients are computed together, more of which would need more memory.
+BLOCKS_A_STEP, BLOCKS_AT_ONCE = 8, 32
 
 
 class Blocks(NamedTuple):
@@ -33,113 +36,193 @@ class Settings(NamedTuple):
     residual_scale: float
     precision: Precision
     batched: bool
-    """few large operations, for a GPU: all blocks' weight gradients in one product after the backward pass.
+    """few large operations, for a GPU: many blocks' weight gradients in one product after the backward pass.
 
-    A GPU waits for the number of kernels. On a CPU a block's gradients are cheapest while its activations
-    are at hand, and a product with ones is faster than a sum. Results differ by rounding alone."""
+    A GPU waits for the number of kernels: LayerNorm and swish are one, in both passes, as long as they have
+    one result. So what LayerNorm was given is kept, and normalised again. On a CPU that costs more than to
+    keep what it gave, a block's gradients are cheapest while its activations are at hand, and a product
+    with ones is faster than a sum. Results differ by rounding alone."""
     weight_grad_rows: int | None = None
     """weights learn from this many first rows; the others' derivative is that of their input alone"""
 
 
-class Layers(NamedTuple):
-    """What the forward pass keeps of one block's four layers."""
+class Normalised(NamedTuple):
+    """What LayerNorm gave: rows of mean 0 and variance 1, and 1 / the deviation that they had."""
 
-    normalised: Array  # [4, B, W]
-    inv_std: Array  # [4, B, 1]
+    rows: Array  # [..., B, W]
+    inv_std: Array  # [..., B, 1]
+
+
+Kept = Array | Normalised
+"""What the forward pass keeps of layers: what LayerNorm was given [..., B, W], or what it gave."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def residual_stack(x: Array, blocks: Blocks, settings: Settings) -> Array:
-    """Applies all blocks: [B, W] float32 -> [B, W] float32; compile time does not grow with depth."""
+def residual_stacks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> Array:
+    """Applies all blocks of G networks of equal shape, each to its own: [G, B, W] float32 -> [G, B, W].
 
-    def body(x: Array, block: Blocks) -> tuple[Array, None]:
-        return _block(x, block, settings)[0], None
+    Compile time does not grow with depth. A block's parameters are put side by side when their turn comes:
+    a copy of all would be held until the gradients are there."""
 
-    return jax.lax.scan(body, x, _rounded(blocks, settings))[0]
+    def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, None]:
+        return _blocks(x, _stack(block), settings)[0], None
 
-
-def _forward(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Any]:
-    def body(x: Array, block: Blocks) -> tuple[Array, tuple[Array, Layers]]:
-        out, layers = _block(x, block, settings)
-        return out, (_operand(x, settings), layers)
-
-    out, (inputs, layers) = jax.lax.scan(body, x, _rounded(blocks, settings))
-    return out, (blocks, inputs, layers)
+    return _scan(body, x, _rounded(blocks, settings), settings)[0]
 
 
-def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, Blocks]:
-    blocks, inputs, layers = saved
-    gradients = partial(block_gradients, settings=settings)
+def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Any]:
+    def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, Any]:
+        out, layers = _blocks(x, _stack(block), settings)
+        kept = _operand(x, settings), layers
+        return out, jnp.concatenate([kept[0][None], layers]) if settings.batched else kept
+
+    out, kept = _scan(body, x, _rounded(blocks, settings), settings)
+    return out, (blocks, kept)
+
+
+def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, tuple[Blocks, ...]]:
+    blocks, kept = saved
+
+    def split(kept: Any) -> tuple[Array, Kept]:
+        return (kept[0], kept[1:]) if settings.batched else kept
+
+    def gradients(blocks: tuple[Blocks, ...], kept: Any, cotangents: Array) -> tuple[Blocks, ...]:
+        function, (block_input, layers) = block_gradients, split(kept)
+        if settings.batched:
+            function = gradients_together
+        return tuple(
+            function(
+                block,
+                block_input[number],
+                jax.tree.map(lambda leaf, number=number: leaf[:, number], layers),
+                cotangents[:, number],
+                settings,
+            )
+            for number, block in enumerate(blocks)
+        )
 
     def body(cotangent: Array, of_block: Any) -> tuple[Array, Any]:
-        block, block_input, layers = of_block
-        below, cotangents = _block_backward(cotangent, block, layers, settings)
-        return below, cotangents if settings.batched else gradients(block, block_input, layers, cotangents)
+        block, kept = of_block
+        of_each = jax.vmap(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
+        below, cotangents = of_each(cotangent, _stack(block), split(kept)[1])
+        return below, cotangents if settings.batched else gradients(*of_block, cotangents)
 
-    of_blocks = _rounded(blocks, settings), inputs, layers
-    below, found = jax.lax.scan(body, cotangent, of_blocks, reverse=True)
-    return below, jax.vmap(gradients)(*of_blocks, found) if settings.batched else found
+    of_blocks = _rounded(blocks, settings), kept
+    below, found = _scan(body, cotangent, of_blocks, settings, reverse=True)
+    if settings.batched:
+        found = jax.lax.map(lambda each: gradients(*each), (*of_blocks, found), batch_size=BLOCKS_AT_ONCE)
+        # Before anything else goes on: what was kept can then be forgotten.
+        below, found = jax.lax.optimization_barrier((below, found))
+    return below, found
 
 
-residual_stack.defvjp(_forward, _backward)
+residual_stacks.defvjp(_forward, _backward)
 
 
-def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Layers]:
+def _scan(body: Any, carry: Array, xs: Any, settings: Settings, **how: bool) -> Any:
+    return jax.lax.scan(body, carry, xs, unroll=BLOCKS_A_STEP if settings.batched else 1, **how)
+
+
+def _blocks(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Kept]:
+    """Applies one block of each network: [G, B, W] -> [G, B, W]; what is kept has layers before networks.
+
+    In another order XLA would turn all of it around before the backward pass."""
+    return jax.vmap(partial(_block, settings=settings), out_axes=(0, 1))(x, blocks)
+
+
+def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Kept]:
     """Applies one block: [B, W] -> [B, W]."""
     branch, layers = x, []
     for layer in range(BLOCK_DEPTH):
         z = matmul(branch, block.kernel[layer], settings.precision) + block.bias[layer]
         normalised, inv_std = normalise(z)
-        layers.append(Layers(_operand(normalised, settings), inv_std))
+        given = Normalised(_operand(normalised, settings), inv_std)
+        layers.append(_operand(z, settings) if settings.batched else given)
         branch = jax.nn.swish(normalised * block.norm_scale[layer] + block.norm_bias[layer])
     return x + settings.residual_scale * branch, _stack(layers)
 
 
-def _block_backward(
-    cotangent: Array, block: Blocks, layers: Layers, settings: Settings
-) -> tuple[Array, Array]:
-    """Computes the cotangent [B, W] below a block, and those of its layers' outputs [4, B, W]."""
+def _block_backward(cotangent: Array, block: Blocks, layers: Kept, settings: Settings) -> tuple[Array, Array]:
+    """Computes the cotangent [B, W] below a block, and those of its layers' outputs [4, rows, W], of the
+    rows that weights learn from."""
     below, cotangents = settings.residual_scale * cotangent, []
     for layer in reversed(range(BLOCK_DEPTH)):
-        cotangents.append(_operand(below, settings))
-        _, _, dz = _layer_backward(below, block, layers, layer, settings)
+        cotangents.append(_operand(below[: settings.weight_grad_rows], settings))
+        *_, dz = _layer_backward(below, *_layer(block, layers, layer), settings)
         below = matmul(dz, block.kernel[layer].T, settings.precision)
     return cotangent + below, jnp.stack(cotangents[::-1])
 
 
 def block_gradients(
-    block: Blocks, block_input: Array, layers: Layers, cotangents: Array, settings: Settings
+    block: Blocks, block_input: Array, layers: Kept, cotangents: Array, settings: Settings
 ) -> Blocks:
-    """Computes the gradients of one block's parameters.
+    """Computes the gradients of one block's parameters, layer by layer.
 
-    Args: block_input: [B, W]; cotangents: [4, B, W], of the layers' outputs, after swish."""
-    rows = slice(settings.weight_grad_rows)
-    below, cotangents = block_input[rows], cotangents[:, rows].astype(jnp.float32)
-    layers = jax.tree.map(lambda leaf: leaf[:, rows], layers)
-    gradients = []
+    Args: block_input: [B, W]; cotangents: [4, rows, W], of the layers' outputs, after swish."""
+    block_input, layers = _rows_to_learn_from(block_input, layers, settings)
+    below, gradients = block_input, []
     for layer in range(BLOCK_DEPTH):
-        output, dy, dz = _layer_backward(cotangents[layer], block, layers, layer, settings)
-        normalised = layers.normalised[layer].astype(jnp.float32)
-        kernel = matmul(below.T, dz, settings.precision)
-        vectors = (_sum_over_rows(leaf, settings) for leaf in (dz, dy * normalised, dy))
-        gradients.append(Blocks(kernel, *vectors))
-        below = output
+        gradient, below = _layer_gradients(below, cotangents[layer], *_layer(block, layers, layer), settings)
+        gradients.append(gradient)
     gradient: Blocks = _stack(gradients)
     return gradient
 
 
+def gradients_together(
+    block: Blocks, block_input: Array, layers: Kept, cotangents: Array, settings: Settings
+) -> Blocks:
+    """Computes what `block_gradients` does, of all layers at once."""
+    block_input, layers = _rows_to_learn_from(block_input, layers, settings)
+    normalised, _ = _normalised(layers)
+    outputs = jax.nn.swish(normalised * block.norm_scale[:, None] + block.norm_bias[:, None])
+    below = jnp.concatenate([block_input[None].astype(jnp.float32), outputs[:-1]])
+    of_layers = below, cotangents, layers, block.norm_scale, block.norm_bias
+    gradient: Blocks = jax.vmap(lambda *each: _layer_gradients(*each, settings)[0])(*of_layers)
+    return gradient
+
+
+def _rows_to_learn_from(block_input: Array, layers: Kept, settings: Settings) -> tuple[Array, Kept]:
+    rows = slice(settings.weight_grad_rows)
+    return block_input[rows], jax.tree.map(lambda leaf: leaf[:, rows], layers)
+
+
+def _layer(block: Blocks, layers: Kept, layer: int) -> tuple[Kept, Array, Array]:
+    """Returns what was kept of a layer, and its scale and bias after LayerNorm."""
+    return jax.tree.map(lambda leaf: leaf[layer], (layers, block.norm_scale, block.norm_bias))
+
+
+def _layer_gradients(
+    below: Array, cotangent: Array, kept: Kept, scale: Array, bias: Array, settings: Settings
+) -> tuple[Blocks, Array]:
+    """Computes the gradients of a layer's parameters, and its output [rows, W] again.
+
+    Args: below: [rows, W], what the layer was given; cotangent: [rows, W], of its output."""
+    output, dy, dz = _layer_backward(cotangent.astype(jnp.float32), kept, scale, bias, settings)
+    normalised, _ = _normalised(kept)
+    kernel = matmul(below.T, dz, settings.precision)
+    vectors = (_sum_over_rows(leaf, settings) for leaf in (dz, dy * normalised, dy))
+    return Blocks(kernel, *vectors), output
+
+
 def _layer_backward(
-    cotangent: Array, block: Blocks, layers: Layers, layer: int, settings: Settings
+    cotangent: Array, kept: Kept, scale: Array, bias: Array, settings: Settings
 ) -> tuple[Array, Array, Array]:
     """Returns a layer's output [B, W] again, and the cotangents of what swish and LayerNorm were given."""
-    normalised, scale = layers.normalised[layer].astype(jnp.float32), block.norm_scale[layer]
-    y = normalised * scale + block.norm_bias[layer]
+    normalised, inv_std = _normalised(kept)
+    y = normalised * scale + bias
     gate = jax.nn.sigmoid(y)
     output = y * gate
     dy = cotangent * (gate + output * (1 - gate))
     shift = _weighted_sum(dy, scale, settings) / len(scale)
     tilt = _weighted_sum(dy * normalised, scale, settings) / len(scale)
-    return output, dy, layers.inv_std[layer] * (dy * scale - shift - normalised * tilt)
+    return output, dy, inv_std * (dy * scale - shift - normalised * tilt)
+
+
+def _normalised(kept: Kept) -> Normalised:
+    """Returns what LayerNorm gave, in float32: kept, or computed from what it was given."""
+    if isinstance(kept, Normalised):
+        return kept._replace(rows=kept.rows.astype(jnp.float32))
+    return normalise(kept.astype(jnp.float32))
 
 
 def matmul(a: Array, b: Array, precision: Precision) -> Array:
@@ -152,11 +235,11 @@ def matmul(a: Array, b: Array, precision: Precision) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH)
 
 
-def normalise(z: Array) -> tuple[Array, Array]:
-    """Normalises rows [..., W] to mean 0 and variance 1; returns 1 / their deviation [..., 1] too."""
+def normalise(z: Array) -> Normalised:
+    """Normalises rows [..., W] to mean 0 and variance 1."""
     centred = z - z.mean(-1, keepdims=True)
     inv_std = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + NORM_EPSILON)
-    return centred * inv_std, inv_std
+    return Normalised(centred * inv_std, inv_std)
 
 
 def _weighted_sum(rows: Array, weights: Array, settings: Settings) -> Array:
@@ -173,13 +256,13 @@ def _sum_over_rows(rows: Array, settings: Settings) -> Array:
     return jnp.matmul(jnp.ones((1, len(rows))), rows, precision=jax.lax.Precision.HIGHEST)[0]
 
 
-def _stack(trees: list) -> Any:
+def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _rounded(blocks: Blocks, settings: Settings) -> Blocks:
+def _rounded(blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Blocks, ...]:
     """Rounds the weights once for all layers, not layer by layer."""
-    return blocks._replace(kernel=_operand(blocks.kernel, settings))
+    return tuple(each._replace(kernel=_operand(each.kernel, settings)) for each in blocks)
 
 
 def _operand(x: Array, settings: Settings) -> Array:

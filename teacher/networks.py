@@ -5,14 +5,13 @@ between one input and one output layer (arXiv:2503.14858, section 4 and appendix
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from teacher.blocks import NORM_EPSILON, Blocks, Settings, residual_stack
+from teacher.blocks import NORM_EPSILON, Blocks, Settings, residual_stacks
 from teacher.config import BLOCK_DEPTH, NetworkConfig, Precision
 from teacher.errors import UsageError
 
@@ -215,18 +214,16 @@ def run_blocks(
 ) -> tuple[Array, ...]:
     """Applies the blocks of several networks of equal shape, [B, W] each: here alone a backend is chosen."""
 
-    def stacked(trees: tuple, axis: int) -> Any:
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
-
     if fused:
         from teacher.kernels.fused import fused_stacks, supports
 
         if supports(width=inputs[0].shape[1], batch=len(inputs[0])):
-            return tuple(fused_stacks(jnp.stack(inputs), stacked(blocks, 0), settings))
-    run = partial(residual_stack, settings=settings)
-    if settings.batched and len(inputs) > 1:
-        return tuple(jax.vmap(run, in_axes=(0, 1))(jnp.stack(inputs), stacked(blocks, 1)))
-    return tuple(map(run, inputs, blocks))
+            side_by_side = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+            return tuple(fused_stacks(jnp.stack(inputs), side_by_side, settings))
+    if settings.batched:
+        return tuple(residual_stacks(jnp.stack(inputs), blocks, settings))
+    alone = ((x[None], (block,)) for x, block in zip(inputs, blocks, strict=True))
+    return tuple(residual_stacks(*each, settings)[0] for each in alone)
 
 
 def _mean_and_log_std(outputs: Array) -> tuple[Array, Array]:
