@@ -24,7 +24,7 @@ from teacher.evaluate import episode_metrics
 from teacher.losses import distance
 from teacher.networks import Params
 from teacher.policy_file import AnyTeacher
-from teacher.rollout import on_robot, training_simulation_of
+from teacher.rollout import Policy, begin, on_robot, training_simulation_of
 from teacher.tasks import Start
 
 Array = jax.Array
@@ -117,22 +117,35 @@ class Distiller:
         start = self.simulation.starts(start_key, self.config.envs, self.teacher.config.task.layout)
         share, segment = self.teacher_share(int(state.round)), max(self.spec.episode_length // SEGMENTS, 1)
         calls = itertools.count()
+        answers: list[np.ndarray] = []  # of a recurrent teacher, which follows all episodes, whoever acts
+        batches: dict[int, Policy] = {}
 
         def policy(observation: np.ndarray, goal: np.ndarray, sensed: Any) -> np.ndarray:
             call = next(calls)
-            step = call // -(-self.config.envs // len(goal))  # every batch is asked for in each step
+            # Every batch is asked for in each step.
+            step, batch = divmod(call, -(-self.config.envs // len(goal)))
             led = led_by_teacher(share, step // segment, len(goal))
             action = np.array(self._act_as_students(state.ensemble, state.normaliser, *sensed))
+            if self.teacher.recurrent:
+                follow = batches.setdefault(batch, begin(self.teacher.policy(), len(goal)))
+                answers.append(follow(observation, goal))
             if len(led):
                 spread, key = state.error if self.config.noise else 0.0, jax.random.fold_in(noise_key, call)
-                seen = observation[led], goal[led]
-                action[led] = self._act_as_teacher(self.teacher.params, *seen, spread, key)
+                if answers:
+                    action[led] = perturbed(answers[-1][led], spread, key)
+                else:
+                    seen = observation[led], goal[led]
+                    action[led] = self._act_as_teacher(self.teacher.params, *seen, spread, key)
             return action
 
         trajectories = self.simulation.rollout(policy, start, noise_key=sensor_key)
         before, action, after = trajectories.steps()
         qpos, sensed = trajectories.before_steps(trajectories.qpos), trajectories.sensed_steps().observation
-        return VisitedStates(before, action, after, qpos, sensed, trajectories.active.sum(0), start.goal)
+        visited = VisitedStates(before, action, after, qpos, sensed, trajectories.active.sum(0), start.goal)
+        if not answers:
+            return visited
+        answer = np.reshape(answers, (len(action), -1, action.shape[-1]))[:, : self.config.envs]
+        return visited._replace(answer=trajectories.before_steps(answer))
 
     def teacher_share(self, round_: int) -> float:
         """Returns the share of the environments in which the teacher acts in a round."""
@@ -143,8 +156,7 @@ class Distiller:
         self, params: Params, observation: Array, goal: Array, spread: Array, key: Array
     ) -> Array:
         """Computes the teacher's action [E, A] with noise, so that labels cover recoveries."""
-        action = self.teacher.act(params, observation, goal)
-        return jnp.clip(action + spread * jax.random.normal(key, action.shape), -1, 1)
+        return perturbed(self.teacher.act(params, observation, goal), spread, key)
 
     def students_action(
         self, ensemble: StudentEnsemble, normaliser: Normaliser, observation: Array, goal: Array
@@ -250,6 +262,11 @@ def led_by_teacher(share: float, segment: int, environments: int) -> np.ndarray:
     """Returns the environments in which the teacher acts in this segment; the next segment has others."""
     count = round(share * environments)
     return (np.arange(count) + segment * count) % environments
+
+
+def perturbed(action: Array, spread: Array | float, key: Array) -> Array:
+    """Adds Gaussian noise to actions [E, A] in [-1, 1]."""
+    return jnp.clip(action + spread * jax.random.normal(key, action.shape), -1, 1)
 
 
 def critic_losses(student: Student, batch: Labels, same_goals: bool) -> dict[str, Array]:

@@ -35,6 +35,7 @@ from teacher.rollout import (
     Simulation,
     Trajectories,
     all_seeing,
+    begin,
     on_robot,
     simulation_of,
 )
@@ -110,7 +111,12 @@ class ReferenceEpisodes(NamedTuple):
         outcomes, trajectories = self.run(on_robot(policy))
         goal, teachers = self.starts.goal, self.states
         own = SampledStates.of(trajectories, goal, STATES)
-        label = np.asarray(self.teacher.policy()(own.observation, own.goal))
+        if self.teacher.recurrent:
+            follow = begin(self.teacher.policy(), len(goal))
+            answer = np.stack([follow(seen, goal) for seen in trajectories.observation[:-1]])
+            label = SampledStates.of(trajectories._replace(action=answer), goal, STATES).action
+        else:
+            label = np.asarray(self.teacher.policy()(own.observation, own.goal))
         calibrated = distance and self._calibration(trajectories, distance)
         compared = {
             "teacher_time_at_goal": float(self.outcomes.time_at_goal.mean()),

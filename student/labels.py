@@ -31,6 +31,7 @@ class VisitedStates(NamedTuple):
     sensed: Any  # [L, E, S']: what a policy on the robot saw before
     steps: Any  # [E]: how many steps the episode had
     goal: Any  # [E, G]: commanded
+    answer: Any = None  # [L, E, A]: of a recurrent teacher to these goals; of another, labels are computed
 
 
 class Labels(NamedTuple):
@@ -78,13 +79,19 @@ def empty_labels(spec: TaskSpec, representation: int, steps: int, envs: int) -> 
 def compute_labels(
     teacher: AnyTeacher, params: Params, task: Task, visited: VisitedStates, shares: GoalShares, key: Array
 ) -> Labels:
-    """Computes the teacher's labels of every visited state, each for one goal drawn by `shares`."""
+    """Computes the teacher's labels of every visited state, each for one goal drawn by `shares`.
+
+    Those of a recurrent teacher are for commanded goals alone: on the way to another goal, other states would
+    have led to this one."""
     goal_key, action_key = jax.random.split(key)
-    goals = draw_goals(goal_key, teacher.spec, visited, shares, teacher.config.update.discount)
+    if visited.answer is None:
+        goals = draw_goals(goal_key, teacher.spec, visited, shares, teacher.config.update.discount)
+    else:
+        goals = jnp.broadcast_to(visited.goal, (len(visited.answer), *visited.goal.shape))
 
     def at_step(step: tuple[Array, ...]) -> Labels:
-        before, carried_out, qpos, sensed, goal, number = step
-        action = teacher.act(params, before, goal)
+        before, carried_out, qpos, sensed, goal, number, answer = step
+        action = teacher.act(params, before, goal) if answer is None else answer
         labels = Labels(
             observation=sensed,
             goal=task.deployed_goal(qpos, goal) if teacher.spec.deployed else goal,
@@ -108,7 +115,7 @@ def compute_labels(
         )
 
     numbers = jnp.arange(len(goals))
-    steps = (visited.before, visited.action, visited.qpos, visited.sensed, goals, numbers)
+    steps = (visited.before, visited.action, visited.qpos, visited.sensed, goals, numbers, visited.answer)
     at_once = max(LABELLED_AT_ONCE // (ACTIONS * visited.goal.shape[0]), 1)
     labels: Labels = jax.lax.map(at_step, steps, batch_size=at_once)
     return labels

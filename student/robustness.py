@@ -11,7 +11,7 @@ from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from student.evaluate import ReferenceEpisodes, retention
 from teacher.evaluate import EpisodeMetrics, evaluation_noise_key, mean_interval, run_episodes
 from teacher.randomization import ALTER_MODEL, UNPUSHED, DomainRandomization, PhysicsParams
-from teacher.rollout import Policy, Simulation, all_seeing, on_robot
+from teacher.rollout import Policy, Simulation, Told, all_seeing, on_robot
 from teacher.rollout import simulation as simulation_named
 from teacher.spec import TaskSpec
 from teacher.tasks import Start
@@ -113,9 +113,9 @@ def _noisy(policy: Policy, scale: np.ndarray) -> Policy:
 
     def noisy(observation: np.ndarray, goal: np.ndarray) -> Any:
         noise = np.random.default_rng(next(steps)).standard_normal(observation.shape)
-        return policy((observation + scale * noise).astype(observation.dtype), goal)
+        return (observation + scale * noise).astype(observation.dtype), goal
 
-    return noisy
+    return Told(policy, noisy)
 
 
 def _compare(both: list[EpisodeMetrics], nominal: list[EpisodeMetrics]) -> JSON:

@@ -1,8 +1,9 @@
 """A task on an engine: batched episodes of any policy."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +164,8 @@ class Simulation:
 
         Args:
           policy: a SensingPolicy if there is a `noise_key`, else a Policy; asked with NumPy batches, all of
-            them in one step before the first again in the next. Their last rows may be padding.
+            them in one step before the first again in the next. Their last rows may be padding. One with a
+            method `begin(episodes)` is asked for a policy of each batch's own, which may keep a state.
           noise_key: of the robots' sensors. The noise of an episode depends on it and on the episode's
             number here, so that the same key pairs two policies."""
         episodes = len(start.goal)
@@ -192,6 +194,7 @@ class Simulation:
         self, policy: Callable[..., Any], start: Start, keys: Any, steps: int | None, sensing: bool
     ) -> Iterator[Trajectories | None]:
         """Yields None after each step that it has asked the device for, at the end what came of them."""
+        policy = begin(policy, len(start.goal))
         state, senses, seen = self._begin(start, keys)
         frames, actions = [jax.tree.map(np.asarray, seen)], []
         active: list[np.ndarray] = []
@@ -281,14 +284,34 @@ class _Frame(NamedTuple):
     sensed: Any  # Sensed; None where the task describes no sensors
 
 
+def begin(policy: Callable[..., Any], episodes: int) -> Callable[..., Any]:
+    """Returns what answers a batch of episodes from the first step on: the policy, if it keeps no state."""
+    begun: Callable[..., Any] = policy.begin(episodes) if hasattr(policy, "begin") else policy
+    return begun
+
+
+@dataclass(frozen=True)
+class Told:
+    """A policy that is told something else than it is given, and keeps a state if that does."""
+
+    policy: Callable[..., Any]
+    tell: Callable[..., Any]  # what is given -> what the policy is told
+
+    def begin(self, episodes: int) -> Self:
+        return replace(self, policy=begin(self.policy, episodes))
+
+    def __call__(self, *given: Any) -> Any:
+        return self.policy(*self.tell(*given))
+
+
 def on_robot(policy: Policy) -> SensingPolicy:
     """Wraps a policy as it runs on a robot: all that it is given is sensed."""
-    return lambda observation, goal, sensed: policy(*sensed)
+    return Told(policy, lambda observation, goal, sensed: sensed)
 
 
 def all_seeing(policy: Policy) -> SensingPolicy:
     """Wraps a policy as a teacher's: it ignores what robots sense."""
-    return lambda observation, goal, sensed: policy(observation, goal)
+    return Told(policy, lambda observation, goal, sensed: (observation, goal))
 
 
 def choose(condition: Array, yes: Any, no: Any) -> Any:

@@ -208,6 +208,11 @@ class Teacher(NamedTuple):
         return self.config.network.repr_dim
 
     @property
+    def recurrent(self) -> bool:
+        """Tells whether its answers depend on earlier observations: never."""
+        return False
+
+    @property
     def actor_parameters(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.params.actor))
 

@@ -3,15 +3,23 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
+import teacher.rollout
 from export.controller import ControllerError, load
+from student.config import StudentConfig
+from student.distill import Distiller
+from student.evaluate import ReferenceEpisodes
 from teacher.config import TeacherConfig
 from teacher.errors import UsageError
 from teacher.policy_file import PolicyFile, read_graph
+from teacher.rollout import simulation
 from teacher.spec import TaskSpec
 from teacher.tasks import achieved_goal, make_task
 
@@ -65,11 +73,104 @@ def test_answers_are_those_of_the_graph_clipped(form, rows, kind):
     observation, goal = questions(6)
     expected = np.clip(np.hstack(given(observation, goal)).astype(float) @ weights, -1, 1)
     policy = PolicyFile.of(model.SerializeToString(), CONFIG, "policy.onnx")
-    found = policy.answer(observation, goal)
+    found = policy(observation, goal)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(policy.act((), observation, goal), expected, atol=1e-4)
     assert policy.actor_parameters == weights.size
+
+
+def recurrent(kind: str, spec: TaskSpec, told="obs", answered="actions", hidden: int | str = 8, copies=1):
+    """A policy as rsl_rl exports its recurrent ones, of which the observation has the goal behind it."""
+    drawn, size, gates = (
+        np.random.default_rng(2),
+        spec.observation_size + spec.goal_size,
+        {"GRU": 3, "LSTM": 4},
+    )
+    shapes = {"W": (1, gates[kind] * 8, size), "R": (1, gates[kind] * 8, 8), "head": (8, spec.action_size)}
+    weights = {name: drawn.normal(0, 0.6, shape).astype(np.float32) for name, shape in shapes.items()}
+    weights["first"] = np.array([0])
+    inputs = {told: [1, size]} | {f"{name}_in": [1, 1, hidden] for name in "hc"[: gates[kind] - 2]}
+    outputs = [answered, "h_out", "c_out"][: len(inputs)]
+    made = helper.make_graph(
+        [
+            helper.make_node("Unsqueeze", [told, "first"], ["sequence"]),
+            helper.make_node(
+                kind,
+                ["sequence", "W", "R", "", "", *list(inputs)[1:]],
+                ["", "hidden", *outputs[2:]],
+                hidden_size=8,
+            ),
+            helper.make_node("Concat", ["hidden"] * copies, ["h_out"], axis=2),
+            helper.make_node("Squeeze", ["hidden", "first"], ["last"]),
+            helper.make_node("MatMul", ["last", "head"], [answered]),
+        ],
+        "policy",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def by_hand(model, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Runs one episode [T, S], [G] through ONNX's own evaluator, step after step; returns actions [T, A]."""
+    run, names = ReferenceEvaluator(model), [each.name for each in model.graph.input]
+    states, actions = {name: np.zeros((1, 1, 8), np.float32) for name in names[1:]}, []
+    for seen in observation:
+        action, *after = run.run(None, {"obs": np.float32([[*seen, *goal]]), **states})
+        states = dict(zip(states, after, strict=True))
+        actions.append(np.clip(action[0], -1, 1))
+    return np.stack(actions)
+
+
+MAZE = TeacherConfig.model_validate({"task": {"name": "wheel_maze"}})
+
+
+@pytest.fixture(params=["GRU", "LSTM"])
+def with_state(request):
+    model = recurrent(request.param, make_task("wheel_maze").spec)
+    return model, PolicyFile.of(model.SerializeToString(), MAZE, "policy.onnx")
+
+
+def test_a_recurrent_policy_carries_its_state_through_each_episode_and_begins_the_next_anew(
+    with_state, monkeypatch
+):
+    monkeypatch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (2,))  # three episodes are two batches, in turn
+    model, policy = with_state
+    maze = simulation("wheel_maze")
+    starts = maze.starts(jax.random.key(0), 3)
+    lived, again = (maze.rollout(policy.policy(), starts, 12) for _ in range(2))
+    for i, goal in enumerate(starts.goal):
+        expected = by_hand(model, lived.observation[:-1, i], goal)
+        np.testing.assert_allclose(lived.action[:, i], expected, atol=1e-5)
+        forgetful = policy(lived.observation[:-1, i], np.tile(goal, (12, 1)))
+        assert np.abs(forgetful - expected).max() > 0.05  # the state counts
+    np.testing.assert_array_equal(lived.action, again.action)
+
+
+def test_labels_of_a_recurrent_teacher_follow_each_episode_whoever_acts(with_state, monkeypatch):
+    monkeypatch.setattr(teacher.rollout, "ROLLOUT_BATCHES", (2,))
+    model, policy = with_state
+    settings = {"sizes": ("1x8",), "envs": 4, "rounds": 2, "teacher_rounds": 1, "noise": 0}
+    distiller = Distiller(StudentConfig(**settings), policy)
+    state, length = distiller.init(jax.random.key(0)), distiller.spec.episode_length
+    for led in (1, 0.5):
+        visited = distiller._visit(state)
+        first = int(state.round) * length
+        labels = distiller._label(state, (), visited).labels
+        action, given = (np.asarray(leaf[first : first + length]) for leaf in (labels.action, labels.goal))
+        for i, goal in enumerate(visited.goal):
+            np.testing.assert_allclose(action[:, i], by_hand(model, visited.before[:, i], goal), atol=1e-4)
+            np.testing.assert_array_equal(given[:, i], np.tile(goal, (length, 1)))
+        assert (visited.action == action).all(-1).mean() == led  # of steps, by the teacher
+        state = distiller.init(jax.random.key(1))._replace(round=jnp.asarray(1))
+
+
+def test_a_student_that_is_its_recurrent_teacher_differs_from_it_nowhere(with_state):
+    reference = ReferenceEpisodes.of(with_state[1], 4)
+    found = reference.evaluate(with_state[1].policy(), None)
+    assert found["policy_error"]["own_states"] == 0
 
 
 FLAT = {"input": OBSERVATION + GOAL}
@@ -87,7 +188,11 @@ def without_numbers():
     [
         (graph({"obs": 3})[0], rf"input 'obs' has 3 entries.*\[{OBSERVATION}\].*\[{OBSERVATION + GOAL}\]"),
         (graph({"obs": OBSERVATION, "goal": GOAL + 1})[0], rf"input 'goal' has {GOAL + 1} entries"),
-        (graph({"obs": OBSERVATION, "h_in": 8})[0], "input 'h_in' is not known.*keeps a state"),
+        (graph({"obs": OBSERVATION, "speed": 1})[0], "input 'speed' is not known.*state NAME_in.* NAME_out"),
+        (graph({"obs": OBSERVATION, "h_in": 8})[0], "input 'h_in' is a state without an output 'h_out'"),
+        (recurrent("GRU", SPEC, hidden="hidden"), r"state 'h_in' is .*'hidden'\], allowed: .*fixed sizes"),
+        (recurrent("GRU", SPEC, copies=2), r"'h_in' is float32\[1, 1, 8\].*'h_out' is .*\[1, 1, 16\]"),
+        (recurrent("GRU", SPEC, "a_in", "a_out"), r"all of its inputs .* are states \(a_in, h_in\)"),
         (graph(FLAT, rows=4)[0], r"tensor\(float\)\[4, "),
         (graph(FLAT, kind=TensorProto.FLOAT16)[0], r"tensor\(float16\)"),
         (graph(FLAT, outputs=ACTION + 1)[0], rf"output 'anything' is \[{ACTION + 1}\].*actions \[{ACTION}\]"),

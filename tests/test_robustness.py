@@ -47,6 +47,7 @@ def reference():
         teacher = SimpleNamespace(
             policy=lambda: policy(20.0),
             actor_parameters=7,
+            recurrent=False,
             config=SimpleNamespace(task=SimpleNamespace(name="sled")),
         )
         outcomes, trajectories = run_episodes(
