@@ -234,3 +234,15 @@ LABYRINTH = """
 #SGGGGGGGGGG#
 #############
 """
+# No walls but those around it.
+YARD = """
+#########
+#SGGGGGG#
+#GGGGGGG#
+#GGGGGGG#
+#GGGGGGG#
+#GGGGGGG#
+#GGGGGGG#
+#GGGGGGG#
+#########
+"""
