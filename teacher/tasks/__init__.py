@@ -18,10 +18,11 @@ from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, ach
 from teacher.tasks.fr3_arm import Fr3Reach
 from teacher.tasks.fr3_cube import fr3_pick_place, fr3_push_easy, fr3_push_hard
 from teacher.tasks.locomotion import LOCOMOTION
+from teacher.tasks.mazes import LABYRINTH
 from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
 from teacher.tasks.validation import own_code, require_sound
-from teacher.tasks.wheel_maze import WheelMaze, WheelPark, wheel_labyrinth
+from teacher.tasks.wheel_maze import WheelMaze, WheelPark
 
 TASKS: dict[str, Callable[[], Any]] = {
     "fr3_pick_place": fr3_pick_place,
@@ -31,7 +32,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "fr3_reach_sensed": partial(Fr3Reach, sensed=True),
     "quad_reach": QuadReach,
     "reacher": Reacher,
-    "wheel_labyrinth": wheel_labyrinth,
+    "wheel_labyrinth": partial(WheelMaze, "wheel_labyrinth", LABYRINTH),
     "wheel_maze": WheelMaze,
     "wheel_park": WheelPark,
     **LOCOMOTION,

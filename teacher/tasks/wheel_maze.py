@@ -13,7 +13,7 @@ import numpy as np
 
 from teacher.spec import ActionSpec, JointSpec, TaskSpec
 from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Part, Start, State, goal_of, observation_terms
-from teacher.tasks.mazes import HARDEST, LABYRINTH, YARD, Maze
+from teacher.tasks.mazes import HARDEST, YARD, Maze
 
 CELL = 0.25  # m
 RADIUS = 0.0375  # m
@@ -144,7 +144,7 @@ class WheelMaze(MujocoTask, AnalyticTask):
     def control(self, state: State, action: Array) -> Array:
         """Forward speed (m/s), turning rate (rad/s), and a sideways speed of nothing."""
         xp = action.__array_namespace__()
-        twist = xp.clip(action, -1, 1) * xp.asarray([SPEED, TURN], dtype=action.dtype)
+        twist = super().control(state, action)
         return xp.concatenate([twist, xp.zeros_like(twist[..., :1])], axis=-1)
 
     def reference_policy(self, observation: Array, goal: Array) -> Array:
@@ -183,11 +183,6 @@ class WheelMaze(MujocoTask, AnalyticTask):
         spec.worldbody.add_light(pos=[*(value / 2 for value in self._ground.extent), 4])
         self._ground.build(spec, contype=0, conaffinity=1, condim=1)
         return spec.compile()
-
-
-def wheel_labyrinth() -> WheelMaze:
-    """Makes the task of wheel_maze in a maze with narrower, longer ways."""
-    return WheelMaze("wheel_labyrinth", LABYRINTH)
 
 
 class WheelPark(WheelMaze):
