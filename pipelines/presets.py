@@ -88,6 +88,13 @@ PRESETS = {  # name: what it is, its settings
         "the same robot in a maze with longer, narrower ways, for sweeps of depth on two cores",
         f"task.name=wheel_labyrinth {WHEELS}",
     ),
+    "wheel-park": (
+        "a two-wheeled robot comes to a place and to a heading; minutes on two cores",
+        f"""
+        task.name=wheel_park network.depth=16 network.width=64 update.discount=0.97
+        update.actor_lr=6e-4 update.critic_lr=1e-3 {FAST_TEMPERATURE} collect.total_steps=1536000
+        """,
+    ),
     "ant-big-maze": (
         "an ant in a maze goes to far cells: the published network and settings at depth 16, for a GPU; "
         "contacts, starts and sampling differ (docs/method.md)",

@@ -186,7 +186,7 @@ class WheelMaze(MujocoTask, AnalyticTask):
 
 
 class WheelPark(WheelMaze):
-    """The same robot parks: it comes to a place of a yard and to a heading, anywhere.
+    """The same robot parks: it comes to a place of a yard and to a heading.
 
     It cannot move sideways, but turns where it stands: every pose is within reach."""
 
