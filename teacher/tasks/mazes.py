@@ -234,8 +234,7 @@ LABYRINTH = """
 #SGGGGGGGGGG#
 #############
 """
-# No walls but those around it. The same training ends 0.81 of the episodes at a pose here, and 0.63 in a yard
-# of 7 x 7 cells.
+# No walls but those around it. Poses in a larger yard take longer to learn (docs/results.md, Parking).
 YARD = """
 #######
 #SGGGG#
