@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.files import write_text
 from teacher.errors import UsageError, unknown_name
 from teacher.tasks.arm import ArmDescription, ArmGoal, as_toml, describe
-from teacher.tasks.arm_model import parsed
+from teacher.tasks.chain import parsed
 
 
 def task_of_arm(arm: str, tip: str | None, say: Callable[[str], None], goal: str = "point") -> str:

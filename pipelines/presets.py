@@ -14,6 +14,7 @@ TASKS = {  # those of `teacher.tasks`, which takes seconds to import: what they 
     "reacher": "a planar arm with two joints reaches a point",
     "wheel_maze": "a two-wheeled robot drives through a large maze",
     "wheel_labyrinth": "wheel_maze with longer, narrower ways",
+    "wheel_park": "the same robot parks in a yard: a place and a heading",
     "ant": "a four-legged ant walks to a point on open ground",
     "ant_u4_maze": "the ant walks through a U-shaped maze of size 4",
     "ant_u5_maze": "the ant walks through a U-shaped maze of size 5",
@@ -86,6 +87,13 @@ PRESETS = {  # name: what it is, its settings
     "wheel-labyrinth": (
         "the same robot in a maze with longer, narrower ways, for sweeps of depth on two cores",
         f"task.name=wheel_labyrinth {WHEELS}",
+    ),
+    "wheel-park": (
+        "a two-wheeled robot comes to a place and to a heading; minutes on two cores",
+        f"""
+        task.name=wheel_park network.depth=16 network.width=64 update.discount=0.97
+        update.actor_lr=6e-4 update.critic_lr=1e-3 {FAST_TEMPERATURE} collect.total_steps=1536000
+        """,
     ),
     "ant-big-maze": (
         "an ant in a maze goes to far cells: the published network and settings at depth 16, for a GPU; "

@@ -9,11 +9,17 @@ from test_own_task import PUCK, written
 from pipelines import train_teacher
 from pipelines.config import preset, with_values
 from pipelines.files import read_columns
-from pipelines.ground_truth import reference_episodes, share_of_reference
+from pipelines.ground_truth import (
+    STATES,
+    agreement,
+    drawable,
+    queries,
+    reference_episodes,
+    share_of_reference,
+)
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, create_run
 from teacher.config import FAR_CELLS
-from teacher.distance_map import STATES, agreement, drawable, queries
 from teacher.evaluate import EpisodeMetrics, evaluation_starts, run_episodes, summarise
 from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, make_task

@@ -13,10 +13,10 @@ from PIL import Image
 from pipelines import formats, tables
 from pipelines.config import preset, with_values
 from pipelines.files import write_columns, write_json
+from pipelines.ground_truth import Queries, drawable
 from pipelines.report import figures, plot, write_report
 from pipelines.report.context import RunContext
 from pipelines.rundir import DISTANCE_MAP, RECORDING, ROBOT_LOG, create_run
-from teacher.distance_map import Queries, drawable
 from teacher.errors import FathomError
 from teacher.tasks.mazes import U4, Maze
 

@@ -27,8 +27,16 @@ from pipelines.robot.limits import States, velocity_limits, violations
 from pipelines.robot.simulated import simulated_robot
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
-from teacher.tasks.fr3 import Fr3Reach
-from teacher.tasks.fr3_arm import HOME, JOINTS, LOWER, UPPER, flange_position, joint_frames, tool_position
+from teacher.tasks.fr3_arm import (
+    HOME,
+    JOINTS,
+    LOWER,
+    UPPER,
+    Fr3Reach,
+    flange_position,
+    joint_frames,
+    tool_position,
+)
 from teacher.tasks.validation import require_sound
 
 TASK = make_task("fr3_reach")

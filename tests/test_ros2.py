@@ -30,7 +30,7 @@ from teacher.tasks.fr3_arm import HOME, JOINTS, flange_position
 
 DT = 0.02
 QUICK = f"""
-from teacher.tasks.fr3 import Fr3Reach
+from teacher.tasks.fr3_arm import Fr3Reach
 
 class Quick(Fr3Reach):
     @property

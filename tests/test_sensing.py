@@ -11,7 +11,7 @@ from pipelines import closed_loop
 from teacher.evaluate import evaluation_noise_key, evaluation_starts, run_episodes
 from teacher.rollout import all_seeing, on_robot, simulation
 from teacher.tasks import make_task
-from teacher.tasks.fr3 import ENCODER_NOISE, JOINTS
+from teacher.tasks.fr3_arm import ENCODER_NOISE, JOINTS
 
 EPISODES, STEPS = 6, 40
 KEY = jax.random.key(5)

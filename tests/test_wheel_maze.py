@@ -1,14 +1,14 @@
-"""The wheeled robot: its own arithmetic, and its MuJoCo model beside it."""
+"""The wheeled robot: its own arithmetic, its MuJoCo model beside it, and its parking."""
 
 import jax
 import numpy as np
 import pytest
 
 from teacher.compilation import jit_once
-from teacher.evaluate import evaluation_starts, run_episodes
-from teacher.rollout import simulation
-from teacher.tasks import State, make_task
-from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, NEAR, RADIUS, SPEED, TURN
+from teacher.evaluate import episode_metrics, evaluation_starts, run_episodes
+from teacher.rollout import Trajectories, simulation
+from teacher.tasks import State, goal_distance, make_task
+from teacher.tasks.wheel_maze import CELL, CONTROL_DT, KEPT, LEVER, NEAR, RADII, RADIUS, SPEED, TURN
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,24 @@ def test_the_reference_policy_reaches_every_goal_by_the_shortest_way(task):
     assert (np.diff(left, axis=0) <= 0).all()  # never back, never into a longer way
 
 
-def test_the_reference_policy_drives_the_mujoco_model_too(task):
-    starts = evaluation_starts(simulation("wheel_maze", "mujoco"), 8, "all")
-    outcomes, _ = run_episodes(simulation("wheel_maze", "mujoco"), task.reference_policy, starts)
+@pytest.mark.parametrize("name", ["wheel_maze", "wheel_park"])
+def test_the_reference_policy_drives_the_mujoco_model_too(name):
+    on_engine = simulation(name, "mujoco")
+    starts = evaluation_starts(on_engine, 8, "all")
+    outcomes, _ = run_episodes(on_engine, make_task(name).reference_policy, starts)
     assert outcomes.success_final.all()
+
+
+def test_parking_counts_the_way_and_the_turn():
+    """3 cm and 4 cm away, and turned from 3 rad over the half turn to -3 rad; then turned alone."""
+    task, lever = make_task("wheel_park"), LEVER
+    stands = np.array([[1.0, 0.5, 3.0], [1.0, 0.5, 1.0], [1.0, 0.5, 1.0]])
+    asked = np.array([[1.03, 0.54, -3.0], [1.0, 0.5, 1.25], [1.0, 0.5, 1.0 + np.pi]])
+    goal = np.stack([*asked.T[:2], lever * np.cos(asked[:, 2]), lever * np.sin(asked[:, 2])], axis=-1)
+    seen = task.observe(State(stands, 0 * stands, 0 * stands))
+    turned = np.array([2 * np.pi - 6, 0.25, np.pi])
+    expected = [np.hypot(0.05, 2 * lever * np.sin(turned[0] / 2)), RADII[1], 2 * lever]
+    np.testing.assert_allclose(goal_distance(task.spec, seen, goal), expected)
+    rested = Trajectories(np.stack([stands] * 2), np.stack([seen] * 2), None, np.ones((1, 3), bool))
+    np.testing.assert_allclose(episode_metrics(task.spec, rested, goal).final_angle, turned)
+    np.testing.assert_allclose(task.marker(goal), [[*each[:2], RADIUS] for each in asked])

@@ -15,13 +15,14 @@ from teacher.config import ARM, StoredName, task_reference
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.tasks.arm import arm_task
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
-from teacher.tasks.fr3 import Fr3Reach
+from teacher.tasks.fr3_arm import Fr3Reach
 from teacher.tasks.fr3_cube import fr3_pick_place, fr3_push_easy, fr3_push_hard
 from teacher.tasks.locomotion import LOCOMOTION
+from teacher.tasks.mazes import LABYRINTH
 from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
 from teacher.tasks.validation import own_code, require_sound
-from teacher.tasks.wheel_maze import WheelMaze, wheel_labyrinth
+from teacher.tasks.wheel_maze import WheelMaze, WheelPark
 
 TASKS: dict[str, Callable[[], Any]] = {
     "fr3_pick_place": fr3_pick_place,
@@ -31,8 +32,9 @@ TASKS: dict[str, Callable[[], Any]] = {
     "fr3_reach_sensed": partial(Fr3Reach, sensed=True),
     "quad_reach": QuadReach,
     "reacher": Reacher,
-    "wheel_labyrinth": wheel_labyrinth,
+    "wheel_labyrinth": partial(WheelMaze, "wheel_labyrinth", LABYRINTH),
     "wheel_maze": WheelMaze,
+    "wheel_park": WheelPark,
     **LOCOMOTION,
 }
 LARGEST = 2**26  # bytes of a model's file that is kept with a run

@@ -19,9 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from teacher.errors import UsageError
 from teacher.spec import ActionSpec, Floats, JointSpec, Names, TaskSpec
-from teacher.tasks.arm_model import checked_chain, compiled, decided_tip, driven_joints, parsed, servo_model
 from teacher.tasks.base import Array, State, goal_of, observation_terms
-from teacher.tasks.chain import HINGE, Chain, TipReach
+from teacher.tasks.chain import (
+    HINGE,
+    Chain,
+    TipReach,
+    checked_chain,
+    compiled,
+    decided_tip,
+    driven_joints,
+    parsed,
+    servo_model,
+)
 
 JOINT_RADIUS = 0.1  # rad, or m of slides: of goals that are joints
 RANGE = 1.0  # rad around home in which joints move: nothing rewards one of the poses that reach a point

@@ -126,10 +126,10 @@ class MujocoTask(Task):
 
     def marker(self, goal: Array) -> Array:
         """Goal [..., G] -> the point [..., 3] in metres at which to show it; x and y at `marker_height`."""
-        if goal.shape[-1] > 2:
+        if self.spec.goal.movable > 2:
             return goal[..., :3]
         xp = goal.__array_namespace__()
-        return xp.concatenate([goal, xp.full_like(goal[..., :1], self.marker_height)], axis=-1)
+        return xp.concatenate([goal[..., :2], xp.full_like(goal[..., :1], self.marker_height)], axis=-1)
 
 
 class AnalyticTask(Task):

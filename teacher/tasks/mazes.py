@@ -234,3 +234,13 @@ LABYRINTH = """
 #SGGGGGGGGGG#
 #############
 """
+# No walls but those around it. Poses in a larger yard take longer to learn (docs/results.md, Parking).
+YARD = """
+#######
+#SGGGG#
+#GGGGG#
+#GGGGG#
+#GGGGG#
+#GGGGG#
+#######
+"""

@@ -1,6 +1,6 @@
-"""A small two-wheeled robot in a large maze: a long horizon at hardly any cost of simulation.
+"""A small two-wheeled robot in a large maze, a long horizon at hardly any cost of simulation; and in a yard.
 
-By default the task integrates itself: a unicycle with lag that walls stop, axis by axis. The MuJoCo
+By default a task integrates itself: a unicycle with lag that walls stop, axis by axis. The MuJoCo
 model is the same robot with forces and contacts, for `mjx` and the C engine.
 """
 
@@ -12,14 +12,16 @@ import mujoco
 import numpy as np
 
 from teacher.spec import ActionSpec, JointSpec, TaskSpec
-from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Start, State, goal_of, observation_terms
-from teacher.tasks.mazes import HARDEST, LABYRINTH, Maze
+from teacher.tasks.base import AnalyticTask, Array, MujocoTask, Part, Start, State, goal_of, observation_terms
+from teacher.tasks.mazes import HARDEST, YARD, Maze
 
 CELL = 0.25  # m
 RADIUS = 0.0375  # m
 SPEED, TURN = 0.375, 4.0  # m/s and rad/s at full action
 CONTROL_DT = 0.1  # s
 RADII = (0.05, 0.1, 0.25)  # m: strict, success and easy
+# m, of poses: a turn by 0.25 rad (14°) alone is as far as the success radius.
+LEVER = RADII[1] / (2 * np.sin(0.25 / 2)).item()
 KEPT = 0.7  # share of a velocity error that is left after a control period
 START_SPREAD = 0.05  # m around the start cell's centre
 NEAR = 5  # cells to walk, at most, from start to goal in the layout `near`
@@ -58,21 +60,27 @@ class WheelMaze(MujocoTask, AnalyticTask):
     """Forward speed and turning rate at 10 Hz drive a two-wheeled robot through a maze to a cell."""
 
     engines = ("analytic", "mjx", "mujoco")
-    layouts = ("all", "near", "far")
+    layouts: tuple[str, ...] = ("all", "near", "far")
     evaluation_layout = "all"
     pushed = (0, 1)
     marker_height = RADIUS
-    maze = Maze(HARDEST, CELL)
+    place: tuple[Part, ...] = (
+        ("position", ("x", "y"), "m", "maze"),
+        ("heading", ("cos", "sin"), "1", "maze"),
+    )
+    lever: float | None = None  # of goals that are poses
+    steps = 250  # of an episode
 
-    def __init__(self, name: str = "wheel_maze", maze: Maze = maze):
-        self.name, self.maze = name, maze
+    def __init__(self, name: str = "wheel_maze", walls: str = HARDEST):
+        self.name, self._ground = name, Maze(walls, CELL)
+        self.maze = self._ground
 
     @cached_property
     def spec(self) -> TaskSpec:
-        cells = self.maze.centres("SG")
+        cells, turn = self._ground.centres("SG"), () if self.lever is None else (self.lever,) * 2
+        low, high = (*cells.min(0).tolist(), *(-each for each in turn)), (*cells.max(0).tolist(), *turn)
         terms = observation_terms(
-            ("position", ("x", "y"), "m", "maze"),
-            ("heading", ("cos", "sin"), "1", "maze"),
+            *self.place,
             ("speed", ("forward",), "m/s", "base"),
             ("turning_rate", ("turn",), "rad/s", "base"),
         )
@@ -80,9 +88,7 @@ class WheelMaze(MujocoTask, AnalyticTask):
             name=self.name,
             version=1,
             observation=terms,
-            goal=goal_of(
-                terms, "position", tuple(cells.min(0).tolist()), tuple(cells.max(0).tolist()), RADII
-            ),
+            goal=goal_of(terms, terms[0].name, low, high, RADII, lever=self.lever),
             action=ActionSpec(
                 kind="base_twist",
                 joints=("forward", "turn"),
@@ -93,15 +99,15 @@ class WheelMaze(MujocoTask, AnalyticTask):
             joints=JointSpec(
                 names=JOINTS,
                 unit="m, m, rad",
-                default=(*self.maze.centres("S")[0].tolist(), 0.0),
+                default=(*self._ground.centres("S")[0].tolist(), 0.0),
                 lower=(0.5 * CELL, 0.5 * CELL, None),  # the heading turns freely
-                upper=(*self.maze.extent, None),
+                upper=(*self._ground.extent, None),
                 velocity=(SPEED, SPEED, TURN),
                 slowdown=0.0,
                 margin=0.0,
             ),
             control_dt=CONTROL_DT,
-            episode_length=250,
+            episode_length=self.steps,
         )
 
     def start(self, key: Array, layout: str) -> Start:
@@ -117,14 +123,15 @@ class WheelMaze(MujocoTask, AnalyticTask):
 
     def _ends(self, key: Array, layout: str) -> tuple[Array, Array]:
         """Centres [2] of the cells where an episode begins and where its goal is."""
-        routes, first, cells = self.maze.routes, self.maze.centres("S")[0], self.maze.centres("SG")
+        ground = self._ground
+        routes, first, cells = ground.routes, ground.centres("S")[0], ground.centres("SG")
         if layout == "near":
             start_key, goal_key = jax.random.split(key)
             start = jax.random.randint(start_key, (), 0, len(routes.centres))
             near = jnp.asarray(routes.steps <= NEAR)[start]
             goal = jax.random.categorical(goal_key, jnp.where(near, 0.0, -jnp.inf))
             return jnp.asarray(routes.centres)[start], jnp.asarray(routes.centres)[goal]
-        steps = routes.steps[self.maze.cell_number(first), self.maze.cell_number(cells)]
+        steps = routes.steps[ground.cell_number(first), ground.cell_number(cells)]
         return first, jax.random.choice(key, jnp.asarray(cells[steps > NEAR] if layout == "far" else cells))
 
     def observe(self, state: State) -> Array:
@@ -132,20 +139,20 @@ class WheelMaze(MujocoTask, AnalyticTask):
         heading, turn = state.qpos[..., 2:], state.qvel[..., 2:]
         direction = xp.concatenate([xp.cos(heading), xp.sin(heading)], axis=-1)
         forward = (state.qvel[..., :2] * direction).sum(-1, keepdims=True)
-        return xp.concatenate([state.qpos[..., :2], direction, forward, turn], axis=-1)
+        return xp.concatenate([state.qpos[..., :2], (self.lever or 1) * direction, forward, turn], axis=-1)
 
     def control(self, state: State, action: Array) -> Array:
         """Forward speed (m/s), turning rate (rad/s), and a sideways speed of nothing."""
         xp = action.__array_namespace__()
-        twist = xp.clip(action, -1, 1) * xp.asarray([SPEED, TURN], dtype=action.dtype)
+        twist = super().control(state, action)
         return xp.concatenate([twist, xp.zeros_like(twist[..., :1])], axis=-1)
 
     def reference_policy(self, observation: Array, goal: Array) -> Array:
         """Follows the shortest way from cell to cell: turns to the next one, and drives where it is ahead."""
         xp = observation.__array_namespace__()
-        routes, position = self.maze.routes, observation[..., :2]
-        here, there = self.maze.cell_number(position), self.maze.cell_number(goal)
-        target = xp.asarray(routes.centres)[xp.asarray(routes.next)[here, there]]
+        ground, position = self._ground, observation[..., :2]
+        here, there = ground.cell_number(position), ground.cell_number(goal)
+        target = xp.asarray(ground.routes.centres)[xp.asarray(ground.routes.next)[here, there]]
         target = xp.where((here == there)[..., None], goal, target)
         gap = target - position
         turn = xp.arctan2(gap[..., 1], gap[..., 0]) - xp.arctan2(observation[..., 3], observation[..., 2])
@@ -163,9 +170,9 @@ class WheelMaze(MujocoTask, AnalyticTask):
         turn = KEPT * turn + (1 - KEPT) * control[..., 1]
         heading = heading + CONTROL_DT * turn
         vx, vy = forward * xp.cos(heading), forward * xp.sin(heading)
-        vx = xp.where(self.maze.is_wall(x + CONTROL_DT * vx + RADIUS * xp.sign(vx), y), 0, vx)
+        vx = xp.where(self._ground.is_wall(x + CONTROL_DT * vx + RADIUS * xp.sign(vx), y), 0, vx)
         x = x + CONTROL_DT * vx
-        vy = xp.where(self.maze.is_wall(x, y + CONTROL_DT * vy + RADIUS * xp.sign(vy)), 0, vy)
+        vy = xp.where(self._ground.is_wall(x, y + CONTROL_DT * vy + RADIUS * xp.sign(vy)), 0, vy)
         y = y + CONTROL_DT * vy
         qpos, qvel = xp.stack([x, y, heading], axis=-1), xp.stack([vx, vy, turn], axis=-1)
         return State(qpos, qvel, control)
@@ -173,11 +180,39 @@ class WheelMaze(MujocoTask, AnalyticTask):
     def model(self, engine: str) -> mujoco.MjModel:
         spec = mujoco.MjSpec.from_string(MJCF)
         spec.modelname = self.name
-        spec.worldbody.add_light(pos=[*(value / 2 for value in self.maze.extent), 4])
-        self.maze.build(spec, contype=0, conaffinity=1, condim=1)
+        spec.worldbody.add_light(pos=[*(value / 2 for value in self._ground.extent), 4])
+        self._ground.build(spec, contype=0, conaffinity=1, condim=1)
         return spec.compile()
 
 
-def wheel_labyrinth() -> WheelMaze:
-    """Makes the task of wheel_maze in a maze with narrower, longer ways."""
-    return WheelMaze("wheel_labyrinth", Maze(LABYRINTH, CELL))
+class WheelPark(WheelMaze):
+    """The same robot parks: it comes to a place of a yard and to a heading.
+
+    It cannot move sideways, but turns where it stands: every pose is within reach."""
+
+    layouts = ("all",)
+    place = (("pose", ("x", "y", "cos", "sin"), "m", "yard"),)
+    lever = LEVER
+    steps = 100
+
+    def __init__(self) -> None:
+        super().__init__("wheel_park", YARD)
+        self.maze = None  # all ways are straight
+
+    def start(self, key: Array, layout: str) -> Start:
+        """Draws two poses between the centres of the yard's cells: of the robot at rest, and its goal."""
+        goal = self.spec.goal
+        low, high = jnp.array([*goal.low[:2], -np.pi]), jnp.array([*goal.high[:2], np.pi])
+        qpos, asked = jax.random.uniform(key, (2, 3), minval=low, maxval=high)
+        return Start(qpos, jnp.zeros(3), self.observe(State(asked, jnp.zeros(3), jnp.zeros(3)))[:4])
+
+    def reference_policy(self, observation: Array, goal: Array) -> Array:
+        """Turns to the place, or its back to it, drives there, and turns to the heading."""
+        xp = observation.__array_namespace__()
+        gap, pose = (goal - observation[..., :4])[..., :2], observation[..., 2:4]
+        along, across = (gap * pose).sum(-1), gap[..., 1] * pose[..., 0] - gap[..., 0] * pose[..., 1]
+        to_place = xp.arctan(across / xp.where(along == 0, 1e-9, along))
+        to_heading = xp.arctan2(goal[..., 3], goal[..., 2]) - xp.arctan2(pose[..., 1], pose[..., 0])
+        to_heading = (to_heading + xp.pi) % (2 * xp.pi) - xp.pi
+        turn = xp.where((gap**2).sum(-1) < RADII[0] ** 2, to_heading, to_place)
+        return xp.clip(xp.stack([4 * along / LEVER * xp.cos(to_place) ** 2, turn], axis=-1), -1, 1)
