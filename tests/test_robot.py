@@ -20,11 +20,9 @@ from typer.testing import CliRunner
 from export.bundle import write_bundle
 from pipelines.cli import app
 from pipelines.progress import Display
-from pipelines.robot.driving import _for_tool, drive
+from pipelines.robot.driving import _for_tool, drive, goals_of
 from pipelines.robot.franka import Franka, require_drivable
-from pipelines.robot.goals import goals_of
-from pipelines.robot.limits import States, velocity_limits, violations
-from pipelines.robot.simulated import simulated_robot
+from pipelines.robot.simulated import States, simulated_robot, velocity_limits, violations
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 from teacher.tasks.fr3 import Fr3Reach
