@@ -1,5 +1,6 @@
 """Distances between an arm's links, by MuJoCo, and how much of a command they leave room for."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ MARGIN = 0.01  # m, below which no link comes near to another
 SEEN = 0.05  # m: distances above it are not computed
 BETWEEN = 0.05  # rad, or m of a slide: from one posture that is tried to the next
 SHARES = (1.0, 0.75, 0.5, 0.25)
+LATE = 3  # periods: what is commanded has been done after them, as older readings hold the robot
 NOISE = 1e-7  # m
+FINGER = 0.04  # m, by which each of the hand's opens
 Pairs = dict[tuple[int, int], float]
 
 
@@ -35,6 +38,11 @@ def arm_model(task: Task) -> mujoco.MjModel | None:
             return None
         spec = parsed(file := Path(franky_sim.__file__).with_name("assets") / "fr3.xml")
         spec.meshdir = str(file.with_name("meshes"))
+        fingers = "left_finger", "right_finger"
+        for finger in fingers:  # which are open there, and may be closed
+            shut = {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": "finger_0", "pos": (0, -FINGER, 0)}
+            spec.body(finger).add_geom(**shut)
+        spec.add_exclude(bodyname1=fingers[0], bodyname2=fingers[1])
     else:
         return None
     spec.compiler.discardvisual = True
@@ -46,7 +54,7 @@ class Separation:
 
     At any moment a hold brings the arm to rest with MARGIN between any two links, or what else its model
     holds: of the next velocities the largest share is taken after which that still is so. Where two are
-    nearer already, commands may only lead them apart. What is that near at home may touch, as neighbours."""
+    nearer already, commands may only lead them apart. Neighbours may touch, and what is that near at home."""
 
     def __init__(self, model: mujoco.MjModel, spec: dict[str, Any]) -> None:
         """Takes a model that has all commanded joints, and `Controller.spec`."""
@@ -62,19 +70,25 @@ class Separation:
         )
         self._dt = spec["control_dt"]
         home = dict(zip(spec["joints"]["names"], spec["joints"]["default"], strict=True))
-        self._may_touch = Pairs()
-        self._may_touch = self._near([home[name] for name in spec["action"]["joints"]], MARGIN)
+        self._may_touch = {*zip(model.body_parentid.tolist(), range(model.nbody), strict=True)}
+        self._may_touch |= self._near([home[name] for name in spec["action"]["joints"]], MARGIN).keys()
         self._least, self._slowed, self._nearest = SEEN, 0, (0, 0)
+        self._seen = self._moved = np.zeros(len(self._entries))
+        self._sent, self._unseen = [self._moved], 1
 
     def __call__(self, q: Sequence[float], last: Sequence[float], following: Sequence[float]) -> float:
         now = self._near(q, SEEN)
         pair = min(now, key=now.__getitem__, default=None)
         if pair is not None and now[pair] < self._least:
             self._least, self._nearest = now[pair], pair
-        before, asked = np.array(last), np.array(following)
-        held = before - np.clip(before, -self._change, self._change)
+        measured, before, asked = np.array(q), np.array(last), np.array(following)
+        # A robot may be a period late, its sensors later: what they do not show yet may be to come.
+        self._unseen = 1 if (measured != self._seen).any() else min(self._unseen + 1, LATE)
+        self._sent = [before, *self._sent[: LATE - 1]]
+        self._seen, self._moved = measured, self._dt * sum(self._sent[: self._unseen])
+        held = before - before.clip(-self._change, self._change)
         for share in SHARES:
-            way = self._way(np.array(q), before, held + share * (asked - held))
+            way = self._way(held + share * (asked - held))
             if all(self._leads_apart(posture, now) for posture in way):
                 self._slowed += share < 1
                 return share
@@ -87,19 +101,17 @@ class Separation:
         near = {"least_separation_m": self._least, "nearest_links": names} if self._least < SEEN else {}
         return {"slowed_by_separation": self._slowed, **near}
 
-    def _way(self, q: np.ndarray, before: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Returns postures [K, A] on the way of a command and a hold after it, the last first.
-
-        The robot may be a period late, with the command before still to be followed."""
+    def _way(self, velocity: np.ndarray) -> np.ndarray:
+        """Returns postures [K, A] on the way of a command and a hold after it, the last first."""
         rest = np.abs(velocity) * (self._dt / self._change)  # s, until each joint stands
-        first = q + before * self._dt
-        second = first + velocity * self._dt
-        moved = np.abs(before) * self._dt + np.abs(velocity) * (self._dt + rest / 2)
-        times = np.linspace(rest.max(), 0, 1 + int(np.ceil(moved.max() / BETWEEN)))[:, None]
-        times = np.minimum(times, rest)
+        first = self._seen + self._moved
+        far = np.abs(self._moved) + np.abs(velocity) * (self._dt + rest / 2)
+        count = max(1, math.ceil(far.max() / BETWEEN))
+        times = np.minimum(np.arange(count, -1, -1)[:, None] * (rest.max() / count), rest)
         braking = velocity * times * (1 - times / (2 * np.maximum(rest, 1e-9)))
-        lower, upper = np.minimum(q, self._lower), np.maximum(q, self._upper)
-        return np.clip(np.concatenate([second + braking, first[None]]), lower, upper)
+        lower, upper = np.minimum(self._seen, self._lower), np.maximum(self._seen, self._upper)
+        way = np.concatenate([first + velocity * self._dt + braking, first[None]])
+        return way.clip(lower, upper)
 
     def _leads_apart(self, posture: np.ndarray, now: Pairs) -> bool:
         """Tells whether no pair is nearer there than MARGIN and than now."""
