@@ -112,6 +112,13 @@ export/controller.py: test_command_limiter
   position limits dropped for position commands
     < _clipped(wanted, self.lower, self.upper) - q
     > wanted - q
+pipelines/robot/separation.py: test_robot
+  links watched as if the arm stopped at once
+    < self._dt + braking
+    > self._dt + 0 * braking
+  links watched as if the arm were where its sensors saw it
+    < first = self._seen + self._moved
+    > first = self._seen
 export/controller.py: test_control_loop
   one second old is fresh
     < > stale_s

@@ -760,6 +760,16 @@ class _Joint:
         self.down += self.last * self.dt
         return self._move(0.0)
 
+    def slow(self, before: float, share: float) -> float:
+        """Returns the command anew: its velocity is this share of the one it had, the rest that of a hold.
+
+        Args: before: the velocity before it. Both are within a change of that, and so is the result."""
+        asked, self.last = self.last, before
+        if self.by_position:
+            self.command -= asked * self.dt
+        held = before - _clipped(before, -self.change, self.change)
+        return self._move(held + share * (asked - held))
+
     def _move(self, wanted: float) -> float:
         self.last = _clipped(wanted, self.last - self.change, self.last + self.change)
         self.command = self.command + self.last * self.dt if self.by_position else self.last
@@ -788,19 +798,27 @@ class CommandLimiter:
 
     A hold (no action) brings joints to rest within their acceleration, wherever they are, and keeps them
     there: velocity 0, or the position where the command came to rest. It keeps a gripper's width, commands 0
-    for torques and twists, and `offset` for others. What follows it begins from the measured positions."""
+    for torques and twists, and `offset` for others. What follows it begins from the measured positions.
+
+    `share` may keep joints from what these limits do not know, as from one another."""
 
     SPARE = 0.5
     """Share of the robot's acceleration limit that is used: it follows a change of command with ramps, which
     are steeper at their middle than on average, and has to arrive before the next command."""
 
     def __init__(
-        self, spec: dict[str, Any], *, ramp_s: float = 0.5, acceleration: list[float] | None = None
+        self,
+        spec: dict[str, Any],
+        *,
+        ramp_s: float = 0.5,
+        acceleration: list[float] | None = None,
+        share: Callable[[list[float], list[float], list[float]], float] | None = None,
     ) -> None:
         """Takes the limits of `Controller.spec`.
 
         Args: ramp_s: seconds from standing to full velocity; acceleration: [A], rad/s^2; None: SPARE of
-        the specification's, if it has one.
+        the specification's, if it has one; share: from the joints' measured positions, last velocities and
+        next ones, what share of the next ones is commanded, 0 to 1; the rest is a hold's.
         Raises ControllerError for an unknown kind of command, for a joint that the robot lacks, or if joint
         positions are not observed."""
         action, joints, dt = spec["action"], spec["joints"], spec["control_dt"]
@@ -822,7 +840,8 @@ class CommandLimiter:
                 self._joints[i] = _Joint(kind, joints, row, dt, limit)
             elif kind != "gripper_width":
                 self._rest[i] = rest
-        needed = {self._names[i] for i, joint in self._joints.items() if joint.is_measured}
+        self._share = share
+        needed = {self._names[i] for i, joint in self._joints.items() if joint.is_measured or share}
         home = dict(zip(joints["names"], joints["default"]))
         places: dict[str, tuple[int, float]] = {}
         for term in spec["inputs"]["reading"]:
@@ -885,10 +904,16 @@ class CommandLimiter:
                 self._begin(positions)
             self._steps = min(self._steps + 1, self._ramp_steps)
             ramp = self._steps / self._ramp_steps
+            before = [joint.last for joint in self._joints.values()]
             for i, each in enumerate(asked):
                 wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
                 moved = self._joints.get(i)
                 last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
+            if self._share is not None:
+                following = [joint.last for joint in self._joints.values()]
+                share = self._share([positions[i] for i in self._joints], before, following)
+                for velocity, (i, joint) in zip(before, self._joints.items() if share < 1 else ()):
+                    last[i] = joint.slow(velocity, share)
         self._command[:] = last
         return self._command
 

@@ -123,6 +123,8 @@ def funnel(found: Summary, goal: Goal) -> Table:
         broken = robot.limit_violations
         limits = "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit"
         facts = [f"{robot.reached} of {robot.goals} goals", formats.latencies(robot), late(robot), limits]
+        if slowed := robot.slowed_by_separation:
+            facts.append(f"{slowed:,} commands slowed to keep links apart")
         reached = (robot.reached or 0) / (robot.goals or 1)
         ends = Score(success_final=reached, final_distance=robot.mean_distance_m)
         facts.append(f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away")

@@ -73,8 +73,7 @@ def residual_stacks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) ->
 def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Any]:
     def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, Any]:
         out, layers = _blocks(x, _stack(block), settings)
-        kept = _operand(x, settings), layers
-        return out, jnp.concatenate([kept[0][None], layers]) if settings.batched else kept
+        return out, _joined(_operand(x, settings), layers)
 
     out, kept = _scan(body, x, _rounded(blocks, settings), settings)
     return out, (blocks, kept)
@@ -82,38 +81,46 @@ def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[
 
 def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, tuple[Blocks, ...]]:
     blocks, kept = saved
-
-    def split(kept: Any) -> tuple[Array, Kept]:
-        return (kept[0], kept[1:]) if settings.batched else kept
+    of_blocks = _rounded(blocks, settings), kept
 
     def gradients(blocks: tuple[Blocks, ...], kept: Any, cotangents: Array) -> tuple[Blocks, ...]:
-        function, (block_input, layers) = block_gradients, split(kept)
-        if settings.batched:
-            function = gradients_together
-        return tuple(
-            function(
-                block,
+        function = gradients_together if settings.batched else block_gradients
+        block_input, layers = _split(kept)
+        of_each = (
+            (
                 block_input[number],
-                jax.tree.map(lambda leaf, number=number: leaf[:, number], layers),
+                jax.tree.map(partial(_network, number=number), layers),
                 cotangents[:, number],
-                settings,
             )
-            for number, block in enumerate(blocks)
+            for number in range(len(blocks))
         )
+        return tuple(function(block, *each, settings) for block, each in zip(blocks, of_each, strict=True))
 
-    def body(cotangent: Array, of_block: Any) -> tuple[Array, Any]:
+    def body(cotangent: Array, of_block: tuple[tuple[Blocks, ...], Any]) -> tuple[Array, Any]:
         block, kept = of_block
         of_each = jax.vmap(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
-        below, cotangents = of_each(cotangent, _stack(block), split(kept)[1])
-        return below, cotangents if settings.batched else gradients(*of_block, cotangents)
+        below, cotangents = of_each(cotangent, _stack(block), _split(kept)[1])
+        return below, cotangents if settings.batched else gradients(block, kept, cotangents)
 
-    of_blocks = _rounded(blocks, settings), kept
     below, found = _scan(body, cotangent, of_blocks, settings, reverse=True)
     if settings.batched:
         found = jax.lax.map(lambda each: gradients(*each), (*of_blocks, found), batch_size=BLOCKS_AT_ONCE)
         # Before anything else goes on: what was kept can then be forgotten.
         below, found = jax.lax.optimization_barrier((below, found))
     return below, found
+
+
+def _joined(block_input: Array, layers: Kept) -> Any:
+    """Joins to one array what is one of a shape, [5, G, B, W]: to write it is one kernel."""
+    return (
+        (block_input, layers)
+        if isinstance(layers, Normalised)
+        else jnp.concatenate([block_input[None], layers])
+    )
+
+
+def _split(kept: Any) -> tuple[Array, Kept]:
+    return kept if isinstance(kept, tuple) else (kept[0], kept[1:])
 
 
 residual_stacks.defvjp(_forward, _backward)
@@ -162,8 +169,8 @@ def block_gradients(
     block_input, layers = _rows_to_learn_from(block_input, layers, settings)
     below, gradients = block_input, []
     for layer in range(BLOCK_DEPTH):
-        gradient, below = _layer_gradients(below, cotangents[layer], *_layer(block, layers, layer), settings)
-        gradients.append(gradient)
+        of_layer, below = _layer_gradients(below, cotangents[layer], *_layer(block, layers, layer), settings)
+        gradients.append(of_layer)
     gradient: Blocks = _stack(gradients)
     return gradient
 
@@ -177,7 +184,7 @@ def gradients_together(
     outputs = jax.nn.swish(normalised * block.norm_scale[:, None] + block.norm_bias[:, None])
     below = jnp.concatenate([block_input[None].astype(jnp.float32), outputs[:-1]])
     of_layers = below, cotangents, layers, block.norm_scale, block.norm_bias
-    gradient: Blocks = jax.vmap(lambda *each: _layer_gradients(*each, settings)[0])(*of_layers)
+    gradient: Blocks = jax.vmap(partial(_layer_gradients, settings=settings))(*of_layers)[0]
     return gradient
 
 
@@ -188,7 +195,7 @@ def _rows_to_learn_from(block_input: Array, layers: Kept, settings: Settings) ->
 
 def _layer(block: Blocks, layers: Kept, layer: int) -> tuple[Kept, Array, Array]:
     """Returns what was kept of a layer, and its scale and bias after LayerNorm."""
-    return jax.tree.map(lambda leaf: leaf[layer], (layers, block.norm_scale, block.norm_bias))
+    return jax.tree.map(lambda leaf: leaf[layer], layers), block.norm_scale[layer], block.norm_bias[layer]
 
 
 def _layer_gradients(
@@ -254,6 +261,10 @@ def _sum_over_rows(rows: Array, settings: Settings) -> Array:
     if settings.batched:
         return rows.sum(0)
     return jnp.matmul(jnp.ones((1, len(rows))), rows, precision=jax.lax.Precision.HIGHEST)[0]
+
+
+def _network(leaf: Array, number: int) -> Array:
+    return leaf[:, number]
 
 
 def _stack(trees: Sequence[Any]) -> Any:

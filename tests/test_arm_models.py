@@ -12,12 +12,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from export.controller import Controller, ControllerError
+from export.controller import CommandLimiter, Controller, ControllerError
 from pipelines import stages
 from pipelines.arms import model_file, task_of_arm
 from pipelines.cli import app
 from pipelines.config import preset, with_values
 from pipelines.render import record
+from pipelines.robot.separation import separation_of
 from pipelines.rundir import Run
 from student.labels import draw_goals_beyond
 from student.robustness import goals_beyond
@@ -367,3 +368,30 @@ def test_arms_of_the_menagerie_go_by_name(arm, tmp_path, monkeypatch):
     assert model_file("menagerie:universal_robots_ur5e") == folder / "ur5e.xml"
     with pytest.raises(UsageError, match="did you mean 'universal_robots_ur5e'"):
         model_file("menagerie:universal_robots_ur5")
+
+
+@pytest.mark.parametrize(("lean", "other"), [(0.0, "shoulder"), (1.4, "world")])
+def test_an_arm_keeps_from_itself_and_the_floor_where_its_range_does_not(bench, lean, other):
+    limits = {"lower": [-3.0, -1.5, -3.1, 0.0], "upper": [3.0, 1.5, 3.1, 0.1], "home": [0.0, lean, 0.0, 0.05]}
+    task = arm_task(bench(**limits))
+    spec, model = task.spec.for_robot(), mujoco.MjModel.from_xml_path(str(task.file))
+    data = mujoco.MjData(model)
+    pair = [model.body(name).geomadr[0] for name in (other, "hand")]
+
+    def folded(share):
+        """Distances while the elbow folds, and later unfolds."""
+        limiter, q, found = CommandLimiter(spec, share=share), np.array(task.description.home), []
+        limiter.start()
+        for step in range(200):
+            reading = np.concatenate([q, np.zeros(4), task.tip(q)]).astype(np.float32)
+            action = np.array([0.0, 0.0, 1.0 if step < 100 else -1.0, 0.0])
+            q = q + spec["control_dt"] * limiter(action, reading)
+            data.qpos[:4] = q
+            mujoco.mj_kinematics(model, data)
+            found.append(mujoco.mj_geomDistance(model, data, *pair, 1.0, None))
+        return found
+
+    share = separation_of(task, spec, print)
+    kept = folded(share)
+    assert min(folded(None)) < 0 < 0.0099 < min(kept) < 0.03 < kept[-1]
+    assert share.figures()["nearest_links"] == [other, "hand"]

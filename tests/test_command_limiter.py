@@ -169,10 +169,10 @@ def actions_of(chance, size, count):
 
 
 @functools.lru_cache(maxsize=2 * len(TASKS))
-def sequences(name, seed, count=250):
+def sequences(name, seed, count=250, share=None):
     spec = TASKS[name]
     chance = np.random.default_rng(seed)
-    guard, robot = CommandLimiter(spec.for_robot(), ramp_s=0.1), Robot(spec, chance)
+    guard, robot = CommandLimiter(spec.for_robot(), ramp_s=0.1, share=share), Robot(spec, chance)
     size, found = spec.action_size, []
 
     def add(what, action, reading, honest):
@@ -282,6 +282,13 @@ def test_no_limit_is_broken_in_any_sequence(name, seed):
     senseless = ~np.isfinite(made.rows).all(axis=1)
     assert refused[senseless].mean() > 0.1
     assert not (made.rows[refused & ~senseless & (made.rows[:, 0] != START)][:, 0] == ACT).any()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_nor_where_a_share_of_the_commands_is_taken(name):
+    chance = np.random.default_rng(1)
+    made = sequences(name, 0, 100, lambda *_: chance.choice([0.0, chance.random(), 1.0]))
+    assert not broken(TASKS[name], made, made.commands)
 
 
 def record(**joints):

@@ -1,5 +1,6 @@
 """A bundle drives an FR3 that speaks the robot's own protocol; what it may not do is refused before."""
 
+import itertools
 import json
 import os
 import re
@@ -11,20 +12,22 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import franky_sim
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from export.bundle import write_bundle
+from export.controller import CommandLimiter
 from pipelines.cli import app
 from pipelines.progress import Display
-from pipelines.robot.driving import _for_tool, drive
+from pipelines.robot.driving import _for_tool, drive, goals_of
 from pipelines.robot.franka import Franka, require_drivable
-from pipelines.robot.goals import goals_of
-from pipelines.robot.limits import States, velocity_limits, violations
-from pipelines.robot.simulated import simulated_robot
+from pipelines.robot.separation import separation_of
+from pipelines.robot.simulated import States, simulated_robot, velocity_limits, violations
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import make_task
 from teacher.tasks.fr3_arm import (
@@ -35,6 +38,7 @@ from teacher.tasks.fr3_arm import (
     Fr3Reach,
     flange_position,
     joint_frames,
+    joint_spec,
     tool_position,
 )
 from teacher.tasks.validation import require_sound
@@ -44,6 +48,7 @@ SPEC = TASK.spec
 RECORD = SPEC.for_robot()
 LIMITS = velocity_limits()
 GAIN = 16.0  # 1/(s m^2)
+ANYWHERE = SPEC.model_copy(update={"joints": joint_spec()})  # in the arm's own limits
 FIGURES = "goals reached worst_distance_m limit_violations missed_deadlines latency_us_p50 latency_us_p99"
 NO_VIOLATIONS = {"position": 0, "velocity": 0, "acceleration": 0}
 
@@ -98,6 +103,8 @@ def test_a_bundle_moves_the_robot_from_goal_to_goal_within_its_limits(servo_bund
     assert (found["goals"], found["reached"], found["limit_violations"]) == (2, 2, 0)
     assert max(found["distances_m"]) == found["worst_distance_m"] < 0.05
     assert found["violations"] == NO_VIOLATIONS
+    assert found["slowed_by_separation"] == 0
+    assert 0.01 < found["least_separation_m"] < 0.03  # forearm and wrist, as at home
     assert 5 < found["largest_acceleration"] <= 10
     # One a millisecond of the simulator's own time, 50 a step where it keeps up with ours.
     assert found["states"] > 10 * found["steps"]
@@ -347,3 +354,84 @@ def test_limits_are_the_published_ones():
     low, high = LIMITS.at(LIMITS.upper - 1e-4)
     assert (high < 0.05).all()
     assert (low < -1).all()
+
+
+@pytest.fixture(scope="module")
+def least():
+    """Distance of the nearest two links, but for neighbours, by the shapes of the installed description."""
+    folder = Path(franky_sim.__file__).with_name("assets")
+    parts = mujoco.MjSpec.from_file(str(folder / "fr3.xml"))
+    parts.meshdir = str(folder / "meshes")
+    model = parts.compile()
+    data, meshes = mujoco.MjData(model), mujoco.mjtGeom.mjGEOM_MESH
+    shapes = [i for i in range(model.ngeom) if model.geom_contype[i] and model.geom_type[i] == meshes]
+    places = [range(model.nbody)[model.geom_bodyid[i]] for i in shapes]
+    pairs = [
+        (one, other)
+        for (one, a), (other, b) in itertools.combinations(zip(shapes, places, strict=True), 2)
+        if a not in (model.body_parentid[b], b) and model.body_parentid[a] != model.body_parentid[b]
+    ]
+
+    def distance(q):
+        found = []
+        for finger in (0, 0.02, 0.04):
+            data.qpos[:] = [*q, finger, finger]
+            mujoco.mj_kinematics(model, data)
+            found += [mujoco.mj_geomDistance(model, data, *pair, 0.1, None) for pair in pairs]
+        return min(found)
+
+    return distance
+
+
+def chase(places, share, late, seldom, steps=100):
+    """Goes from home to postures in turn, straight and as fast as is allowed: positions [T, 7], commands."""
+    limiter, q, before = CommandLimiter(ANYWHERE.for_robot(), share=share), np.array(HOME), np.zeros(7)
+    limiter.start()
+    way, commands = [q], []
+    for step, place in enumerate(place for place in places for _ in range(steps)):
+        if step % seldom == 0:
+            reading = np.concatenate([q, before, flange_position(q)]).astype(np.float32)
+        command = limiter(np.clip(2 * (place - reading[:7]), -1, 1), reading).copy()
+        q = q + SPEC.control_dt * (before if late else command)
+        before = command
+        way.append(q)
+        commands.append(command)
+    return np.array(way), np.array(commands)
+
+
+@pytest.mark.parametrize(("late", "seldom"), [(False, 1), (True, 1), (True, 2)])
+def test_links_stay_apart_whatever_is_asked_and_part_again(least, late, seldom):
+    random = np.random.default_rng(0)
+    drawn = (random.uniform(np.array(LOWER) + 0.1, np.array(UPPER) - 0.1) for _ in range(1000))
+    folded = list(itertools.islice((q for q in drawn if least(q) < -0.02), 3))
+    places = [each for place in folded for each in (place, np.array(HOME))]
+    assert min(map(least, chase(places, None, late, seldom)[0])) < -0.02
+    share = separation_of(TASK, ANYWHERE.for_robot(), print)
+    way, commands = chase(places, share, late, seldom)
+    distances = list(map(least, way))
+    assert 0.0099 < min(distances) < 0.015
+    found = share.figures()
+    assert found["least_separation_m"] == pytest.approx(min(distances), abs=1e-3)
+    assert 0 < found["slowed_by_separation"] < len(commands)
+    assert np.abs(np.diff(commands, axis=0, prepend=0)).max() <= 0.5 * 10 * SPEC.control_dt + 1e-9
+    np.testing.assert_allclose(way[200::200], np.tile(HOME, (3, 1)), atol=0.01)
+
+
+def test_links_that_are_too_near_already_may_only_part(least):
+    """The wrist is folded, and the hand turns towards the forearm."""
+    share = separation_of(TASK, ANYWHERE.for_robot(), print)
+    q, turning, still = np.array(HOME), 0.1 * np.eye(7)[6], np.zeros(7)
+    q[5:] = 0.6, 0.1
+    while least(q) > 0.004:
+        q[6] -= 0.01
+    assert share(q, still, -turning) == 0
+    assert share(q, still, turning) == share(q, still, turning[::-1]) == 1  # the latter turns the whole arm
+
+
+@pytest.mark.parametrize(("task", "missing"), [("quad_reach", None), ("fr3_reach", "franky_sim")])
+def test_without_a_description_of_the_arm_a_warning_says_so(task, missing, monkeypatch):
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    told, task = [], make_task(task)
+    assert separation_of(task, task.spec.for_robot(), told.append) is None
+    assert "links are not kept apart" in told[0]

@@ -315,6 +315,7 @@ def test_an_arm_reaches_a_goal_though_messages_are_lost_late_doubled_or_of_other
     found = json.loads(done.stdout)
     assert (found["goals"], found["reached"], found["steps"]) == (1, 1, 4 / DT)
     assert 0 < found["held"] < found["steps"] / 2
+    assert found["slowed_by_separation"] == 0 < found["least_separation_m"]
     q = json.loads(arm.communicate(timeout=10)[0])
     assert np.linalg.norm(flange_position(np.array(q)) - PLACE) < 0.05
     with np.load(tmp_path / "steps.npz") as steps:

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from export.controller import Controller, Log, run
+from export.controller import CommandLimiter, Controller, Log, run
 from pipelines.closed_loop import controller_errors, opened
 from pipelines.files import writing
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
-from pipelines.robot.goals import goals_of, numbers
-from pipelines.robot.limits import velocity_limits, violations
-from pipelines.robot.simulated import read_log, simulated_robot
+from pipelines.robot.separation import separation_of
+from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits, violations
 from pipelines.rundir import ROBOT_LOG, Run
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
 from teacher.errors import UsageError, unknown_name
@@ -26,6 +26,7 @@ from teacher.tasks.fr3_arm import HOME, LOWER, UPPER, flange_position, tool_posi
 JSON = dict[str, Any]
 ROBOTS = ("fr3", "fr3-sim")
 REACH = (-0.5,) * 3, (0.5,) * 3  # m: of a tool
+MOST = 10_000  # goals
 
 
 def drive(
@@ -63,6 +64,7 @@ def drive(
         carried = None if point is None else point - moved
         places = ready.goals(goals, display, seed=seed, far=far, tool=carried)
         duration = len(places) * seconds
+        separation = separation_of(ready.task, spec, display.warn)
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
         with deferred_interrupt() as signals, _robot(host, controller, pose) as (arm, limits):
             bar = display.bar("robot", len(places), unit="goals")
@@ -70,12 +72,14 @@ def drive(
                 goal = following(places, seconds, shown, signals)
                 if carried is not None:
                     goal = _for_tool(goal, arm, carried, ready.task.spec, far)
-                counted = run(controller, arm, goal, duration, log=steps)
+                limiter = CommandLimiter(spec, share=separation)
+                counted = run(controller, arm, goal, duration, limiter=limiter, log=steps)
             arm.read()
             ends = _ends(spec, steps, arm.latest, len(places), seconds)
     distances = np.linalg.norm(tool_position(ends, moved if point is None else point) - places, axis=-1)
     of_tool = {} if point is None else {"tool_m": point.tolist()}
-    return ready.figures(robot, distances, of_tool | limits | counted)
+    apart = separation.figures() if separation else {}
+    return ready.figures(robot, distances, of_tool | limits | counted | apart)
 
 
 class Ready(NamedTuple):
@@ -122,6 +126,68 @@ def prepare(bundle: Path, task: str | None, log: Path | None) -> Ready:
     if log is None and run is not None:
         log = run.path / "control" / bundle.name / ROBOT_LOG
     return Ready(bundle, controller, run, make_task(config.task.name), log)
+
+
+def goals_of(
+    text: str, task: Task, *, seed: int, far: bool, tool: np.ndarray | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Returns goals [K, G], in the unit and frame of the task's goal.
+
+    Args:
+      text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line; what follows a #
+        is a remark.
+      far: take goals outside the training range too.
+      tool: [3] m, in the flange's frame, from the point that the policy moves to the one that goals mean.
+        The range is then wider by its length, and drawn goals are where it comes with the hand as at home.
+    Returns: the goals, and a warning for each that lies outside the training range.
+    Raises UsageError for what is none of these, and for goals outside the range unless `far`."""
+    goal, given = task.spec.goal, task.spec.sensed_goal
+    if (given.entries, given.frame) != (goal.entries, goal.frame):
+        raise UsageError(
+            f"{task.spec.name}: its goal on the robot is in frame {given.frame}, not {goal.frame}"
+        )
+    allowed = f"a number from 1 to {MOST:,}, {','.join(goal.entries)} in {goal.unit}, or a file of such lines"
+    if text.isdecimal():
+        if not 1 <= int(text) <= MOST:
+            raise UsageError(f"--goals: {text}, allowed: {allowed}")
+        home = np.array(HOME)
+        moved = 0.0 if tool is None else tool_position(home, tool) - flange_position(home)
+        keys = jax.random.split(jax.random.key(seed), int(text))
+        drawn = jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys)  # as episodes have them
+        return np.array(drawn, np.float32) + moved, []
+    lines = [("--goals", text)]
+    if Path(text).is_file():
+        try:
+            stated = Path(text).read_text("utf-8-sig").splitlines()  # Windows writes a byte-order mark
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--goals: {text} cannot be read: {error}") from error
+        parts = [(f"{text} line {i}", line.partition("#")[0]) for i, line in enumerate(stated, 1)]
+        lines = [(where, line) for where, line in parts if line.strip()]
+    for where, line in lines:
+        values = numbers(line)
+        if len(values) != len(goal.entries) or not np.isfinite(values).all():
+            raise UsageError(f"{where}: {line.strip()!r}, allowed: {allowed}")
+    if not lines:
+        raise UsageError(f"--goals: {text} is empty, allowed: {allowed}")
+    goals = np.array([numbers(line) for _, line in lines], np.float32)
+    reach = 0.0 if tool is None else float(np.linalg.norm(tool))
+    outside = [
+        f"{where}: {name} = {value:g} {goal.unit}, trained in [{low:g}, {high:g}]"
+        for (where, _), values in zip(lines, goals, strict=True)
+        for name, value, low, high in zip(goal.entries, values, goal.low, goal.high, strict=True)
+        if not low - reach <= value <= high + reach
+    ]
+    if outside and not far:
+        raise UsageError(f"{'; '.join(outside)}; to go there all the same: --allow-far-goals")
+    return goals, outside
+
+
+def numbers(text: str) -> np.ndarray:
+    """Reads numbers with commas or spaces between; none where the text is something else."""
+    try:
+        return np.array([float(part) for part in text.replace(",", " ").split()])
+    except ValueError:
+        return np.array([])
 
 
 def _require_consistent(robot: str, host: str | None, start: str | None) -> None:

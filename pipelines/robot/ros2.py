@@ -16,6 +16,7 @@ from export.targets import ros2_controller
 from pipelines.closed_loop import controller_errors
 from pipelines.progress import Display
 from pipelines.robot.driving import following, logged, prepare
+from pipelines.robot.separation import separation_of
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
 from teacher.errors import FathomError, UsageError
 from teacher.tasks import MujocoTask, Task
@@ -61,6 +62,7 @@ def drive(
         ready = prepare(bundle, task, log)
         controller, spec = ready.controller, ready.controller.spec
         point, topics = _point(ready.task, spec), _topics(spec, remap or ())
+        separation = separation_of(ready.task, spec, display.warn)
         places: Sequence[np.ndarray] = ()
         if goals is not None:
             places, seconds = list(ready.goals(goals, display, seed=seed, far=far)), seconds or 5.0
@@ -68,7 +70,7 @@ def drive(
         ends: list[list[np.ndarray]] = []  # each goal, and the joints when it was last pursued
         try:
             with deferred_interrupt() as signals, _node(topics, spec, signals) as (receive, commands):
-                limiter = CommandLimiter(spec)
+                limiter = CommandLimiter(spec, share=separation)
                 robot = JointRobot(
                     spec,
                     limiter,
@@ -98,7 +100,7 @@ def drive(
         except ConnectionError as error:
             raise FathomError(str(error)) from error
     distances = np.array([np.linalg.norm(point(q) - wanted) for wanted, q in ends])
-    return ready.figures("ros2", distances, counted)
+    return ready.figures("ros2", distances, counted | (separation.figures() if separation else {}))
 
 
 @contextmanager

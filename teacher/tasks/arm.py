@@ -83,9 +83,9 @@ class ArmReach(TipReach):
 
     def __init__(self, name: str, folder: Path, described: ArmDescription):
         self._name, self.description = name, described
-        self._file = folder / described.model
+        self.file = folder / described.model
         self._model = servo_model(
-            self._file, described.joints, described.home, described.velocity, described.control_dt
+            self.file, described.joints, described.home, described.velocity, described.control_dt
         )
         self._chain = Chain(self._model, described.tip)
         self.pushed = tuple(range(len(described.joints)))

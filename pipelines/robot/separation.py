@@ -1,0 +1,143 @@
+"""Distances between an arm's links, by MuJoCo, and how much of a command they leave room for."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from export.controller import CommandLimiter
+from teacher.tasks import Task
+from teacher.tasks.arm import ArmReach
+from teacher.tasks.chain import compiled, parsed
+from teacher.tasks.fr3_arm import JOINTS
+
+MARGIN = 0.01  # m, below which no link comes near to another
+SEEN = 0.05  # m: distances above it are not computed
+BETWEEN = 0.05  # rad, or m of a slide: from one posture that is tried to the next
+SHARES = (1.0, 0.75, 0.5, 0.25)
+LATE = 3  # periods: what is commanded has been done after them, as older readings hold the robot
+NOISE = 1e-7  # m
+FINGER = 0.04  # m, by which each of the hand's opens
+Pairs = dict[tuple[int, int], float]
+
+
+def arm_model(task: Task) -> mujoco.MjModel | None:
+    """Compiles the shapes of a task's arm that can collide; None where nothing installed describes them.
+
+    Of an arm from a model file they are that file's, with what stands around it; of an FR3, those of the
+    simulator's package, with Franka's hand."""
+    if isinstance(task, ArmReach):
+        spec = parsed(file := task.file)
+    elif task.spec.action.joints == JOINTS:
+        try:
+            import franky_sim
+        except ImportError:
+            return None
+        spec = parsed(file := Path(franky_sim.__file__).with_name("assets") / "fr3.xml")
+        spec.meshdir = str(file.with_name("meshes"))
+        fingers = "left_finger", "right_finger"
+        for finger in fingers:  # which are open there, and may be closed
+            shut = {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": "finger_0", "pos": (0, -FINGER, 0)}
+            spec.body(finger).add_geom(**shut)
+        spec.add_exclude(bodyname1=fingers[0], bodyname2=fingers[1])
+    else:
+        return None
+    spec.compiler.discardvisual = True
+    return compiled(spec, file)
+
+
+class Separation:
+    """Says what share of a command is followed, for `CommandLimiter(share=...)`, so that links stay apart.
+
+    At any moment a hold brings the arm to rest with MARGIN between any two links, or what else its model
+    holds: of the next velocities the largest share is taken after which that still is so. Where two are
+    nearer already, commands may only lead them apart. Neighbours may touch, and what is that near at home."""
+
+    def __init__(self, model: mujoco.MjModel, spec: dict[str, Any]) -> None:
+        """Takes a model that has all commanded joints, and `Controller.spec`."""
+        self._model, self._data = model, mujoco.MjData(model)
+        model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_OVERRIDE  # o_margin is every shape's
+        if model.nkey:
+            key = max(0, mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_KEY, "home"))
+            mujoco.mj_resetDataKeyframe(model, self._data, key)
+        self._entries = [model.joint(name).qposadr[0] for name in spec["action"]["joints"]]
+        limits = CommandLimiter(spec).limits()
+        self._lower, self._upper, self._change = (
+            np.array(limits[key]) for key in ("lower", "upper", "change")
+        )
+        self._dt = spec["control_dt"]
+        home = dict(zip(spec["joints"]["names"], spec["joints"]["default"], strict=True))
+        self._may_touch = {*zip(model.body_parentid.tolist(), range(model.nbody), strict=True)}
+        self._may_touch |= self._near([home[name] for name in spec["action"]["joints"]], MARGIN).keys()
+        self._least, self._slowed, self._nearest = SEEN, 0, (0, 0)
+        self._seen = self._moved = np.zeros(len(self._entries))
+        self._sent, self._unseen = [self._moved], 1
+
+    def __call__(self, q: Sequence[float], last: Sequence[float], following: Sequence[float]) -> float:
+        now = self._near(q, SEEN)
+        pair = min(now, key=now.__getitem__, default=None)
+        if pair is not None and now[pair] < self._least:
+            self._least, self._nearest = now[pair], pair
+        measured, before, asked = np.array(q), np.array(last), np.array(following)
+        # A robot may be a period late, its sensors later: what they do not show yet may be to come.
+        self._unseen = 1 if (measured != self._seen).any() else min(self._unseen + 1, LATE)
+        self._sent = [before, *self._sent[: LATE - 1]]
+        self._seen, self._moved = measured, self._dt * sum(self._sent[: self._unseen])
+        held = before - before.clip(-self._change, self._change)
+        for share in SHARES:
+            way = self._way(held + share * (asked - held))
+            if all(self._leads_apart(posture, now) for posture in way):
+                self._slowed += share < 1
+                return share
+        self._slowed += 1
+        return 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """Returns figures of the summary; the distance is absent if links were never as near as SEEN."""
+        names = [self._model.body(body).name or "world" for body in self._nearest]
+        near = {"least_separation_m": self._least, "nearest_links": names} if self._least < SEEN else {}
+        return {"slowed_by_separation": self._slowed, **near}
+
+    def _way(self, velocity: np.ndarray) -> np.ndarray:
+        """Returns postures [K, A] on the way of a command and a hold after it, the last first."""
+        rest = np.abs(velocity) * (self._dt / self._change)  # s, until each joint stands
+        first = self._seen + self._moved
+        far = np.abs(self._moved) + np.abs(velocity) * (self._dt + rest / 2)
+        count = max(1, math.ceil(far.max() / BETWEEN))
+        times = np.minimum(np.arange(count, -1, -1)[:, None] * (rest.max() / count), rest)
+        braking = velocity * times * (1 - times / (2 * np.maximum(rest, 1e-9)))
+        lower, upper = np.minimum(self._seen, self._lower), np.maximum(self._seen, self._upper)
+        way = np.concatenate([first + velocity * self._dt + braking, first[None]])
+        return way.clip(lower, upper)
+
+    def _leads_apart(self, posture: np.ndarray, now: Pairs) -> bool:
+        """Tells whether no pair is nearer there than MARGIN and than now."""
+        there = self._near(posture, MARGIN)
+        return all(distance > min(MARGIN, now.get(pair, MARGIN)) - NOISE for pair, distance in there.items())
+
+    def _near(self, posture: Sequence[float] | np.ndarray, most: float) -> Pairs:
+        """Returns distances in m, below `most`, between bodies that should not touch; overlap is negative."""
+        model, data = self._model, self._data
+        data.qpos[self._entries] = posture
+        model.opt.o_margin = most
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_collision(model, data)
+        found = Pairs()
+        if data.ncon:
+            bodies = np.sort(model.geom_bodyid[data.contact.geom], axis=1).tolist()
+            for (one, other), distance in zip(bodies, data.contact.dist.tolist(), strict=True):
+                if (one, other) not in self._may_touch:
+                    found[one, other] = min(distance, found.get((one, other), most))
+        return found
+
+
+def separation_of(task: Task, spec: dict[str, Any], warn: Callable[[str], None]) -> Separation | None:
+    """Returns what keeps the links of a task's arm apart; or None, with a warning, where it has no model."""
+    if (model := arm_model(task)) is None:
+        warn("links are not kept apart: of this arm there is no model here (an FR3's comes with franky-sim)")
+        return None
+    return Separation(model, spec)
