@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from teacher import replay
+from teacher.blocks import BLOCKS_AT_ONCE
 from teacher.config import BLOCK_DEPTH, TeacherConfig
 from teacher.errors import UsageError
 from teacher.learner import make_optimiser
@@ -22,9 +23,8 @@ from teacher.spec import TaskSpec
 
 FLOAT = 4  # bytes
 # Arrays that an update holds at its peak beside those with a name: of logits; of rows of a layer's width,
-# of rows of the representation's; and, where gradients are deferred, of every layer's rows that weights
-# learn from: its output and the cotangents of what its swish and its normalisation were given.
-LOGITS, LAYER_ROWS, FEATURE_ROWS, DEFERRED = 4, 24, 16, 3.5
+# of rows of the representation's; and of each layer whose weight gradient is computed together with others.
+LOGITS, LAYER_ROWS, FEATURE_ROWS, TOGETHER = 4, 24, 16, 5.3
 BLOCK_GRADIENTS = 4  # two networks' gradients of one block, layer by layer and stacked
 POLICY_ROWS, SIMULATOR = 8, 64  # of a stepped environment: rows of a policy, numbers an observation's entry
 SAVED_COPIES = 2  # of what is learned, in the host's memory while a checkpoint is written
@@ -80,15 +80,23 @@ def _activations(config: TeacherConfig, batched: bool, batch: int) -> int:
     network = config.network
     width = max(network.widths)
     actor, encoder = network.depths
-    # A batch's rows pass the state-action encoder twice and teach it once.
-    passed, taught = (actor + 3 * encoder) * batch, (actor + 2 * encoder) * batch
-    # XLA widens what was kept in bfloat16, as a whole, where it sums over it: that is not counted as less.
-    held = passed * width * FLOAT * (BLOCK_DEPTH + 1) // BLOCK_DEPTH  # normalised and block inputs
-    held += passed * FLOAT  # inv_std
-    if network.precision == "bfloat16":
-        held += (actor + 2 * encoder) * width**2 * FLOAT
+    # A batch's rows pass the state-action encoder twice and teach it once. Of each block the forward passes
+    # keep what its layers and it itself were given.
+    passed, weights = (actor + 3 * encoder) * (BLOCK_DEPTH + 1) // BLOCK_DEPTH, actor + 2 * encoder
     if batched:
-        held += passed * width * FLOAT + int(DEFERRED * taught * width * FLOAT)
+        # The first backward pass adds its cotangents to what both forward passes kept; some blocks' weight
+        # gradients are computed together. The fused kernels keep a little less.
+        rounded = FLOAT // 2 if network.precision == "bfloat16" else FLOAT
+        held = (passed + encoder) * batch * width * rounded
+        held += weights * width**2 * (FLOAT - rounded)
+        layers, most = max(actor, encoder), BLOCKS_AT_ONCE * BLOCK_DEPTH
+        held += int(TOGETHER * (most if layers > most else layers / 2) * batch * width * FLOAT)
+    else:
+        # XLA widens what was kept in bfloat16, as a whole, where it sums over it: it is not counted as less.
+        held = passed * batch * width * FLOAT
+        held += (actor + 3 * encoder) * batch * FLOAT  # inv_std
+        if network.precision == "bfloat16":
+            held += weights * width**2 * FLOAT
     held += BLOCK_GRADIENTS * BLOCK_DEPTH * width**2 * FLOAT
     rows = LOGITS * config.update.batch_size + LAYER_ROWS * width + FEATURE_ROWS * network.repr_dim
     return held + batch * rows * FLOAT
