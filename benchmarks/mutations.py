@@ -117,8 +117,8 @@ pipelines/robot/separation.py: test_robot
     < self._dt + braking
     > self._dt + 0 * braking
   links watched as if the arm were where its sensors saw it
-    < first = self._seen + self._moved
-    > first = self._seen
+    < first = measured + moved
+    > first = measured
 export/controller.py: test_control_loop
   one second old is fresh
     < > stale_s

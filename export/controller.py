@@ -760,15 +760,21 @@ class _Joint:
         self.down += self.last * self.dt
         return self._move(0.0)
 
-    def slow(self, before: float, share: float) -> float:
-        """Returns the command anew: its velocity is this share of the one it had, the rest that of a hold.
-
-        Args: before: the velocity before it. Both are within a change of that, and so is the result."""
+    def undo(self, before: float) -> float:
+        """Takes the last command back, of which the velocity is returned; the one before it had `before`."""
         asked, self.last = self.last, before
         if self.by_position:
             self.command -= asked * self.dt
-        held = before - _clipped(before, -self.change, self.change)
-        return self._move(held + share * (asked - held))
+        return asked
+
+    def place(self, q: float) -> float:
+        """Returns where the joint was before its last velocity: measured, or, by position, commanded."""
+        return self.command - self.last * self.dt if self.by_position else q
+
+    def slow(self, asked: float, share: float) -> float:
+        """Returns the next command: this share of a velocity that may come next, the rest that of a hold."""
+        held = self.last - _clipped(self.last, -self.change, self.change)
+        return self._move((1 - share) * held + share * asked)
 
     def _move(self, wanted: float) -> float:
         self.last = _clipped(wanted, self.last - self.change, self.last + self.change)
@@ -817,8 +823,9 @@ class CommandLimiter:
         """Takes the limits of `Controller.spec`.
 
         Args: ramp_s: seconds from standing to full velocity; acceleration: [A], rad/s^2; None: SPARE of
-        the specification's, if it has one; share: from the joints' measured positions, last velocities and
-        next ones, what share of the next ones is commanded, 0 to 1; the rest is a hold's.
+        the specification's, if it has one; share: from the joints' positions (measured, or of those that are
+        commanded by position where the command before the last left them), last velocities and next ones,
+        what share of the next ones is commanded, 0 to 1; the rest is a hold's.
         Raises ControllerError for an unknown kind of command, for a joint that the robot lacks, or if joint
         positions are not observed."""
         action, joints, dt = spec["action"], spec["joints"], spec["control_dt"]
@@ -904,15 +911,19 @@ class CommandLimiter:
                 self._begin(positions)
             self._steps = min(self._steps + 1, self._ramp_steps)
             ramp = self._steps / self._ramp_steps
-            before = [joint.last for joint in self._joints.values()]
+            joints = self._joints.items()
+            before = [joint.last for _, joint in joints]
             for i, each in enumerate(asked):
                 wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
                 moved = self._joints.get(i)
                 last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
             if self._share is not None:
-                following = [joint.last for joint in self._joints.values()]
-                share = self._share([positions[i] for i in self._joints], before, following)
-                for velocity, (i, joint) in zip(before, self._joints.items() if share < 1 else ()):
+                # Taken back first: if there is no answer, the last command stands.
+                following = [joint.undo(velocity) for velocity, (_, joint) in zip(before, joints)]
+                share = self._share([joint.place(positions[i]) for i, joint in joints], before, following)
+                if not 0 <= share <= 1:
+                    raise ControllerError(f"share: {share}, allowed: 0 to 1")
+                for velocity, (i, joint) in zip(following, joints):
                     last[i] = joint.slow(velocity, share)
         self._command[:] = last
         return self._command

@@ -395,3 +395,10 @@ def test_an_arm_keeps_from_itself_and_the_floor_where_its_range_does_not(bench, 
     kept = folded(share)
     assert min(folded(None)) < 0 < 0.0099 < min(kept) < 0.03 < kept[-1]
     assert share.figures()["nearest_links"] == [other, "hand"]
+
+
+def test_an_arm_of_which_no_shapes_collide_is_said_not_to_be_kept_apart(arm, bench):
+    task, told = arm_task(bench()), []
+    arm(ARM.replace("<geom ", '<geom conaffinity="0" '))
+    assert separation_of(task, task.spec.for_robot(), told.append) is None
+    assert "links are not kept apart" in told[0]

@@ -424,3 +424,30 @@ def test_a_robot_may_write_into_the_command_that_it_is_given():
         command, expected = guard(action, placed(0.0)), twin(action, placed(0.0)).copy()
         np.testing.assert_array_equal(command, expected)
         command *= 1000  # as of a robot that takes millimetres
+
+
+def test_a_share_is_told_where_commands_lead_however_far_a_robot_by_position_lags():
+    told = []
+    guard = limiter(share=lambda *given: told.append(given) or 1.0)
+    commands = [guard(FULL, placed(0.0)).tolist() for _ in range(8)]
+    for (_, before), (q, last, _) in zip(commands, told[1:], strict=False):
+        assert q[0] == 0
+        assert q[1] + 0.05 * last[1] == pytest.approx(before)
+
+
+@pytest.mark.parametrize("answer", [float("nan"), -0.1, 1.1, None])
+def test_after_a_share_that_is_none_joints_come_to_rest_from_the_last_command(answer):
+    shares = iter([1.0] * 9 + [answer])
+    guard = limiter(share=lambda *_: next(shares))
+    commands = [guard(FULL, placed(0.0)).copy() for _ in range(9)]
+    with pytest.raises((ControllerError, TypeError)):
+        guard(FULL, placed(0.0))
+    commands += [guard(None, placed(0.0)).copy() for _ in range(20)]
+    velocities = (
+        np.array([[v, 0] for v, _ in commands])
+        + np.diff(np.array([[0, q] for _, q in commands]), axis=0, prepend=0) / 0.05
+    )
+    change = 0.05 * CommandLimiter.SPARE * record()["joints"]["acceleration"][0]
+    assert np.abs(np.diff(velocities, axis=0)).max() <= change + 1e-9
+    assert (velocities[8] > 0).all()
+    assert not velocities[-1].any()

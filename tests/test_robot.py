@@ -383,14 +383,17 @@ def least():
     return distance
 
 
-def chase(places, share, late, seldom, steps=100):
-    """Goes from home to postures in turn, straight and as fast as is allowed: positions [T, 7], commands."""
+def chase(places, share, late, seldom, old, steps=100):
+    """Goes from home to postures in turn, straight and as fast as is allowed: positions [T, 7], commands.
+
+    What is read is `old` periods old, and another thing each `seldom`."""
     limiter, q, before = CommandLimiter(ANYWHERE.for_robot(), share=share), np.array(HOME), np.zeros(7)
     limiter.start()
     way, commands = [q], []
     for step, place in enumerate(place for place in places for _ in range(steps)):
         if step % seldom == 0:
-            reading = np.concatenate([q, before, flange_position(q)]).astype(np.float32)
+            seen = way[max(0, step - old)]
+            reading = np.concatenate([seen, before, flange_position(seen)]).astype(np.float32)
         command = limiter(np.clip(2 * (place - reading[:7]), -1, 1), reading).copy()
         q = q + SPEC.control_dt * (before if late else command)
         before = command
@@ -399,15 +402,17 @@ def chase(places, share, late, seldom, steps=100):
     return np.array(way), np.array(commands)
 
 
-@pytest.mark.parametrize(("late", "seldom"), [(False, 1), (True, 1), (True, 2)])
-def test_links_stay_apart_whatever_is_asked_and_part_again(least, late, seldom):
+@pytest.mark.parametrize(
+    ("late", "seldom", "old"), [(False, 1, 0), (True, 1, 0), (True, 2, 0), (True, 2, 1), (True, 1, 2)]
+)
+def test_links_stay_apart_whatever_is_asked_and_part_again(least, late, seldom, old):
     random = np.random.default_rng(0)
     drawn = (random.uniform(np.array(LOWER) + 0.1, np.array(UPPER) - 0.1) for _ in range(1000))
     folded = list(itertools.islice((q for q in drawn if least(q) < -0.02), 3))
     places = [each for place in folded for each in (place, np.array(HOME))]
-    assert min(map(least, chase(places, None, late, seldom)[0])) < -0.02
+    assert min(map(least, chase(places, None, late, seldom, old)[0])) < -0.02
     share = separation_of(TASK, ANYWHERE.for_robot(), print)
-    way, commands = chase(places, share, late, seldom)
+    way, commands = chase(places, share, late, seldom, old)
     distances = list(map(least, way))
     assert 0.0099 < min(distances) < 0.015
     found = share.figures()

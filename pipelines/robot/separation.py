@@ -18,7 +18,7 @@ MARGIN = 0.01  # m, below which no link comes near to another
 SEEN = 0.05  # m: distances above it are not computed
 BETWEEN = 0.05  # rad, or m of a slide: from one posture that is tried to the next
 SHARES = (1.0, 0.75, 0.5, 0.25)
-LATE = 3  # periods: what is commanded has been done after them, as older readings hold the robot
+LATE = 3  # periods until a command shows: a robot follows a period late, and readings may be two old
 NOISE = 1e-7  # m
 FINGER = 0.04  # m, by which each of the hand's opens
 Pairs = dict[tuple[int, int], float]
@@ -73,8 +73,7 @@ class Separation:
         self._may_touch = {*zip(model.body_parentid.tolist(), range(model.nbody), strict=True)}
         self._may_touch |= self._near([home[name] for name in spec["action"]["joints"]], MARGIN).keys()
         self._least, self._slowed, self._nearest = SEEN, 0, (0, 0)
-        self._seen = self._moved = np.zeros(len(self._entries))
-        self._sent, self._unseen = [self._moved], 1
+        self._sent: list[np.ndarray] = []  # velocities that may not show yet, the newest first
 
     def __call__(self, q: Sequence[float], last: Sequence[float], following: Sequence[float]) -> float:
         now = self._near(q, SEEN)
@@ -82,13 +81,11 @@ class Separation:
         if pair is not None and now[pair] < self._least:
             self._least, self._nearest = now[pair], pair
         measured, before, asked = np.array(q), np.array(last), np.array(following)
-        # A robot may be a period late, its sensors later: what they do not show yet may be to come.
-        self._unseen = 1 if (measured != self._seen).any() else min(self._unseen + 1, LATE)
         self._sent = [before, *self._sent[: LATE - 1]]
-        self._seen, self._moved = measured, self._dt * sum(self._sent[: self._unseen])
+        moved = self._dt * np.sum(self._sent, axis=0)
         held = before - before.clip(-self._change, self._change)
         for share in SHARES:
-            way = self._way(held + share * (asked - held))
+            way = self._way(measured, moved, held + share * (asked - held))
             if all(self._leads_apart(posture, now) for posture in way):
                 self._slowed += share < 1
                 return share
@@ -101,15 +98,15 @@ class Separation:
         near = {"least_separation_m": self._least, "nearest_links": names} if self._least < SEEN else {}
         return {"slowed_by_separation": self._slowed, **near}
 
-    def _way(self, velocity: np.ndarray) -> np.ndarray:
+    def _way(self, measured: np.ndarray, moved: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Returns postures [K, A] on the way of a command and a hold after it, the last first."""
         rest = np.abs(velocity) * (self._dt / self._change)  # s, until each joint stands
-        first = self._seen + self._moved
-        far = np.abs(self._moved) + np.abs(velocity) * (self._dt + rest / 2)
+        first = measured + moved
+        far = np.abs(moved) + np.abs(velocity) * (self._dt + rest / 2)
         count = max(1, math.ceil(far.max() / BETWEEN))
         times = np.minimum(np.arange(count, -1, -1)[:, None] * (rest.max() / count), rest)
         braking = velocity * times * (1 - times / (2 * np.maximum(rest, 1e-9)))
-        lower, upper = np.minimum(self._seen, self._lower), np.maximum(self._seen, self._upper)
+        lower, upper = np.minimum(measured, self._lower), np.maximum(measured, self._upper)
         way = np.concatenate([first + velocity * self._dt + braking, first[None]])
         return way.clip(lower, upper)
 
@@ -137,7 +134,11 @@ class Separation:
 
 def separation_of(task: Task, spec: dict[str, Any], warn: Callable[[str], None]) -> Separation | None:
     """Returns what keeps the links of a task's arm apart; or None, with a warning, where it has no model."""
-    if (model := arm_model(task)) is None:
-        warn("links are not kept apart: of this arm there is no model here (an FR3's comes with franky-sim)")
+    model = arm_model(task)
+    if model is None or not (model.npair or (model.geom_contype[:, None] & model.geom_conaffinity).any()):
+        warn(
+            "links are not kept apart: no model of this arm is here with shapes that can collide (an FR3's "
+            "comes with franky-sim)"
+        )
         return None
     return Separation(model, spec)
