@@ -271,8 +271,21 @@ def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def centred(blocks: Blocks) -> Blocks:
+    """Takes off the weights what LayerNorm takes off their products, the mean over a layer's outputs.
+
+    No result changes. But what LayerNorm is given can then be kept in bfloat16: beside a large mean, little
+    would be left of the rest. Gradients need no centring, since LayerNorm's own have no mean."""
+    kernel, bias = blocks.kernel, blocks.bias
+    return blocks._replace(
+        kernel=kernel - kernel.mean(-1, keepdims=True), bias=bias - bias.mean(-1, keepdims=True)
+    )
+
+
 def _rounded(blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Blocks, ...]:
     """Rounds the weights once for all layers, not layer by layer."""
+    if settings.batched and settings.precision == "bfloat16":
+        blocks = tuple(map(centred, blocks))
     return tuple(each._replace(kernel=_operand(each.kernel, settings)) for each in blocks)
 
 

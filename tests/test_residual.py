@@ -74,10 +74,13 @@ def test_weights_learn_from_the_weight_grad_rows_alone_and_inputs_from_all(case,
     assert_close((out, inputs, blocks), (all_out, all_inputs, first_blocks))
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_bfloat16_products_stay_near_float32(case, batched):
+@pytest.mark.parametrize(("batched", "mean"), [(False, 0), (True, 0), (True, 30)])
+def test_bfloat16_products_stay_near_float32(case, batched, mean):
+    """Whatever biases have in common: LayerNorm takes it off again."""
+    inputs, blocks, directions = case
+    shifted = tuple(each._replace(bias=each.bias + mean) for each in blocks)
     exact, rounded = (
-        value_and_gradients(run_blocks, case, Settings(0.3, precision, batched))
+        value_and_gradients(run_blocks, (inputs, shifted, directions), Settings(0.3, precision, batched))
         for precision in ("float32", "bfloat16")
     )
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
@@ -103,7 +106,8 @@ def test_a_stack_may_be_applied_by_the_fused_kernels(monkeypatch):
     monkeypatch.setattr(fused, "backward", partial(fused.backward, interpret=True))
     rng = np.random.default_rng(4)
     x, directions = rng.normal(size=(2, NETWORKS, 32, 64)).astype(np.float32)
-    case = tuple(x), tuple(random_blocks(rng, width=64) for _ in range(NETWORKS)), directions
+    blocks = (random_blocks(rng, width=64) for _ in range(NETWORKS))
+    case = tuple(x), tuple(each._replace(bias=each.bias + 30) for each in blocks), directions
     settings = Settings(0.3, "bfloat16", batched=False, weight_grad_rows=16)
     scanned, kernels = (
         value_and_gradients(partial(run_blocks, fused=chosen), case, settings) for chosen in (False, True)

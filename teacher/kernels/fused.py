@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from teacher.blocks import Blocks, Settings
+from teacher.blocks import Blocks, Settings, centred
 from teacher.config import BLOCK_DEPTH
 from teacher.kernels import primitives as chip
 
@@ -51,21 +51,21 @@ def supports(width: int, batch: int) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def fused_stacks(x: Array, blocks: Blocks, settings: Settings) -> Array:
-    """Applies all blocks of G networks, as `teacher.blocks.residual_stack` does for each.
+    """Applies all blocks of G networks, as `teacher.blocks.residual_stacks` does for each.
 
     Args: x: [G, B, W] of a shape that `supports` takes; blocks: each leaf with a leading axis G.
     Returns: [G, B, W]."""
-    return forward(x, blocks, settings.residual_scale, settings.weight_grad_rows)[0]
+    return forward(x, centred(blocks), settings.residual_scale, settings.weight_grad_rows)[0]
 
 
 def _forward(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Any]:
-    y, operands, z = forward(x, blocks, settings.residual_scale, settings.weight_grad_rows)
+    y, operands, z = forward(x, centred(blocks), settings.residual_scale, settings.weight_grad_rows)
     return y, (blocks, operands, z)
 
 
 def _backward(settings: Settings, saved: Any, dy: Array) -> tuple[Array, Blocks]:
     blocks, operands, z = saved
-    dx, dz, sums = backward(dy, z, blocks, settings.residual_scale, settings.weight_grad_rows)
+    dx, dz, sums = backward(dy, z, centred(blocks), settings.residual_scale, settings.weight_grad_rows)
     return dx, gradients(operands, dz, sums, blocks)
 
 
