@@ -58,7 +58,8 @@ class Episode(NamedTuple):
     path: Array  # [F, 3] m: the achieved goal
     distance: Array  # [F] to the goal, in its unit
     ended: bool  # before its time
-    turns: Array | None = None  # [1 + F, 3, 3]: of a pose the rotation, of the goal and of what was achieved
+    # Of poses the axes as columns, of the goal and of what was achieved: three, or a planar pose's heading.
+    turns: Array | None = None  # [1 + F, 3, 3 or 1]
 
 
 class Recording(NamedTuple):
@@ -105,8 +106,10 @@ def record(task: Task, trajectories: Trajectories, goal: Array, count: int) -> R
         path, marker = (np.asarray(task.marker(each)) for each in (achieved, goal[i]))
         distance = np.asarray(goal_distance(task.spec, observation, goal[i]))
         stated, turns = task.spec.goal, None
-        if stated.lever is not None and stated.movable == 3:
-            turns = np.vstack([goal[i], achieved])[:, 3:].reshape(-1, 3, 3) * 2**0.5 / stated.lever
+        if stated.lever is not None:
+            turns = np.vstack([goal[i], achieved])[:, stated.movable :] / stated.lever
+            planar = stated.movable == 2
+            turns = np.insert(turns, 2, 0, 1)[..., None] if planar else turns.reshape(-1, 3, 3) * 2**0.5
         qpos = trajectories.qpos[: last + 1, i]
         episodes.append(Episode(qpos, marker, path, distance, last < len(active), turns))
     return Recording(task.spec, model, episodes)
@@ -291,7 +294,7 @@ def add_goal_and_path(scene: mujoco.MjvScene, episode: Episode, step: int, radiu
     _add(scene, GEOM.mjGEOM_SPHERE, [radius] * 3, episode.marker, GOAL_COLOUR, emission=0.3)
     if episode.turns is not None:
         for place, turn in ((episode.marker, 0), (episode.path[step], 1 + step)):
-            for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=True):
+            for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=False):
                 arrow = _add(scene, GEOM.mjGEOM_ARROW, np.zeros(3), place, colour, emission=0.3)
                 if arrow is not None:
                     tip = place + AXIS * radius * axis

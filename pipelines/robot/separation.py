@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from export.controller import CommandLimiter
-from teacher.tasks import Task
+from teacher.tasks import MujocoTask, Task
 from teacher.tasks.arm import ArmReach
 from teacher.tasks.chain import compiled, parsed
 from teacher.tasks.fr3_arm import JOINTS
@@ -136,8 +136,18 @@ class Separation:
 
 
 def separation_of(task: Task, spec: dict[str, Any], warn: Callable[[str], None]) -> Separation | None:
-    """Returns what keeps the links of a task's arm apart; or None, with a warning, where it has no model."""
+    """Returns what keeps the links of a task's arm apart; None where it has no model.
+
+    Warns of what training did not simulate, and of what is not kept apart."""
+    if isinstance(task, MujocoTask):
+        trained = task.model(task.engines[0])
+        if not (trained.geom_contype | trained.geom_conaffinity).any():
+            warn("the policy was trained without contact and self-collision: it does not avoid any")
     if (model := arm_model(task)) is None:
         warn("links are not kept apart: of this arm there is no model here (an FR3's comes with franky-sim)")
         return None
+    warn(
+        "commands are slowed so that the arm's links stay 1 cm apart; a table, tools, cables and people are "
+        "not known to this check, unless the arm's model contains them"
+    )
     return Separation(model, spec)
