@@ -406,7 +406,8 @@ def score(figures: JSON) -> Table:
             interval = figures.get(f"{key}_interval")
             ends = " to ".join(f"{end:.4g}" for end in interval) if interval else ""
             rows.append([key, _shown(value), ends])
-    return Table("", ["figure", "value", "95 % interval"], rows)
+    columns = 3 if any(ends for _, _, ends in rows) else 2
+    return Table("", ["figure", "value", "95 % interval"][:columns], [row[:columns] for row in rows])
 
 
 def _shown(value: Any) -> str:
