@@ -627,19 +627,23 @@ class Controller:
         feed = {vector.name: vector.batch for vector in (self._obs, self._asked, self._goal)}
         return float(self._critic.run(["distance"], feed)[0][0])
 
-    def pose(self, position: Any, quaternion: Any) -> np.ndarray:
-        """Returns the goal [12] of a policy that goes to poses.
+    def pose(self, position: Any, turn: Any) -> np.ndarray:
+        """Returns the goal of a policy that goes to poses: [12], or [4] where they are planar.
 
-        Args: position: [3] m; quaternion: [4] w x y z, of any length. Raises ControllerError for one without
-        a direction, and for a policy whose goals are no poses."""
+        Args: position: [3] m; turn: quaternion [4] w x y z, of any length. For planar poses [2] m and the
+        yaw in rad. Raises ControllerError for a turn without a direction, and if no goal is a pose."""
         goal = self.spec["goal"]
-        lever = goal.get("lever")
-        if lever is None or len(goal["entries"]) != 12:
+        lever, planar = goal.get("lever"), len(goal["entries"]) == 4
+        if lever is None:
             raise ControllerError("goal: this policy goes to %s, not to poses" % goal["name"])
-        place, length = np.asarray(position, float), float(np.linalg.norm(quaternion))
-        if place.shape != (3,) or np.shape(quaternion) != (4,) or not 0 < length < np.inf:
-            raise ControllerError("pose: %s, %s, allowed: 3 and 4 numbers" % (position, quaternion))
-        w, x, y, z = np.asarray(quaternion, float) / length
+        place, length = np.asarray(position, float), float(np.linalg.norm(turn))
+        forms = ((2,), ()) if planar else ((3,), (4,))
+        if (place.shape, np.shape(turn)) != forms or not (planar or length > 0) or not length < np.inf:
+            allowed = "2 numbers and an angle" if planar else "3 and 4 numbers"
+            raise ControllerError("pose: %s, %s, allowed: %s" % (position, turn, allowed))
+        if planar:
+            return np.array([*place, lever * math.cos(turn), lever * math.sin(turn)], np.float32)
+        w, x, y, z = np.asarray(turn, float) / length
         rows = (
             (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
             (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),

@@ -126,7 +126,8 @@ class JointRobot:
             found = np.array([getattr(message.point, entry) for entry in self._goal["entries"]], np.float32)
         else:
             place, turn = _numbers(message.pose.position), _numbers(message.pose.orientation)
-            found = self._pose(place, turn) if any(turn) else np.full(12, np.nan, np.float32)
+            is_turn = 0 < math.hypot(*turn) < math.inf
+            found = self._pose(place, turn) if is_turn else np.full(12, np.nan, np.float32)
         low, high = self._goal["low"], self._goal["high"]
         if message.header.frame_id != self._base_frame:
             self._say(f"goal passed over: in frame {message.header.frame_id!r}, not {self._base_frame!r}")

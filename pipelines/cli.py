@@ -332,9 +332,9 @@ def push(
     public: bool = typer.Option(False, "--public", help="make a new repository public, not private"),
     dry_run: bool = typer.Option(False, "--dry-run", help="say what would be sent, and send nothing"),
 ) -> Answers:
-    """Share a run or a bundle through a hub of models.
+    """Upload a run or a bundle to a model hub.
 
-    Uploads to Hugging Face, or to the hub that HF_ENDPOINT names, with the token of `hf auth login`.
+    The hub is Hugging Face, or the one that HF_ENDPOINT names; log in with `hf auth login`.
 
     Example: pipeline push runs/quickstart/export/2x64 me/franka-reach --dry-run"""
     from pipelines import hub
@@ -352,7 +352,7 @@ def pull(
     revision: str | None = option("COMMIT|TAG", "a version of it. Default: the newest"),
     out: Path | None = option("DIR", "where to. Default: runs/NAME for a run, NAME for a bundle"),
 ) -> Answers:
-    """Bring a run or a bundle from a hub of models, and check it.
+    """Download a run or a bundle from a model hub, and check it.
 
     Nothing in it is executed. A bundle has to be what its hashes and recorded answers say.
 

@@ -33,7 +33,7 @@ JSON = dict[str, Any]
 STREAM = 2  # folded into the key of the run's seed
 TIMED = 50  # answers of a teacher
 SHOWN = {
-    "student": ("retention", "time_at_goal", "success_final", "final_distance"),
+    "student": ("retention", "final_distance"),
     "file": ("parity_max_error", "latency_us_p50", "latency_us_p99"),
 }
 SELECTED = ("selected", "selected_passes", "selected_because")  # keys of a summary

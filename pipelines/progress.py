@@ -164,18 +164,15 @@ class Bar(Progress):
     @property
     def line(self) -> str:
         """`teacher: 640 of 1,280 steps, 33 s left, 19 steps/s  success ...  critic loss ...`."""
-        so_far, *rate = self._so_far()
         if self.done >= self.total:
             taken = describe_duration(self._task.elapsed or 0.0)
             head = [f"{(self.total - self.first) * self.each:,} {self.unit} in {taken}"]
         else:
-            left = self._task.time_remaining
-            head = [
-                f"{so_far} {self.unit}",
-                "time left unknown" if left is None else f"{describe_duration(left)} left",
-            ]
+            left, (so_far, *rate) = self._task.time_remaining, self._so_far()
+            known = "time left unknown" if left is None else f"{describe_duration(left)} left"
+            head = [f"{so_far} {self.unit}", known, *rate]
         rows = [f"{name} {GAP.join(each[:ON_A_LINE])}" for name, each in self._rows().items()]
-        parts = [f"{self.stage}: {', '.join([*head, *rate])}", *rows]
+        parts = [f"{self.stage}: {', '.join(head)}", *rows]
         return GAP.join(part.replace(" ", KEPT) for part in parts)
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -234,7 +231,7 @@ def device() -> str:
 def memory() -> list[str]:
     """Returns the most that this process held, and its first device where JAX knows that."""
     unit = 1 if sys.platform == "darwin" else 1024
-    found = [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB at most"]
+    found = [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB peak"]
     jax = sys.modules.get("jax")  # what has not been imported holds nothing
     used = (jax.local_devices()[0].memory_stats() if jax else None) or {}
     if "peak_bytes_in_use" in used:

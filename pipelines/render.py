@@ -40,7 +40,7 @@ GOAL_COLOUR, PATH_COLOUR = (0.05, 0.65, 0.3, 0.25), (0.85, 0.35, 0.05, 1.0)
 GROUND_COLOUR, LINE_COLOUR, SKY_COLOUR = (0.80, 0.81, 0.82, 1), (0.62, 0.63, 0.65, 1), (0.70, 0.75, 0.80, 1)
 GOAL_SHARE = 0.02  # of the camera's distance: the radius of a goal that is not measured in metres
 AXES_COLOURS = ((0.8, 0.2, 0.2, 1), (0.2, 0.6, 0.2, 1), (0.2, 0.3, 0.8, 1))  # x, y and z of a pose
-AXIS = 2.5  # their length, in radii of the goal
+AXIS = 2.0  # their length, in radii of the goal
 PATH_PIECES, PATH_WIDTH = 150, 3.0  # pixels
 GRID_LINES = 31  # along each axis
 SUN = np.array([-0.32, 0.26, -0.91])  # direction of its light
@@ -58,7 +58,8 @@ class Episode(NamedTuple):
     path: Array  # [F, 3] m: the achieved goal
     distance: Array  # [F] to the goal, in its unit
     ended: bool  # before its time
-    turns: Array | None = None  # [1 + F, 3, 3]: of a pose the rotation, of the goal and of what was achieved
+    # Of poses the axes as columns, of the goal and of what was achieved: three, or a planar pose's heading.
+    turns: Array | None = None  # [1 + F, 3, 3 or 1]
 
 
 class Recording(NamedTuple):
@@ -105,8 +106,10 @@ def record(task: Task, trajectories: Trajectories, goal: Array, count: int) -> R
         path, marker = (np.asarray(task.marker(each)) for each in (achieved, goal[i]))
         distance = np.asarray(goal_distance(task.spec, observation, goal[i]))
         stated, turns = task.spec.goal, None
-        if stated.lever is not None and stated.movable == 3:
-            turns = np.vstack([goal[i], achieved])[:, 3:].reshape(-1, 3, 3) * 2**0.5 / stated.lever
+        if stated.lever is not None:
+            turns = np.vstack([goal[i], achieved])[:, stated.movable :] / stated.lever
+            planar = stated.movable == 2
+            turns = np.insert(turns, 2, 0, 1)[..., None] if planar else turns.reshape(-1, 3, 3) * 2**0.5
         qpos = trajectories.qpos[: last + 1, i]
         episodes.append(Episode(qpos, marker, path, distance, last < len(active), turns))
     return Recording(task.spec, model, episodes)
@@ -291,10 +294,10 @@ def add_goal_and_path(scene: mujoco.MjvScene, episode: Episode, step: int, radiu
     _add(scene, GEOM.mjGEOM_SPHERE, [radius] * 3, episode.marker, GOAL_COLOUR, emission=0.3)
     if episode.turns is not None:
         for place, turn in ((episode.marker, 0), (episode.path[step], 1 + step)):
-            for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=True):
+            for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=False):
                 arrow = _add(scene, GEOM.mjGEOM_ARROW, np.zeros(3), place, colour, emission=0.3)
                 if arrow is not None:
-                    tip = place + AXIS * radius * axis
+                    tip = place + 2 * AXIS * radius * axis  # half of which MuJoCo draws
                     shape = GEOM.mjGEOM_ARROW.value, 0.1 * radius
                     mujoco.mjv_connector(arrow, *shape, place.astype(float), tip.astype(float))
     for ends in pairwise(episode.path[_even(step + 1, PATH_PIECES)].astype(float)):

@@ -200,7 +200,9 @@ class _ToUser(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR or not _is_hidden(record.pathname):
-            print(printable(f"{record.levelname.lower()}: {self.format(record)}"), file=sys.stderr)
+            cause = (record.exc_info or ())[1:2]  # its traceback is for --debug
+            parts = record.levelname.lower(), record.getMessage(), *map(str, cause)
+            print(printable(": ".join(parts)), file=sys.stderr)
 
 
 def _is_hidden(filename: str, outdated: bool = False) -> bool:

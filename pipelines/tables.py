@@ -406,7 +406,8 @@ def score(figures: JSON) -> Table:
             interval = figures.get(f"{key}_interval")
             ends = " to ".join(f"{end:.4g}" for end in interval) if interval else ""
             rows.append([key, _shown(value), ends])
-    return Table("", ["figure", "value", "95 % interval"], rows)
+    columns = 3 if any(ends for _, _, ends in rows) else 2
+    return Table("", ["figure", "value", "95 % interval"][:columns], [row[:columns] for row in rows])
 
 
 def _shown(value: Any) -> str:
@@ -510,6 +511,6 @@ def presets(figures: JSON) -> Table:
         network, steps = teacher["network"], teacher["collect"]["total_steps"]
         size = f"{network['depth']}x{network['width']}"
         count = f"{steps / 1e6:.3g} M" if steps >= 1e5 else f"{steps:,}"
-        rows.append([name, teacher["task"]["name"], size, count, entry["description"]])
-    caption = "network: depth x width; steps: of environments; all settings: --json"
-    return Table(caption, ["preset", "task", "network", "steps", "what it is"], rows)
+        rows.append([name, f"{teacher['task']['name']}\n{size}, {count}", entry["description"]])
+    caption = "depth x width of the networks, steps in the simulator; all settings: --json"
+    return Table(caption, ["preset", "task, size, steps", "what it is"], rows)

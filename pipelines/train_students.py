@@ -36,7 +36,7 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
     score = confirm(teacher) if isinstance(teacher, Teacher) else reevaluate(teacher)
-    display.say(f"teacher confirmed: {score['time_at_goal']:.3f} of its time at the goal")
+    display.say(f"teacher confirmed: at its goals {100 * score['time_at_goal']:.1f} % of the time, as stored")
     distiller = Distiller(config, teacher)
     warn_of_larger_students(distiller, display)
     if resume and checkpoint.saves(folder):

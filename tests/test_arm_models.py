@@ -269,6 +269,18 @@ def test_the_robot_says_a_pose_as_a_point_and_a_quaternion(bench):
         Controller.pose(SimpleNamespace(spec=make_task("reacher").spec.for_robot()), [0, 0, 1], [1, 0, 0, 0])
 
 
+def test_the_robot_says_a_planar_pose_as_a_point_and_an_angle():
+    task, stands = make_task("wheel_park"), np.array([1.0, 0.5, 2.0])
+    robot = SimpleNamespace(spec=task.spec.for_robot())
+    seen = task.observe(State(stands, 0 * stands, 0 * stands))
+    for yaw in (2.0, 2.0 - 2 * np.pi):
+        goal = Controller.pose(robot, stands[:2], yaw)
+        assert goal_distance(task.spec, seen, goal) == pytest.approx(0, abs=1e-6)
+    for wrong in (([1, 0.5, 0], 2), ([1, 0.5], [1, 0, 0, 0]), ([1, 0.5], np.nan)):
+        with pytest.raises(ControllerError, match="2 numbers and an angle"):
+            Controller.pose(robot, *wrong)
+
+
 def test_a_range_in_which_the_arm_touches_itself_is_warned_of(bench, caplog):
     arm_task(bench())
     assert not caplog.records

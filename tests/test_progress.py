@@ -60,7 +60,7 @@ def test_the_panel_says_how_far_how_fast_and_how_well():
         r"at goal +0\.910 \(0\.900 to 0\.920\)  ▇",
         r"critic +loss 3\.21  accuracy 0\.45",
         r"gradient norm +actor 0\.2",
-        r"memory +\d+\.\d GB at most",
+        r"memory +\d+\.\d GB peak",
         r"runs/arm: reacher, preset debug",
     ):
         assert re.search(words, text), words

@@ -433,10 +433,21 @@ def test_links_that_are_too_near_already_may_only_part(least):
     assert share(q, still, turning) == share(q, still, turning[::-1]) == 1  # the latter turns the whole arm
 
 
-@pytest.mark.parametrize(("task", "missing"), [("quad_reach", None), ("fr3_reach", "franky_sim")])
-def test_without_a_description_of_the_arm_a_warning_says_so(task, missing, monkeypatch):
+CONTACT = "trained without contact"
+
+
+@pytest.mark.parametrize(
+    ("task", "missing", "said"),
+    [
+        ("quad_reach", None, ["links are not kept apart"]),  # its feet are on the ground
+        ("fr3_reach", "franky_sim", [CONTACT, "links are not kept apart"]),
+        ("fr3_reach", None, [CONTACT, "a table, tools, cables"]),
+    ],
+)
+def test_it_is_said_what_was_not_simulated_and_what_is_not_kept_apart(task, missing, said, monkeypatch):
     if missing:
         monkeypatch.setitem(sys.modules, missing, None)
     told, task = [], make_task(task)
-    assert separation_of(task, task.spec.for_robot(), told.append) is None
-    assert "links are not kept apart" in told[0]
+    separation = separation_of(task, task.spec.for_robot(), told.append)
+    assert (separation is None) == ("not kept" in told[-1])
+    assert all(words in sentence for words, sentence in zip(said, told, strict=True))

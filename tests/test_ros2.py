@@ -175,8 +175,9 @@ def test_a_pose_is_heard_as_a_point_and_a_quaternion(tmp_path, monkeypatch):
         pose = SimpleNamespace(position=place, orientation=SimpleNamespace(**turn))
         desk.robot.hear_goal(SimpleNamespace(header=SimpleNamespace(frame_id="base_link"), pose=pose))
 
-    hear(w=0.0, x=0.0, y=0.0, z=0.0)  # as a message is that nobody filled in
-    assert desk.robot.goal is None and "goal passed over" in desk.said.pop()
+    for nothing in (0.0, np.nan, np.inf):  # zeros are in a message that nobody filled in
+        hear(w=nothing, x=0.0, y=0.0, z=0.0)
+        assert desk.robot.goal is None and "goal passed over" in desk.said.pop()
     hear(w=w, x=x, y=y, z=z)
     np.testing.assert_allclose(desk.robot.goal, task.tip(data.qpos), atol=1e-6)
     hear(w=1.0, x=0.0, y=0.0, z=0.0)  # whose entries are as large as any can be

@@ -67,6 +67,17 @@ def test_a_librarys_warnings_are_hidden_and_errors_and_anybody_elses_are_shown(s
     assert (warnings.showwarning, logging.root.handlers) == before
 
 
+def test_a_librarys_error_is_shown_with_its_cause_and_without_a_traceback(shown):
+    def fail() -> None:
+        try:
+            raise RuntimeError("no driver")
+        except RuntimeError:
+            logging.getLogger("somebody").exception("said")
+
+    assert shown(fail) == "error: said: no driver\n"
+    assert "error: said" not in shown(fail, everything=True)  # left to what was set up outside
+
+
 class Stopped:
     now = 100.0
 

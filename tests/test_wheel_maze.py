@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from pipelines.render import record
 from teacher.compilation import jit_once
 from teacher.evaluate import episode_metrics, evaluation_starts, run_episodes
 from teacher.rollout import Trajectories, simulation
@@ -141,3 +142,7 @@ def test_parking_counts_the_way_and_the_turn():
     rested = Trajectories(np.stack([stands] * 2), np.stack([seen] * 2), None, np.ones((1, 3), bool))
     np.testing.assert_allclose(episode_metrics(task.spec, rested, goal).final_angle, turned)
     np.testing.assert_allclose(task.marker(goal), [[*each[:2], RADIUS] for each in asked])
+    (drawn, *_) = record(task, rested, goal, 1).episodes
+    heading, reached, _ = drawn.turns[..., 0]
+    np.testing.assert_allclose(heading, [np.cos(-3.0), np.sin(-3.0), 0])
+    np.testing.assert_allclose(reached, [np.cos(3.0), np.sin(3.0), 0])

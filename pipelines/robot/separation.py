@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from export.controller import CommandLimiter
-from teacher.tasks import Task
+from teacher.tasks import MujocoTask, Task
 from teacher.tasks.arm import ArmReach
 from teacher.tasks.chain import compiled, parsed
 from teacher.tasks.fr3_arm import JOINTS
@@ -133,12 +133,24 @@ class Separation:
 
 
 def separation_of(task: Task, spec: dict[str, Any], warn: Callable[[str], None]) -> Separation | None:
-    """Returns what keeps the links of a task's arm apart; or None, with a warning, where it has no model."""
+    """Returns what keeps the links of a task's arm apart; None where it has no model.
+
+    Warns of what training did not simulate, and of what is not kept apart."""
+    if isinstance(task, MujocoTask) and not _may_collide(task.model(task.engines[0])):
+        warn("the policy was trained without contact and self-collision: it does not avoid any")
     model = arm_model(task)
-    if model is None or not (model.npair or (model.geom_contype[:, None] & model.geom_conaffinity).any()):
+    if model is None or not _may_collide(model):
         warn(
             "links are not kept apart: no model of this arm is here with shapes that can collide (an FR3's "
             "comes with franky-sim)"
         )
         return None
+    warn(
+        "commands are slowed so that the arm's links stay 1 cm apart; a table, tools, cables and people are "
+        "not known to this check, unless the arm's model contains them"
+    )
     return Separation(model, spec)
+
+
+def _may_collide(model: mujoco.MjModel) -> bool:
+    return bool(model.npair or (model.geom_contype[:, None] & model.geom_conaffinity).any())
