@@ -14,7 +14,7 @@ TASKS = {  # those of `teacher.tasks`, which takes seconds to import: what they 
     "reacher": "a planar arm with two joints reaches a point",
     "wheel_maze": "a two-wheeled robot drives through a large maze",
     "wheel_labyrinth": "wheel_maze with longer, narrower ways",
-    "wheel_park": "the same robot parks in a yard: a place and a heading",
+    "wheel_park": "a two-wheeled robot comes to a place and a heading in a yard",
     "ant": "a four-legged ant walks to a point on open ground",
     "ant_u4_maze": "the ant walks through a U-shaped maze of size 4",
     "ant_u5_maze": "the ant walks through a U-shaped maze of size 5",
