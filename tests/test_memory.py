@@ -89,7 +89,7 @@ def test_several_devices_divide_all_but_parameters_and_gradients():
         assert getattr(four, part) == pytest.approx(getattr(one, part) / 4, rel=0.02)
 
 
-FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid")
+FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid", "humanoid-u-maze")
 
 
 @pytest.mark.parametrize("name", PRESETS)
