@@ -103,7 +103,7 @@ PRESETS = {  # name: what it is, its settings
         f"task.name=humanoid network.depth=16 collect.total_steps=100000000 {AS_PUBLISHED}",
     ),
     "humanoid-u-maze": (
-        "a humanoid walks through a maze, as published, at depth 64, where it first paid; days on a GPU",
+        "a humanoid walks through a maze, as published, at depth 64; for a GPU",
         f"task.name=humanoid_u_maze network.depth=64 collect.total_steps=400000000 {AS_PUBLISHED}",
     ),
     "reacher": (
