@@ -21,7 +21,6 @@ TASKS = {  # those of `teacher.tasks`, which takes seconds to import: what they 
     "ant_big_maze": "the ant walks through a large maze",
     "ant_hardest_maze": "the ant walks through the largest maze",
     "humanoid": "a humanoid walks to a point on open ground",
-    "humanoid_published": "humanoid with the goal in its state, as published",
     "humanoid_u_maze": "the humanoid walks through a U-shaped maze",
     "humanoid_big_maze": "the humanoid walks through a large maze",
 }
@@ -32,11 +31,11 @@ FAST_TEMPERATURE = "update.temperature_lr=3e-3"
 PUBLISHED = """
     task.engine=brax network.width=256 update.batch_size=512 update.ema_decay=0
     collect.envs=512 collect.unroll_length=62 collect.updates=800 collect.buffer_rows=10000
-    collect.prefill=1000 collect.total_steps=100000000 evaluate.episodes=128 evaluate.every=32
-    checkpoint.interval_s=600 student.sizes=2x128,4x256 student.envs=64 student.rounds=6
-    student.teacher_rounds=2
+    collect.prefill=1000 collect.starts=repeated collect.sampling=windows
+    evaluate.episodes=128 evaluate.every=32 checkpoint.interval_s=600 student.sizes=2x128,4x256
+    student.envs=64 student.rounds=6 student.teacher_rounds=2
 """
-AS_PUBLISHED = f"{PUBLISHED} network.depth=16 network.architecture=published"
+AS_PUBLISHED = f"{PUBLISHED} network.architecture=published"
 # Physics cost next to nothing here: updates do. 20,000 of them at depth 16. With one goal an episode no
 # policy gets past the walls nearest to its goal (docs/results.md).
 WHEELS = f"""
@@ -78,7 +77,7 @@ PRESETS = {  # name: what it is, its settings
     "rl1000": (
         "a thousand layers, a humanoid in a maze: published settings, but scaled residual branches; days "
         "on a GPU, and never trained yet",
-        f"task.name=humanoid_u_maze network.depth=1000 {PUBLISHED}",
+        f"task.name=humanoid_u_maze network.depth=1000 collect.total_steps=100000000 {PUBLISHED}",
     ),
     "wheel-maze": (
         "a two-wheeled robot finds its way through a large maze; minutes on two cores",
@@ -96,14 +95,16 @@ PRESETS = {  # name: what it is, its settings
         """,
     ),
     "ant-big-maze": (
-        "an ant in a maze goes to far cells: the published network and settings at depth 16, for a GPU; "
-        "contacts, starts and sampling differ (docs/method.md)",
-        f"task.name=ant_big_maze {AS_PUBLISHED}",
+        "an ant in a maze goes to far cells, as published, at depth 16; for a GPU",
+        f"task.name=ant_big_maze network.depth=16 collect.total_steps=100000000 {AS_PUBLISHED}",
     ),
     "humanoid": (
-        "a humanoid walks to points around it: the published network and settings at depth 16, for a GPU; "
-        "state, contacts and sampling differ (docs/method.md)",
-        f"task.name=humanoid {AS_PUBLISHED}",
+        "a humanoid walks to points around it, as published, at depth 16; for a GPU",
+        f"task.name=humanoid network.depth=16 collect.total_steps=100000000 {AS_PUBLISHED}",
+    ),
+    "humanoid-u-maze": (
+        "a humanoid walks through a maze, as published, at depth 64; for a GPU",
+        f"task.name=humanoid_u_maze network.depth=64 collect.total_steps=400000000 {AS_PUBLISHED}",
     ),
     "reacher": (
         "a planar arm with two joints, in Brax's spring engine; three minutes on two cores",

@@ -20,7 +20,7 @@ from pipelines.train_students import teacher_of
 from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
 from teacher.errors import UsageError, unknown_name
-from teacher.learner import require_devices
+from teacher.learner import require_devices, require_windows
 from teacher.memory import require_episodes_fit, require_fit, require_host_memory
 from teacher.policy_file import PolicyFile, read_graph
 from teacher.rollout import randomised, require_randomisable
@@ -68,6 +68,7 @@ def check(config: Config, *, trained: bool = False) -> None:
     if not trained:
         warn_of_slips(config.teacher.task.name)
         require_devices(config.teacher, jax.devices())
+        require_windows(config.teacher, task.spec.episode_length)
         require_fit(config.teacher, task.spec, jax.device_count())
 
 

@@ -236,6 +236,8 @@ class CollectConfig(Group):
     """control steps, on average, between new goals of an environment; none: each episode has one"""
     starts: Literal["new", "repeated"] = "new"
     """`repeated`: each environment has one start and goal for the whole run, as published"""
+    sampling: Literal["even", "windows"] = "even"
+    """`windows`: environments in lockstep, a window of each per iteration, rows used once, as published"""
     total_steps: Annotated[int, Field(ge=1, le=2**62)] = 1_500_000
     """control steps with updates, over all environments, in whole iterations; the prefill comes on top"""
 

@@ -74,6 +74,7 @@ class Learner:
         require_devices(config, self.devices.all)
         self.simulation = training_simulation_of(config)
         self.spec = self.simulation.task.spec
+        require_windows(config, self.spec.episode_length)
         self.networks = make_networks(config.network, self.spec.action_size)
         self.optimiser = make_optimiser(config)
         self.division = self._division()
@@ -126,7 +127,8 @@ class Learner:
         numbers = self.devices.rows(self.config.collect.envs)
         start = self._draw_starts(start_key, run_key, numbers)
         # Episodes end at different times, so that every batch of rows holds all their phases.
-        draw = partial(jax.random.randint, shape=(), minval=0, maxval=self.spec.episode_length)
+        phases = self.spec.episode_length if self.config.collect.sampling == "even" else 1
+        draw = partial(jax.random.randint, shape=(), minval=0, maxval=phases)
         step = jax.vmap(draw)(_keys(step_key, numbers))
         return Environments(self.simulation.reset(start), start.goal, step, jnp.zeros_like(step))
 
@@ -218,16 +220,25 @@ class Learner:
 
         `unstable_steps` counts, of the newest `collect.unroll_length` steps of all environments, those
         without a known goal."""
-        settings, devices = self.config.update, self.devices
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.iteration), 1)
+        settings, devices, updates = self.config.update, self.devices, self.config.collect.updates
+        key = jax.random.fold_in(state.key, state.iteration)
+        dealt = last = None
+        if self.config.collect.sampling == "windows":
+            sizes = self.spec.episode_length, updates, settings.batch_size
+            dealt, last = replay.windows(state.replay, jax.random.fold_in(key, 3), *sizes, devices)
 
-        def body(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], dict[str, Array]]:
+        def body(carry: tuple[Params, Any], given: Any) -> tuple[tuple[Params, Any], dict[str, Array]]:
+            key, rows = given
             sample_key, update_key = jax.random.split(key)
-            batch = replay.sample(state.replay, sample_key, settings.batch_size, settings.discount, devices)
+            if rows is None:
+                drawn = sample_key, settings.batch_size, settings.discount, devices
+                batch = replay.sample(state.replay, *drawn)
+            else:
+                batch = replay.relabelled(state.replay, rows, settings.discount, last)
             return self.update(carry, batch, update_key)
 
-        keys = jax.random.split(key, self.config.collect.updates)
-        (params, optimiser), metrics = jax.lax.scan(body, (state.params, state.optimiser), keys)
+        keys = jax.random.split(jax.random.fold_in(key, 1), updates)
+        (params, optimiser), metrics = jax.lax.scan(body, (state.params, state.optimiser), (keys, dealt))
         metrics = jax.tree.map(jnp.mean, metrics)
         unknown = replay.unknown_goals(state.replay, self.config.collect.unroll_length).sum()
         metrics["unstable_steps"] = devices.count * devices.mean(unknown.astype(jnp.float32))
@@ -270,6 +281,25 @@ def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> Non
     """Raises UsageError if a run of this configuration cannot be divided over the devices or needs others."""
     require_even(len(devices), collect__envs=config.collect.envs, update__batch_size=config.update.batch_size)
     require_fused(config.network, config.update.batch_size // len(devices), devices)
+
+
+def require_windows(config: TeacherConfig, length: int) -> None:
+    """Raises UsageError if windows of an episode's length are asked for that have not all been collected, or
+    hold too few rows."""
+    collect, batch = config.collect, config.update.batch_size
+    if collect.sampling == "even":
+        return
+    if collect.prefill < length:
+        raise UsageError(
+            f"collect.prefill: found {collect.prefill}, but collect.sampling=windows takes windows of an "
+            f"episode, {length} control steps, from the first update on"
+        )
+    if collect.updates * batch > collect.envs * length:
+        raise UsageError(
+            f"collect.updates: found {collect.updates}, but collect.sampling=windows uses each of "
+            f"collect.envs * {length} = {collect.envs * length} rows at most once: at most "
+            f"{collect.envs * length // batch} with update.batch_size={batch}"
+        )
 
 
 def _keys(key: Array, numbers: Array) -> Array:

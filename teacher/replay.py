@@ -80,8 +80,8 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
     leads to, at the most the episode's newest row. It never comes from another episode.
     What element b is does not depend on the number of devices, where the goals of the rows drawn are known: a
     row without one gives way to the row of the nearest element before it, in a circle, or to zeros."""
-    capacity, own_environments = replay.newest.shape
-    held = jnp.minimum(replay.written, capacity)
+    own_environments = replay.newest.shape[1]
+    held = _held(replay)
     elements = devices.rows(batch)
     environments = own_environments * devices.count
 
@@ -97,27 +97,62 @@ def sample(replay: Replay, key: Array, batch: int, discount: float, devices: Dev
     first = jnp.asarray(quotient, jnp.int32)[elements]
     environment = first + (jnp.asarray(remainder, jnp.int32)[elements] + jitter) // batch
     environment -= devices.index() * own_environments
-    row = replay.written - 1 - age
+    return relabelled(replay, (replay.written - 1 - age, environment, uniform), discount)
+
+
+def windows(
+    replay: Replay, key: Array, length: int, updates: int, batch: int, devices: Devices
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """Chooses a window of consecutive rows of each environment and deals all of them out, each once at most.
+
+    Every window that the replay holds is as likely, and every order. Each device deals its own environments,
+    so that what is drawn depends on the number of devices.
+    Returns: what `relabelled` takes, of each update's part of `batch`, [updates, B] each; last rows [N]."""
+    row_key, order_key, future_key = jax.random.split(jax.random.fold_in(key, devices.index()), 3)
+    oldest, environments = replay.written - _held(replay), replay.newest.shape[1]
+    first = jax.random.randint(row_key, (environments,), oldest, replay.written - length + 1)
+    shape = updates, batch // devices.count
+    order = jax.random.permutation(order_key, environments * length)[: shape[0] * shape[1]].reshape(shape)
+    environment = order // length
+    row = first[environment] + order % length
+    return (row, environment, jax.random.uniform(future_key, shape)), first + length - 1
+
+
+def relabelled(
+    replay: Replay, drawn: tuple[Array, Array, Array], discount: float, last: Array | None = None
+) -> Batch:
+    """Returns the state-actions that were drawn, each with a goal.
+
+    Args: drawn: rows [B], their environments [B], and what decides how far ahead the goals lie [B], in
+    [0, 1); last: rows [N] of each environment after which goals are not taken, if not the newest."""
+    row, environment, uniform = drawn
+    capacity = len(replay.newest)
     known = _known(replay.rows.achieved_goal[row % capacity, environment])
     nearest = jax.lax.cummax(jnp.where(known, jnp.arange(len(known)), -1))
     nearest = jnp.where(nearest < 0, nearest[-1], nearest)
     row, environment = row[nearest], environment[nearest]
     slot = row % capacity
     episode = replay.rows.episode[slot, environment]
-    remaining = replay.newest[episode % capacity, environment] - row
-    ahead = future_offset(uniform, remaining, discount)
-    drawn = Batch(
+    newest = replay.newest[episode % capacity, environment]
+    if last is not None:
+        newest = jnp.minimum(newest, last[environment])
+    ahead = future_offset(uniform, newest - row, discount)
+    batch = Batch(
         replay.rows.observation[slot, environment],
         replay.rows.action[slot, environment],
         replay.rows.achieved_goal[(row + ahead) % capacity, environment],
     )
-    return jax.tree.map(lambda part: jnp.where(known.any(), part, 0), drawn)
+    return jax.tree.map(lambda part: jnp.where(known.any(), part, 0), batch)
 
 
 def unknown_goals(replay: Replay, newest: int) -> Array:
     """Tells which of the newest rows have no known goal, [newest, N], the newest first."""
     slots = (replay.written - 1 - jnp.arange(newest)) % len(replay.newest)
     return ~_known(replay.rows.achieved_goal[slots])
+
+
+def _held(replay: Replay) -> Array:
+    return jnp.minimum(replay.written, len(replay.newest))
 
 
 def _known(achieved_goal: Array) -> Array:

@@ -3,7 +3,7 @@
 Environments and replay stay where they are; goals' embeddings are gathered, so that every
 state-action is told apart from the goals of the whole batch; each device holds all parameters and
 a share of the optimiser's state. Settings describe the whole run: its result does not depend on
-the number of devices, beyond the order of sums.
+the number of devices, beyond the order of sums and the windows of `collect.sampling`.
 
 Collectives are written out, by `shard_map`: the compiler cannot divide the kernels of Warp and
 Pallas, and would gather a replay that is read at computed places.

@@ -31,6 +31,7 @@ def assert_refused(done: subprocess.CompletedProcess, code: int, *words: str) ->
     [
         ("ant-big-maze", "ant_big_maze", "published"),
         ("humanoid", "humanoid", "published"),
+        ("humanoid-u-maze", "humanoid_u_maze", "published"),
         ("rl1000", "humanoid_u_maze", "scaled"),
     ],
 )
@@ -43,7 +44,8 @@ def test_presets_of_published_tasks_have_the_published_settings(name, task, arch
         "update": dict.fromkeys(["actor_lr", "critic_lr", "temperature_lr"], 3e-4)
         | {"batch_size": 512, "discount": 0.99, "logsumexp_penalty": 0.1, "target_entropy": -0.5},
         "collect": {"envs": 512, "unroll_length": 62, "updates": 800, "buffer_rows": 10_000, "prefill": 1000}
-        | {"total_steps": 100_000_000},
+        | {"starts": "repeated", "sampling": "windows"}
+        | {"total_steps": 400_000_000 if name == "humanoid-u-maze" else 100_000_000},
         "evaluate": {"episodes": 128},
     }
     assert all(found[group].items() >= fields.items() for group, fields in published.items())

@@ -10,7 +10,7 @@ from probes import Probe, name_of, uniform
 
 from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
-from teacher.errors import Diverged, Unstable
+from teacher.errors import Diverged, Unstable, UsageError
 from teacher.learner import Learner, TeacherState
 from teacher.tasks import TASKS
 from teacher.train import require_sound, train, with_average
@@ -167,6 +167,33 @@ def test_repeated_starts_give_every_environment_one_goal_for_the_whole_run(learn
     assert (np.array(state.environments.episode) > 0).all()
     np.testing.assert_allclose(state.environments.goal, before, atol=1e-6)
     assert len(np.unique(before, axis=0)) == ENVS
+
+
+def test_windows_come_from_environments_in_lockstep_and_change_what_is_learned(learner_of):
+    learner = learner_of(Drift, prefill=Drift.length, sampling="windows")
+    state = learner.init(jax.random.key(0))
+    assert not np.array(state.environments.step).any()
+    state = learner._collect(learner._collect(state))
+    assert len(np.unique(state.environments.step)) == 1
+    metrics = jit_once(learner.update_many)(state)[1]
+    assert all(np.isfinite(value) for value in metrics.values())
+    even = learner_of(Drift, prefill=Drift.length)
+    assert metrics["critic_loss"] != jit_once(even.update_many)(state)[1]["critic_loss"]
+
+
+@pytest.mark.parametrize(
+    ("collect", "message"),
+    [
+        ({"prefill": 99}, "collect.prefill: found 99, .* an episode, 100 control steps"),
+        (
+            {"prefill": 100, "updates": 401},
+            r"collect.updates: found 401, .* \* 100 = 6400 .* at most 400 ",
+        ),
+    ],
+)
+def test_windows_that_hold_too_few_rows_are_refused(learner_of, collect, message):
+    with pytest.raises(UsageError, match=message):
+        learner_of(Drift, sampling="windows", **collect)
 
 
 def test_an_outcome_is_what_the_next_row_of_its_episode_observes(learner, rows):

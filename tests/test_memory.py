@@ -107,12 +107,12 @@ def test_several_devices_divide_all_but_parameters_and_gradients():
         assert getattr(four, part) == pytest.approx(getattr(one, part) / 4, rel=0.02)
 
 
-FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid")
+FOR_A_GPU = ("rl1000", "ant-big-maze", "humanoid", "humanoid-u-maze")
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits_where_it_is_meant_to_run(name):
-    asked, limit = preset(name).teacher, 16e9 if name in FOR_A_GPU else 2e9
+    asked, limit = preset(name).teacher, 24e9 if name in FOR_A_GPU else 2e9
     assert sum(memory.estimate(asked, make_task(asked.task.name).spec)) + memory.PROGRAM < limit
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from teacher.replay import Rows, empty, future_offset, insert, sample
+from teacher.replay import Rows, empty, future_offset, insert, relabelled, sample, windows
 from teacher.sharding import Devices
 
 ENVIRONMENTS, DRAWS = 4, 20_000
@@ -102,6 +102,37 @@ def test_a_batch_takes_from_all_environments_alike(environments, batch):
     # Each element has its own few environments, in order: a device's elements need no other's.
     assert (np.diff(environment.min(0)) >= 0).all()
     assert (np.ptp(environment, axis=0) <= -(-environments // batch)).all()
+
+
+def test_windows_hold_consecutive_rows_each_used_at_most_once_and_goals_within_them():
+    length, updates, batch, total, capacity = 6, 5, 4, 21, 16
+    episode = episode_numbers(np.random.default_rng(3), total, 3, 9)
+    replay = filled(labelled_rows(episode), capacity, (10, 11))
+    firsts, sources = set(), []
+
+    @jax.jit
+    def drawn(key):
+        one = Devices(jax.devices()[:1])
+        dealt, last = windows(replay, key, length, updates, batch, one)
+        return jax.vmap(lambda drawn: relabelled(replay, drawn, 0.8, last))(dealt), last
+
+    for seed in range(300):
+        batches, last = drawn(jax.random.key(seed))
+        environment, own_episode, row = np.asarray(batches.observation).reshape(-1, 3).astype(int).T
+        goal_environment, goal_episode, goal = np.asarray(batches.goal).reshape(-1, 3).astype(int).T
+        assert len({*zip(environment, row, strict=True)}) == updates * batch
+        end = np.asarray(last)[environment]
+        assert ((end - length < row) & (row <= goal) & (goal <= end)).all()
+        np.testing.assert_array_equal([goal_environment, goal_episode], [environment, own_episode])
+        firsts |= {*enumerate((np.asarray(last) - length + 1).tolist())}
+        sources.append(environment.reshape(updates, batch))
+    # Every window that is held is chosen, of each environment by itself; batches mix the environments.
+    assert firsts == {
+        (n, i) for n in range(ENVIRONMENTS) for i in range(total - capacity, total - length + 1)
+    }
+    shares = np.bincount(np.ravel(sources), minlength=ENVIRONMENTS) / np.size(sources)
+    np.testing.assert_allclose(shares, 1 / ENVIRONMENTS, atol=0.02)
+    assert np.ptp(np.sort(sources, axis=-1), axis=(0, 1)).all()
 
 
 def test_sampled_goals_follow_the_truncated_geometric():

@@ -130,7 +130,7 @@ def test_goals_beyond_the_range_lie_just_outside_of_it_in_their_old_direction():
 
 
 def test_goals_beyond_the_range_are_moved_where_a_model_holds_them_too():
-    task = make_task("humanoid_published")
+    task = make_task("humanoid")
     starts = jax.vmap(lambda key: task.start(key, task.layouts[0]))(jax.random.split(jax.random.key(0), 3))
     moved = task.with_goal(starts, starts.goal + 2.0)
     np.testing.assert_allclose(moved.qpos[:, -2:], starts.goal[:, :2] + 2.0)  # shown by the body

@@ -1,11 +1,8 @@
 """Brax's packaged ant and humanoid, sent to points on the floor or through mazes.
 
-After the published tasks: github.com/wang-kevin3290/scaling-crl and github.com/MichalBortkiewicz/JaxGCRL,
-envs/ant.py, ant_maze.py, humanoid.py and humanoid_maze.py. Mazes, goals, radii, time steps, gears and
-healthy heights are theirs. Theirs differ in what collides: all 17 geoms of the humanoid with floor and
-walls (here the feet, and the pelvis with walls); the ant's torso, four upper legs and four feet with walls
-and with each other (here torso and feet, with walls alone). In mazes they start up to 0.1 m from the middle
-of the start cell (here in it).
+After the published tasks: github.com/wang-kevin3290/scaling-crl, envs/ant.py, ant_maze.py, humanoid.py,
+humanoid_maze.py and the models beside them. Mazes, goals, radii, time steps, gears, healthy heights, starts,
+states and what collides are theirs; several wall cells make one box here.
 """
 
 from collections.abc import Callable, Iterable
@@ -44,8 +41,7 @@ from teacher.tasks.mazes import (
 AXES, QUATERNION = ("x", "y", "z"), ("w", "x", "y", "z")
 EPISODE = 1000  # control steps
 FLOOR = 100.0  # m: half size of the floor that is drawn; the floor itself is endless
-WALL_BIT = 2  # of contype and conaffinity; the floor and feet meet on bit 1
-MAX_CONTACTS = 12  # the deepest ones, in MJX and brax; a robot on its feet in a corner has fewer
+MAX_CONTACTS = 12  # the deepest ones, in MJX and brax; pushing into a corner a robot on its feet has fewer
 
 ANT_POSE = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)  # m, rad
 ANT_NOISE = 0.1  # of a start: m, rad, 1 for the quaternion; m/s, rad/s
@@ -74,7 +70,7 @@ class Walker(MujocoTask):
         names = tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
         return TaskSpec(
             name=self._name,
-            version=1,
+            version=2,
             observation=observation,
             goal=goal_of(observation, "torso_position", low + height, high + height, radii=(0.25, 0.5, 2.0)),
             action=ActionSpec(
@@ -96,9 +92,10 @@ class Walker(MujocoTask):
 
 
 class Ant(Walker):
-    """Eight joint torques at 20 Hz walk an ant's torso to a point; fewer of its geoms collide than published.
+    """Eight joint torques at 20 Hz walk an ant's torso to a point.
 
-    The observation is the joint state, the torso's place in the world first."""
+    The observation is the joint state, the torso's place in the world first. Its feet meet the floor; in
+    mazes they also meet torso, upper legs and each other, and all of these meet walls."""
 
     healthy = (0.2, 1.0)
     marker_height = ANT_POSE[2]
@@ -109,7 +106,12 @@ class Ant(Walker):
         return self._spec(_joint_state(joints.names), (), 1.0, joints, control_dt=0.05)
 
     def model(self, engine: str) -> mujoco.MjModel:
-        spec = _packaged("ant", self._course, blocked="torso_geom")
+        spec = _packaged("ant")
+        if self._course.maze:
+            for geom in spec.geoms:
+                if geom.name.startswith(("torso", "aux")) or geom.name.endswith("foot_geom"):
+                    geom.conaffinity = 1
+            self._course.maze.build(spec, contype=1, conaffinity=1)
         # MJX takes the k-th number of all for the k-th numeric, which must therefore be single numbers.
         spec.delete(spec.numeric("init_qpos"))
         spec.option.timestep = 0.005 if engine == "brax" else 0.01
@@ -121,7 +123,7 @@ class Ant(Walker):
         qpos = jnp.asarray(ANT_POSE) + noise
         qpos = qpos.at[3:7].divide(jnp.linalg.norm(qpos[3:7]))
         if self._course.start is not None:
-            qpos = qpos.at[:2].set(jnp.asarray(self._course.start))
+            qpos = qpos.at[:2].add(jnp.asarray(self._course.start))
         qvel = ANT_NOISE * jax.random.normal(velocity_key, (len(ANT_POSE) - 1,))
         return Start(qpos, qvel, self._course.goal(goal_key, layout))
 
@@ -130,22 +132,19 @@ class Ant(Walker):
 
 
 class Humanoid(Walker):
-    """Seventeen joint torques at 67 Hz walk a torso to a point; fewer geoms collide than published.
+    """Seventeen joint torques at 67 Hz walk a torso to a point at its standing height.
 
-    Goals lie at its standing height.
+    All its geoms meet floor and walls, and none another.
     The observation is that of brax's humanoid on its spring engine, whatever the engine: each link
     turns as if its moment of inertia were 1 kg m^2, and actuator forces are those of the spring
     engine's gears, while MuJoCo's engines apply those of the packaged model.
-
-    Args:
-      goal_in_state: adds the body that shows the goal to model and observation, as the published state
-        has it: the commanded goal then stands in the state that a critic is given."""
+    A body that shows the goal is part of model and observation, as published: the commanded goal stands in
+    the state that a critic is given."""
 
     healthy = (1.0, 2.0)
 
-    def __init__(self, name: str, course: Course, goal_in_state: bool = False):
+    def __init__(self, name: str, course: Course):
         super().__init__(name, course)
-        self._goal_in_state = goal_in_state
         self.bodies = tuple(self._model.body(i).name for i in range(1, self._model.nbody))
 
     @cached_property
@@ -155,7 +154,7 @@ class Humanoid(Walker):
         return self._spec(terms, height, HUMANOID_CONTROL, joints, control_dt=0.015)
 
     def _observed(self, joints: tuple[str, ...]) -> Iterable[Part]:
-        goal = AXES[:2] if self._goal_in_state else ()
+        goal = AXES[:2]
         yield from _joint_state(joints, goal)
         matrix = tuple(f"{row}{column}" for row in AXES for column in AXES)
         for link in self.bodies:
@@ -167,8 +166,7 @@ class Humanoid(Walker):
         yield "torso_actuator_force", AXES, "N", "world"
         yield "torso_actuator_torque", AXES, "N m", "torso"
         yield "actuator_torque", joints, "N m", "joint"
-        if goal:
-            yield "goal_actuator_force", goal, "N", "world"
+        yield "goal_actuator_force", goal, "N", "world"
 
     @cached_property
     def _model(self) -> mujoco.MjModel:
@@ -183,16 +181,18 @@ class Humanoid(Walker):
         return torque
 
     def model(self, engine: str) -> mujoco.MjModel:
-        # The pelvis of a walking humanoid is below the top of a wall, its torso above.
-        spec = _packaged("humanoid", self._course, blocked="butt")
+        spec = _packaged("humanoid")
+        for geom in spec.geoms:
+            geom.contype = 1
+        if self._course.maze:
+            self._course.maze.build(spec, contype=1, conaffinity=1)
         if engine == "brax":
             spec.option.timestep = 0.0015
             for actuator, gear in zip(spec.actuators, HUMANOID_SPRING_GEAR, strict=True):
                 actuator.gear = [gear, 0, 0, 0, 0, 0]
         else:
             spec.option.timestep = 0.003
-        if self._goal_in_state:
-            _add_goal_body(spec)
+        _add_goal_body(spec)
         return spec.compile()
 
     def start(self, key: Array, layout: str) -> Start:
@@ -200,13 +200,10 @@ class Humanoid(Walker):
         qpos = jnp.asarray(self._model.qpos0, dtype=jnp.float32)
         if self._course.start is not None:
             qpos = qpos.at[:2].set(jnp.asarray(self._course.start))
-        if self._goal_in_state:
-            qpos = qpos.at[-2:].set(goal)
+        qpos = qpos.at[-2:].set(goal)
         return Start(qpos, jnp.zeros(self._model.nv), jnp.append(goal, HUMANOID_STANDING))
 
     def with_goal(self, start: Start, goal: Array) -> Start:
-        if not self._goal_in_state:
-            return super().with_goal(start, goal)
         xp = start.qpos.__array_namespace__()
         qpos = xp.concatenate([start.qpos[..., :-2], goal[..., :2]], axis=-1)
         return start._replace(qpos=qpos, goal=goal)
@@ -231,10 +228,8 @@ class Humanoid(Walker):
         return xp.concatenate([state.qpos, state.qvel, *per_link, torque], axis=-1)
 
 
-def _packaged(robot: str, course: Course, blocked: str) -> mujoco.MjSpec:
-    """Brax's packaged robot on its course, with the settings that brax's environments give MJX.
-
-    Its feet meet the floor and walls; the geom `blocked` meets walls alone."""
+def _packaged(robot: str) -> mujoco.MjSpec:
+    """Brax's packaged robot, with the settings that brax's environments give MJX. Its feet meet the floor."""
     # Found, not imported: importing brax takes a second and prints.
     spec = mujoco.MjSpec.from_file(str(distribution("brax").locate_file(f"brax/envs/assets/{robot}.xml")))
     spec.compiler.fusestatic = True  # brax knows no body without a joint
@@ -243,10 +238,7 @@ def _packaged(robot: str, course: Course, blocked: str) -> mujoco.MjSpec:
     option.iterations, option.ls_iterations = 1, 4
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
     spec.geom("floor").size = [FLOOR, FLOOR, 1]
-    spec.geom(blocked).conaffinity |= WALL_BIT
     spec.add_numeric(name="max_contact_points", data=[MAX_CONTACTS], size=1)
-    if course.maze:
-        course.maze.build(spec, contype=WALL_BIT, conaffinity=1, condim=3)
     return spec
 
 
@@ -306,7 +298,4 @@ HUMANOID_COURSES: dict[str, Course] = {
 LOCOMOTION: dict[str, Callable[[], MujocoTask]] = {
     **{name: partial(Ant, name, course) for name, course in ANT_COURSES.items()},
     **{name: partial(Humanoid, name, course) for name, course in HUMANOID_COURSES.items()},
-    "humanoid_published": partial(
-        Humanoid, "humanoid_published", HUMANOID_COURSES["humanoid"], goal_in_state=True
-    ),
 }
