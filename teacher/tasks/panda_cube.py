@@ -24,13 +24,13 @@ VELOCITY = (2.175,) * 4 + (2.61,) * 3  # rad/s: of the robot; nothing holds the 
 START = (1.571, 0.742, 0.0, -1.571, 0.0, 3.054, 1.449)  # rad
 DRIVEN = (0, 1, 3, 5)  # joints; the others are held
 # Published servos of joints 3 to 7 pull towards a command times `GAIN` and back from the angle times
-# `STIFFNESS`, so they come to rest at that fraction of the command. A command here is where they do.
+# `STIFFNESS`, so they come to rest at that fraction of the command. A command here is where they do: at an
+# action of -1 or 1, where joint 4 is stopped by its limit.
 GAIN = (4500.0, 4500.0, 2000.0, 2000.0, 1000.0, 1000.0, 1000.0)  # N m/rad
 STIFFNESS = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0)  # N m/rad
 TORQUE = (87.0,) * 4 + (12.0,) * 3  # N m
-_FRACTION = np.divide(GAIN, STIFFNESS)
-LOWEST = (np.array([0.3491, 0.0, 0.0, -3.0718, 0.0, 2.3562, 1.4487]) * _FRACTION).tolist()  # rad: at -1
-HIGHEST = (np.array([2.7925, 1.48353, 0.0, -0.0698, 0.0, 3.7525, 1.4487]) * _FRACTION).tolist()  # at 1
+_ASKED = [[0.3491, 0, 0, -3.0718, 0, 2.3562, 1.4487], [2.7925, 1.48353, 0, -0.0698, 0, 3.7525, 1.4487]]
+LOWEST, HIGHEST = np.minimum(np.multiply(_ASKED, np.divide(GAIN, STIFFNESS)), UPPER).tolist()  # rad
 OPENING = 0.16  # m: of the fingers, at most
 HALF = 0.03  # m: half the cube's edge
 DROP = 0.07  # m: height at which the cube's centre begins, above the table
