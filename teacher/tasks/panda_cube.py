@@ -1,9 +1,10 @@
 """A Franka Panda that pushes a cube over a table, or carries it from one bin to another, as published.
 
 After github.com/wang-kevin3290/scaling-crl, envs/manipulation: what is observed, commanded and asked, servos,
-masses and shapes of cube, hand, fingers and bins, time steps and solver are theirs, so that scores can be
-compared. The arm is that of `models/fr3.xml`, whose kinematics are the Panda's; its links' masses are the
-FR3's. Fingers and hand pass through the walls of bins, as fast fingers do in theirs.
+cube, hand, fingers, bins, time step and solver are theirs, so that scores can be compared. The arm is that
+of `models/fr3.xml`: its kinematics are the Panda's, its links' masses and its joints' names the FR3's.
+Published, an action above 0 closes the gripper, here one below; hand and fingers meet the walls of bins,
+which fast ones pass, here only the cube does.
 """
 
 from functools import cached_property, partial
@@ -35,6 +36,7 @@ OPENING = 0.16  # m: of the fingers, at most
 HALF = 0.03  # m: half the cube's edge
 DROP = 0.07  # m: height at which the cube's centre begins, above the table
 BIN, THICK, WALL = 0.19, 0.005, 0.033  # m: from a bin's middle to its walls; half their thickness and height
+MAX_CONTACTS = 24  # the deepest ones, in MJX, where there are bins
 BOX = mujoco.mjtGeom.mjGEOM_BOX
 
 
@@ -94,15 +96,18 @@ class PandaCube(MujocoTask):
         spec = mujoco.MjSpec.from_file(str(MODELS / "fr3_cube.xml"))
         spec.modelname, option = self._name, spec.option
         option.timestep, option.iterations, option.ls_iterations = 0.002, 6, 12
+        option.integrator = mujoco.mjtIntegrator.mjINT_EULER
         for body in spec.bodies:
             body.gravcomp = 0
         for i, name in enumerate(JOINTS):
             joint, servo = spec.joint(name), spec.actuator(name)
-            joint.armature, joint.damping, joint.range = 0.1, [5, 0, 0], [LOWER[i], UPPER[i]]
-            # Of joints: MJX and the C engine integrate servos with limited torques differently.
-            joint.actfrclimited, joint.actfrcrange = True, [-TORQUE[i], TORQUE[i]]
-            servo.set_to_position(kp=STIFFNESS[i], kv=STIFFNESS[i] / 10)
-            servo.ctrlrange = joint.range
+            damping = STIFFNESS[i] / 10
+            # Published, MJX integrates a servo's damping implicitly even at its largest torque: as if there
+            # were this much more inertia. The C engine does not; an armature means the same to both.
+            joint.armature, joint.damping = 0.1 + option.timestep * damping, [5, 0, 0]
+            joint.range = servo.ctrlrange = [LOWER[i], UPPER[i]]
+            servo.set_to_position(kp=STIFFNESS[i], kv=damping)
+            servo.forcelimited, servo.forcerange = True, [-TORQUE[i], TORQUE[i]]
         # What the gripper follows is twice a finger's way; published, each finger has twice these gains.
         spec.actuator(WIDTH).set_to_position(kp=250, kv=25)
         spec.actuator(WIDTH).ctrlrange, spec.actuator(WIDTH).forcelimited = [0, OPENING], False
@@ -112,7 +117,7 @@ class PandaCube(MujocoTask):
         fingers = [spec.body(f"fr3_finger{i}").geoms[0] for i in (1, 2)]
         for i, finger in enumerate(fingers):
             joint = spec.joint(f"fr3_finger_joint{i + 1}")
-            joint.armature, joint.damping, joint.range = 0.1, [5, 0, 0], [0, OPENING / 2]
+            joint.armature, joint.damping, joint.range = 0.2, [5, 0, 0], [0, OPENING / 2]
             finger.type, finger.fromto[:], finger.size = BOX, np.nan, [0.015, 0.005, 0.04]
             finger.pos = [0, 0.0055 - 0.011 * i, 0.035]
         cube.size, cube.density, spec.body("cube").pos = [HALF] * 3, 1000, [*self._cube, DROP]
@@ -122,6 +127,7 @@ class PandaCube(MujocoTask):
             geom.condim, geom.friction[0] = 3, 1
         if self._bins:
             option.impratio, cube.conaffinity = 10, 7
+            spec.add_numeric(name="max_contact_points", data=[MAX_CONTACTS], size=1)
             for x, y in (self._cube, self._target):
                 for side in (-BIN, BIN):
                     _add_wall(spec, (x, y + side), (BIN + THICK, THICK))
