@@ -72,7 +72,13 @@ class PandaCube(MujocoTask):
             observation=terms,
             goal=goal_of(terms, "cube_position", (*low, HALF), (*high, HALF), (0.03, 0.1, 0.3)),
             action=ActionSpec(
-                kind=(*("joint_position" for _ in DRIVEN), "gripper_width"),
+                kind=(
+                    "joint_position",
+                    "joint_position",
+                    "joint_position",
+                    "joint_position",
+                    "gripper_width",
+                ),
                 joints=(*(JOINTS[i] for i in DRIVEN), WIDTH),
                 unit="rad, m",
                 scale=(*reach[list(DRIVEN)].tolist(), OPENING / 2),
