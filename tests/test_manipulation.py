@@ -1,4 +1,4 @@
-"""The FR3 and its cube: what pushing, grasping and reaching for goals come to in both engines."""
+"""Franka arms and their cubes: what pushing, grasping and reaching for goals come to in both engines."""
 
 import jax
 import mujoco
@@ -8,8 +8,9 @@ import pytest
 import teacher.rollout
 from teacher.rollout import simulation
 from teacher.tasks import State, goal_distance, make_task
-from teacher.tasks.fr3_arm import HOME, JOINTS, SIDE, TIP, flange_pose, reach_down
+from teacher.tasks.fr3_arm import HOME, JOINTS, SIDE, TIP, flange_pose, joint_frames, reach_down
 from teacher.tasks.fr3_cube import DRIVEN
+from teacher.tasks.panda_cube import HALF
 
 OPEN, CLOSED = 1.0, -1.0
 EPISODES = 8
@@ -217,3 +218,152 @@ def test_engines_agree_on_a_step_without_contact_and_on_one_with_it():
     np.testing.assert_allclose(mjx[:, 7:10], exact[:, 7:10], atol=2e-3)
     tilt = 2 * np.arccos(np.minimum(1, np.abs((mjx[:, 10:] * exact[:, 10:]).sum(-1))))
     assert tilt.max() < 0.05  # rad: 2 mm at a corner
+
+
+# The published tasks: figures as in github.com/wang-kevin3290/scaling-crl, envs/manipulation
+
+ASKED = np.array([[0.3491, 0.0, -3.0718, 2.3562], [2.7925, 1.48353, -0.0698, 3.7525]])  # rad, at -1 and 1
+# Where servos rest whose gains for the command and for the angle differ; joint 4 is stopped by its limit.
+REST = np.minimum(ASKED * [1, 1, 4 / 7, 1 / 2], [np.inf, np.inf, -0.0698, np.inf])
+MOVED = [0, 1, 3, 5]
+
+
+def carrier(task, height):
+    """Comes down around the cube, closes, and brings it to the goal through a height (m) above the table."""
+    low, high = REST
+    grid = [np.linspace(low[i], high[i], count) for i, count in ((1, 150), (2, 150), (3, 8))]
+    elbow = np.stack(np.meshgrid(*grid), -1).reshape(-1, 3)
+    qpos = np.zeros((len(elbow), 7))
+    qpos[:, MOVED[1:]], qpos[:, 6] = elbow, 1.4487 / 2
+    positions, rotations = joint_frames(qpos)
+    lowest, middle = (positions[:, -1] + way * rotations[:, -1, :, 2] for way in (0.1334, 0.12))
+    allowed = (lowest[:, 2] > 0.005) & (middle[:, 2] < 0.3) & (middle[:, 0] > 0.3)
+    elbow, middle = elbow[allowed], middle[allowed][:, [0, 2]]
+    tilt = elbow @ [1, -1, -1]
+    at, last, step = None, np.array([0.742, -1.571, 1.87]), iter(range(task.spec.episode_length))
+
+    def act(point, before, closed):
+        away = ((middle - [np.hypot(*point[:2]), point[2]]) ** 2).sum(-1)
+        best = (away + 1e-4 * tilt**2 + 1e-4 * ((elbow - before) ** 2).sum(-1)).argmin()
+        angles = np.append(np.arctan2(point[1], point[0]), elbow[best])
+        return np.append(2 * (angles - low) / (high - low) - 1, CLOSED if closed else OPEN), elbow[best]
+
+    def policy(observation, goal):
+        nonlocal at, last
+        cube, number = part(task.spec, observation, "cube_position"), next(step)
+        above, carried, lifted = (
+            point * [1, 1, 0] + np.array([0, 0, height]) for point in (cube, goal, cube if at is None else at)
+        )
+        if at is None:
+            at, last = above + np.array([0, 0, 0.1]), np.tile(last, (len(cube), 1))
+        down = cube * [1, 1, 0] + np.array([0, 0, HALF])
+        stages = ((70, down), (90, at), (110, lifted), (200, carried), (np.inf, goal))
+        way = next(point for until, point in stages if number < until) - at
+        far = np.linalg.norm(way, axis=-1, keepdims=True)
+        at = at + way * np.minimum(1, 0.01 / np.maximum(far, 1e-9))
+        acted = [act(*each, number >= 70) for each in zip(at, last, strict=True)]
+        last = np.stack([pose for _, pose in acted])
+        return np.stack([action for action, _ in acted])
+
+    return policy
+
+
+def within_reach(start, count):
+    """The first starts whose cube and goal lie where the arm can grasp from above."""
+    reach = np.hypot(*np.stack([start.qpos[:, 9:11], start.goal[:, :2]]).transpose(2, 0, 1))
+    chosen = np.flatnonzero(((reach > 0.5) & (reach < 0.72)).all(0))[:count]
+    return jax.tree.map(lambda leaf: leaf[chosen], start)
+
+
+@pytest.mark.parametrize(
+    ("name", "cube", "goal", "spread"),
+    [
+        ("arm_push_easy", (-0.1, 0.6), (0.1, 0.6), 0.1),
+        ("arm_push_hard", (-0.25, 0.65), (0.25, 0.65), 0.25),
+        ("arm_binpick_hard", (-0.3, 0.6), (0.3, 0.6), 0.15),
+    ],
+)
+def test_published_episodes_begin_and_are_asked_as_published(name, cube, goal, spread):
+    task, count = make_task(name), 4000
+    start = simulation(name, "mujoco").starts(jax.random.key(0), count)
+    for drawn, middle in ((start.qpos[:, 9:11], cube), (start.goal[:, :2], goal)):
+        for axis in range(2):
+            inside = np.histogram(drawn[:, axis], 10, (middle[axis] - spread, middle[axis] + spread))[0]
+            assert inside.sum() >= count - 1  # rounding may take one over the edge
+            assert (np.abs(inside - count / 10) < 4 * (count / 10) ** 0.5).all()
+    assert np.abs(np.corrcoef([*start.qpos[:, 9:11].T, *start.goal[:, :2].T]) - np.eye(4)).max() < 0.06
+    pose = [1.571, 0.742, 0, -1.571, 0, 3.054, 1.449, 0.04, 0.04]
+    np.testing.assert_allclose(start.qpos[:, :9], np.tile(pose, (count, 1)), atol=1e-6)
+    np.testing.assert_allclose(start.qpos[:, 11:], np.tile([0.07, 1, 0, 0, 0], (count, 1)), atol=1e-6)
+    np.testing.assert_allclose(start.goal[:, 2], 0.03, atol=1e-6)
+    spec = task.spec
+    assert spec.sizes == (17, 5, 3) and spec.goal.observation_indices == (0, 1, 2)
+    assert (spec.control_dt, spec.episode_length, spec.goal.success_radius) == (0.05, 1000, 0.1)
+
+
+def test_published_observations_are_those_of_the_model():
+    on_mujoco, moment = simulation("arm_push_easy", "mujoco"), 1e-6
+    spec, model = on_mujoco.task.spec, on_mujoco.task.model("mujoco")
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    qpos = on_mujoco.starts(jax.random.key(1), 3).qpos.astype(float)
+    qpos[:, :9] += rng.uniform(-0.03, 0.03, (3, 9))
+    qvel = rng.normal(size=(3, model.nv))
+    seen = on_mujoco.task.observe(on_mujoco.engine.read(on_mujoco.engine.init(qpos, qvel, ())))
+    for i in range(3):
+        data.qpos = qpos[i]
+        mujoco.mj_kinematics(model, data)
+        joint, fingers = (
+            data.body("fr3_link7").xpos.copy(),
+            [data.body(f"fr3_finger{n}").xpos for n in (1, 2)],
+        )
+        expected = [data.body("cube").xpos, qpos[i, :7], joint, [np.linalg.norm(np.subtract(*fingers))]]
+        velocity = part(spec, seen[i], "joint_7_velocity")
+        np.testing.assert_allclose(np.delete(seen[i], range(13, 16)), np.concatenate(expected), atol=1e-9)
+        mujoco.mj_integratePos(model, data.qpos, qvel[i], moment)
+        mujoco.mj_kinematics(model, data)
+        np.testing.assert_allclose(velocity, (data.body("fr3_link7").xpos - joint) / moment, atol=1e-4)
+
+
+def test_the_arm_comes_to_rest_at_the_angles_that_are_commanded():
+    on_mujoco, rng = simulation("arm_push_easy", "mujoco"), np.random.default_rng(0)
+    spec = on_mujoco.task.spec
+    np.testing.assert_allclose(np.subtract(spec.action.offset, spec.action.scale)[:4], REST[0])
+    np.testing.assert_allclose(np.add(spec.action.offset, spec.action.scale)[:4], REST[1])
+    action = rng.uniform(-1, 1, (EPISODES, 5))
+    action[:, 1:3] = rng.uniform([-1, 0], [-0.2, 1], (EPISODES, 2))  # the hand stays above the cube
+    action[::2, 4], action[1::2, 4] = 0.01, -0.01
+    played = on_mujoco.rollout(lambda *_: action, on_mujoco.starts(jax.random.key(0), EPISODES), 60)
+    asked = np.array(spec.action.offset) + np.array(spec.action.scale) * action
+    np.testing.assert_allclose(played.qpos[-1][:, MOVED], asked[:, :4], atol=0.03)
+    np.testing.assert_allclose(played.qpos[-1][:, [2, 4, 6]], [[0, 0, 1.4487 / 2]] * EPISODES, atol=0.01)
+    width = part(spec, played.observation[-1], "gripper_width")[:, 0]
+    np.testing.assert_allclose(width, np.tile([0.16, 0], EPISODES // 2), atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "height"), [("arm_push_easy", 0.03), ("arm_binpick_hard", 0.15)])
+def test_the_published_arm_can_bring_the_cube_to_its_goal(name, height):
+    on_mujoco = simulation(name, "mujoco")
+    spec = on_mujoco.task.spec
+    start = within_reach(on_mujoco.starts(jax.random.key(0), 40), 3)
+    observation = on_mujoco.rollout(carrier(on_mujoco.task, height), start, 260).observation
+    distance = goal_distance(spec, observation, start.goal)
+    assert (distance[60] > 0.9 * distance[5]).all()
+    assert (distance[-1] < spec.goal.success_radius / 2).all()
+    cube = part(spec, observation, "cube_position")
+    assert (np.abs(cube[120:190, :, 2] - height) < 0.03).all()
+    width = part(spec, observation, "gripper_width")
+    assert (width[65] > 0.15).all()
+    # The cube is between the fingers, by its faces or its edges.
+    assert (width[95:] > 0.055).all() and (width[95:] < 0.06 * 2**0.5).all()
+
+
+def test_the_cube_does_not_leave_its_bin_by_itself():
+    on_mujoco = simulation("arm_binpick_hard", "mujoco")
+    start = on_mujoco.starts(jax.random.key(0), 4)
+    qvel = np.zeros_like(start.qvel)
+    qvel[:, 9:11] = [[2, 0], [-2, 0], [0, 2], [0, -2]]
+    end = on_mujoco.rollout(
+        lambda *_: np.tile([0, -1, 0.5, 0, 1], (4, 1)), start._replace(qvel=qvel), 60
+    ).qpos[-1]
+    away = np.abs(end[:, 9:11] - [-0.3, 0.6])
+    assert (away < 0.185).all() and (away.max(-1) > 0.14).all()

@@ -67,8 +67,9 @@ def test_what_the_check_finds_is_printed_and_what_cannot_work_is_refused(tmp_pat
 
 @pytest.mark.parametrize("text", [SCARA, WHEELS, PUCK], ids=["Scara", "TwoWheels", "Puck"])
 def test_sound_tasks_of_ones_own_are_not_suspected(text, request, tmp_path, pipeline):
-    done = pipeline("tasks", written(tmp_path, text, request.node.callspec.id), cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    task = written(tmp_path, text, request.node.callspec.id)
+    done = pipeline("tasks", task, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"{task}: checked, and nothing looks wrong\n")
 
 
 # The others are these in other mazes.

@@ -1,10 +1,8 @@
 """A Franka Research 3 that pushes a cube over a table, or grasps it and puts it elsewhere.
 
-After the published arm tasks (github.com/MichalBortkiewicz/JaxGCRL, envs/manipulation), and not comparable
-with them: the same four joints are driven at the same 20 Hz, but by velocities, where the published Panda
-is given joint angles and a gripper that is open or closed; episodes are shorter than the 1,000 steps of
-arXiv:2503.14858; the hard push spreads cube and goal by 0.1 m, not 0.25 m; nothing has bins. The table is a
-plane without edges that the arm could push the cube over; cube, fingers and table are all that collides.
+Our own tasks beside the published ones (`panda_cube.py`): joint velocities in place of angles, a gripper of
+any width, 150 steps, cube and goal spread by 0.1 m, no bins. The table is a plane without edges that the arm
+could push the cube over; cube, fingers and table are all that collides.
 """
 
 from functools import cached_property, partial

@@ -19,7 +19,7 @@ from teacher.tasks.validation import DRAWN, drawn_starts
 
 TRIED = 8  # starts from which actions are tried
 STEPS = 100  # random actions at most
-RESPONSE_S = 0.1  # for which one entry of an action is held
+RESPONSE_S = 0.5  # for which one entry of an action is held: a servo at its largest torque may take as long
 POSES = 512  # random ones in which an arm is looked at
 NEAREST = 8  # of these, that stand for those which bring it to a goal
 FEW = 0.05  # share of goals that may seem out of reach for want of poses
