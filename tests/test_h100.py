@@ -2,7 +2,7 @@
 
 Needs the CUDA wheels, takes an hour on two cores, and prints a line a program: kernels, memory, seconds.
 
-    pip install -e ".[test]" "jax[cuda12]" && pytest -m slow tests/test_h100.py -s
+    pip install -e ".[test]" "jax[cuda12]" && pytest tests/test_h100.py -s -m slow
 """
 
 import importlib.util

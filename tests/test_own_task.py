@@ -17,6 +17,7 @@ from pipelines.sweep import combinations, described
 from teacher import checkpoint
 from teacher.errors import FathomError, UsageError
 from teacher.rollout import simulation
+from teacher.spec import TaskSpec
 from teacher.tasks import TASKS, State, make_task, task_names
 from teacher.tasks.base import Frames
 from teacher.tasks.validation import require_same
@@ -242,11 +243,11 @@ def test_tasks_are_described_for_machines(robot, pipeline, tmp_path):
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout)
     assert listed.keys() == {"reacher", robot}
-    sizes = {"observation": 7, "goal": 2, "action": 2, "control_dt": 0.05, "episode_length": 100}
-    goals = {"success_radius": 0.1, "goal_unit": "m", "layouts": ["all"], "evaluation_layout": "all"}
-    assert listed[robot] == sizes | goals | {
-        "name": "two_wheels",
+    assert TaskSpec.model_validate(listed[robot].pop("spec")) == make_task(robot).spec
+    assert listed[robot] == {
         "engines": ["mjx", "mujoco"],
+        "layouts": ["all"],
+        "evaluation_layout": "all",
         "randomised": False,
         "description": "Two driven wheels bring a robot to a point on the floor.",
     }
