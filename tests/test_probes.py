@@ -167,7 +167,7 @@ def test_collecting_with_parameters_of_another_time_shows(learners, monkeypatch)
 class Knowing:
     """A teacher that computes what Balance asks for; its embeddings are the positions themselves."""
 
-    params, source = (), "by hand"
+    params, source, recurrent = (), "by hand", False
 
     def __init__(self):
         self.config, self.task = config_of(Balance), make_task(name_of(Balance))
