@@ -1,4 +1,4 @@
-"""The queue for a GPU: what a part prints is kept, what breaks is recorded, and nothing is measured twice."""
+"""The queue for a GPU keeps what parts print and records what breaks; planted faults are of code that is."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
+import mutations
 
 
 def python(code, minutes=1.0):
@@ -54,3 +55,8 @@ def test_the_queue_names_files_and_options_that_exist():
     for part in gpu.QUEUE.values():
         files = [word for word in part.command if word.endswith(".py")]
         assert all((gpu.TOP / file).exists() for file in files), files
+
+
+def test_planted_faults_are_of_lines_that_the_code_has():
+    faults = list(mutations.faults(mutations.FAULTS))
+    assert [each for each in faults if each.line not in (mutations.ROOT / each.file).read_text()] == []
