@@ -64,6 +64,7 @@ import onnxruntime
 
 FORMAT_VERSION = 3
 OWN_METADATA = "fathom."
+_FROZEN_AT_START = gc.get_freeze_count()  # by Python 3.12 itself
 CONTENT_HASH = f"{OWN_METADATA}content_hash"
 GOLDEN_TOLERANCE = 1e-5
 NEEDED_FILES = ("policy.onnx", "golden.npz", "controller.py")
@@ -1117,7 +1118,7 @@ def run(
     acted = spec["inputs"]["last_action"]
     latencies, periods = Latencies(), round(seconds / dt)
     steps = held = missed = period = 0
-    stop, frozen = _Stop(robot), gc.get_freeze_count()
+    stop, frozen = _Stop(robot), gc.get_freeze_count() > _FROZEN_AT_START
     # Else Python's collector may stop the loop to look through all that the program holds: 100 ms, with JAX.
     gc.freeze()
     try:
