@@ -441,7 +441,9 @@ def settings(figures: JSON) -> Table:
 def tasks(figures: JSON) -> Table:
     """Shows what `pipelines.catalogue.describe` gives, a line a task."""
     rows = [[name, task["description"]] for name, task in figures.items()]
-    return Table("pipeline tasks NAME shows sizes, engines and goals", ["task", "what it is"], rows)
+    return Table(
+        "pipeline tasks NAME shows what it observes, is asked and commands", ["task", "what it is"], rows
+    )
 
 
 def task_details(figures: JSON) -> Group:

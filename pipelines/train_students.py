@@ -35,8 +35,11 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
     if resume:
         run.mend_summary(display.warn)
     teacher = teacher_of(run)
-    score = confirm(teacher) if isinstance(teacher, Teacher) else reevaluate(teacher)
-    display.say(f"teacher confirmed: at its goals {100 * score['time_at_goal']:.1f} % of the time, as stored")
+    if isinstance(teacher, Teacher):
+        score, form = confirm(teacher), "teacher confirmed: at its goals {:.1f} % of the time, as stored"
+    else:  # a policy file, with which no score is stored
+        score, form = reevaluate(teacher), "teacher evaluated: at its goals {:.1f} % of the time"
+    display.say(form.format(100 * score["time_at_goal"]))
     distiller = Distiller(config, teacher)
     warn_of_larger_students(distiller, display)
     if resume and checkpoint.saves(folder):

@@ -31,6 +31,7 @@ from student.labels import VisitedStates
 from teacher import memory, networks
 from teacher.learner import Learner
 from teacher.networks import init_params
+from teacher.replay import Batch
 from teacher.rollout import simulation_of
 from teacher.sharding import AXIS, Devices
 from teacher.train import Teacher
@@ -175,8 +176,6 @@ def update(depth, *, devices=1, **network):
     params = jax.eval_shape(lambda key: init_params(learner.networks, key, sizes), jax.random.key(0))
     moments = jax.eval_shape(learner.optimiser.init, params)
     division = learner.division
-    from teacher.replay import Batch
-
     rows = Batch(*(shape(config.update.batch_size, size) for size in sizes))
     takes = ((division.params, division.optimiser), P(AXIS), P())
     function = learner.devices.spread(learner.update, takes, (takes[0], P()))
