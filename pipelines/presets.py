@@ -35,7 +35,7 @@ PUBLISHED = """
     task.engine=brax network.width=256 update.batch_size=512 update.ema_decay=0
     collect.envs=512 collect.unroll_length=62 collect.updates=800 collect.buffer_rows=10000
     collect.prefill=1000 collect.starts=repeated collect.sampling=windows
-    evaluate.episodes=128 evaluate.every=32 checkpoint.interval_s=600 student.sizes=2x128,4x256
+    evaluate.episodes=128 evaluate.every=64 checkpoint.interval_s=600 student.sizes=2x128,4x256
     student.envs=64 student.rounds=6 student.teacher_rounds=2
 """
 AS_PUBLISHED = f"{PUBLISHED} network.architecture=published"

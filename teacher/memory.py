@@ -80,17 +80,21 @@ def _activations(config: TeacherConfig, batched: bool, batch: int) -> int:
     network = config.network
     width = max(network.widths)
     actor, encoder = network.depths
-    # A batch's rows pass the state-action encoder twice and teach it once. Of each block the forward passes
-    # keep what its layers and it itself were given.
-    passed, weights = (actor + 3 * encoder) * (BLOCK_DEPTH + 1) // BLOCK_DEPTH, actor + 2 * encoder
-    if batched:
+    # A batch's rows pass the state-action encoder twice and teach it once.
+    layers, weights = actor + 3 * encoder, actor + 2 * encoder
+    # Of each block the forward passes keep what its layers and it itself were given.
+    passed = layers * (BLOCK_DEPTH + 1) // BLOCK_DEPTH
+    if network.fused:
+        # What each layer gave before LayerNorm, and was given by rows that it learns from.
+        held = (layers + weights) * batch * width * FLOAT // 2
+    elif batched:
         # The first backward pass adds its cotangents to what both forward passes kept; some blocks' weight
-        # gradients are computed together. The fused kernels keep a little less.
+        # gradients are computed together.
         rounded = FLOAT // 2 if network.precision == "bfloat16" else FLOAT
         held = (passed + encoder) * batch * width * rounded
         held += weights * width**2 * (FLOAT - rounded)
-        layers, most = max(actor, encoder), BLOCKS_AT_ONCE * BLOCK_DEPTH
-        held += int(TOGETHER * (most if layers > most else layers / 2) * batch * width * FLOAT)
+        deepest, most = max(actor, encoder), BLOCKS_AT_ONCE * BLOCK_DEPTH
+        held += int(TOGETHER * (most if deepest > most else deepest / 2) * batch * width * FLOAT)
     else:
         # XLA widens what was kept in bfloat16, as a whole, where it sums over it: it is not counted as less.
         held = passed * batch * width * FLOAT

@@ -218,8 +218,7 @@ def run_blocks(
         from teacher.kernels.fused import fused_stacks, supports
 
         if supports(width=inputs[0].shape[1], batch=len(inputs[0])):
-            side_by_side = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-            return tuple(fused_stacks(jnp.stack(inputs), side_by_side, settings))
+            return tuple(fused_stacks(jnp.stack(inputs), blocks, settings))
     if settings.batched:
         return tuple(residual_stacks(jnp.stack(inputs), blocks, settings))
     alone = ((x[None], (block,)) for x, block in zip(inputs, blocks, strict=True))

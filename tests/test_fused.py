@@ -101,9 +101,14 @@ def run(case):
 
 @partial(jax.jit, static_argnums=(3, 4))
 def run_kernels(x, dy, blocks, *numbers):
+    blocks = rounded(blocks)
     y, operands, z = fused.forward(x, blocks, *numbers, interpret=interpreter())
     dx, dz, sums = fused.backward(dy, z, blocks, *numbers, interpret=interpreter())
     return Results(y, operands, z, dx, dz), fused.gradients(operands, dz, sums, blocks)
+
+
+def rounded(blocks):
+    return blocks._replace(kernel=blocks.kernel.astype(jnp.bfloat16))
 
 
 def relative_error(value, expected):
@@ -184,17 +189,18 @@ def test_other_shapes_are_refused_with_those_allowed(change, message):
     case = make_case()
     case = case._replace(**change(case))
     with pytest.raises(ValueError, match=message):
-        fused.forward(case.x, case.blocks, case.residual_scale, case.grad_rows)
+        fused.forward(case.x, rounded(case.blocks), case.residual_scale, case.grad_rows)
     z = jnp.zeros((4, 32, 64), jnp.bfloat16)
     with pytest.raises(ValueError, match=r"z must be bfloat16 \[4, 16, 64\]; got bfloat16"):
-        fused.backward(make_case().dy, z, make_case().blocks, 1.0)
+        fused.backward(make_case().dy, z, rounded(make_case().blocks), 1.0)
 
 
 def lowered_sizes(networks, count, batch, width):
     """Lengths of both programs as compiled for CUDA, the kernels' own code included."""
     shape = (networks, count, 4, width)
     stream = jax.ShapeDtypeStruct((networks, batch, width), jnp.float32)
-    blocks = Blocks(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in [(*shape, width), *3 * [shape]]))
+    kernel = jax.ShapeDtypeStruct((*shape, width), jnp.bfloat16)
+    blocks = Blocks(kernel, *3 * [jax.ShapeDtypeStruct(shape, jnp.float32)])
     z = jax.ShapeDtypeStruct((networks * count * 4, batch, width), jnp.bfloat16)
     programs = [
         jax.jit(lambda x, blocks: fused.forward(x, blocks, 0.5)).trace(stream, blocks),

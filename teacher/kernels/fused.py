@@ -50,23 +50,33 @@ def supports(width: int, batch: int) -> bool:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def fused_stacks(x: Array, blocks: Blocks, settings: Settings) -> Array:
-    """Applies all blocks of G networks, as `teacher.blocks.residual_stacks` does for each.
+def fused_stacks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> Array:
+    """Applies all blocks of G networks, as `teacher.blocks.residual_stacks` does.
 
-    Args: x: [G, B, W] of a shape that `supports` takes; blocks: each leaf with a leading axis G.
-    Returns: [G, B, W]."""
-    return forward(x, centred(blocks), settings.residual_scale, settings.weight_grad_rows)[0]
+    Args: x: [G, B, W] of a shape that `supports` takes. Returns: [G, B, W]."""
+    return _forward(x, blocks, settings)[0]
 
 
-def _forward(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Any]:
-    y, operands, z = forward(x, centred(blocks), settings.residual_scale, settings.weight_grad_rows)
+def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Any]:
+    numbers = settings.residual_scale, settings.weight_grad_rows
+    y, operands, z = forward(x, side_by_side(blocks), *numbers)
     return y, (blocks, operands, z)
 
 
-def _backward(settings: Settings, saved: Any, dy: Array) -> tuple[Array, Blocks]:
+def _backward(settings: Settings, saved: Any, dy: Array) -> tuple[Array, tuple[Blocks, ...]]:
     blocks, operands, z = saved
-    dx, dz, sums = backward(dy, z, centred(blocks), settings.residual_scale, settings.weight_grad_rows)
-    return dx, gradients(operands, dz, sums, blocks)
+    # Weights are rounded once more: else those of all networks would be held from the forward pass on.
+    blocks, dy = lax.optimization_barrier((blocks, dy))
+    rounded = side_by_side(blocks)
+    dx, dz, sums = backward(dy, z, rounded, settings.residual_scale, settings.weight_grad_rows)
+    found = gradients(operands, dz, sums, rounded)
+    return dx, tuple(Blocks(*(leaf[network] for leaf in found)) for network in range(len(blocks)))
+
+
+def side_by_side(blocks: tuple[Blocks, ...]) -> Blocks:
+    """Joins the parameters of G networks as the kernels take them: rounded before a copy is made."""
+    rounded = (each._replace(kernel=each.kernel.astype(jnp.bfloat16)) for each in map(centred, blocks))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rounded)
 
 
 fused_stacks.defvjp(_forward, _backward)
@@ -91,7 +101,7 @@ def forward(
 
     Args:
       x: [G, B, W] float32; B a multiple of 16, W of 64 and at most 256.
-      blocks: float32, each leaf with a leading axis G: kernel [G, K, 4, W, W], the others [G, K, 4, W].
+      blocks: kernel [G, K, 4, W, W] bfloat16, the others [G, K, 4, W] float32.
       residual_scale: multiplies each block's branch; a number, since it is compiled in.
       grad_rows: weights learn from this many first rows, a multiple of 16; None: from all. R below.
       interpret: False compiles for a Hopper GPU. True, or JAX's `InterpretGPUParams`, runs the same
@@ -291,8 +301,8 @@ def _backward_kernel(
 
 
 def _weights(blocks: Blocks) -> Array:
-    """Returns all kernels [G * 4K, W, W] in bfloat16."""
-    return blocks.kernel.reshape(-1, *blocks.kernel.shape[-2:]).astype(jnp.bfloat16)
+    """Returns all kernels [G * 4K, W, W]."""
+    return blocks.kernel.reshape(-1, *blocks.kernel.shape[-2:])
 
 
 def _launch(shape: _Shape, interpret: Any) -> dict[str, Any]:
@@ -327,7 +337,7 @@ def _checked(name: str, stream: Array, blocks: Blocks, grad_rows: int | None) ->
         )
     vectors = (networks, count, BLOCK_DEPTH, width)
     _require(name, stream, stream.shape, jnp.float32)
-    _require("blocks.kernel", blocks.kernel, (*vectors, width), jnp.float32)
+    _require("blocks.kernel", blocks.kernel, (*vectors, width), jnp.bfloat16)
     for leaf in ("bias", "norm_scale", "norm_bias"):
         _require(f"blocks.{leaf}", getattr(blocks, leaf), vectors, jnp.float32)
     grad_rows = batch if grad_rows is None else grad_rows
