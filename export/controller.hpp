@@ -256,8 +256,6 @@ private:
     Command command_{};
 };
 
-using Guard = CommandLimiter; /* as programs for earlier bundles call it */
-
 /* A histogram of seconds: eight bins to an octave, from 0.1 us on. */
 class Latencies {
 public:
@@ -292,8 +290,6 @@ struct LoopStats {
     std::int64_t missed_deadlines = 0; /* periods that were over before their command was written */
     Latencies latencies;               /* from reading to writing */
 };
-
-using Outcome = LoopStats; /* as programs for earlier bundles call it */
 
 /* Controls a robot at the specification's rate; whatever happens, it is told to stop at the end.
  *

@@ -880,14 +880,12 @@ class CommandLimiter:
         limits["position_index"], limits["position_base"] = (list(each) for each in zip(*self._places))
         return limits
 
-    def start(self, reading: np.ndarray | None = None) -> None:
-        """Begins at rest: where this reading [M] says, or else the one that comes with the next action."""
+    def start(self) -> None:
+        """Begins at rest, where the reading says that comes with the next action."""
         self._steps, self._held = 0, True
         self._last = [self._rest.get(i, math.nan) for i in range(len(self._names))]  # NaN: not known
         for i, joint in self._joints.items():
             self._last[i] = joint.start()
-        if reading is not None:
-            self._begin(self._positions(reading))
 
     @property
     def can_hold(self) -> bool:
@@ -913,7 +911,9 @@ class CommandLimiter:
                 raise ControllerError(f"action: {action}, allowed: {len(last)} finite numbers")
             positions = self._positions(reading)
             if self._held:
-                self._begin(positions)
+                for i, joint in self._joints.items():
+                    last[i] = joint.begin(positions[i])
+            self._held = False
             self._steps = min(self._steps + 1, self._ramp_steps)
             ramp = self._steps / self._ramp_steps
             joints = self._joints.items()
@@ -933,11 +933,6 @@ class CommandLimiter:
         self._command[:] = last
         return self._command
 
-    def _begin(self, positions: list[float]) -> None:
-        self._held = False
-        for i, joint in self._joints.items():
-            self._last[i] = joint.begin(positions[i])
-
     def _positions(self, reading: np.ndarray) -> list[float]:
         """Returns where the reading says that the joints are; 0 for those of which that is not needed."""
         found = [reading.item(index) + base if index >= 0 else 0.0 for index, base in self._places]
@@ -945,9 +940,6 @@ class CommandLimiter:
             if not math.isfinite(q):
                 raise ControllerError(f"reading: {name} is at {q}, allowed: finite numbers")
         return found
-
-
-Guard = CommandLimiter  # as programs for earlier bundles call it
 
 
 def _clipped(value: float, low: float, high: float) -> float:
@@ -1090,7 +1082,6 @@ def run(
     seconds: float,
     *,
     limiter: CommandLimiter | None = None,
-    guard: CommandLimiter | None = None,
     log: Log | None = None,
     stale_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -1103,7 +1094,7 @@ def run(
         the specification calls `last_action` in a reading, the loop fills in.
       goal: [G] float32, or a function of the seconds since the beginning that answers one.
       seconds: how long.
-      limiter: None: one of the specification's limits; `guard` is its name in programs for earlier bundles.
+      limiter: None: one of the specification's limits.
       log: takes every step.
       stale_s: a reading older than this when it arrives holds the robot until a newer one does, with which
         an episode begins anew; None: two periods. Positions are first commanded once a fresh one arrived.
@@ -1112,7 +1103,7 @@ def run(
     Raises: what robot and controller raise, and ControllerError for a reading's time that is no number or
       that `clock` has not reached, after the robot was stopped. Signals that come meanwhile act after it."""
     spec, dt = controller.spec, controller.spec["control_dt"]
-    limiter = limiter or guard or CommandLimiter(spec)
+    limiter = limiter or CommandLimiter(spec)
     stale_s = 2 * dt if stale_s is None else stale_s
     action = np.zeros(len(spec["action"]["joints"]), np.float32)
     acted = spec["inputs"]["last_action"]
@@ -1135,11 +1126,19 @@ def run(
                 taken, reading = robot.read()
                 stale = _age(taken, clock()) > stale_s
                 controller.require_reading(reading)
-                held += int(stale)
-                if acted is not None and not stale:
-                    reading = reading.copy()
-                    reading[slice(*acted)] = action
-                command = _commanded(controller, limiter, reading, wanted, action, stale)
+                command: np.ndarray | None = None  # where there is nothing to hold yet
+                if stale:
+                    controller.reset()
+                    action[:] = 0
+                    held += 1
+                    if limiter.can_hold:
+                        command = limiter(None, reading)
+                else:
+                    if acted is not None:
+                        reading = reading.copy()
+                        reading[slice(*acted)] = action
+                    controller.step(controller.observe(reading), wanted, out=action)
+                    command = limiter(action, reading)
                 if command is not None:
                     robot.write(command)
                 ended = clock()
@@ -1166,23 +1165,6 @@ def run(
         "latency_us_p99": latencies.percentile(99) * 1e6,
         "latency_us_max": latencies.longest * 1e6,
     }
-
-
-def _commanded(
-    controller: Controller,
-    limiter: CommandLimiter,
-    reading: np.ndarray,
-    goal: np.ndarray,
-    action: np.ndarray,
-    stale: bool,
-) -> np.ndarray | None:
-    """Returns the command of one period, None where there is nothing to hold yet; `action` is rewritten."""
-    if stale:
-        controller.reset()
-        action[:] = 0
-        return limiter(None, reading) if limiter.can_hold else None
-    controller.step(controller.observe(reading), goal, out=action)
-    return limiter(action, reading)
 
 
 def _age(taken: Any, now: float) -> float:
