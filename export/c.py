@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.controller import GOLDEN_TOLERANCE, CommandLimiter, ControllerError
+from export.controller import GOLDEN_TOLERANCE, CommandLimiter
 from export.graph import graph_sha256
 from teacher.errors import FathomError, UsageError
 from teacher.spec import ActionKind, TaskSpec
@@ -145,17 +145,13 @@ def policy_c(model: onnx.ModelProto, spec: TaskSpec, prefix: str = "policy") -> 
 def controller_cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Returns `controller.hpp` and `specification.hpp`.
 
-    Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers.
-    Raises FathomError for a task whose commands cannot be kept within limits."""
+    Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers."""
     task = spec.for_robot()
-    try:
-        limits = CommandLimiter(task).limits()
-    except ControllerError as error:
-        raise FathomError(f"{spec.name} in C++: {error}") from error
     inputs = task["inputs"]
     arrays = [_array("Kind", "kind", np.array(spec.action.kinds))]
-    types = {"position_index": "std::ptrdiff_t"}
-    arrays += [_array(types.get(name, "double"), name, np.array(each)) for name, each in limits.items()]
+    for name, values in CommandLimiter(task).limits().items():
+        kind = "std::ptrdiff_t" if name == "position_index" else "double"
+        arrays.append(_array(kind, name, np.array(values)))
     arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
     header = _SPECIFICATION_HPP.format(
         task=_in_comment(spec.name),

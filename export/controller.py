@@ -970,25 +970,7 @@ def at_rest(action: dict[str, Any]) -> list[float]:
 # The loop
 
 
-class Latencies:
-    """A histogram of seconds in constant memory: eight bins to an octave, from 0.1 us on."""
-
-    FIRST, PER_OCTAVE = 1e-7, 8
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(256, np.int64)
-        self.longest = 0.0
-
-    def add(self, seconds: float) -> None:
-        octave = math.log2(max(seconds, self.FIRST) / self.FIRST)
-        self.counts[min(int(octave * self.PER_OCTAVE), len(self.counts) - 1)] += 1
-        self.longest = max(self.longest, seconds)
-
-    def percentile(self, share: float) -> float:
-        """Returns seconds, too large by at most a bin's width, 9 %; NaN before anything was added."""
-        total = np.cumsum(self.counts)
-        place = int(np.searchsorted(total, share / 100 * total[-1]))
-        return min(self.FIRST * 2 ** ((place + 1) / self.PER_OCTAVE), self.longest) if total[-1] else math.nan
+MOST_LATENCIES = 100_000  # of the newest steps, in memory that is taken once
 
 
 class Log:
@@ -1099,7 +1081,8 @@ def run(
       stale_s: a reading older than this when it arrives holds the robot until a newer one does, with which
         an episode begins anew; None: two periods. Positions are first commanded once a fresh one arrived.
     Returns: `steps`, `held` of them for want of a fresh reading, `missed_deadlines` (periods that were over
-      before their command was written), `latency_us_p50`, `_p99` and `_max` from reading to writing.
+      before their command was written), `latency_us_p50`, `_p99` (NaN without a step; of the last
+      MOST_LATENCIES steps) and `_max` from reading to writing.
     Raises: what robot and controller raise, and ControllerError for a reading's time that is no number or
       that `clock` has not reached, after the robot was stopped. Signals that come meanwhile act after it."""
     spec, dt = controller.spec, controller.spec["control_dt"]
@@ -1107,8 +1090,9 @@ def run(
     stale_s = 2 * dt if stale_s is None else stale_s
     action = np.zeros(len(spec["action"]["joints"]), np.float32)
     acted = spec["inputs"]["last_action"]
-    latencies, periods = Latencies(), round(seconds / dt)
-    steps = held = missed = period = 0
+    periods = round(seconds / dt)
+    latencies = np.full(max(1, min(periods, MOST_LATENCIES)), math.nan)
+    steps, held, missed, period, longest = 0, 0, 0, 0, 0.0
     stop, frozen = _Stop(robot), gc.get_freeze_count() > _FROZEN_AT_START
     # Else Python's collector may stop the loop to look through all that the program holds: 100 ms, with JAX.
     gc.freeze()
@@ -1142,9 +1126,11 @@ def run(
                 if command is not None:
                     robot.write(command)
                 ended = clock()
-                latencies.add(ended - begun)
+                latency = (ended - begun) * 1e6
+                longest = max(longest, latency)
+                latencies[steps % len(latencies)] = latency
                 if log is not None:
-                    times = {"seconds": begun - start, "latency_us": (ended - begun) * 1e6}
+                    times = {"seconds": begun - start, "latency_us": latency}
                     written = math.nan if command is None else command
                     log.add(reading=reading, goal=wanted, action=action, command=written, held=stale, **times)
                 steps += 1
@@ -1157,14 +1143,9 @@ def run(
         stop()  # an interruption may come between the end of the loop and the stop
         if not frozen:
             gc.unfreeze()
-    return {
-        "steps": steps,
-        "held": held,
-        "missed_deadlines": missed,
-        "latency_us_p50": latencies.percentile(50) * 1e6,
-        "latency_us_p99": latencies.percentile(99) * 1e6,
-        "latency_us_max": latencies.longest * 1e6,
-    }
+    p50, p99 = np.percentile(latencies[: max(1, steps)], [50, 99]).tolist()
+    times = {"latency_us_p50": p50, "latency_us_p99": p99, "latency_us_max": longest}
+    return {"steps": steps, "held": held, "missed_deadlines": missed, **times}
 
 
 def _age(taken: Any, now: float) -> float:

@@ -17,8 +17,6 @@ from export.controller import open_session
 from export.graph import policy_graph
 from student.config import Size
 from student.networks import act
-from teacher.errors import FathomError
-from teacher.tasks import make_task
 
 FLAGS = [("-O2",), ("-Ofast",), ("-O3", "-ffinite-math-only"), ("-O2", "-m32")]
 
@@ -198,10 +196,3 @@ def test_a_policy_that_does_not_reproduce_its_answers_does_not_start(program, tm
     (folder / "specification.hpp").write_text(spoiled)
     done = subprocess.run([compiled(folder, "-O0"), "0"], capture_output=True, text=True, check=False)
     assert done.returncode and "recorded answers are not reproduced" in done.stderr
-
-
-def test_a_task_whose_limits_cannot_be_kept_is_named():
-    spec = make_task("fr3_reach").spec
-    blind = spec.model_copy(update={"observation": spec.observation[1:]})
-    with pytest.raises(FathomError, match=r"fr3_reach in C\+\+: reading: no term joint_position"):
-        controller_cpp(blind, {})
