@@ -738,7 +738,7 @@ class _Joint:
         return self.command
 
     def next(self, wanted: float, q: float, ramp: float) -> float:
-        """Returns `wanted`, or what of it is allowed to a joint that is measured at `q`."""
+        """Returns the velocity to `follow`: what of `wanted` a joint may do that is measured at `q`."""
         moved = self.last * self.dt
         if q == self.seen:  # maybe frozen: what was commanded since may all have been done, or nothing
             self.up += moved
@@ -757,34 +757,30 @@ class _Joint:
             to_upper = _clipped(0.0, self.farthest - high, self.farthest - low)
             wanted = _clipped(wanted * ramp, self._towards(to_lower), self._towards(to_upper))
         speed = self.velocity if self.lower <= q <= self.upper else self.return_speed
-        return self._move(_clipped(wanted, -speed, speed))
+        return self._near_last(_clipped(wanted, -speed, speed))
+
+    def follow(self, velocity: float) -> float:
+        """Returns the next command, of a velocity as near to this one as the acceleration allows."""
+        self.last = self._near_last(velocity)
+        self.command = self.command + self.last * self.dt if self.by_position else self.last
+        return self.command
 
     def hold(self) -> float:
         """Returns the next command of a joint that comes to rest and stays there, wherever it is."""
         self.up += self.last * self.dt
         self.down += self.last * self.dt
-        return self._move(0.0)
-
-    def undo(self, before: float) -> float:
-        """Takes the last command back, of which the velocity is returned; the one before it had `before`."""
-        asked, self.last = self.last, before
-        if self.by_position:
-            self.command -= asked * self.dt
-        return asked
+        return self.follow(0.0)
 
     def place(self, q: float) -> float:
         """Returns where the joint was before its last velocity: measured, or, by position, commanded."""
         return self.command - self.last * self.dt if self.by_position else q
 
-    def slow(self, asked: float, share: float) -> float:
-        """Returns the next command: this share of a velocity that may come next, the rest that of a hold."""
-        held = self.last - _clipped(self.last, -self.change, self.change)
-        return self._move((1 - share) * held + share * asked)
+    def slowed(self, velocity: float, share: float) -> float:
+        """Returns this share of a velocity that may come next; the rest is that of a hold."""
+        return (1 - share) * self._near_last(0.0) + share * velocity
 
-    def _move(self, wanted: float) -> float:
-        self.last = _clipped(wanted, self.last - self.change, self.last + self.change)
-        self.command = self.command + self.last * self.dt if self.by_position else self.last
-        return self.command
+    def _near_last(self, velocity: float) -> float:
+        return _clipped(velocity, self.last - self.change, self.last + self.change)
 
     def _towards(self, gap: float) -> float:
         """Returns the highest velocity, with the sign of `gap`, that can still be braked to rest within it.
@@ -917,19 +913,18 @@ class CommandLimiter:
             self._steps = min(self._steps + 1, self._ramp_steps)
             ramp = self._steps / self._ramp_steps
             joints = self._joints.items()
-            before = [joint.last for _, joint in joints]
-            for i, each in enumerate(asked):
-                wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
-                moved = self._joints.get(i)
-                last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
+            rows = zip(asked, self._scale, self._offset)
+            wanted = [offset + scale * _clipped(each, -1.0, 1.0) for each, scale, offset in rows]
+            following = [joint.next(wanted[i], positions[i], ramp) for i, joint in joints]
             if self._share is not None:
-                # Taken back first: if there is no answer, the last command stands.
-                following = [joint.undo(velocity) for velocity, (_, joint) in zip(before, joints)]
-                share = self._share([joint.place(positions[i]) for i, joint in joints], before, following)
+                places = [joint.place(positions[i]) for i, joint in joints]
+                share = self._share(places, [joint.last for _, joint in joints], following)
                 if not 0 <= share <= 1:
                     raise ControllerError(f"share: {share}, allowed: 0 to 1")
-                for velocity, (i, joint) in zip(following, joints):
-                    last[i] = joint.slow(velocity, share)
+                following = [joint.slowed(v, share) for v, (_, joint) in zip(following, joints)]
+            last[:] = wanted
+            for velocity, (i, joint) in zip(following, joints):
+                last[i] = joint.follow(velocity)
         self._command[:] = last
         return self._command
 
