@@ -196,12 +196,12 @@ def test_a_robot_that_is_not_there_in_error_or_there_twice_is_named_and_ends_wit
 ):
     done = control(servo_bundle, "--robot", "fr3", "--host", "127.0.0.1", "--goals", 1)
     assert done.exit_code == 1 and "robot 127.0.0.1: not reachable" in done.stderr
-    words, pipe, log = [sys.executable, "-c", BROKEN], subprocess.PIPE, tmp_path / "log.npz"
+    words, pipe, log = [sys.executable, "-c", BROKEN], subprocess.PIPE, tmp_path / "figures.json"
     with subprocess.Popen([*words, log], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(FathomError, match=r"robot 127\.0\.0\.1: in an error state .*position"):
             Franka("127.0.0.1", RECORD)
-        another = simulated_robot(tmp_path / "another.npz", HOME)
+        another = simulated_robot(tmp_path / "another.json", HOME)
         with pytest.raises(FathomError, match=r"did not start.*another one running"), another:
             pass
         process.stdin.close()

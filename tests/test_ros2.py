@@ -70,8 +70,10 @@ class Desk:
 
     def __init__(self, spec=RECORD, **options):
         self.now, self.sent, self.said, self.limiter = 100.0, [], [], CommandLimiter(spec)
-        how = {"clock": lambda: self.now, "say": self.said.append, "pose": None} | options
-        self.robot = JointRobot(spec, self.limiter, flange_position, self.sent.append, **how)
+        controller = SimpleNamespace(spec=spec)
+        controller.pose = lambda *pose: Controller.pose(controller, *pose)
+        how = {"clock": lambda: self.now, "say": self.said.append} | options
+        self.robot = JointRobot(controller, self.limiter, flange_position, self.sent.append, **how)
 
     def joints(self, stamp, names=JOINTS, q=HOME, dq=(0.0,) * 7):
         self.robot.hear_joints(message(stamp, name=names, position=q, velocity=dq))
@@ -162,8 +164,7 @@ def test_a_pose_is_heard_as_a_point_and_a_quaternion(tmp_path, monkeypatch):
     (tmp_path / "two.urdf").write_text(URDF)
     task = make_task(task_of_arm("two.urdf", None, lambda _: None, "pose"))
     spec, data = task.spec.for_robot(), mujoco.MjData(task.model("mujoco"))
-    robot = SimpleNamespace(spec=spec)
-    desk = Desk(spec, pose=lambda *pose: Controller.pose(robot, *pose))
+    desk = Desk(spec)
     data.qpos[:] = task.description.home
     mujoco.mj_kinematics(task.model("mujoco"), data)
     w, x, y, z = data.body("flange").xquat

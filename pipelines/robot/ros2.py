@@ -73,11 +73,10 @@ def drive(
             with deferred_interrupt() as signals, _node(topics, spec, signals) as (receive, commands):
                 limiter = CommandLimiter(spec, share=separation)
                 robot = JointRobot(
-                    spec,
+                    controller,
                     limiter,
                     point,
                     lambda command: commands.write(Float64MultiArray(MultiArrayLayout([], 0), command)),
-                    controller.pose,
                     receive=lambda: receive(robot),
                     base_frame=base_frame or "base_link",
                     far=far,

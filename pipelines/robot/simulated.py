@@ -1,9 +1,10 @@
-"""franky-sim in a process of its own: an FR3 that speaks the robot's protocol, and keeps a log at 1 kHz.
+"""franky-sim in a process of its own: an FR3 that speaks the robot's protocol, and counts what it breaks.
 
-Run as a program: python -m pipelines.robot.simulated HOST LOG.npz Q1 ... Q7
+Run as a program: python -m pipelines.robot.simulated HOST FIGURES.json Q1 ... Q7
 """
 
 import gc
+import json
 import select
 import signal
 import struct
@@ -47,9 +48,10 @@ class States(NamedTuple):
 
 
 @contextmanager
-def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
-    """Yields the address of a simulated robot that begins at `start` [7], rad; writes `log` at the end."""
-    words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(log)]
+def simulated_robot(figures: Path, start: Sequence[float]) -> Iterator[str]:
+    """Yields the address of a simulated robot that begins at `start` [7], rad; at the end it writes the
+    `violations` of its states, one a millisecond, as JSON to `figures`."""
+    words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(figures)]
     process = subprocess.Popen(
         [*words, *map(repr, map(float, start))],
         stdin=subprocess.PIPE,  # closed when this process ends, however it does: then the robot ends too
@@ -77,15 +79,7 @@ def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
             process.communicate()
 
 
-def read_log(log: Path) -> States:
-    try:
-        with np.load(log) as arrays:
-            return States(*(arrays[name] for name in States._fields))
-    except (OSError, ValueError, KeyError) as error:
-        raise FathomError(f"{log}: the simulated robot left no log: {error}") from error
-
-
-def serve(host: str, log: Path, start: Sequence[float]) -> None:
+def serve(host: str, figures: Path, start: Sequence[float]) -> None:
     """Serves until SIGTERM, or the end of its input: who started it is gone."""
     import franky_sim
     from franky_sim.mujoco_simulator import MujocoSimulator
@@ -115,7 +109,8 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
                 time.sleep(max(0.0, due - time.monotonic()))
     position, velocity, desired, rest = np.split(np.array(states), [7, 14, 21], axis=1)
     moving, numbers = rest.T
-    np.savez(log, **States(position, velocity, desired, moving > 0, numbers.astype(np.int64))._asdict())
+    found = violations(States(position, velocity, desired, moving > 0, numbers.astype(np.int64)))
+    figures.write_text(json.dumps(found))
 
 
 def _await_answer(server: Any, answered: list[int]) -> None:
