@@ -131,7 +131,7 @@ teacher/sensing.py: test_sensing
   history of readings with the oldest first
     < xp.concatenate([reading[:, None], history[:, :-1]], axis=1)
     > xp.concatenate([history[:, 1:], reading[:, None]], axis=1)
-export/safe_policy.py: test_safe_policy
+export/graph.py: test_safe_policy
   safe policy clips but does not hold
     < "Where", ["safe.sound", "safe.clipped", "safe.hold"]
     > "Where", ["safe.sound", "safe.clipped", "safe.clipped"]

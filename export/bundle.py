@@ -17,13 +17,17 @@ from export import controller
 from export.graph import (
     Critic,
     Policy,
+    check_safe,
     content_hash,
     critic_graph,
+    excess,
     flat_policy_graph,
     graph_sha256,
+    hold_action,
     policy_graph,
+    ranges,
+    safe_policy_graph,
 )
-from export.safe_policy import check_safe, excess, hold_action, ranges, safe_policy_graph
 from export.targets import require_targets, target_files
 from export.verify import ACTION_TOLERANCE, DISTANCE_TOLERANCE, Verification, reference, verify
 from teacher.errors import FathomError, UsageError
@@ -142,17 +146,18 @@ def _verified_graphs(
     """Returns the graphs, each compared with JAX on every observation, and what was found."""
     obs, action, goal = inputs.values()
     graphs = [policy_graph(policy, spec), flat_policy_graph(policy, spec)]
-    questions = {"obs": obs, "goal": goal}
-    answers, of_policy = verify(graphs[0], questions, expected, ACTION_TOLERANCE)
-    _, of_flat = verify(graphs[1], {"obs": np.hstack([obs, goal])}, expected, ACTION_TOLERANCE)
     graphs.append(safe_policy_graph(graphs[0], spec, ranges(spec, obs, goal)))
-    check_safe(graphs[2], obs, goal, answers)
-    _, of_safe = verify(graphs[2], questions, np.clip(expected, -1, 1), ACTION_TOLERANCE)
-    verifications = [of_policy, of_flat, of_safe]
+    check_safe(graphs[2], obs, goal)
+    questions = {"obs": obs, "goal": goal}
+    verifications = [
+        verify(graphs[0], questions, expected, ACTION_TOLERANCE),
+        verify(graphs[1], {"obs": np.hstack([obs, goal])}, expected, ACTION_TOLERANCE),
+        verify(graphs[2], questions, np.clip(expected, -1, 1), ACTION_TOLERANCE),
+    ]
     if critic is not None:
         graphs.append(critic_graph(critic, spec))
         distances = reference(critic, (obs, action, goal))
-        verifications.append(verify(graphs[3], inputs, distances, DISTANCE_TOLERANCE)[1])
+        verifications.append(verify(graphs[3], inputs, distances, DISTANCE_TOLERANCE))
     return graphs, {each.graph: each for each in verifications}
 
 
@@ -213,19 +218,15 @@ def _golden_vectors(
     goal; and the same questions stretched to three times their distance from the middle of their ranges, with
     `outside` [K, 2] of them."""
     rows = np.linspace(0, len(observations) - 1, GOLDEN_VECTORS).round().astype(int)
-    obs, goal, action = observations[rows], goals[rows], actions[rows]
-    trained = ranges(spec, observations, goals)
-    middle_obs, middle_goal = ((low + high) / 2 for low, high in trained)
-    far_obs, far_goal = 3 * obs - 2 * middle_obs, 3 * goal - 2 * middle_goal
-    distance = {} if critic is None else {"distance": reference(critic, (obs, action, goal)).reshape(-1)}
-    return distance | {
-        "obs": obs,
-        "goal": goal,
-        "actions": action,
-        "far_obs": far_obs,
-        "far_goal": far_goal,
-        "outside": np.stack([excess(far_obs, trained.observation), excess(far_goal, trained.goal)], axis=1),
-    }
+    asked, action = {"obs": observations[rows], "goal": goals[rows]}, actions[rows]
+    answers = (asked["obs"], action, asked["goal"])
+    arrays = {} if critic is None else {"distance": reference(critic, answers).reshape(-1)}
+    arrays |= asked | {"actions": action}
+    outside = []
+    for name, (low, high) in ranges(spec, observations, goals).items():
+        arrays[f"far_{name}"] = 3 * asked[name] - (low + high)
+        outside.append(excess(arrays[f"far_{name}"], (low, high)))
+    return arrays | {"outside": np.stack(outside, axis=1)}
 
 
 def _golden_files(values: Mapping[str, np.ndarray]) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ No heap, and no mathematics but `expf` and `tanhf`. Weights are written as hexad
 which lose no bit. controller.hpp goes along as it stands, with the numbers that it needs."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.controller import GOLDEN_TOLERANCE, CommandLimiter, ControllerError
+from export.controller import GOLDEN_TOLERANCE, CommandLimiter
 from export.graph import graph_sha256
 from teacher.errors import FathomError, UsageError
 from teacher.spec import ActionKind, TaskSpec
@@ -122,40 +122,35 @@ def policy_c(model: onnx.ModelProto, spec: TaskSpec, prefix: str = "policy") -> 
     if not re.fullmatch("[a-z][a-z0-9_]{0,30}", prefix):
         allowed = "letters, digits and _, from a letter, in lower case"
         raise UsageError(f"c99: prefix {prefix!r}, allowed: {allowed}")
-    source, macro, sha256 = _Source(model), prefix.upper(), graph_sha256(model)
-    obs, goal, actions = (source.sizes[name] for name in ("obs", "goal", model.graph.output[0].name))
-    header = _POLICY_H.format(
-        task=_in_comment(spec.name),
-        prefix=prefix,
-        macro=macro,
-        version=spec.version,
-        dt=spec.control_dt,
-        obs=obs,
-        goal=goal,
-        actions=actions,
-        scratch=4 * source.scratch,
-        weights=4 * source.weights,
-        sha256=sha256,
-    )
-    arrays, body = "\n".join(source.arrays), "\n".join(f"    {line}" for line in source.body)
-    text = _POLICY_C.format(prefix=prefix, macro=macro, sha256=sha256, arrays=arrays, body=body)
-    return {f"{prefix}.h": header, f"{prefix}.c": text}
+    source = _Source(model)
+    values = {
+        "task": _in_comment(spec.name),
+        "version": spec.version,
+        "dt": spec.control_dt,
+        "prefix": prefix,
+        "macro": prefix.upper(),
+        "sha256": graph_sha256(model),
+        "obs": source.sizes["obs"],
+        "goal": source.sizes["goal"],
+        "actions": source.sizes[model.graph.output[0].name],
+        "scratch": 4 * source.scratch,
+        "weights": 4 * source.weights,
+        "arrays": "\n".join(source.arrays),
+        "body": "\n".join(f"    {line}" for line in source.body),
+    }
+    return {f"{prefix}.h": _POLICY_H.format(**values), f"{prefix}.c": _POLICY_C.format(**values)}
 
 
 def controller_cpp(spec: TaskSpec, golden: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Returns `controller.hpp` and `specification.hpp`.
 
-    Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers.
-    Raises FathomError for a task whose commands cannot be kept within limits."""
+    Args: golden: `obs` [K, N], `goal` [K, G] and `actions` [K, A], recorded answers."""
     task = spec.for_robot()
-    try:
-        limits = CommandLimiter(task).limits()
-    except ControllerError as error:
-        raise FathomError(f"{spec.name} in C++: {error}") from error
     inputs = task["inputs"]
     arrays = [_array("Kind", "kind", np.array(spec.action.kinds))]
-    types = {"position_index": "std::ptrdiff_t"}
-    arrays += [_array(types.get(name, "double"), name, np.array(each)) for name, each in limits.items()]
+    for name, values in CommandLimiter(task).limits().items():
+        kind = "std::ptrdiff_t" if name == "position_index" else "double"
+        arrays.append(_array(kind, name, np.array(values)))
     arrays += [_array("float", f"golden_{name}", golden[name]) for name in ("obs", "goal", "actions")]
     header = _SPECIFICATION_HPP.format(
         task=_in_comment(spec.name),
@@ -272,20 +267,19 @@ def _hex(value: Any) -> str:
     return f"{float(value).hex()}f"
 
 
+_NUMBERS: dict[str, Callable[[Any], str]] = {
+    "Kind": lambda value: f"Kind::{value}",
+    "std::ptrdiff_t": lambda value: str(int(value)),
+    "double": lambda value: float(value).hex(),
+    "float": _hex,
+}
+
+
 def _array(kind: str, name: str, values: np.ndarray) -> str:
     """Writes a constant of one or two dimensions in C++."""
-    shape = f"std::array<{kind}, {values.shape[-1]}>"
+    row_type = f"std::array<{kind}, {values.shape[-1]}>"
+    rows = [f"{{{', '.join(map(_NUMBERS[kind], row))}}}" for row in np.atleast_2d(values)]
     if values.ndim == 1:
-        return f"constexpr {shape} {name}{{{_row(kind, values)}}};"
-    rows = ",\n".join(f"    {shape}{{{_row(kind, row)}}}" for row in values)
-    return f"constexpr std::array<{shape}, {len(values)}> {name}{{{{\n{rows}}}}};"
-
-
-def _row(kind: str, values: Iterable[Any]) -> str:
-    write = {
-        "Kind": lambda value: f"Kind::{value}",
-        "std::ptrdiff_t": lambda value: str(int(value)),
-        "double": lambda value: float(value).hex(),
-        "float": _hex,
-    }[kind]
-    return ", ".join(map(write, values))
+        return f"constexpr {row_type} {name}{rows[0]};"
+    text = ",\n".join(f"    {row_type}{row}" for row in rows)
+    return f"constexpr std::array<{row_type}, {len(rows)}> {name}{{{{\n{text}}}}};"

@@ -17,7 +17,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -256,44 +255,12 @@ private:
     Command command_{};
 };
 
-using Guard = CommandLimiter; /* as programs for earlier bundles call it */
-
-/* A histogram of seconds: eight bins to an octave, from 0.1 us on. */
-class Latencies {
-public:
-    void add(double seconds) {
-        const double octave = std::log2(std::max(seconds, first) / first);
-        counts_[std::min(static_cast<std::size_t>(octave * per_octave), counts_.size() - 1)]++;
-        longest_ = std::max(longest_, seconds);
-        total_++;
-    }
-
-    double longest() const { return longest_; }
-
-    /* Seconds, too large by at most a bin's width, 9 %; NaN before anything was added. */
-    double percentile(double share) const {
-        if (!total_) return std::numeric_limits<double>::quiet_NaN();
-        double seen = 0.0;
-        std::size_t bin = 0;
-        while (bin + 1 < counts_.size() && (seen += counts_[bin]) < share / 100.0 * total_) bin++;
-        return std::min(first * std::exp2(static_cast<double>(bin + 1) / per_octave), longest_);
-    }
-
-private:
-    static constexpr double first = 1e-7, per_octave = 8.0;
-    std::array<std::uint32_t, 256> counts_{};
-    double longest_ = 0.0;
-    std::uint32_t total_ = 0;
-};
-
 struct LoopStats {
     std::int64_t steps = 0;
     std::int64_t held = 0;             /* for want of a fresh reading */
     std::int64_t missed_deadlines = 0; /* periods that were over before their command was written */
-    Latencies latencies;               /* from reading to writing */
+    double longest_s = 0.0;            /* from reading to writing */
 };
-
-using Outcome = LoopStats; /* as programs for earlier bundles call it */
 
 /* Controls a robot at the specification's rate; whatever happens, it is told to stop at the end.
  *
@@ -337,7 +304,7 @@ LoopStats run(Controller &controller, CommandLimiter &limiter, Robot &robot, con
                 robot.write(limiter(&action, reading));
             }
             const Clock::time_point ended = Clock::now();
-            stats.latencies.add(Seconds(ended - begun).count());
+            stats.longest_s = std::max(stats.longest_s, Seconds(ended - begun).count());
             stats.held += stale;
             stats.steps++;
             const auto passed = static_cast<std::int64_t>(Seconds(ended - start).count() / spec::control_dt);

@@ -738,7 +738,7 @@ class _Joint:
         return self.command
 
     def next(self, wanted: float, q: float, ramp: float) -> float:
-        """Returns `wanted`, or what of it is allowed to a joint that is measured at `q`."""
+        """Returns the velocity to `follow`: what of `wanted` a joint may do that is measured at `q`."""
         moved = self.last * self.dt
         if q == self.seen:  # maybe frozen: what was commanded since may all have been done, or nothing
             self.up += moved
@@ -757,34 +757,30 @@ class _Joint:
             to_upper = _clipped(0.0, self.farthest - high, self.farthest - low)
             wanted = _clipped(wanted * ramp, self._towards(to_lower), self._towards(to_upper))
         speed = self.velocity if self.lower <= q <= self.upper else self.return_speed
-        return self._move(_clipped(wanted, -speed, speed))
+        return self._near_last(_clipped(wanted, -speed, speed))
+
+    def follow(self, velocity: float) -> float:
+        """Returns the next command, of a velocity as near to this one as the acceleration allows."""
+        self.last = self._near_last(velocity)
+        self.command = self.command + self.last * self.dt if self.by_position else self.last
+        return self.command
 
     def hold(self) -> float:
         """Returns the next command of a joint that comes to rest and stays there, wherever it is."""
         self.up += self.last * self.dt
         self.down += self.last * self.dt
-        return self._move(0.0)
-
-    def undo(self, before: float) -> float:
-        """Takes the last command back, of which the velocity is returned; the one before it had `before`."""
-        asked, self.last = self.last, before
-        if self.by_position:
-            self.command -= asked * self.dt
-        return asked
+        return self.follow(0.0)
 
     def place(self, q: float) -> float:
         """Returns where the joint was before its last velocity: measured, or, by position, commanded."""
         return self.command - self.last * self.dt if self.by_position else q
 
-    def slow(self, asked: float, share: float) -> float:
-        """Returns the next command: this share of a velocity that may come next, the rest that of a hold."""
-        held = self.last - _clipped(self.last, -self.change, self.change)
-        return self._move((1 - share) * held + share * asked)
+    def slowed(self, velocity: float, share: float) -> float:
+        """Returns this share of a velocity that may come next; the rest is that of a hold."""
+        return (1 - share) * self._near_last(0.0) + share * velocity
 
-    def _move(self, wanted: float) -> float:
-        self.last = _clipped(wanted, self.last - self.change, self.last + self.change)
-        self.command = self.command + self.last * self.dt if self.by_position else self.last
-        return self.command
+    def _near_last(self, velocity: float) -> float:
+        return _clipped(velocity, self.last - self.change, self.last + self.change)
 
     def _towards(self, gap: float) -> float:
         """Returns the highest velocity, with the sign of `gap`, that can still be braked to rest within it.
@@ -880,14 +876,12 @@ class CommandLimiter:
         limits["position_index"], limits["position_base"] = (list(each) for each in zip(*self._places))
         return limits
 
-    def start(self, reading: np.ndarray | None = None) -> None:
-        """Begins at rest: where this reading [M] says, or else the one that comes with the next action."""
+    def start(self) -> None:
+        """Begins at rest, where the reading says that comes with the next action."""
         self._steps, self._held = 0, True
         self._last = [self._rest.get(i, math.nan) for i in range(len(self._names))]  # NaN: not known
         for i, joint in self._joints.items():
             self._last[i] = joint.start()
-        if reading is not None:
-            self._begin(self._positions(reading))
 
     @property
     def can_hold(self) -> bool:
@@ -913,30 +907,26 @@ class CommandLimiter:
                 raise ControllerError(f"action: {action}, allowed: {len(last)} finite numbers")
             positions = self._positions(reading)
             if self._held:
-                self._begin(positions)
+                for i, joint in self._joints.items():
+                    last[i] = joint.begin(positions[i])
+            self._held = False
             self._steps = min(self._steps + 1, self._ramp_steps)
             ramp = self._steps / self._ramp_steps
             joints = self._joints.items()
-            before = [joint.last for _, joint in joints]
-            for i, each in enumerate(asked):
-                wanted = self._offset[i] + self._scale[i] * _clipped(each, -1.0, 1.0)
-                moved = self._joints.get(i)
-                last[i] = moved.next(wanted, positions[i], ramp) if moved else wanted
+            rows = zip(asked, self._scale, self._offset)
+            wanted = [offset + scale * _clipped(each, -1.0, 1.0) for each, scale, offset in rows]
+            following = [joint.next(wanted[i], positions[i], ramp) for i, joint in joints]
             if self._share is not None:
-                # Taken back first: if there is no answer, the last command stands.
-                following = [joint.undo(velocity) for velocity, (_, joint) in zip(before, joints)]
-                share = self._share([joint.place(positions[i]) for i, joint in joints], before, following)
+                places = [joint.place(positions[i]) for i, joint in joints]
+                share = self._share(places, [joint.last for _, joint in joints], following)
                 if not 0 <= share <= 1:
                     raise ControllerError(f"share: {share}, allowed: 0 to 1")
-                for velocity, (i, joint) in zip(following, joints):
-                    last[i] = joint.slow(velocity, share)
+                following = [joint.slowed(v, share) for v, (_, joint) in zip(following, joints)]
+            last[:] = wanted
+            for velocity, (i, joint) in zip(following, joints):
+                last[i] = joint.follow(velocity)
         self._command[:] = last
         return self._command
-
-    def _begin(self, positions: list[float]) -> None:
-        self._held = False
-        for i, joint in self._joints.items():
-            self._last[i] = joint.begin(positions[i])
 
     def _positions(self, reading: np.ndarray) -> list[float]:
         """Returns where the reading says that the joints are; 0 for those of which that is not needed."""
@@ -945,9 +935,6 @@ class CommandLimiter:
             if not math.isfinite(q):
                 raise ControllerError(f"reading: {name} is at {q}, allowed: finite numbers")
         return found
-
-
-Guard = CommandLimiter  # as programs for earlier bundles call it
 
 
 def _clipped(value: float, low: float, high: float) -> float:
@@ -978,25 +965,7 @@ def at_rest(action: dict[str, Any]) -> list[float]:
 # The loop
 
 
-class Latencies:
-    """A histogram of seconds in constant memory: eight bins to an octave, from 0.1 us on."""
-
-    FIRST, PER_OCTAVE = 1e-7, 8
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(256, np.int64)
-        self.longest = 0.0
-
-    def add(self, seconds: float) -> None:
-        octave = math.log2(max(seconds, self.FIRST) / self.FIRST)
-        self.counts[min(int(octave * self.PER_OCTAVE), len(self.counts) - 1)] += 1
-        self.longest = max(self.longest, seconds)
-
-    def percentile(self, share: float) -> float:
-        """Returns seconds, too large by at most a bin's width, 9 %; NaN before anything was added."""
-        total = np.cumsum(self.counts)
-        place = int(np.searchsorted(total, share / 100 * total[-1]))
-        return min(self.FIRST * 2 ** ((place + 1) / self.PER_OCTAVE), self.longest) if total[-1] else math.nan
+MOST_LATENCIES = 100_000  # of the newest steps, in memory that is taken once
 
 
 class Log:
@@ -1090,7 +1059,6 @@ def run(
     seconds: float,
     *,
     limiter: CommandLimiter | None = None,
-    guard: CommandLimiter | None = None,
     log: Log | None = None,
     stale_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -1103,21 +1071,23 @@ def run(
         the specification calls `last_action` in a reading, the loop fills in.
       goal: [G] float32, or a function of the seconds since the beginning that answers one.
       seconds: how long.
-      limiter: None: one of the specification's limits; `guard` is its name in programs for earlier bundles.
+      limiter: None: one of the specification's limits.
       log: takes every step.
       stale_s: a reading older than this when it arrives holds the robot until a newer one does, with which
         an episode begins anew; None: two periods. Positions are first commanded once a fresh one arrived.
     Returns: `steps`, `held` of them for want of a fresh reading, `missed_deadlines` (periods that were over
-      before their command was written), `latency_us_p50`, `_p99` and `_max` from reading to writing.
+      before their command was written), `latency_us_p50`, `_p99` (NaN without a step; of the last
+      MOST_LATENCIES steps) and `_max` from reading to writing.
     Raises: what robot and controller raise, and ControllerError for a reading's time that is no number or
       that `clock` has not reached, after the robot was stopped. Signals that come meanwhile act after it."""
     spec, dt = controller.spec, controller.spec["control_dt"]
-    limiter = limiter or guard or CommandLimiter(spec)
+    limiter = limiter or CommandLimiter(spec)
     stale_s = 2 * dt if stale_s is None else stale_s
     action = np.zeros(len(spec["action"]["joints"]), np.float32)
     acted = spec["inputs"]["last_action"]
-    latencies, periods = Latencies(), round(seconds / dt)
-    steps = held = missed = period = 0
+    periods = round(seconds / dt)
+    latencies = np.full(max(1, min(periods, MOST_LATENCIES)), math.nan)
+    steps, held, missed, period, longest = 0, 0, 0, 0, 0.0
     stop, frozen = _Stop(robot), gc.get_freeze_count() > _FROZEN_AT_START
     # Else Python's collector may stop the loop to look through all that the program holds: 100 ms, with JAX.
     gc.freeze()
@@ -1135,17 +1105,27 @@ def run(
                 taken, reading = robot.read()
                 stale = _age(taken, clock()) > stale_s
                 controller.require_reading(reading)
-                held += int(stale)
-                if acted is not None and not stale:
-                    reading = reading.copy()
-                    reading[slice(*acted)] = action
-                command = _commanded(controller, limiter, reading, wanted, action, stale)
+                command: np.ndarray | None = None  # where there is nothing to hold yet
+                if stale:
+                    controller.reset()
+                    action[:] = 0
+                    held += 1
+                    if limiter.can_hold:
+                        command = limiter(None, reading)
+                else:
+                    if acted is not None:
+                        reading = reading.copy()
+                        reading[slice(*acted)] = action
+                    controller.step(controller.observe(reading), wanted, out=action)
+                    command = limiter(action, reading)
                 if command is not None:
                     robot.write(command)
                 ended = clock()
-                latencies.add(ended - begun)
+                latency = (ended - begun) * 1e6
+                longest = max(longest, latency)
+                latencies[steps % len(latencies)] = latency
                 if log is not None:
-                    times = {"seconds": begun - start, "latency_us": (ended - begun) * 1e6}
+                    times = {"seconds": begun - start, "latency_us": latency}
                     written = math.nan if command is None else command
                     log.add(reading=reading, goal=wanted, action=action, command=written, held=stale, **times)
                 steps += 1
@@ -1158,31 +1138,9 @@ def run(
         stop()  # an interruption may come between the end of the loop and the stop
         if not frozen:
             gc.unfreeze()
-    return {
-        "steps": steps,
-        "held": held,
-        "missed_deadlines": missed,
-        "latency_us_p50": latencies.percentile(50) * 1e6,
-        "latency_us_p99": latencies.percentile(99) * 1e6,
-        "latency_us_max": latencies.longest * 1e6,
-    }
-
-
-def _commanded(
-    controller: Controller,
-    limiter: CommandLimiter,
-    reading: np.ndarray,
-    goal: np.ndarray,
-    action: np.ndarray,
-    stale: bool,
-) -> np.ndarray | None:
-    """Returns the command of one period, None where there is nothing to hold yet; `action` is rewritten."""
-    if stale:
-        controller.reset()
-        action[:] = 0
-        return limiter(None, reading) if limiter.can_hold else None
-    controller.step(controller.observe(reading), goal, out=action)
-    return limiter(action, reading)
+    p50, p99 = np.percentile(latencies[: max(1, steps)], [50, 99]).tolist()
+    times = {"latency_us_p50": p50, "latency_us_p99": p99, "latency_us_max": longest}
+    return {"steps": steps, "held": held, "missed_deadlines": missed, **times}
 
 
 def _age(taken: Any, now: float) -> float:

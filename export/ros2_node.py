@@ -65,11 +65,10 @@ class JointRobot:
 
     def __init__(
         self,
-        spec: dict[str, Any],
+        controller: Any,
         limiter: Any,
         point: Callable[[np.ndarray], Sequence[float] | np.ndarray],
         send: Callable[[list[float]], None],
-        pose: Callable[[Any, Any], np.ndarray],
         *,
         receive: Callable[[], None] = lambda: None,
         base_frame: str = "base_link",
@@ -77,18 +76,18 @@ class JointRobot:
         say: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes `Controller.spec`; ValueError if it is of a task that these messages cannot drive.
+        """Takes a Controller; ValueError if it is of a task that these messages cannot drive.
 
         Args: limiter: the loop's own, which brings the joints to rest at the end too; point: from positions
-        [J] to that of POINTS; send: writes a command; pose: `Controller.pose`; receive: lets messages that
-        have come be heard; base_frame: what goals must be given in; far: take goals outside the training
-        range too."""
+        [J] to that of POINTS; send: writes a command; receive: lets messages that have come be heard;
+        base_frame: what goals must be given in; far: take goals outside the training range too."""
+        spec = controller.spec
         if why := unsupported(spec):
             raise ValueError(f"{spec['name']}: {why}")
         self._terms, self._joints = spec["inputs"]["reading"], spec["joints"]
         self._goal, self._dt, self._far = spec["goal"], spec["control_dt"], far
         self._limiter, self._point, self._send, self._receive = limiter, point, send, receive
-        self._base_frame, self._say, self._clock, self._pose = base_frame, say, clock, pose
+        self._base_frame, self._say, self._clock, self._pose = base_frame, say, clock, controller.pose
         self._stamp, self._ahead, self._heard = 0.0, math.inf, clock()
         self.newest: Joints | None = None
         self.needs_point = any(term["name"] in POINTS for term in self._terms)
@@ -115,9 +114,8 @@ class JointRobot:
             self._stamp, self._heard = stamp, now
             q = np.array([message.position[place] for place in places])
             dq = np.array([message.velocity[place] for place in places]) if moves else np.zeros(len(q))
-            self.newest = Joints(
-                stamp + self._ahead, stamp, q, dq
-            )  # at once: it may be read in another thread
+            # At once: it may be read in another thread.
+            self.newest = Joints(stamp + self._ahead, stamp, q, dq)
 
     def hear_goal(self, message: Any) -> None:
         """Takes a geometry_msgs/PointStamped, or a PoseStamped for poses, as the goal; or says why not and
@@ -215,11 +213,10 @@ def main() -> None:
         return place if kind is PointStamped else controller.pose(place, _numbers(found.transform.rotation))
 
     robot = JointRobot(
-        spec,
+        controller,
         limiter,
         point,
         lambda command: publisher.publish(Float64MultiArray(data=command)),
-        controller.pose,
         base_frame=base,
         far=far,
         say=node.get_logger().warning,

@@ -51,14 +51,13 @@ def verify(
     inputs: Mapping[str, np.ndarray],
     expected: np.ndarray,
     tolerance: tuple[float, float],
-) -> tuple[np.ndarray, Verification]:
+) -> Verification:
     """Runs the graph on every observation and compares.
 
     Args:
       inputs: by input name, [K, size] float32 each.
       expected: [K, ...], the answers of `reference`.
       tolerance: absolute and relative; |found - expected| <= absolute + relative * |expected|.
-    Returns: what ONNX Runtime answered, shaped as `expected`; the verification.
     Raises FathomError with the graph, the worst observation, its values, expected and found."""
     session = open_session(model.SerializeToString(deterministic=True))
     count = len(expected)
@@ -83,7 +82,7 @@ def verify(
             f"expected {_short(expected[worst])}, found {_short(found[worst])}, "
             f"allowed difference {absolute:g} + {relative:g} * |expected|; {values}"
         )
-    return found, Verification(model.graph.name, errors.reshape(count, -1).max(axis=1), seconds * 1e6)
+    return Verification(model.graph.name, errors.reshape(count, -1).max(axis=1), seconds * 1e6)
 
 
 def _short(values: np.ndarray) -> str:

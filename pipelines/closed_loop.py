@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -138,19 +138,13 @@ def controller_errors() -> Iterator[None]:
         raise FathomError(str(error)) from error
 
 
-class Opened(NamedTuple):
-    """A bundle with the settings that it is run by."""
-
-    controller: Controller
-    run: Run | None  # in which the bundle lies
-    config: TeacherConfig
-    settings: ControlConfig
-
-
-def opened(bundle: Path, task: str | None = None) -> Opened:
+def opened(
+    bundle: Path, task: str | None = None
+) -> tuple[Controller, Run | None, TeacherConfig, ControlConfig]:
     """Loads and checks a bundle; FathomError if it, or its task, is not sound.
 
-    `task` is needed as for `control`."""
+    Args: task: needed as for `control`.
+    Returns: the controller; the run that the bundle lies in; the settings that it is run by."""
     bundle = bundle.resolve()
     run = next(iter(runs_of(bundle)), None)
     if run:
@@ -171,7 +165,7 @@ def opened(bundle: Path, task: str | None = None) -> Opened:
         config = config.model_copy(update={"task": TaskConfig(name=name)})
     task_spec = {key: value for key, value in controller.spec.items() if key != "inputs"}  # made of the rest
     require_same(str(bundle), task_spec, make_task(config.task.name).spec)
-    return Opened(controller, run, config, settings)
+    return controller, run, config, settings
 
 
 def runs_of(bundle: Path) -> list[Run]:

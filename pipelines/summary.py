@@ -284,8 +284,6 @@ class RobotFigures(Latencies):
     states: Count = doc("number of states, one per millisecond")
     late_packets: Count = doc("states in motion without a new command")
     largest_acceleration: Number = doc("rad/s², of commands")
-    largest_acceleration_delivered: Number = doc("rad/s², from one state to the next, including late packets")
-    largest_velocity_share: Number = doc("largest share of the velocity limit")
 
 
 class BaselineFigures(Score, Retained):

@@ -30,12 +30,6 @@ LATE_S = 0.15
 COMMANDS = "/fr3_reach_velocity/commands"
 
 
-def entities(domain: int):
-    participant = DomainParticipant(domain)
-    kinds = {"/joint_states": JointState, "/goal": PointStamped, COMMANDS: Float64MultiArray}
-    return participant, {name: Topic(participant, f"rt{name}", kind) for name, kind in kinds.items()}
-
-
 def stamped(seconds: float, frame: str = "") -> Header:
     return Header(Time(int(seconds), int(seconds % 1 * 1e9)), frame)
 
@@ -49,9 +43,10 @@ def joint_state(names, q, dq, stamp) -> JointState:
 
 def main(names, q, domain=0, rate=50.0, faults=(), goal=None) -> None:
     random.seed(0)
-    participant, topics = entities(domain)
-    states, goals = (DataWriter(participant, topics[name], RELIABLE) for name in ("/joint_states", "/goal"))
-    commands = DataReader(participant, topics[COMMANDS], NEWEST)
+    participant = DomainParticipant(domain)
+    states = DataWriter(participant, Topic(participant, "rt/joint_states", JointState), RELIABLE)
+    goals = DataWriter(participant, Topic(participant, "rt/goal", PointStamped), RELIABLE)
+    commands = DataReader(participant, Topic(participant, f"rt{COMMANDS}", Float64MultiArray), NEWEST)
     dq, names = [0.0] * len(q), [*names, "finger"]
     waiting, step, due = [], 0, time.monotonic()
     while not select.select([sys.stdin], [], [], 0)[0]:

@@ -355,7 +355,6 @@ def test_joints_slow_down_and_stop_at_the_margin_before_their_limits():
     guard, edge = limiter(spec.for_robot()), np.array(spec.joints.upper) - spec.joints.margin
     reading = np.zeros(spec.observation_size, np.float32)
     reading[:7] = spec.joints.default
-    guard.start(reading)
     for _ in range(400):
         reading[:7] += spec.control_dt * guard(np.ones(7, np.float32), reading)
         assert (reading[:7] <= edge + 1e-5).all()

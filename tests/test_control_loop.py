@@ -12,7 +12,7 @@ import pytest
 from bundles import SPEC, A, N, ran
 from test_command_limiter import record
 
-from export.controller import ControllerError, Latencies, Log, run
+from export.controller import ControllerError, Log, run
 from teacher.tasks import make_task
 
 DT = SPEC.control_dt
@@ -331,15 +331,14 @@ def test_what_a_program_holds_is_not_searched_for_garbage_during_the_loop(contro
         gc.unfreeze()
 
 
-def test_histogram_answers_percentiles_within_a_bin():
-    latencies = Latencies()
-    assert math.isnan(latencies.percentile(50))
-    seconds = np.random.default_rng(0).lognormal(-11, 0.5, 20_000)
-    for value in seconds:
-        latencies.add(float(value))
-    for share in (1, 50, 99, 99.9):
-        assert 1 <= latencies.percentile(share) / np.percentile(seconds, share) <= 1.1
-    assert latencies.longest == seconds.max()
+def test_percentiles_are_of_the_newest_steps_and_the_longest_of_all(clock, monkeypatch):
+    monkeypatch.setattr("export.controller.MOST_LATENCIES", 4)
+    found = drive(
+        Pushing(RECORD, 0.0), Robot(clock, busy=[0.9 * DT, *[0.1 * DT] * 3, *[0.2 * DT] * 2]), 6 * DT
+    )
+    expected = 1e6 * DT * np.array([0.15, 0.2, 0.9])
+    np.testing.assert_allclose([found[f"latency_us_{key}"] for key in ("p50", "p99", "max")], expected)
+    assert math.isnan(drive(Pushing(RECORD), Robot(clock), 0.0)["latency_us_p50"])
 
 
 def test_many_steps_neither_drift_nor_grow(controller, clock):

@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +21,6 @@ from pipelines import export_students
 from teacher.errors import FathomError, UsageError
 
 STUDENT_OPERATORS = {"Concat", "Gemm", "Add", "Sigmoid", "Mul", "Tanh"}
-
-
-class LinenPolicy(nn.Module):
-    @nn.compact
-    def __call__(self, obs, goal):
-        x = jnp.concatenate([obs, goal], axis=-1)
-        for _ in range(2):
-            x = nn.swish(nn.Dense(64)(x))
-        return jnp.tanh(nn.Dense(A)(x))
 
 
 def contents(directory):
@@ -76,10 +66,6 @@ def operators(graph):
 def test_student_graph_holds_only_what_the_student_computes():
     assert operators(policy_graph(policy, SPEC)).keys() == STUDENT_OPERATORS
     assert policy_graph(jax.jit(policy), SPEC) == policy_graph(policy, SPEC)
-    module = LinenPolicy()
-    parameters = module.init(jax.random.key(0), jnp.zeros((1, N)), jnp.zeros((1, G)))
-    linen = policy_graph(lambda obs, goal: module.apply(parameters, obs, goal), SPEC)
-    assert operators(linen) == Counter(Concat=1, Gemm=3, Sigmoid=2, Mul=2, Tanh=1)
     assert operators(flat_policy_graph(policy, SPEC)).keys() <= STUDENT_OPERATORS | {"Slice"}
     distance = operators(critic_graph(critic, SPEC)).keys()
     assert distance <= STUDENT_OPERATORS | {"Sub", "ReduceSumSquare", "Sqrt"}
@@ -90,7 +76,7 @@ def test_stacked_layers_become_layers_without_a_loop():
 
     def scanned(obs, goal):
         x = jnp.concatenate([obs, goal], axis=-1) @ POLICY[0][0]
-        x, _ = jax.lax.scan(lambda x, weight: (nn.swish(x @ weight), None), x, weights)
+        x, _ = jax.lax.scan(lambda x, weight: (jax.nn.swish(x @ weight), None), x, weights)
         return jnp.tanh(x @ POLICY[2][0])
 
     found = operators(policy_graph(scanned, SPEC))
@@ -161,7 +147,7 @@ def test_parity_is_of_the_largest_error_and_of_the_stated_tolerance(rollouts):
     inputs, graph = {"obs": obs, "action": actions, "goal": goals}, critic_graph(critic, SPEC)
     allowed = 1e-5 + 1e-5 * np.abs(expected)
     off = np.where(np.arange(200) == 7, allowed, 0)
-    _, verification = verify(graph, inputs, expected + 0.5 * off, DISTANCE_TOLERANCE)
+    verification = verify(graph, inputs, expected + 0.5 * off, DISTANCE_TOLERANCE)
     assert verification.max_abs_error >= 0.3 * allowed[7]
     with pytest.raises(FathomError, match="observation 7 of 200"):
         verify(graph, inputs, expected + 2.5 * off, DISTANCE_TOLERANCE)

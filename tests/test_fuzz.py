@@ -1,16 +1,15 @@
-"""Thousands of malformed files, descriptions, inputs: refused by name each, none answered wrongly."""
+"""A thousand malformed files and descriptions: refused by name each, none answered wrongly."""
 
 import random
 
 import numpy as np
 import pytest
-from bundles import SPEC, A, G, N, rewrite
+from bundles import SPEC, G, N, rewrite
 
 from export.controller import ControllerError, load
 
-FILES, DESCRIPTIONS, GRAPHS, INPUTS = 600, 400, 300, 1200
+FILES, DESCRIPTIONS, GRAPHS = 400, 300, 300
 CLOSE = 1e-3  # of an action, after a change that the golden vectors do not tell from rounding
-ODD = [np.nan, np.inf, -np.inf]
 
 
 @pytest.fixture
@@ -94,43 +93,3 @@ def test_every_damaged_graph_is_refused_even_if_its_hash_is_listed(copy, asked):
         (copy / "policy.onnx").write_bytes(damaged(chance, content))
         rewrite(copy, rehash=["policy.onnx"])
         refused_or_right(copy, asked)
-
-
-def malformed(chance, size):
-    """Something that is no vector of `size` finite float32 numbers."""
-    good = chance.normal(size=size).astype(np.float32)
-
-    def pick(values):
-        return values[int(chance.integers(len(values)))]
-
-    kind = int(chance.integers(8))
-    if kind == 0:
-        return chance.normal(size=pick([n for n in range(2 * size) if n != size])).astype(np.float32)
-    if kind == 1:
-        return good.astype(pick(["f8", "f2", "i4", "i8", "u1", "?", "c8", ">f4", "U3", "O"]))
-    if kind in (2, 3, 4):
-        count = int(chance.integers(1, size + 1))
-        good[chance.choice(size, count, replace=False)] = chance.choice(ODD, count)
-        return good
-    if kind == 5:
-        return good.reshape(pick([(1, size), (size, 1), (1, 1, size)]))
-    if kind == 6:
-        return pick([None, list(good), tuple(good), float(good[0]), "obs", {}, b"", object()])
-    return np.float32(good[0])
-
-
-def test_every_malformed_input_is_refused_and_the_next_answer_is_right(controller, asked):
-    chance = np.random.default_rng(3)
-    for i in range(INPUTS):
-        obs, goal, action = (values[i % 20] for values in asked)
-        kind = int(chance.integers(4))
-        with pytest.raises(ControllerError, match=r"^(obs|goal|reading|action)[:.]"):
-            if kind == 0:
-                controller.step(malformed(chance, N), goal)
-            elif kind == 1:
-                controller.step(obs, malformed(chance, G))
-            elif kind == 2:
-                controller.observe(malformed(chance, N))
-            else:
-                controller.distance(obs, malformed(chance, A), goal)
-        np.testing.assert_array_equal(controller.step(obs, goal), action)

@@ -11,11 +11,11 @@ import numpy as np
 
 from export.controller import CommandLimiter, Controller, Log, run
 from pipelines.closed_loop import controller_errors, opened
-from pipelines.files import writing
+from pipelines.files import read_json, writing
 from pipelines.progress import Bar, Display
 from pipelines.robot.franka import FLANGE, Franka, require_drivable
 from pipelines.robot.separation import separation_of
-from pipelines.robot.simulated import read_log, simulated_robot, velocity_limits, violations
+from pipelines.robot.simulated import simulated_robot
 from pipelines.rundir import ROBOT_LOG, Run
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
 from teacher.errors import UsageError, unknown_name
@@ -62,7 +62,7 @@ def drive(
         require_drivable(spec)
         moved = np.array(spec["goal"].get("tool") or FLANGE)  # the point that the policy moves
         carried = None if point is None else point - moved
-        places = ready.goals(goals, display, seed=seed, far=far, tool=carried)
+        places = goals_of(goals, ready.task, display.warn, seed=seed, far=far, tool=carried)
         duration = len(places) * seconds
         separation = separation_of(ready.task, spec, display.warn)
         # From here on, so that a signal while the robot is found is no motion that nobody wants any more.
@@ -90,13 +90,6 @@ class Ready(NamedTuple):
     run: Run | None  # in which the bundle lies
     task: Task
     log: Path | None
-
-    def goals(self, text: str, display: Display, **how: Any) -> np.ndarray:
-        """Returns goals [K, G] as `goals_of` reads them; warns of far ones."""
-        places, warnings = goals_of(text, self.task, **how)
-        for warning in warnings:
-            display.warn(f"far goal: {warning}")
-        return places
 
     def figures(self, robot: str, distances: np.ndarray, others: JSON) -> JSON:
         """Returns figures of the summary, which are also written to the run.
@@ -129,17 +122,22 @@ def prepare(bundle: Path, task: str | None, log: Path | None) -> Ready:
 
 
 def goals_of(
-    text: str, task: Task, *, seed: int, far: bool, tool: np.ndarray | None = None
-) -> tuple[np.ndarray, list[str]]:
+    text: str,
+    task: Task,
+    warn: Callable[[str], None],
+    *,
+    seed: int,
+    far: bool,
+    tool: np.ndarray | None = None,
+) -> np.ndarray:
     """Returns goals [K, G], in the unit and frame of the task's goal.
 
     Args:
       text: how many to draw, one goal (`0.4,0.1,0.5`), or a file with one on each line; what follows a #
         is a remark.
-      far: take goals outside the training range too.
+      far: take goals outside the training range too, with a warning for each.
       tool: [3] m, in the flange's frame, from the point that the policy moves to the one that goals mean.
         The range is then wider by its length, and drawn goals are where it comes with the hand as at home.
-    Returns: the goals, and a warning for each that lies outside the training range.
     Raises UsageError for what is none of these, and for goals outside the range unless `far`."""
     goal, given = task.spec.goal, task.spec.sensed_goal
     if (given.entries, given.frame) != (goal.entries, goal.frame):
@@ -154,7 +152,7 @@ def goals_of(
         moved = 0.0 if tool is None else tool_position(home, tool) - flange_position(home)
         keys = jax.random.split(jax.random.key(seed), int(text))
         drawn = jax.vmap(lambda key: task.start(key, task.layouts[0]).goal)(keys)  # as episodes have them
-        return np.array(drawn, np.float32) + moved, []
+        return np.array(drawn, np.float32) + moved
     lines = [("--goals", text)]
     if Path(text).is_file():
         try:
@@ -179,7 +177,9 @@ def goals_of(
     ]
     if outside and not far:
         raise UsageError(f"{'; '.join(outside)}; to go there all the same: --allow-far-goals")
-    return goals, outside
+    for each in outside:
+        warn(f"far goal: {each}")
+    return goals
 
 
 def numbers(text: str) -> np.ndarray:
@@ -234,10 +234,10 @@ def _robot(host: str | None, controller: Controller, pose: np.ndarray) -> Iterat
         yield Franka(host, controller.spec), figures
         return
     with tempfile.TemporaryDirectory() as folder:
-        states = Path(folder) / "states.npz"
-        with simulated_robot(states, pose.tolist()) as address:
+        file = Path(folder) / "figures.json"
+        with simulated_robot(file, pose.tolist()) as address:
             yield Franka(address, controller.spec), figures
-        figures |= violations(read_log(states), velocity_limits())
+        figures |= read_json(file, "the simulated robot did not end in order", dict)
 
 
 def following(

@@ -15,7 +15,7 @@ from export.ros2_node import QUEUE, JointRobot, unsupported
 from export.targets import ros2_controller
 from pipelines.closed_loop import controller_errors
 from pipelines.progress import Display
-from pipelines.robot.driving import following, logged, prepare
+from pipelines.robot.driving import following, goals_of, logged, prepare
 from pipelines.robot.separation import separation_of
 from pipelines.runtime import Interrupted, Interruption, deferred_interrupt
 from teacher.errors import FathomError, UsageError
@@ -65,18 +65,18 @@ def drive(
         separation = separation_of(ready.task, spec, display.warn)
         places: Sequence[np.ndarray] = ()
         if goals is not None:
-            places, seconds = list(ready.goals(goals, display, seed=seed, far=far)), seconds or 5.0
+            places = list(goals_of(goals, ready.task, display.warn, seed=seed, far=far))
+            seconds = seconds or 5.0
         whole = (seconds or LONGEST_S) * (len(places) or 1)
         ends: list[list[np.ndarray]] = []  # each goal, and the joints when it was last pursued
         try:
             with deferred_interrupt() as signals, _node(topics, spec, signals) as (receive, commands):
                 limiter = CommandLimiter(spec, share=separation)
                 robot = JointRobot(
-                    spec,
+                    controller,
                     limiter,
                     point,
                     lambda command: commands.write(Float64MultiArray(MultiArrayLayout([], 0), command)),
-                    controller.pose,
                     receive=lambda: receive(robot),
                     base_frame=base_frame or "base_link",
                     far=far,

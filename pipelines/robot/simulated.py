@@ -1,9 +1,10 @@
-"""franky-sim in a process of its own: an FR3 that speaks the robot's protocol, and keeps a log at 1 kHz.
+"""franky-sim in a process of its own: an FR3 that speaks the robot's protocol, and counts what it breaks.
 
-Run as a program: python -m pipelines.robot.simulated HOST LOG.npz Q1 ... Q7
+Run as a program: python -m pipelines.robot.simulated HOST FIGURES.json Q1 ... Q7
 """
 
 import gc
+import json
 import select
 import signal
 import struct
@@ -47,9 +48,10 @@ class States(NamedTuple):
 
 
 @contextmanager
-def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
-    """Yields the address of a simulated robot that begins at `start` [7], rad; writes `log` at the end."""
-    words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(log)]
+def simulated_robot(figures: Path, start: Sequence[float]) -> Iterator[str]:
+    """Yields the address of a simulated robot that begins at `start` [7], rad; at the end it writes the
+    `violations` of its states, one a millisecond, as JSON to `figures`."""
+    words = [sys.executable, "-m", "pipelines.robot.simulated", HOST, str(figures)]
     process = subprocess.Popen(
         [*words, *map(repr, map(float, start))],
         stdin=subprocess.PIPE,  # closed when this process ends, however it does: then the robot ends too
@@ -77,15 +79,7 @@ def simulated_robot(log: Path, start: Sequence[float]) -> Iterator[str]:
             process.communicate()
 
 
-def read_log(log: Path) -> States:
-    try:
-        with np.load(log) as arrays:
-            return States(*(arrays[name] for name in States._fields))
-    except (OSError, ValueError, KeyError) as error:
-        raise FathomError(f"{log}: the simulated robot left no log: {error}") from error
-
-
-def serve(host: str, log: Path, start: Sequence[float]) -> None:
+def serve(host: str, figures: Path, start: Sequence[float]) -> None:
     """Serves until SIGTERM, or the end of its input: who started it is gone."""
     import franky_sim
     from franky_sim.mujoco_simulator import MujocoSimulator
@@ -115,7 +109,8 @@ def serve(host: str, log: Path, start: Sequence[float]) -> None:
                 time.sleep(max(0.0, due - time.monotonic()))
     position, velocity, desired, rest = np.split(np.array(states), [7, 14, 21], axis=1)
     moving, numbers = rest.T
-    np.savez(log, **States(position, velocity, desired, moving > 0, numbers.astype(np.int64))._asdict())
+    found = violations(States(position, velocity, desired, moving > 0, numbers.astype(np.int64)))
+    figures.write_text(json.dumps(found))
 
 
 def _await_answer(server: Any, answered: list[int]) -> None:
@@ -139,30 +134,11 @@ def _noting_answers(server: Any) -> list[int]:
     return answered
 
 
-class VelocityLimits(NamedTuple):
-    """Of joints whose velocity limit falls towards their position limits; [A] each.
+def velocity_range(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the least and greatest velocity [..., 7] that the FR3 may have at positions [..., 7], rad/s.
 
-    A joint may move towards `upper` by at most -offset + sqrt(2 * deceleration * (upper - q)), towards
-    `lower` likewise, and never faster than `velocity` (libfranka, "Limits for Franka Research 3")."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-    velocity: np.ndarray
-    deceleration: np.ndarray
-    offset: np.ndarray
-
-    def at(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the least and greatest velocity [..., A] at positions [..., A], rad/s."""
-
-        def towards(edge: np.ndarray) -> np.ndarray:
-            braking = np.sqrt(np.maximum(2 * self.deceleration * edge, 0)) - self.offset
-            return np.minimum(self.velocity, np.maximum(braking, 0))
-
-        return -towards(q - self.lower), towards(self.upper - q)
-
-
-def velocity_limits() -> VelocityLimits:
-    """Reads the FR3's, as the URDF that comes with the simulator states them."""
+    Towards `upper` at most -offset + sqrt(2 * deceleration * (upper - q)), towards `lower` likewise, never
+    above `velocity` (libfranka, "Limits for Franka Research 3"), as the simulator's URDF states them."""
     from franky_sim.urdf import FR3_URDF
 
     root, rows = ElementTree.fromstring(FR3_URDF), []
@@ -170,10 +146,16 @@ def velocity_limits() -> VelocityLimits:
         parts = root.findall(f".//joint[@name='{joint.removeprefix('fr3_')}']/*")
         stated = {key: value for part in parts for key, value in part.attrib.items()}
         rows.append([float(stated[key]) for key in KEYS])
-    return VelocityLimits(*np.array(rows).T)
+    lower, upper, velocity, deceleration, offset = np.array(rows).T
+
+    def towards(edge: np.ndarray) -> np.ndarray:
+        braking = np.sqrt(np.maximum(2 * deceleration * edge, 0)) - offset
+        return np.clip(braking, 0, velocity)
+
+    return -towards(q - lower), towards(upper - q)
 
 
-def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
+def violations(states: States) -> dict[str, Any]:
     """Counts where a robot's states break its limits of position, velocity or acceleration.
 
     Positions are held against the published limits, which are tighter than the URDF's mechanical ones.
@@ -182,43 +164,30 @@ def violations(states: States, limits: VelocityLimits) -> dict[str, Any]:
     desired. They lie between one command and the next, over the time between the states that the two answer:
     a packet that the network brings a millisecond late is counted as that.
     Returns: `limit_violations`, states in which a joint breaks a limit, and for each kind how many; `states`;
-    `late_packets`, states of a motion without a new command; the largest acceleration in rad/s^2, and the
-    largest as delivered, late packets and all, from one state to the next; the largest share of a velocity
-    limit."""
-    low, high = limits.at(states.position)
+    `late_packets`, states of a motion without a new command; the largest acceleration in rad/s^2."""
+    low, high = velocity_range(states.position)
     desired = np.where(states.moving[:, None], states.desired, 0)
     fast = [(v > high + SLACK) | (v < low - SLACK) for v in (states.velocity, desired)]
     fresh = np.diff(states.answered, prepend=-1) != 0
-    change, delivered = _accelerations(states, fresh)
-    broken = {
-        "position": ((states.position < LOWER) | (states.position > UPPER)).any(axis=1),
-        "velocity": (fast[0] | fast[1]).any(axis=1),
-        "acceleration": (change > ACCELERATION).any(axis=1),
-    }
-    return {
-        "limit_violations": int(np.any(list(broken.values()), axis=0).sum()),
-        "violations": {kind: int(found.sum()) for kind, found in broken.items()},
-        "states": len(change),
-        "late_packets": int((states.moving & ~fresh).sum()),
-        "largest_acceleration": float(change.max(initial=0)),
-        "largest_acceleration_delivered": float(delivered.max(initial=0)),
-        "largest_velocity_share": float((np.abs(states.velocity) / limits.velocity).max(initial=0)),
-    }
-
-
-def _accelerations(states: States, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes [T, 7] rad/s^2 where a new command arrived, from the one before in the same motion; else 0.
-
-    Returns: as commanded, and as delivered."""
-    commanded, delivered = np.zeros_like(states.desired), np.zeros_like(states.desired)
     arrivals = np.flatnonzero(states.moving & fresh)
     motion = np.cumsum(~states.moving)[arrivals]
     same = motion[1:] == motion[:-1]
     before, after = arrivals[:-1][same], arrivals[1:][same]
-    change = np.abs(states.desired[after] - states.desired[before])
-    for found, passed in ((commanded, states.answered[after] - states.answered[before]), (delivered, 1)):
-        found[after] = change / (np.clip(passed, 1, LOST) * PERIOD)[..., None]
-    return commanded, delivered
+    passed = np.clip(states.answered[after] - states.answered[before], 1, LOST) * PERIOD
+    acceleration = np.zeros_like(states.desired)
+    acceleration[after] = np.abs(states.desired[after] - states.desired[before]) / passed[:, None]
+    broken = {
+        "position": ((states.position < LOWER) | (states.position > UPPER)).any(axis=1),
+        "velocity": (fast[0] | fast[1]).any(axis=1),
+        "acceleration": (acceleration > ACCELERATION).any(axis=1),
+    }
+    return {
+        "limit_violations": int(np.any(list(broken.values()), axis=0).sum()),
+        "violations": {kind: int(found.sum()) for kind, found in broken.items()},
+        "states": len(desired),
+        "late_packets": int((states.moving & ~fresh).sum()),
+        "largest_acceleration": float(acceleration.max(initial=0)),
+    }
 
 
 if __name__ == "__main__":
