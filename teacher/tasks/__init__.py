@@ -90,7 +90,8 @@ def _made(name: str) -> Task:
         task = maker()
     if not isinstance(task, Task):
         raise FathomError(f"task {name!r}: made a {type(task).__name__}, not a teacher.tasks.Task")
-    require_sound(task, name, tried=name not in TASKS)
+    if name not in TASKS:
+        require_sound(task, name)
     if not is_file(name) and task.spec.name != name:
         raise FathomError(f"task {name!r} calls itself {task.spec.name!r}: the two must be the same")
     return task
