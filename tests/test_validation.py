@@ -96,6 +96,7 @@ FAULTS = [
     spec("TaskSpec: goal: low has 1 entries, entries has 2", goal__low=(-1,)),
     spec("joints.velocity.0: Input should be greater than 0, found -5", joints__velocity=(-5, 10)),
     spec("episode_length is 1", episode_length=1),
+    spec("goal: a pose has 12 entries in m .* found 2 in m", goal__lever=0.4),
     spec(r"spec\.action\.joints: unknown joint of the model 'tail'", action__joints=("left_wheel", "tail")),
     spec("control period 0.025 s is no multiple of the model's time step 0.01 s", control_dt=0.025),
     (DEGREES, "'left_wheel' goes from -60 to 90 rad, in the model from -1.047 to 1.571: one is in degrees"),

@@ -311,14 +311,12 @@ class MujocoEngine(Engine):
         return state
 
     def read(self, state: list[mujoco.MjData], conditions: Any = ()) -> State:
-        if not any(self._seen):
-            parts = ("qpos", "qvel", "ctrl")
-            qpos, qvel, control = (np.stack([getattr(data, part) for data in state]) for part in parts)
-            return State(qpos, qvel, control)
         return jax.tree.map(lambda *each: np.stack(each), *map(self._read, state))
 
     def _read(self, data: mujoco.MjData) -> State:
         """Aside, since what a step leaves is of its beginning, and the next one begins with it."""
+        if not any(self._seen):
+            return State(data.qpos, data.qvel, data.ctrl)
         values = np.empty(mujoco.mj_stateSize(data.model, INTEGRATED))
         mujoco.mj_getState(data.model, data, values, INTEGRATED)
         mujoco.mj_setState(data.model, self._scratch, values, INTEGRATED)

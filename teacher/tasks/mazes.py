@@ -64,22 +64,18 @@ class Maze:
         """[R, C] int32: of free cells, row by row; -1 in walls."""
         return np.where(self.walls, -1, np.cumsum(~self.walls).reshape(self.walls.shape) - 1).astype(np.int32)
 
-    def _cell(self, x: Array, y: Array) -> Array:
-        """x and y [...] in metres -> [...]: numbers of cells; what is outside lies in the nearest wall."""
-        xp = x.__array_namespace__()
-        row, column = (
-            xp.clip(xp.floor(place / self.cell + 0.5), 0, size - 1).astype(xp.int32)
-            for place, size in zip((x, y), self.walls.shape, strict=True)
-        )
+    def cell_number(self, position: Array) -> Array:
+        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall.
+
+        What is outside the maze lies in the nearest wall."""
+        xp = position.__array_namespace__()
+        cell = xp.clip(xp.floor(position / self.cell + 0.5), 0, xp.asarray(self.walls.shape) - 1)
+        row, column = xp.moveaxis(cell.astype(xp.int32), -1, 0)
         return xp.asarray(self._numbers)[row, column]
 
     def is_wall(self, x: Array, y: Array) -> Array:
         """Points [...], [...] in metres -> [...] bool; outside the maze all is wall."""
-        return self._cell(x, y) < 0
-
-    def cell_number(self, position: Array) -> Array:
-        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall."""
-        return self._cell(position[..., 0], position[..., 1])
+        return self.cell_number(x.__array_namespace__().stack([x, y], axis=-1)) < 0
 
     @cached_property
     def routes(self) -> Routes:
@@ -128,8 +124,7 @@ class Maze:
 class OpenFloor:
     """A course without a maze: goals in any direction, their distance uniform: nearer ones are denser."""
 
-    start = None
-    maze = None
+    maze, start = None, (0.0, 0.0)
 
     def __init__(self, layout: str, nearest: float, farthest: float):
         self.layouts: tuple[str, ...] = (layout,)
@@ -149,18 +144,12 @@ class MazeCourse:
     """From the middle of a maze's start cell to the middle of a goal cell."""
 
     def __init__(self, maze: Maze):
-        self.maze = maze
-        starts, goals = maze.centres("S"), maze.centres("GF")
-        if len(starts) != 1:
-            raise ValueError(f"a maze must have one start cell, 'S', found {len(starts)}")
-        if not len(goals):
-            raise ValueError("a maze to be walked has no goal, 'G' or 'F'")
+        self.maze, goals = maze, maze.centres("GF")
         self._goals = {"all": goals}
         if len(maze.centres("F")):
             self._goals["far"] = maze.centres("F")
-
         self.layouts = tuple(self._goals)
-        self.start = tuple(starts[0].tolist())
+        self.start = tuple(maze.centres("S")[0].tolist())
         self.goal_range = tuple(goals.min(0).tolist()), tuple(goals.max(0).tolist())
 
     def goal(self, key: Array, layout: str) -> Array:
