@@ -138,21 +138,18 @@ class Fr3Cube(MujocoTask):
         upright = jnp.array([1.0, 0.0, 0.0, 0.0])
         resting = cube.at[2].add(-SETTLED)
         qpos = jnp.concatenate([reach_down(tip), fingers, resting, upright])
-        return Start(qpos, jnp.zeros(qpos.size - 1), self._draw_goal(goal_key, layout))
+        place_key, table_key, air_key = jax.random.split(goal_key, 3)
+        goal = self._on_table(table_key, self._target)
+        if self._grips:
+            offset = jax.random.uniform(place_key, (4,), minval=-1, maxval=1)[:3]
+            spread = jnp.array((SPREAD, SPREAD, HEIGHT_SPREAD))
+            in_air = (layout == "air") | jax.random.bernoulli(air_key)
+            goal = jnp.where(in_air, jnp.array((*self._target, HEIGHT)) + spread * offset, goal)
+        return Start(qpos, jnp.zeros(qpos.size - 1), goal)
 
     def _on_table(self, key: Array, centre: Floats) -> Array:
         offset = jax.random.uniform(key, (2,), minval=-SPREAD, maxval=SPREAD)
         return jnp.append(jnp.array(centre) + offset, self._half)
-
-    def _draw_goal(self, key: Array, layout: str) -> Array:
-        place_key, table_key, air_key = jax.random.split(key, 3)
-        cube = self._on_table(table_key, self._target)
-        if not self._grips:
-            return cube
-        offset = jax.random.uniform(place_key, (4,), minval=-1, maxval=1)[:3]
-        spread = jnp.array((SPREAD, SPREAD, HEIGHT_SPREAD))
-        in_air = (layout == "air") | jax.random.bernoulli(air_key)
-        return jnp.where(in_air, jnp.array((*self._target, HEIGHT)) + spread * offset, cube)
 
     def observe(self, state: State) -> Array:
         qpos, xp = state.qpos, state.qpos.__array_namespace__()

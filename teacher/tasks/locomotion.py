@@ -196,7 +196,12 @@ class Humanoid(Walker):
                 actuator.gear = [gear, 0, 0, 0, 0, 0]
         else:
             spec.option.timestep = 0.003
-        _add_goal_body(spec)
+        # A ball that slides along the floor at a goal's height and touches nothing.
+        body = spec.worldbody.add_body(name="goal", pos=[0, 0, HUMANOID_STANDING])
+        sphere, slide = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtJoint.mjJNT_SLIDE
+        body.add_geom(type=sphere, size=[0.5, 0, 0], mass=1, contype=0, conaffinity=0)
+        for name, axis in (("goal_x", [1, 0, 0]), ("goal_y", [0, 1, 0])):
+            body.add_joint(name=name, type=slide, axis=axis, armature=0, damping=0, limited=False)
         return spec.compile()
 
     def start(self, key: Array, layout: str) -> Start:
@@ -242,15 +247,6 @@ def _packaged(robot: str) -> mujoco.MjSpec:
     spec.geom("floor").size = [FLOOR, FLOOR, 1]
     spec.add_numeric(name="max_contact_points", data=[MAX_CONTACTS], size=1)
     return spec
-
-
-def _add_goal_body(spec: mujoco.MjSpec) -> None:
-    """A ball that slides along the floor at a goal's height and touches nothing."""
-    body = spec.worldbody.add_body(name="goal", pos=[0, 0, HUMANOID_STANDING])
-    sphere, slide = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtJoint.mjJNT_SLIDE
-    body.add_geom(type=sphere, size=[0.5, 0, 0], mass=1, contype=0, conaffinity=0)
-    for name, axis in (("goal_x", [1, 0, 0]), ("goal_y", [0, 1, 0])):
-        body.add_joint(name=name, type=slide, axis=axis, armature=0, damping=0, limited=False)
 
 
 def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterable[Part]:

@@ -6,6 +6,7 @@ The first index of a grid is x, the second y: a cell's centre is (row * cell, co
 Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.py and humanoid_maze.py.
 """
 
+import itertools
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -89,13 +90,11 @@ class Maze:
         centres = (cells * self.cell).astype(np.float32)
         return Routes(centres, steps, np.where(before.T < 0, own, before.T).astype(np.int32))
 
-    @cached_property
-    def boxes(self) -> list[tuple[float, float, float, float]]:
-        """The walls as few rectangles: centre x, y and half sizes in metres.
+    def build(self, spec: mujoco.MjSpec, **properties: Any) -> None:
+        """Adds the walls to a model's world, as boxes with these properties of geoms.
 
-        Few, because a simulator on a GPU tests every pair of shapes that may ever touch."""
-        left = self.walls.copy()
-        found: list[tuple[float, float, float, float]] = []
+        As few as can be, because a simulator on a GPU tests every pair of shapes that may ever touch."""
+        left, half, number = self.walls.copy(), WALL_HEIGHT * self.cell / 2, itertools.count()
         for i, j in np.argwhere(self.walls):
             if not left[i, j]:
                 continue
@@ -103,19 +102,11 @@ class Maze:
             columns, rows = (int(np.argmin(np.append(line, False))) for line in (left[i, j:], left[i:, j]))
             rows, columns = (1, columns) if columns >= rows else (rows, 1)
             left[i : i + rows, j : j + columns] = False
-            x, y = (i + (rows - 1) / 2) * self.cell, (j + (columns - 1) / 2) * self.cell
-            found.append((x, y, rows / 2 * self.cell, columns / 2 * self.cell))
-        return found
-
-    def build(self, spec: mujoco.MjSpec, **properties: Any) -> None:
-        """Adds the walls to a model's world, as boxes with these properties of geoms."""
-        half = WALL_HEIGHT * self.cell / 2
-        for number, (x, y, half_x, half_y) in enumerate(self.boxes):
             spec.worldbody.add_geom(
-                name=f"wall{number}",
                 type=mujoco.mjtGeom.mjGEOM_BOX,
-                pos=[x, y, half],
-                size=[half_x, half_y, half],
+                name=f"wall{next(number)}",
+                pos=[(i + (rows - 1) / 2) * self.cell, (j + (columns - 1) / 2) * self.cell, half],
+                size=[rows / 2 * self.cell, columns / 2 * self.cell, half],
                 rgba=WALL_COLOUR,
                 **properties,
             )
