@@ -238,10 +238,8 @@ def describe(file: Path, tip: str = "", goal: ArmGoal = "point") -> ArmDescripti
     if goal == "joints":
         goal_low, goal_high = _rounded(low), _rounded(high)
     else:
-        tips, edge = (
-            chain.tip(np.random.default_rng(0).uniform(low, high, (10 * SAMPLED, len(names)))),
-            radius / 5,
-        )
+        drawn = np.random.default_rng(0).uniform(low, high, (10 * SAMPLED, len(names)))
+        tips, edge = chain.tip(drawn), radius / 5
         goal_low = _rounded(np.maximum(tips.min(0) - edge, [-np.inf, -np.inf, poses.floor]), np.floor)
         goal_high = _rounded(tips.max(0) + edge, np.ceil)
     return ArmDescription(

@@ -58,7 +58,7 @@ class Walker(MujocoTask):
     engines = ("mjx", "brax", "mujoco")
     pushed = (0, 1)
     healthy: tuple[float, float]  # m: heights of the torso at which an episode goes on
-    height: Floats = ()  # m: of goals above the floor, if goals have any
+    goal_height: Floats = ()  # m: above the floor, if goals have any
     scale: float  # of controls at full action
     control_dt: float
     pose: Floats
@@ -72,15 +72,13 @@ class Walker(MujocoTask):
         model = self.model("mjx")
         joints = hinge_spec(model, self.pose)
         observation = observation_terms(*self._parts(joints.names))
-        low, high = self._course.goal_range
+        low, high = (edge + self.goal_height for edge in self._course.goal_range)
         names = tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
         return TaskSpec(
             name=self._name,
             version=2,
             observation=observation,
-            goal=goal_of(
-                observation, "torso_position", low + self.height, high + self.height, radii=(0.25, 0.5, 2.0)
-            ),
+            goal=goal_of(observation, "torso_position", low, high, radii=(0.25, 0.5, 2.0)),
             action=ActionSpec(
                 kind="joint_torque",
                 joints=names,
@@ -150,7 +148,7 @@ class Humanoid(Walker):
     A body that shows the goal is part of model and observation, as published: the commanded goal stands in
     the state that a critic is given."""
 
-    healthy, height, scale, control_dt = (1.0, 2.0), (HUMANOID_STANDING,), HUMANOID_CONTROL, 0.015
+    healthy, goal_height, scale, control_dt = (1.0, 2.0), (HUMANOID_STANDING,), HUMANOID_CONTROL, 0.015
 
     def __init__(self, name: str, course: Course):
         super().__init__(name, course)

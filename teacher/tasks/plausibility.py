@@ -14,7 +14,7 @@ from teacher.errors import FathomError
 from teacher.spec import POSITION_TERMS
 from teacher.tasks.base import AnalyticTask, MujocoTask, State, Task, achieved_goal, goal_distance
 from teacher.tasks.chain import HINGE, ON_JOINT, SLIDE
-from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine, control_substeps, seen_of
+from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine
 from teacher.tasks.validation import DRAWN, drawn_starts
 
 TRIED = 8  # starts from which actions are tried
@@ -41,8 +41,7 @@ class Trial:
         if isinstance(task, MujocoTask):
             # Another engine's model, if the task does not run in this one.
             self.model = task.model("mujoco" if "mujoco" in task.engines else task.engines[0])
-            substeps = control_substeps(task, self.model)
-            self.engine: Engine = MujocoEngine(self.model, substeps, seen_of(task, self.model))
+            self.engine: Engine = MujocoEngine(task, self.model)
         else:
             assert isinstance(task, AnalyticTask), f"{task.spec.name} runs nowhere"
             self.engine = AnalyticEngine(task)
