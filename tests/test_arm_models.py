@@ -27,7 +27,6 @@ from teacher.evaluate import episode_metrics
 from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, goal_distance, make_task, task_files
 from teacher.tasks.arm import arm_task, as_toml, describe
-from teacher.tasks.base import goal_of, observation_terms
 from teacher.tasks.chain import Chain
 from teacher.tasks.plausibility import doubts
 
@@ -106,15 +105,18 @@ def bench(arm, decided, tmp_path):
     return write
 
 
+def tool(model, pose):
+    """Where MuJoCo has the arm's tool in a pose: its position and its rotation matrix."""
+    data = mujoco.MjData(model)
+    data.qpos[:4] = pose
+    mujoco.mj_kinematics(model, data)
+    return data.site("tool").xpos, data.site("tool").xmat.reshape(3, 3)
+
+
 def test_kinematics_are_mujocos(arm):
     model = mujoco.MjModel.from_xml_path(str(arm()))
-    chain, data = Chain(model, "tool"), mujoco.MjData(model)
-    poses = np.random.default_rng(0).uniform(-1, 1, (20, 4))
-    expected = []
-    for pose in poses:
-        data.qpos[:4] = pose
-        mujoco.mj_kinematics(model, data)
-        expected.append(data.site("tool").xpos.copy())
+    chain, poses = Chain(model, "tool"), np.random.default_rng(0).uniform(-1, 1, (20, 4))
+    expected = [tool(model, pose)[0] for pose in poses]
     np.testing.assert_allclose(chain.tip(poses), expected, atol=1e-12)
     np.testing.assert_allclose(chain.tip(jnp.array(poses, jnp.float32)), expected, atol=1e-6)
 
@@ -178,17 +180,10 @@ def test_poses_are_as_far_apart_as_they_are_and_turn(bench):
     goal, model = task.spec.goal, task.model("mujoco")
     # A turn by the angle alone, and the radius alone, are at the edge of success.
     assert 2 * goal.lever * np.sin(0.3 / 2) == pytest.approx(goal.success_radius)
-    random, data = np.random.default_rng(0), mujoco.MjData(model)
-    one, other = random.uniform(-1, 1, (2, 50, 4))
-    places, turns = [], []
-    for poses in (one, other):
-        found = []
-        for pose in poses:
-            data.qpos[:] = pose
-            mujoco.mj_kinematics(model, data)
-            found.append((data.site("tool").xpos.copy(), data.site("tool").xmat.reshape(3, 3).copy()))
-        places.append(np.array([place for place, _ in found]))
-        turns.append(Rotation.from_matrix([turn for _, turn in found]))
+    one, other = np.random.default_rng(0).uniform(-1, 1, (2, 50, 4))
+    tools = [[tool(model, pose) for pose in poses] for poses in (one, other)]
+    places = [np.array([place for place, _ in found]) for found in tools]
+    turns = [Rotation.from_matrix([turn for _, turn in found]) for found in tools]
     angle = (turns[0].inv() * turns[1]).magnitude()
     expected = ((places[0] - places[1]) ** 2).sum(-1) + (2 * goal.lever * np.sin(angle / 2)) ** 2
     observed = [task.observe(State(poses, 0 * poses, 0 * poses)) for poses in (one, other)]
@@ -236,31 +231,14 @@ def test_goals_may_be_positions_of_joints(arm):
         make_task(task_of_arm(str(arm()), None, lambda _: None, "joints"))
 
 
-def test_a_planar_pose_counts_a_turn_as_a_length():
-    lever, yaw = 0.4, np.array([0.2, 3.0])
-    x, y = np.array([0.0, 0.3]), np.array([0.0, 0.4])
-    goal = np.stack([x, y, lever * np.cos(yaw), lever * np.sin(yaw)], axis=-1)
-    entries = ("x", "y", "cos", "sin")
-    terms = observation_terms(("base", entries, "m", "world"))
-    limits = (2.0, 2.0, lever, lever)
-    stated = goal_of(terms, "base", tuple(-each for each in limits), limits, (0.02, 0.05, 0.1), lever=lever)
-    assert stated.movable == 2
-    expected = 0.25 + (2 * lever * np.sin((3.0 - 0.2) / 2)) ** 2
-    assert ((goal[0] - goal[1]) ** 2).sum() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="found 3 in m"):
-        goal_of(terms, "base", (-2.0,) * 3, (2.0,) * 3, (0.02, 0.05, 0.1), lever=lever)
-
-
 def test_the_robot_says_a_pose_as_a_point_and_a_quaternion(bench):
     task = make_task(str(bench(goal='"pose"', angle=0.3)))
-    model, pose, quaternion = task.model("mujoco"), np.array([0.3, -0.2, 0.7, 0.05]), np.zeros(4)
-    data = mujoco.MjData(model)
-    data.qpos[:] = pose
-    mujoco.mj_kinematics(model, data)
-    mujoco.mju_mat2Quat(quaternion, data.site("tool").xmat)
+    pose = np.array([0.3, -0.2, 0.7, 0.05])
+    place, turn = tool(task.model("mujoco"), pose)
+    quaternion = Rotation.from_matrix(turn).as_quat(scalar_first=True)
     robot = SimpleNamespace(spec=task.spec.for_robot())
     for length in (1, -3):  # both name the same turn
-        found = Controller.pose(robot, data.site("tool").xpos, length * quaternion)
+        found = Controller.pose(robot, place, length * quaternion)
         np.testing.assert_allclose(found, task.tip(pose), atol=1e-6)
     for wrong in ([0, 0, 0, 0], [1, 0, 0], [np.nan, 0, 0, 1]):
         with pytest.raises(ControllerError, match="3 and 4 numbers"):

@@ -75,14 +75,11 @@ def drawn(course, layout):
         ("####\n#SX#\n####", r"a maze is made of '#SGF.', found \['X'\]"),
         ("####\n#SG.\n####", "outermost cells of a maze must be walls"),
         ("#.##\n#SG#\n####", "outermost cells of a maze must be walls"),
-        ("####\n#.G#\n####", "one start cell, 'S', found 0"),
-        ("#####\n#SSG#\n#####", "one start cell, 'S', found 2"),
-        ("####\n#S.#\n####", "has no goal"),
     ],
 )
 def test_a_bad_grid_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        MazeCourse(Maze(text, CELL))
+        Maze(text, CELL)
 
 
 @pytest.mark.parametrize(("nearest", "farthest"), [(10.0, 10.0), (1.0, 5.0)])

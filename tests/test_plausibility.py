@@ -15,6 +15,7 @@ from pipelines.report import verdict
 from pipelines.rundir import Run
 from teacher.tasks import TASKS, make_task
 from teacher.tasks.plausibility import doubts
+from teacher.tasks.validation import require_sound
 
 SCARA = Path(__file__).with_name("scara.py").read_text()
 GOAL = SCARA[SCARA.index("goal=GoalSpec(") : SCARA.index("action=ActionSpec(")]
@@ -88,7 +89,8 @@ TRIED = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in TRIED)) for name in TASKS]
 )
-def test_this_programs_tasks_are_not_suspected(name):
+def test_this_programs_tasks_are_sound_and_not_suspected(name):
+    require_sound(make_task(name), name)
     assert doubts(make_task(name)) == []
 
 

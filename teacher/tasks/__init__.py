@@ -15,23 +15,17 @@ from teacher.config import ARM, StoredName, task_reference
 from teacher.errors import FathomError, UsageError, unknown_name
 from teacher.tasks.arm import arm_task
 from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
+from teacher.tasks.cubes import CUBES
 from teacher.tasks.fr3_arm import Fr3Reach
-from teacher.tasks.fr3_cube import fr3_pick_place, fr3_push_easy, fr3_push_hard
 from teacher.tasks.locomotion import LOCOMOTION
 from teacher.tasks.mazes import LABYRINTH
-from teacher.tasks.panda_cube import arm_binpick_hard, arm_push_easy, arm_push_hard
 from teacher.tasks.quadruped import QuadReach
 from teacher.tasks.reacher import Reacher
 from teacher.tasks.validation import own_code, require_sound
 from teacher.tasks.wheel_maze import WheelMaze, WheelPark
 
 TASKS: dict[str, Callable[[], Any]] = {
-    "arm_binpick_hard": arm_binpick_hard,
-    "arm_push_easy": arm_push_easy,
-    "arm_push_hard": arm_push_hard,
-    "fr3_pick_place": fr3_pick_place,
-    "fr3_push_easy": fr3_push_easy,
-    "fr3_push_hard": fr3_push_hard,
+    **CUBES,
     "fr3_reach": Fr3Reach,
     "fr3_reach_sensed": partial(Fr3Reach, sensed=True),
     "quad_reach": QuadReach,
@@ -90,7 +84,8 @@ def _made(name: str) -> Task:
         task = maker()
     if not isinstance(task, Task):
         raise FathomError(f"task {name!r}: made a {type(task).__name__}, not a teacher.tasks.Task")
-    require_sound(task, name, tried=name not in TASKS)
+    if name not in TASKS:
+        require_sound(task, name)
     if not is_file(name) and task.spec.name != name:
         raise FathomError(f"task {name!r} calls itself {task.spec.name!r}: the two must be the same")
     return task

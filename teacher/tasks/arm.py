@@ -15,7 +15,7 @@ from typing import Literal
 import mujoco
 import numpy as np
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from teacher.errors import UsageError
 from teacher.spec import ActionSpec, Floats, JointSpec, Names, TaskSpec
@@ -31,6 +31,7 @@ from teacher.tasks.chain import (
     parsed,
     servo_model,
 )
+from teacher.tasks.validation import own_code
 
 JOINT_RADIUS = 0.1  # rad, or m of slides: of goals that are joints
 RANGE = 1.0  # rad around home in which joints move: nothing rewards one of the poses that reach a point
@@ -158,24 +159,19 @@ class ArmReach(TipReach):
 
     def ranges(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         arm, margin = self.description, self._margin
-        return (np.add(arm.lower, margin), np.subtract(arm.upper, margin)), _goal_range(arm)
+        home, lower, upper = (np.array(each) for each in (arm.home, arm.lower, arm.upper))
+        return (lower + margin, upper - margin), _goal_range(home, lower, upper)
 
 
-def _goal_range(arm: ArmDescription) -> tuple[np.ndarray, np.ndarray]:
+def _goal_range(home: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
     """GOALS of the range, about home."""
-    home = np.array(arm.home)
-    return home + GOALS * (arm.lower - home), home + GOALS * (arm.upper - home)
+    return home + GOALS * (lower - home), home + GOALS * (upper - home)
 
 
 def arm_task(file: Path) -> ArmReach:
     """Makes the task of a description in TOML; UsageError with what is wrong with it or with its model."""
-    try:
+    with own_code(str(file), kind=UsageError):
         described = ArmDescription(**tomllib.loads(file.read_text("utf-8-sig")))
-    except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise UsageError(f"{file}: {told}") from error
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{file}: {error}") from error
     model_file = file.parent / described.model
     model = compiled(parsed(model_file), model_file)
     chain = checked_chain(model, model_file, described.tip, described.joints)
@@ -235,30 +231,29 @@ def describe(file: Path, tip: str = "", goal: ArmGoal = "point") -> ArmDescripti
     hinge = model.jnt_type[chain.joints] == HINGE
     names = tuple(model.joint(joint).name for joint in chain.joints)
     lower, upper = np.array(_rounded(lower, np.ceil)), np.array(_rounded(upper, np.floor))
+    home = np.clip(_rounded(home), lower, upper)
     speed = np.where(hinge, HINGE_SPEED, SLIDE_SPEED * (upper - lower))
-    found = ArmDescription(
+    low, high = _goal_range(home, lower, upper)
+    radius = JOINT_RADIUS if goal == "joints" else round(RADII[1] * chain.reach, 3)
+    if goal == "joints":
+        goal_low, goal_high = _rounded(low), _rounded(high)
+    else:
+        drawn = np.random.default_rng(0).uniform(low, high, (10 * SAMPLED, len(names)))
+        tips, edge = chain.tip(drawn), radius / 5
+        goal_low = _rounded(np.maximum(tips.min(0) - edge, [-np.inf, -np.inf, poses.floor]), np.floor)
+        goal_high = _rounded(tips.max(0) + edge, np.ceil)
+    return ArmDescription(
         model=str(file),
         tip=tip,
         joints=names,
-        home=tuple(np.clip(_rounded(home), lower, upper).tolist()),
+        home=tuple(home.tolist()),
         lower=tuple(lower.tolist()),
         upper=tuple(upper.tolist()),
         velocity=_rounded(np.minimum(speed, _velocity_limits(file, names))),
-        goal_low=(0.0,) * 3,
-        goal_high=(0.0,) * 3,
+        goal_low=goal_low,
+        goal_high=goal_high,
         goal=goal,
-        radius=JOINT_RADIUS if goal == "joints" else round(RADII[1] * chain.reach, 3),
-    )
-    if goal == "joints":
-        low, high = _goal_range(found)
-        return found.model_copy(update={"goal_low": _rounded(low), "goal_high": _rounded(high)})
-    tips = chain.tip(np.random.default_rng(0).uniform(*_goal_range(found), (10 * SAMPLED, len(names))))
-    edge = found.radius / 5
-    return found.model_copy(
-        update={
-            "goal_low": _rounded(np.maximum(tips.min(0) - edge, [-np.inf, -np.inf, poses.floor]), np.floor),
-            "goal_high": _rounded(tips.max(0) + edge, np.ceil),
-        }
+        radius=radius,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import mujoco
+import numpy as np
 
 from teacher.randomization import DomainRandomization
 from teacher.spec import Floats, GoalSpec, JointSpec, ObservationTerm, SensorTerm, TaskSpec
@@ -162,6 +163,27 @@ def rotation_matrix(quaternion: Array) -> Array:
         (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     )
     return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def hinge_spec(model: mujoco.MjModel, pose: Floats, velocity: Sequence[float | None] = ()) -> JointSpec:
+    """Describes the hinges of a model with the ranges that it states; commands are not cut near these.
+
+    Args: pose: configuration [nq] that gives their default; velocity: limits, rad/s, none if empty."""
+    hinges = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE)
+    lower, upper = model.jnt_range[hinges].T
+    lower, upper = np.where(lower < upper, (lower, upper), [[-np.inf], [np.inf]])
+    # The packaged humanoid's knees are straight, 2 degrees beyond their limit.
+    default = np.clip(np.array(pose)[model.jnt_qposadr[hinges]], lower + 0.01, upper - 0.01)
+    return JointSpec(
+        names=tuple(model.joint(i).name for i in hinges),
+        unit="rad",
+        default=tuple(default.tolist()),
+        lower=tuple(lower.tolist()),
+        upper=tuple(upper.tolist()),
+        velocity=tuple(velocity) or (None,) * len(hinges),
+        slowdown=0.0,
+        margin=0.0,
+    )
 
 
 def observation_terms(*parts: Part) -> tuple[ObservationTerm, ...]:

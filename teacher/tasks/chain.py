@@ -27,9 +27,7 @@ class Chain:
         body = int(model.site_bodyid[site]) if site >= 0 else model.body(tip).id
         self._offset = model.site_pos[site].copy() if site >= 0 else np.zeros(3)
         self._turn = rotation_matrix(model.site_quat[site]) if site >= 0 else np.eye(3)
-        path = [body]
-        while path[0]:
-            path.insert(0, int(model.body_parentid[path[0]]))
+        path = [0, *_way(model, body)]
         self.bodies, self.joints = tuple(path), list[int]()
         self._steps: list[tuple[Any, ...]] = []
         for each in path:
@@ -154,6 +152,11 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _way(model: mujoco.MjModel, body: int) -> list[int]:
+    """Bodies from the one that stands in the world to this one."""
+    return [*_way(model, int(model.body_parentid[body])), body] if body else []
+
+
 def driven_joints(model: mujoco.MjModel, file: Path) -> list[str]:
     """Names of joints that an actuator of their own drives; of a URDF, which has no actuators, all."""
     if file.suffix == ".urdf":
@@ -169,15 +172,11 @@ def driven_joints(model: mujoco.MjModel, file: Path) -> list[str]:
 
 def decided_tip(model: mujoco.MjModel, file: Path, driven: Sequence[str]) -> str:
     """The last site of the body that the driven joints end at, or its last part without joints."""
-
-    def way(body: int) -> list[int]:
-        return [*way(int(model.body_parentid[body])), body] if body else []
-
-    ways = [way(int(model.jnt_bodyid[model.joint(name).id])) for name in driven]
+    ways = [_way(model, int(model.jnt_bodyid[model.joint(name).id])) for name in driven]
     ends = [each for each in ways if not any(each != other and other[: len(each)] == each for other in ways)]
     common = [bodies[0] for bodies in zip(*ends, strict=False) if len(set(bodies)) == 1]
     if not any(model.body_jntnum[body] for body in common):
-        raise UsageError(f"{file}: several arms: say which tip with --tip, one of {_tips(model)}")
+        raise UsageError(f"{file}: several arms: say which tip with --tip, one of {', '.join(_tips(model))}")
     parts = [common[-1]]
     for body in range(common[-1] + 1, model.nbody):
         if model.body_parentid[body] in parts and not model.body_jntnum[body]:
@@ -186,16 +185,14 @@ def decided_tip(model: mujoco.MjModel, file: Path, driven: Sequence[str]) -> str
     return str(model.site(sites[-1]).name if sites else model.body(parts[-1]).name)
 
 
-def _tips(model: mujoco.MjModel) -> str:
+def _tips(model: mujoco.MjModel) -> list[str]:
     sites = [model.site(i).name for i in range(model.nsite)]
-    return ", ".join(filter(None, [*sites, *(model.body(i).name for i in range(1, model.nbody))]))
+    return list(filter(None, [*sites, *(model.body(i).name for i in range(1, model.nbody))]))
 
 
 def checked_chain(model: mujoco.MjModel, file: Path, tip: str, driven: Sequence[str]) -> Chain:
-    sites = {model.site(i).name for i in range(model.nsite)}
-    bodies = {model.body(i).name for i in range(1, model.nbody)}
-    if tip not in sites | bodies:
-        raise UsageError(f"{file}: {unknown_name('site or body', tip, sorted(filter(None, sites | bodies)))}")
+    if tip not in _tips(model):
+        raise UsageError(f"{file}: {unknown_name('site or body', tip, _tips(model))}")
     chain = Chain(model, tip)
     for joint in chain.joints:
         name = model.joint(joint).name
@@ -208,7 +205,8 @@ def checked_chain(model: mujoco.MjModel, file: Path, tip: str, driven: Sequence[
         if name not in driven:
             raise UsageError(f"{file}: joint {name!r}, on the way to {tip!r}, has no actuator")
     if not chain.joints:
-        raise UsageError(f"{file}: no joint moves {tip!r}: name another --tip, one of {_tips(model)}")
+        others = ", ".join(_tips(model))
+        raise UsageError(f"{file}: no joint moves {tip!r}: name another --tip, one of {others}")
     loops = (mujoco.mjtEq.mjEQ_CONNECT, mujoco.mjtEq.mjEQ_WELD)
     of_body = model.eq_objtype == int(mujoco.mjtObj.mjOBJ_BODY)
     for i in range(model.neq):
@@ -239,17 +237,9 @@ def servo_model(
     for name, value in zip(joints, home, strict=True):
         data.joint(name).qpos[0] = value
     mujoco.mj_forward(whole, data)
-    unused = (
-        spec.keys,
-        spec.sensors,
-        spec.tendons,
-        spec.equalities,
-        spec.actuators,
-        spec.pairs,
-        spec.excludes,
-    )
+    unused = ("keys", "sensors", "tendons", "equalities", "actuators", "pairs", "excludes")
     fixed = [joint for joint in spec.joints if joint.name not in joints]
-    for each in [*fixed, *(each for part in unused for each in part)]:
+    for each in [*fixed, *(each for part in unused for each in getattr(spec, part))]:
         spec.delete(each)
     for joint in spec.joints:
         joint.limited = mujoco.mjtLimited.mjLIMITED_FALSE  # commands are kept from the limits

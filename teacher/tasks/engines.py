@@ -101,12 +101,12 @@ class MjxEngine(Engine):
 
     compiled, alters_model, takes_pushes = True, True, True
 
-    def __init__(self, model: mujoco.MjModel, substeps: int, seen: Seen):
+    def __init__(self, task: MujocoTask, model: mujoco.MjModel):
         # Slow to import, and the other engines do without; it prints where warp is not installed.
         with contextlib.redirect_stdout(io.StringIO()):
             from mujoco import mjx
 
-        self._mjx, self._substeps, self._seen = mjx, substeps, seen
+        self._mjx, self._substeps, self._seen = mjx, control_substeps(task, model), seen_of(task, model)
         self._put(model, jax.local_devices()[0])  # MJX would take the first of all processes
         clocked = (model.sensor_type == mujoco.mjtSensor.mjSENS_CLOCK).any()
         self._rest = (*["act"] * bool(model.na), *["time"] * bool(clocked))
@@ -214,15 +214,15 @@ class BraxEngine(Engine):
 
     compiled, alters_model, takes_pushes = True, False, False
 
-    def __init__(self, model: mujoco.MjModel, substeps: int, seen: Seen):
+    def __init__(self, task: MujocoTask, model: mujoco.MjModel):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # brax announces at every use that it is not developed further
             from brax.io import mjcf
             from brax.spring import pipeline
 
             self._system = mjcf.load_model(model)
-        self._pipeline, self._substeps = pipeline, substeps
-        self._links = np.array(seen.bodies, int) - 1
+        self._pipeline, self._substeps = pipeline, control_substeps(task, model)
+        self._links = np.array(seen_of(task, model).bodies, int) - 1
 
     def init(self, qpos: Array, qvel: Array, conditions: Any) -> BraxState:
         with jax.default_matmul_precision("highest"):
@@ -270,8 +270,8 @@ class MujocoEngine(Engine):
 
     compiled, alters_model, takes_pushes = False, True, True
 
-    def __init__(self, model: mujoco.MjModel, substeps: int, seen: Seen):
-        self._model, self._substeps, self._seen = model, substeps, seen
+    def __init__(self, task: MujocoTask, model: mujoco.MjModel):
+        self._model, self._substeps, self._seen = model, control_substeps(task, model), seen_of(task, model)
         self._scratch = mujoco.MjData(model)
 
     def init(self, qpos: np.ndarray, qvel: np.ndarray, conditions: Any) -> list[mujoco.MjData]:
@@ -311,14 +311,12 @@ class MujocoEngine(Engine):
         return state
 
     def read(self, state: list[mujoco.MjData], conditions: Any = ()) -> State:
-        if not any(self._seen):
-            parts = ("qpos", "qvel", "ctrl")
-            qpos, qvel, control = (np.stack([getattr(data, part) for data in state]) for part in parts)
-            return State(qpos, qvel, control)
         return jax.tree.map(lambda *each: np.stack(each), *map(self._read, state))
 
     def _read(self, data: mujoco.MjData) -> State:
         """Aside, since what a step leaves is of its beginning, and the next one begins with it."""
+        if not any(self._seen):
+            return State(data.qpos, data.qvel, data.ctrl)
         values = np.empty(mujoco.mj_stateSize(data.model, INTEGRATED))
         mujoco.mj_getState(data.model, data, values, INTEGRATED)
         mujoco.mj_setState(data.model, self._scratch, values, INTEGRATED)
@@ -397,12 +395,11 @@ def make_engine(task: Task, name: str) -> Engine:
         return AnalyticEngine(task)
     assert isinstance(task, MujocoTask), f"{task.spec.name} has no MuJoCo model"
     model = task.model("mjx" if engine is WarpEngine else name)
-    seen, substeps = seen_of(task, model), control_substeps(task, model)
     where = f"task {task.spec.name!r} on engine {name!r}"
-    if lost := unsupported(engine, model, seen):
+    if lost := unsupported(engine, task, model):
         raise UsageError(f"{where}: the engine does not have {', '.join(lost)}")
     try:
-        made: Engine = engine(model, substeps, seen)
+        made: Engine = engine(task, model)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise UsageError(f"{where}: the engine does not have what the model needs: {error}") from error
     return made
@@ -422,7 +419,7 @@ def seen_of(task: MujocoTask, model: mujoco.MjModel) -> Seen:
     return Seen(sites, bodies, tuple(entry for width in widths for entry in width))
 
 
-def unsupported(engine: type[Engine], model: mujoco.MjModel, seen: Seen) -> list[str]:
+def unsupported(engine: type[Engine], task: MujocoTask, model: mujoco.MjModel) -> list[str]:
     """What the model has and the engine would pass over in silence, each by its name."""
     if engine is MujocoEngine:
         return []
@@ -439,7 +436,7 @@ def unsupported(engine: type[Engine], model: mujoco.MjModel, seen: Seen) -> list
         found.append("muscles in the integrator implicitfast: Euler has them")
     if engine is BraxEngine:
         found += [feature for field, feature in BRAX_LACKS.items() if getattr(model, field)]
-        found += ["sites or sensors to observe"] * any((seen.sites, seen.sensors))
+        found += ["sites or sensors to observe"] * bool(task.sites or task.sensors)
     return found
 
 

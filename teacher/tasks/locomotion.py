@@ -5,6 +5,7 @@ humanoid_maze.py and the models beside them. Mazes, goals, radii, time steps, ge
 states and what collides are theirs; several wall cells make one box here.
 """
 
+import abc
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from importlib.metadata import distribution
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from teacher.spec import ActionSpec, Floats, JointSpec, TaskSpec
+from teacher.spec import ActionSpec, Floats, TaskSpec
 from teacher.tasks.base import (
     Array,
     MujocoTask,
@@ -22,6 +23,7 @@ from teacher.tasks.base import (
     Start,
     State,
     goal_of,
+    hinge_spec,
     observation_terms,
     rotation_matrix,
 )
@@ -56,34 +58,42 @@ class Walker(MujocoTask):
     engines = ("mjx", "brax", "mujoco")
     pushed = (0, 1)
     healthy: tuple[float, float]  # m: heights of the torso at which an episode goes on
+    goal_height: Floats = ()  # m: above the floor, if goals have any
+    scale: float  # of controls at full action
+    control_dt: float
+    pose: Floats
 
     def __init__(self, name: str, course: Course):
         self._name, self._course = name, course
         self.layouts, self.maze = course.layouts, course.maze
 
-    def _spec(
-        self, terms: Iterable[Part], height: Floats, scale: float, joints: JointSpec, control_dt: float
-    ) -> TaskSpec:
-        """Args: height: of goals above the floor, none if goals have none; scale: controls at full action."""
-        observation, model = observation_terms(*terms), self.model("mjx")
-        low, high = self._course.goal_range
+    @cached_property
+    def spec(self) -> TaskSpec:
+        model = self.model("mjx")
+        joints = hinge_spec(model, self.pose)
+        observation = observation_terms(*self._parts(joints.names))
+        low, high = (edge + self.goal_height for edge in self._course.goal_range)
         names = tuple(model.joint(i).name for i in model.actuator_trnid[:, 0])
         return TaskSpec(
             name=self._name,
             version=2,
             observation=observation,
-            goal=goal_of(observation, "torso_position", low + height, high + height, radii=(0.25, 0.5, 2.0)),
+            goal=goal_of(observation, "torso_position", low, high, radii=(0.25, 0.5, 2.0)),
             action=ActionSpec(
                 kind="joint_torque",
                 joints=names,
                 unit="fraction",
-                scale=(scale,) * len(names),
+                scale=(self.scale,) * len(names),
                 offset=(0.0,) * len(names),
             ),
             joints=joints,
-            control_dt=control_dt,
+            control_dt=self.control_dt,
             episode_length=EPISODE,
         )
+
+    @abc.abstractmethod
+    def _parts(self, joints: tuple[str, ...]) -> Iterable[Part]:
+        """Of the observation."""
 
     def ended(self, state: State) -> Array:
         """Whether the torso is too low or too high."""
@@ -97,13 +107,11 @@ class Ant(Walker):
     The observation is the joint state, the torso's place in the world first. Its feet meet the floor; in
     mazes they also meet torso, upper legs and each other, and all of these meet walls."""
 
-    healthy = (0.2, 1.0)
-    marker_height = ANT_POSE[2]
+    healthy, scale, control_dt = (0.2, 1.0), 1.0, 0.05
+    pose, marker_height = ANT_POSE, ANT_POSE[2]
 
-    @cached_property
-    def spec(self) -> TaskSpec:
-        joints = _hinges(self.model("mjx"), np.array(ANT_POSE))
-        return self._spec(_joint_state(joints.names), (), 1.0, joints, control_dt=0.05)
+    def _parts(self, joints: tuple[str, ...]) -> Iterable[Part]:
+        return _joint_state(joints)
 
     def model(self, engine: str) -> mujoco.MjModel:
         spec = _packaged("ant")
@@ -122,8 +130,7 @@ class Ant(Walker):
         noise = jax.random.uniform(pose_key, (len(ANT_POSE),), minval=-ANT_NOISE, maxval=ANT_NOISE)
         qpos = jnp.asarray(ANT_POSE) + noise
         qpos = qpos.at[3:7].divide(jnp.linalg.norm(qpos[3:7]))
-        if self._course.start is not None:
-            qpos = qpos.at[:2].add(jnp.asarray(self._course.start))
+        qpos = qpos.at[:2].add(jnp.asarray(self._course.start))
         qvel = ANT_NOISE * jax.random.normal(velocity_key, (len(ANT_POSE) - 1,))
         return Start(qpos, qvel, self._course.goal(goal_key, layout))
 
@@ -141,19 +148,14 @@ class Humanoid(Walker):
     A body that shows the goal is part of model and observation, as published: the commanded goal stands in
     the state that a critic is given."""
 
-    healthy = (1.0, 2.0)
+    healthy, goal_height, scale, control_dt = (1.0, 2.0), (HUMANOID_STANDING,), HUMANOID_CONTROL, 0.015
 
     def __init__(self, name: str, course: Course):
         super().__init__(name, course)
         self.bodies = tuple(self._model.body(i).name for i in range(1, self._model.nbody))
+        self.pose = tuple(self._model.qpos0.tolist())
 
-    @cached_property
-    def spec(self) -> TaskSpec:
-        joints = _hinges(self._model, self._model.qpos0)
-        terms, height = self._observed(joints.names), (HUMANOID_STANDING,)
-        return self._spec(terms, height, HUMANOID_CONTROL, joints, control_dt=0.015)
-
-    def _observed(self, joints: tuple[str, ...]) -> Iterable[Part]:
+    def _parts(self, joints: tuple[str, ...]) -> Iterable[Part]:
         goal = AXES[:2]
         yield from _joint_state(joints, goal)
         matrix = tuple(f"{row}{column}" for row in AXES for column in AXES)
@@ -192,15 +194,18 @@ class Humanoid(Walker):
                 actuator.gear = [gear, 0, 0, 0, 0, 0]
         else:
             spec.option.timestep = 0.003
-        _add_goal_body(spec)
+        # A ball that slides along the floor at a goal's height and touches nothing.
+        body = spec.worldbody.add_body(name="goal", pos=[0, 0, HUMANOID_STANDING])
+        sphere, slide = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtJoint.mjJNT_SLIDE
+        body.add_geom(type=sphere, size=[0.5, 0, 0], mass=1, contype=0, conaffinity=0)
+        for name, axis in (("goal_x", [1, 0, 0]), ("goal_y", [0, 1, 0])):
+            body.add_joint(name=name, type=slide, axis=axis, armature=0, damping=0, limited=False)
         return spec.compile()
 
     def start(self, key: Array, layout: str) -> Start:
         goal = self._course.goal(key, layout)
         qpos = jnp.asarray(self._model.qpos0, dtype=jnp.float32)
-        if self._course.start is not None:
-            qpos = qpos.at[:2].set(jnp.asarray(self._course.start))
-        qpos = qpos.at[-2:].set(goal)
+        qpos = qpos.at[:2].set(jnp.asarray(self._course.start)).at[-2:].set(goal)
         return Start(qpos, jnp.zeros(self._model.nv), jnp.append(goal, HUMANOID_STANDING))
 
     def with_goal(self, start: Start, goal: Array) -> Start:
@@ -242,33 +247,6 @@ def _packaged(robot: str) -> mujoco.MjSpec:
     return spec
 
 
-def _add_goal_body(spec: mujoco.MjSpec) -> None:
-    """A ball that slides along the floor at a goal's height and touches nothing."""
-    body = spec.worldbody.add_body(name="goal", pos=[0, 0, HUMANOID_STANDING])
-    sphere, slide = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtJoint.mjJNT_SLIDE
-    body.add_geom(type=sphere, size=[0.5, 0, 0], mass=1, contype=0, conaffinity=0)
-    for name, axis in (("goal_x", [1, 0, 0]), ("goal_y", [0, 1, 0])):
-        body.add_joint(name=name, type=slide, axis=axis, armature=0, damping=0, limited=False)
-
-
-def _hinges(model: mujoco.MjModel, pose: np.ndarray) -> JointSpec:
-    """The model's hinges, by default as in this configuration [nq]."""
-    hinges = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE)
-    lower, upper = model.jnt_range[hinges].T
-    # The packaged humanoid's knees are straight, 2 degrees beyond their limit.
-    default = np.clip(pose[model.jnt_qposadr[hinges]], lower + 0.01, upper - 0.01)
-    return JointSpec(
-        names=tuple(model.joint(i).name for i in hinges),
-        unit="rad",
-        default=tuple(default.tolist()),
-        lower=tuple(lower.tolist()),
-        upper=tuple(upper.tolist()),
-        velocity=(None,) * len(hinges),  # torques are limited
-        slowdown=0.0,
-        margin=0.0,
-    )
-
-
 def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterable[Part]:
     """The parts of qpos and qvel."""
     yield "torso_position", AXES, "m", "world"
@@ -283,19 +261,16 @@ def _joint_state(joints: tuple[str, ...], goal: tuple[str, ...] = ()) -> Iterabl
         yield "goal_velocity", goal, "m/s", "world"
 
 
-ANT_COURSES: dict[str, Course] = {
-    "ant": OpenFloor("circle", 10.0, 10.0),
-    "ant_u4_maze": MazeCourse(Maze(U4, 4.0)),
-    "ant_u5_maze": MazeCourse(Maze(U5, 4.0)),
-    "ant_big_maze": MazeCourse(Maze(BIG, 4.0)),
-    "ant_hardest_maze": MazeCourse(Maze(HARDEST, 4.0)),
-}
-HUMANOID_COURSES: dict[str, Course] = {
-    "humanoid": OpenFloor("annulus", 1.0, 5.0),
-    "humanoid_u_maze": MazeCourse(Maze(U, 2.0)),
-    "humanoid_big_maze": MazeCourse(Maze(BIG_HUMANOID, 2.0)),
-}
 LOCOMOTION: dict[str, Callable[[], MujocoTask]] = {
-    **{name: partial(Ant, name, course) for name, course in ANT_COURSES.items()},
-    **{name: partial(Humanoid, name, course) for name, course in HUMANOID_COURSES.items()},
+    name: partial(robot, name, course)
+    for name, robot, course in (
+        ("ant", Ant, OpenFloor("circle", 10.0, 10.0)),
+        ("ant_u4_maze", Ant, MazeCourse(Maze(U4, 4.0))),
+        ("ant_u5_maze", Ant, MazeCourse(Maze(U5, 4.0))),
+        ("ant_big_maze", Ant, MazeCourse(Maze(BIG, 4.0))),
+        ("ant_hardest_maze", Ant, MazeCourse(Maze(HARDEST, 4.0))),
+        ("humanoid", Humanoid, OpenFloor("annulus", 1.0, 5.0)),
+        ("humanoid_u_maze", Humanoid, MazeCourse(Maze(U, 2.0))),
+        ("humanoid_big_maze", Humanoid, MazeCourse(Maze(BIG_HUMANOID, 2.0))),
+    )
 }

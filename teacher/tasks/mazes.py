@@ -6,6 +6,7 @@ The first index of a grid is x, the second y: a cell's centre is (row * cell, co
 Grids and their far goals: github.com/wang-kevin3290/scaling-crl, envs/ant_maze.py and humanoid_maze.py.
 """
 
+import itertools
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -64,22 +65,18 @@ class Maze:
         """[R, C] int32: of free cells, row by row; -1 in walls."""
         return np.where(self.walls, -1, np.cumsum(~self.walls).reshape(self.walls.shape) - 1).astype(np.int32)
 
-    def _cell(self, x: Array, y: Array) -> Array:
-        """x and y [...] in metres -> [...]: numbers of cells; what is outside lies in the nearest wall."""
-        xp = x.__array_namespace__()
-        row, column = (
-            xp.clip(xp.floor(place / self.cell + 0.5), 0, size - 1).astype(xp.int32)
-            for place, size in zip((x, y), self.walls.shape, strict=True)
-        )
+    def cell_number(self, position: Array) -> Array:
+        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall.
+
+        What is outside the maze lies in the nearest wall."""
+        xp = position.__array_namespace__()
+        cell = xp.clip(xp.floor(position / self.cell + 0.5), 0, xp.asarray(self.walls.shape) - 1)
+        row, column = xp.moveaxis(cell.astype(xp.int32), -1, 0)
         return xp.asarray(self._numbers)[row, column]
 
     def is_wall(self, x: Array, y: Array) -> Array:
         """Points [...], [...] in metres -> [...] bool; outside the maze all is wall."""
-        return self._cell(x, y) < 0
-
-    def cell_number(self, position: Array) -> Array:
-        """Points [..., 2] in metres -> [...]: which free cell of `routes` each lies in; -1 inside a wall."""
-        return self._cell(position[..., 0], position[..., 1])
+        return self.cell_number(x.__array_namespace__().stack([x, y], axis=-1)) < 0
 
     @cached_property
     def routes(self) -> Routes:
@@ -93,13 +90,11 @@ class Maze:
         centres = (cells * self.cell).astype(np.float32)
         return Routes(centres, steps, np.where(before.T < 0, own, before.T).astype(np.int32))
 
-    @cached_property
-    def boxes(self) -> list[tuple[float, float, float, float]]:
-        """The walls as few rectangles: centre x, y and half sizes in metres.
+    def build(self, spec: mujoco.MjSpec, **properties: Any) -> None:
+        """Adds the walls to a model's world, as boxes with these properties of geoms.
 
-        Few, because a simulator on a GPU tests every pair of shapes that may ever touch."""
-        left = self.walls.copy()
-        found: list[tuple[float, float, float, float]] = []
+        As few as can be, because a simulator on a GPU tests every pair of shapes that may ever touch."""
+        left, half, number = self.walls.copy(), WALL_HEIGHT * self.cell / 2, itertools.count()
         for i, j in np.argwhere(self.walls):
             if not left[i, j]:
                 continue
@@ -107,19 +102,11 @@ class Maze:
             columns, rows = (int(np.argmin(np.append(line, False))) for line in (left[i, j:], left[i:, j]))
             rows, columns = (1, columns) if columns >= rows else (rows, 1)
             left[i : i + rows, j : j + columns] = False
-            x, y = (i + (rows - 1) / 2) * self.cell, (j + (columns - 1) / 2) * self.cell
-            found.append((x, y, rows / 2 * self.cell, columns / 2 * self.cell))
-        return found
-
-    def build(self, spec: mujoco.MjSpec, **properties: Any) -> None:
-        """Adds the walls to a model's world, as boxes with these properties of geoms."""
-        half = WALL_HEIGHT * self.cell / 2
-        for number, (x, y, half_x, half_y) in enumerate(self.boxes):
             spec.worldbody.add_geom(
-                name=f"wall{number}",
                 type=mujoco.mjtGeom.mjGEOM_BOX,
-                pos=[x, y, half],
-                size=[half_x, half_y, half],
+                name=f"wall{next(number)}",
+                pos=[(i + (rows - 1) / 2) * self.cell, (j + (columns - 1) / 2) * self.cell, half],
+                size=[rows / 2 * self.cell, columns / 2 * self.cell, half],
                 rgba=WALL_COLOUR,
                 **properties,
             )
@@ -128,8 +115,7 @@ class Maze:
 class OpenFloor:
     """A course without a maze: goals in any direction, their distance uniform: nearer ones are denser."""
 
-    start = None
-    maze = None
+    maze, start = None, (0.0, 0.0)
 
     def __init__(self, layout: str, nearest: float, farthest: float):
         self.layouts: tuple[str, ...] = (layout,)
@@ -149,18 +135,12 @@ class MazeCourse:
     """From the middle of a maze's start cell to the middle of a goal cell."""
 
     def __init__(self, maze: Maze):
-        self.maze = maze
-        starts, goals = maze.centres("S"), maze.centres("GF")
-        if len(starts) != 1:
-            raise ValueError(f"a maze must have one start cell, 'S', found {len(starts)}")
-        if not len(goals):
-            raise ValueError("a maze to be walked has no goal, 'G' or 'F'")
+        self.maze, goals = maze, maze.centres("GF")
         self._goals = {"all": goals}
         if len(maze.centres("F")):
             self._goals["far"] = maze.centres("F")
-
         self.layouts = tuple(self._goals)
-        self.start = tuple(starts[0].tolist())
+        self.start = tuple(maze.centres("S")[0].tolist())
         self.goal_range = tuple(goals.min(0).tolist()), tuple(goals.max(0).tolist())
 
     def goal(self, key: Array, layout: str) -> Array:

@@ -2,9 +2,9 @@
 
 `teacher.tasks.validation` refuses what cannot work; what is found here may be meant so."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import mujoco
@@ -12,9 +12,9 @@ import numpy as np
 
 from teacher.errors import FathomError
 from teacher.spec import POSITION_TERMS
-from teacher.tasks.base import AnalyticTask, MujocoTask, Start, State, Task, achieved_goal, goal_distance
+from teacher.tasks.base import AnalyticTask, MujocoTask, State, Task, achieved_goal, goal_distance
 from teacher.tasks.chain import HINGE, ON_JOINT, SLIDE
-from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine, control_substeps, seen_of
+from teacher.tasks.engines import AnalyticEngine, Engine, MujocoEngine
 from teacher.tasks.validation import DRAWN, drawn_starts
 
 TRIED = 8  # starts from which actions are tried
@@ -32,83 +32,53 @@ FACTORS = {"degrees": 180 / np.pi, "millimetres": 1000.0, "centimetres": 100.0}
 SERVOS = {"joint_position": 1, "joint_velocity": 2}  # entry of biasprm by which an actuator follows a command
 
 
-class Joint(NamedTuple):
-    """A joint of the specification that turns or slides in the model."""
+class Trial:
+    """A task in the C engine, or in its own arithmetic, and what was seen of it under random actions."""
 
-    entry: int  # of qpos
-    low: float
-    high: float
+    def __init__(self, task: Task):
+        self.task, self.spec = task, task.spec
+        self.model: Any = None  # of MuJoCo, where there is one
+        if isinstance(task, MujocoTask):
+            # Another engine's model, if the task does not run in this one.
+            self.model = task.model("mujoco" if "mujoco" in task.engines else task.engines[0])
+            self.engine: Engine = MujocoEngine(task, self.model)
+        else:
+            assert isinstance(task, AnalyticTask), f"{task.spec.name} runs nowhere"
+            self.engine = AnalyticEngine(task)
+        # Those of the specification that turn or slide in the model: entry of qpos, and the tighter of their
+        # limits and the model's.
+        self.joints: dict[str, tuple[int, float, float]] = {}
+        for joint in (self.model.joint(i) for i in range(self.model.njnt)) if self.model else ():
+            if joint.name in self.spec.joints.names and joint.type[0] in (HINGE, SLIDE):
+                low, high = self.spec.joints.range_of(joint.name)
+                least, most = joint.range if self.model.jnt_limited[joint.id] else (-np.inf, np.inf)
+                self.joints[joint.name] = int(joint.qposadr[0]), max(low, least), min(high, most)
+        self.start = drawn_starts(task, task.layouts[0])  # [DRAWN, ...]
+        begun = self.run(self.start.qpos, self.start.qvel)
+        self.begun = np.asarray(task.observe(begun))[0]  # [DRAWN, N]
+        shape = min(STEPS, self.spec.episode_length), TRIED, self.spec.action_size
+        actions = [*np.random.default_rng(0).uniform(-1, 1, shape)]
+        self.random = self.run(self.start.qpos[:TRIED], self.start.qvel[:TRIED], actions)  # [T + 1, E, ...]
+        self.observation = np.asarray(task.observe(self.random))  # [T + 1, E, N]
 
-
-class Run(NamedTuple):
-    """T control periods of E environments."""
-
-    state: State  # [T + 1, E, ...]
-    observation: np.ndarray  # [T + 1, E, N]
-
-
-class Trial(NamedTuple):
-    """A task in the engine in which it is tried, and what was seen of it."""
-
-    task: Task
-    engine: Engine
-    model: mujoco.MjModel | None
-    joints: dict[str, Joint]
-    start: Start  # [DRAWN], of the layout that trains
-    begun: np.ndarray  # [DRAWN, N]: what is seen there
-    random: Run  # under random actions
+    def run(self, qpos: np.ndarray, qvel: np.ndarray, actions: Sequence[np.ndarray] = ()) -> State:
+        """Takes actions [T, E, A] from states of E environments: -> [T + 1, E, ...]."""
+        state = self.engine.init(qpos, qvel, ())
+        seen = [self.engine.read(state)]
+        for action in actions:
+            state = self.engine.step(state, np.asarray(self.task.control(seen[-1], action)), ())
+            seen.append(self.engine.read(state))
+        whole: State = jax.tree.map(lambda *each: np.stack(each), *seen)
+        return whole
 
 
 def doubts(task: Task) -> list[str]:
     """Returns a sentence for each thing that looks like a slip: where, what was found, what is likely."""
-    start = drawn_starts(task, task.layouts[0])
-    engine, model = _cheapest(task)
-    joints = _joints(task, model) if model is not None else {}
-    shape = min(STEPS, task.spec.episode_length), TRIED, task.spec.action_size
-    actions = np.random.default_rng(0).uniform(-1, 1, shape)
     try:
-        begun = _seen(task, engine, start.qpos, start.qvel)
-        run = _run(task, engine, start.qpos[:TRIED], start.qvel[:TRIED], actions)
-        trial = Trial(task, engine, model, joints, start, begun, run)
+        trial = Trial(task)
         return list(dict.fromkeys(chain.from_iterable(check(trial) for check in CHECKS)))
     except FathomError as error:
         return [f"under random actions, {error}"]
-
-
-def _cheapest(task: Task) -> tuple[Engine, mujoco.MjModel | None]:
-    """The C engine, over another one's model if the task does not run in it; or a task's own arithmetic."""
-    if not isinstance(task, MujocoTask):
-        assert isinstance(task, AnalyticTask), f"{task.spec.name} runs nowhere"
-        return AnalyticEngine(task), None
-    model = task.model("mujoco" if "mujoco" in task.engines else task.engines[0])
-    return MujocoEngine(model, control_substeps(task, model), seen_of(task, model)), model
-
-
-def _joints(task: Task, model: mujoco.MjModel) -> dict[str, Joint]:
-    """Those of the specification, with the tighter of their limits and the model's."""
-    found, stated = {}, task.spec.joints
-    for joint in (model.joint(i) for i in range(model.njnt)):
-        if joint.name in stated.names and model.jnt_type[joint.id] in (HINGE, SLIDE):
-            low, high = stated.range_of(joint.name)
-            least, most = model.jnt_range[joint.id] if model.jnt_limited[joint.id] else (-np.inf, np.inf)
-            found[joint.name] = Joint(int(model.jnt_qposadr[joint.id]), max(low, least), min(high, most))
-    return found
-
-
-def _seen(task: Task, engine: Engine, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    """Observations [E, N] of states."""
-    return np.asarray(task.observe(engine.read(engine.init(qpos, qvel, ()))))
-
-
-def _run(task: Task, engine: Engine, qpos: np.ndarray, qvel: np.ndarray, actions: np.ndarray) -> Run:
-    """Takes actions [T, E, A]."""
-    state = engine.init(qpos, qvel, ())
-    seen = [engine.read(state)]
-    for action in actions:
-        state = engine.step(state, np.asarray(task.control(seen[-1], action)), ())
-        seen.append(engine.read(state))
-    whole = jax.tree.map(lambda *each: np.stack(each), *seen)
-    return Run(whole, np.asarray(task.observe(whole)))
 
 
 def _meant(factor: float) -> str:
@@ -118,7 +88,7 @@ def _meant(factor: float) -> str:
 
 def _limits(trial: Trial) -> Iterator[str]:
     """Of limits that the model does not have."""
-    spec = trial.task.spec.joints
+    spec = trial.spec.joints
     for name, (_, least, most) in trial.joints.items():
         low, high = spec.range_of(name)
         slack = SLACK * min(most - least, 1.0)
@@ -131,7 +101,7 @@ def _limits(trial: Trial) -> Iterator[str]:
 
 def _starts(trial: Trial) -> Iterator[str]:
     """Of starts beyond limits, or at their goals."""
-    spec, layout = trial.task.spec, trial.task.layouts[0]
+    spec, layout = trial.spec, trial.task.layouts[0]
     for name, (entry, low, high) in trial.joints.items():
         at, slack = trial.start.qpos[:, entry], SLACK * min(high - low, 1.0)
         if many := int(((at < low - slack) | (at > high + slack)).sum()):
@@ -149,11 +119,11 @@ def _starts(trial: Trial) -> Iterator[str]:
 
 def _observation(trial: Trial) -> Iterator[str]:
     """Of what is always the same, or is another joint's position, turned around or in another unit."""
-    goal, qpos = trial.task.spec.goal, trial.random.state.qpos
+    goal, qpos = trial.spec.goal, trial.random.qpos
     positions = {name: at for name, (i, *_) in trial.joints.items() if np.std(at := qpos[..., i].ravel())}
-    for term in trial.task.spec.observation:
+    for term in trial.spec.observation:
         for i, entry in enumerate(term.entries, term.start):
-            seen, what = trial.random.observation[..., i].ravel(), f"{term.name}.{entry}"
+            seen, what = trial.observation[..., i].ravel(), f"{term.name}.{entry}"
             if i in goal.observation_indices and term.unit != goal.unit:
                 named = goal.entries[goal.observation_indices.index(i)]
                 yield (
@@ -179,21 +149,19 @@ def _observation(trial: Trial) -> Iterator[str]:
 
 def _actions(trial: Trial) -> Iterator[str]:
     """Of entries of an action that do nothing, that move another joint, or the other way than they say."""
-    task, names = trial.task, trial.task.spec.action.joints
+    task, names = trial.task, trial.spec.action.joints
     # All of one entry, and all of its opposite, from the same starts.
     held = np.eye(len(names)).repeat(TRIED, 0)
     qpos, qvel = (np.tile(part[:TRIED], (len(names), 1)) for part in trial.start[:2])
     steps = max(2, round(RESPONSE_S / task.spec.control_dt))
-    up, down = (
-        _run(task, trial.engine, qpos, qvel, np.tile(sign * held, (steps, 1, 1))).state for sign in (1, -1)
-    )
+    up, down = (trial.run(qpos, qvel, [sign * held] * steps) for sign in (1, -1))
     moved = np.abs(up.qpos[-1] - down.qpos[-1]).reshape(len(names), TRIED, -1).max(1)
     changed = ((up.control[1] - down.control[1]) / 2).reshape(len(names), TRIED, -1)
     # The most, since near a limit a task may command less.
     most = np.take_along_axis(changed, np.abs(changed).argmax(1, keepdims=True), 1)[:, 0]
     for i, name in enumerate(names):
         what = f"action entry {i}, {name!r}"
-        own = [trial.joints[name].entry] if name in trial.joints else slice(None)
+        own = [trial.joints[name][0]] if name in trial.joints else slice(None)
         wrong = list(_driven(trial, i, most[i])) if trial.model is not None else []
         if not most[i].any():
             yield f"control(state, action): {what}, changes no actuator's control"
@@ -206,9 +174,8 @@ def _actions(trial: Trial) -> Iterator[str]:
 
 def _driven(trial: Trial, entry: int, change: np.ndarray) -> Iterator[str]:
     """Of the actuators [U] whose controls an entry of an action of 1 changes so much."""
-    model, action = trial.model, trial.task.spec.action
+    model, action = trial.model, trial.spec.action
     name, kind, scale = action.joints[entry], action.kinds[entry], action.scale[entry]
-    assert model is not None
     what, driven = f"control(state, action): action entry {entry}, {name!r},", np.flatnonzero(change)
     if not all(model.actuator_trntype[u] in ON_JOINT for u in driven):
         return  # a tendon moves several
@@ -237,12 +204,13 @@ def _driven(trial: Trial, entry: int, change: np.ndarray) -> Iterator[str]:
 
 def _reach(trial: Trial) -> Iterator[str]:
     """Of goals that no pose of an arm reaches, and of ways that are longer than an episode."""
-    spec, goal, dt = trial.task.spec, trial.start.goal, trial.task.spec.control_dt
+    spec, goal, dt = trial.spec, trial.start.goal, trial.spec.control_dt
     entries, low, high = np.array([*trial.joints.values()], float).reshape(-1, 3).T
     if trial.model is not None and trial.model.nq == len(entries) and np.isfinite([low, high]).all():
         qpos = np.empty((POSES, len(entries)))
         qpos[:, entries.astype(int)] = np.random.default_rng(0).uniform(low, high, (POSES, len(entries)))
-        poses = achieved_goal(spec, _seen(trial.task, trial.engine, qpos, np.zeros((POSES, trial.model.nv))))
+        seen = trial.run(qpos, np.zeros((POSES, trial.model.nv)))
+        poses = achieved_goal(spec, np.asarray(trial.task.observe(seen))[0])
         away = np.linalg.norm(goal[:, None] - poses, axis=-1)
         apart = np.partition(np.linalg.norm(poses[:DRAWN, None] - poses, axis=-1), NEAREST, 1)[:, NEAREST]
         beyond = away.min(1) > spec.goal.easy_radius + 2 * np.median(apart)
@@ -254,11 +222,11 @@ def _reach(trial: Trial) -> Iterator[str]:
                 f"average; these reach {', '.join(f'{name} {a:.3g} to {b:.3g}' for name, a, b in reached)}"
             )
             return
-        speed = np.abs(np.diff(trial.random.state.qpos, axis=0)).max((0, 1)) / dt
+        speed = np.abs(np.diff(trial.random.qpos, axis=0)).max((0, 1)) / dt
         ways = np.abs(qpos[np.argsort(away, 1)[:, :NEAREST]] - trial.start.qpos[:, None])
         needed = (ways / np.maximum(speed, NO_EFFECT)).max(-1).min(-1)
     else:
-        achieved = achieved_goal(spec, trial.random.observation)
+        achieved = achieved_goal(spec, trial.observation)
         if np.linalg.norm(achieved - achieved[0], axis=-1).max(0).min() < MOVED * spec.goal.success_radius:
             return
         speed = np.linalg.norm(np.diff(achieved, axis=0), axis=-1).max() / dt
@@ -273,12 +241,12 @@ def _reach(trial: Trial) -> Iterator[str]:
 
 def _marker(trial: Trial) -> Iterator[str]:
     """Of what was reached, shown where no body of the model carries a point."""
-    task, goal, model = trial.task, trial.task.spec.goal, trial.model
-    if not isinstance(task, MujocoTask) or model is None or goal.unit not in LENGTHS:
+    task, goal, model = trial.task, trial.spec.goal, trial.model
+    if not isinstance(task, MujocoTask) or goal.unit not in LENGTHS:
         return
-    shown = np.asarray(task.marker(achieved_goal(task.spec, trial.random.observation[::10]))).reshape(-1, 3)
+    shown = np.asarray(task.marker(achieved_goal(task.spec, trial.observation[::10]))).reshape(-1, 3)
     data, frames = mujoco.MjData(model), []
-    for data.qpos in trial.random.state.qpos[::10].reshape(-1, model.nq):
+    for data.qpos in trial.random.qpos[::10].reshape(-1, model.nq):
         mujoco.mj_kinematics(model, data)
         frames.append((data.xpos.copy(), data.xmat.reshape(-1, 3, 3).copy()))
     position, turn = (np.stack(part, 1)[1:] for part in zip(*frames, strict=True))
@@ -293,11 +261,4 @@ def _marker(trial: Trial) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Callable[[Trial], Iterator[str]], ...] = (
-    _limits,
-    _starts,
-    _observation,
-    _actions,
-    _reach,
-    _marker,
-)
+CHECKS = (_limits, _starts, _observation, _actions, _reach, _marker)

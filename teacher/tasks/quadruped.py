@@ -9,13 +9,14 @@ import mujoco
 import numpy as np
 
 from teacher.randomization import DomainRandomization
-from teacher.spec import ActionSpec, DeployedGoal, DeployedSpec, JointSpec, TaskSpec
+from teacher.spec import ActionSpec, DeployedGoal, DeployedSpec, TaskSpec
 from teacher.tasks.base import (
     Array,
     MujocoTask,
     Start,
     State,
     goal_of,
+    hinge_spec,
     observation_terms,
     rotation_matrix,
     sensor_terms,
@@ -28,7 +29,6 @@ _MODEL = mujoco.MjModel.from_xml_path(str(MODEL))
 # m: hip joints from the trunk's origin [4, 3], from there to the thigh joints [4], length of a thigh.
 HIPS, SIDES = (np.stack([_MODEL.body(f"{leg}_{part}").pos for leg in LEGS]) for part in ("hip", "thigh"))
 THIGH = -float(_MODEL.body("FL_calf").pos[2])
-LOWER, UPPER = (tuple(side) for side in _MODEL.jnt_range[1:].T.tolist())
 VELOCITY = (30.1, 30.1, 15.7) * 4  # rad/s
 
 # rad: what the motors are asked for in standing; the rear feet are behind their hips, because knees give
@@ -94,16 +94,7 @@ class QuadReach(MujocoTask):
                 stiffness=tuple(_MODEL.actuator_gainprm[:, 0].tolist()),
                 damping=tuple((-_MODEL.actuator_biasprm[:, 2]).tolist()),
             ),
-            joints=JointSpec(
-                names=JOINTS,
-                unit="rad",
-                default=STANDING,
-                lower=LOWER,
-                upper=UPPER,
-                velocity=VELOCITY,
-                slowdown=0.0,
-                margin=0.0,
-            ),
+            joints=hinge_spec(_MODEL, (0.0,) * 7 + STANDING, VELOCITY),
             control_dt=0.02,
             episode_length=500,
             deployed=DeployedSpec(

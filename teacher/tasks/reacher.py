@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from teacher.spec import ActionSpec, JointSpec, TaskSpec
-from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, observation_terms
+from teacher.spec import ActionSpec, TaskSpec
+from teacher.tasks.base import Array, MujocoTask, Start, State, goal_of, hinge_spec, observation_terms
 
 JOINTS = ("joint0", "joint1")
 LINK, FINGERTIP = 0.1, 0.11  # m: length of the first link, fingertip beyond the second joint
@@ -48,16 +48,7 @@ class Reacher(MujocoTask):
             action=ActionSpec(
                 kind="joint_torque", joints=JOINTS, unit="fraction", scale=(1.0, 1.0), offset=(0.0, 0.0)
             ),
-            joints=JointSpec(
-                names=JOINTS,
-                unit="rad",
-                default=(0.0, 0.0),
-                lower=(None, -3.0),  # the first joint turns freely
-                upper=(None, 3.0),
-                velocity=(None, None),  # the model limits torque, not velocity
-                slowdown=0.0,
-                margin=0.0,
-            ),
+            joints=hinge_spec(self.model("mjx"), (0.0, 0.0)),  # the first one turns freely
             control_dt=0.02,
             episode_length=100,
         )

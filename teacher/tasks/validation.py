@@ -28,10 +28,10 @@ EDGE = 1e-5  # share of a goal's range by which rounding may take it outside
 Call = Callable[..., Any]  # (what, function, *arguments) -> the function's answer
 
 
-def require_sound(task: Task, name: str, *, tried: bool = False) -> None:
+def require_sound(task: Task, name: str) -> None:
     """Raises UsageError with what is wrong with a task, `name` being what it was asked for by.
 
-    Args: tried: also draws starts and builds the engines, a second or two; the rest compiles nothing."""
+    Draws starts and builds the engines, which takes a second or two."""
 
     def refuse(problems: Iterable[str]) -> None:
         if found := dict.fromkeys(problems):
@@ -47,17 +47,11 @@ def require_sound(task: Task, name: str, *, tried: bool = False) -> None:
         if isinstance(task, MujocoTask) and ENGINES[engine] is not AnalyticEngine:
             models.append(call(f"model({engine!r})", task.model, engine))
             refuse(_model_problems(task, engine, models[-1]))
-    key = jax.eval_shape(lambda: jax.random.key(0))
     for layout in task.layouts:
-        what, function = f"start(key, {layout!r})", partial(task.start, layout=layout)
-        start = call(what, jax.eval_shape, function, key)
+        what = f"start(key, {layout!r})"
+        start = call(what, drawn_starts, task, layout)
         refuse(_start_problems(task, what, start, models))
-    for xp in (jnp, np):
-        refuse(_method_problems(task, call, start, models, xp))
-    if not tried:
-        return
-    for layout in task.layouts:
-        refuse(_drawn_problems(task, layout))
+    refuse(_method_problems(task, call, start, models))
     for engine in task.engines:
         make_engine(task, engine)
 
@@ -205,35 +199,31 @@ def _target_limited(model: mujoco.MjModel, actuator: int) -> bool:
 
 
 def _start_problems(task: Task, what: str, start: Any, models: list[mujoco.MjModel]) -> Iterator[str]:
-    """Of the shapes that `start` draws."""
+    """Of DRAWN starts."""
     if not isinstance(start, Start):
         yield f"{what} returns a {type(start).__name__}, not a Start"
         return
     for field in ("qpos", "qvel", "goal"):
         array = getattr(start, field)
-        if getattr(array, "dtype", None) != jnp.float32 or array.ndim != 1:
-            yield f"{what}: {field} must be a float32 vector, found {array}"
+        found = jax.typeof(array[0]) if isinstance(array, np.ndarray) else type(array).__name__
+        if getattr(array, "dtype", None) != np.float32 or array.ndim != 2:
+            yield f"{what}: {field} must be a float32 vector, found {found}"
             return
-    if start.goal.size != task.spec.goal_size:
-        yield f"{what}: goal has {start.goal.size} entries, spec.goal has {task.spec.goal_size}"
-    for model in models:
-        if (start.qpos.size, start.qvel.size) != (model.nq, model.nv):
-            found = f"qpos has {start.qpos.size} entries and qvel {start.qvel.size}"
-            yield f"{what}: {found}, the model has nq {model.nq} and nv {model.nv}"
-
-
-def _drawn_problems(task: Task, layout: str) -> Iterator[str]:
-    """Of starts that are drawn."""
-    start, what = drawn_starts(task, layout), f"start(key, {layout!r})"
-    for field in ("qpos", "qvel", "goal"):
-        wrong = ~np.isfinite(getattr(start, field))
-        if wrong.any():
+        if (wrong := ~np.isfinite(array)).any():
             entries, many = np.flatnonzero(wrong.any(0)).tolist(), wrong.any(-1).sum()
             yield f"{what}: {field} is not finite in {many} of {DRAWN} starts, entries {entries}"
-    goal, drawn = task.spec.goal, np.asarray(start.goal, np.float64)
-    for i, (entry, low, high) in enumerate(zip(goal.entries, goal.low, goal.high, strict=True)):
+    nq, nv, goal_size = (part.shape[1] for part in (start.qpos, start.qvel, start.goal))
+    for model in models:
+        if (nq, nv) != (model.nq, model.nv):
+            found = f"qpos has {nq} entries and qvel {nv}"
+            yield f"{what}: {found}, the model has nq {model.nq} and nv {model.nv}"
+    goal = task.spec.goal
+    if goal_size != task.spec.goal_size:
+        yield f"{what}: goal has {goal_size} entries, spec.goal has {task.spec.goal_size}"
+        return
+    for drawn, entry, low, high in zip(start.goal.T, goal.entries, goal.low, goal.high, strict=True):
         slack = EDGE * max(1.0, abs(low), abs(high))
-        outside = drawn[(drawn[:, i] < low - slack) | (drawn[:, i] > high + slack), i]
+        outside = drawn[(drawn < low - slack) | (drawn > high + slack)]
         if len(outside):
             yield (
                 f"{what}: goal entry {entry!r} is {outside[0]:g}, outside [{low:g}, {high:g}] of spec.goal "
@@ -241,43 +231,28 @@ def _drawn_problems(task: Task, layout: str) -> Iterator[str]:
             )
 
 
-def _method_problems(
-    task: Task, call: Call, start: Start, models: list[mujoco.MjModel], xp: Any
-) -> Iterator[str]:
-    """Of the shapes in which the methods answer to arrays of JAX or of NumPy with leading axes."""
-    spec = task.spec
+def _method_problems(task: Task, call: Call, start: Start, models: list[mujoco.MjModel]) -> Iterator[str]:
+    """Of the shapes in which the methods answer to arrays of JAX and of NumPy with leading axes."""
+    spec, nq, nv = task.spec, start.qpos.shape[1], start.qvel.shape[1]
 
-    def array(*sizes: int) -> Any:
-        shape = (*BATCH, *sizes)
-        return np.ones(shape, np.float32) if xp is np else jax.ShapeDtypeStruct(shape, jnp.float32)
+    def ones(*sizes: int) -> np.ndarray:
+        return np.ones((*BATCH, *sizes), np.float32)
 
-    def answer(what: str, method: Callable[..., Any], *arguments: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # these states mean nothing
-            if xp is np:
-                return call(f"{what} of NumPy arrays", method, *arguments)
-            return call(what, jax.eval_shape, method, *arguments)
-
-    action, goal, observation = array(spec.action_size), array(spec.goal_size), array(spec.observation_size)
-    state = State(array(start.qpos.size), array(start.qvel.size), action)
+    action, goal, observation = ones(spec.action_size), ones(spec.goal_size), ones(spec.observation_size)
+    state = State(ones(nq), ones(nv), action)
     if isinstance(task, MujocoTask) and models:
         sites, bodies = (
-            Frames(*(array(len(names), size) for size in (3, 4, 3, 3))) if names else None
+            Frames(*(ones(len(names), size) for size in (3, 4, 3, 3))) if names else None
             for names in (task.sites, task.bodies)
         )
-        sensors = array(len(seen_of(task, models[0]).sensors)) if task.sensors else None
-        state = state._replace(control=array(models[0].nu), sites=sites, bodies=bodies, sensors=sensors)
+        sensors = ones(len(seen_of(task, models[0]).sensors)) if task.sensors else None
+        state = State(state.qpos, state.qvel, ones(models[0].nu), sites, bodies, sensors)
     else:
-        held = answer("control(state, action)", task.control, state, action)
-        state = state._replace(control=array((getattr(held, "shape", None) or (0,))[-1]))
+        held = call("control(state, action)", jax.eval_shape, task.control, state, action)
+        state = state._replace(control=ones((getattr(held, "shape", None) or (0,))[-1]))
+    controls = state.control.shape[-1]
     expected: list[tuple[str, Any, tuple[Any, ...], int | None, str]] = [
-        (
-            "control(state, action)",
-            task.control,
-            (state, action),
-            state.control.shape[-1],
-            "the model has actuators:",
-        ),
+        ("control(state, action)", task.control, (state, action), controls, "the model has actuators:"),
         ("observe(state)", task.observe, (state,), spec.observation_size, "spec.observation has"),
         ("ended(state)", task.ended, (state,), None, ""),
     ]
@@ -287,7 +262,7 @@ def _method_problems(
     if isinstance(task, MujocoTask):
         expected.append(("marker(goal)", task.marker, (goal,), 3, "a point has"))
     if isinstance(task, AnalyticTask):
-        for part, entries in (("qpos", start.qpos.size), ("qvel", start.qvel.size)):
+        for part, entries in (("qpos", nq), ("qvel", nv)):
 
             def advanced(state: State, part: str = part) -> Any:
                 return getattr(task.advance(state, state.control), part)
@@ -300,7 +275,11 @@ def _method_problems(
             ("deployed_goal(qpos, goal)", task.deployed_goal, (state.qpos, goal), goal_size, "spec has"),
         ]
     for what, method, arguments, size, by in expected:
-        yield from _answer_problems(what, answer(what, method, *arguments), xp, size, by)
+        yield from _answer_problems(what, call(what, jax.eval_shape, method, *arguments), jnp, size, by)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these states mean nothing
+            answer = call(f"{what} of NumPy arrays", method, *arguments)
+        yield from _answer_problems(what, answer, np, size, by)
 
 
 def _answer_problems(what: str, answer: Any, xp: Any, size: int | None, by: str) -> Iterator[str]:
