@@ -186,21 +186,23 @@ def _settings(run: Run) -> JSON:
 
 def _cautions(runs: dict[str, Run]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
-    found = {name: run.figures for name, run in runs.items()}
-    scores = {name: each.teacher for name, each in found.items() if each.teacher}
-    cautions: dict[str, JSON] = {
-        "nothing but retention, a share of each run's own teacher: the tasks differ": {
-            name: run.task for name, run in runs.items()
-        },
-        "no scores: goals were laid out differently": {name: each.layout for name, each in scores.items()},
-        "of scores those of controllers in one simulator: several were learned in": {
-            name: each.engine for name, each in found.items()
-        },
-        "intervals: numbers of episodes differ": {name: each.episodes for name, each in scores.items()},
-    }
-    listed = {
-        text: [f"{name}: {value}" for name, value in values.items() if value is not None]
-        for text, values in cautions.items()
-        if len({value for value in values.values() if value is not None}) > 1
-    }
-    return [f"Compare {text} ({', '.join(values)})." for text, values in listed.items()]
+    figures = {name: run.figures for name, run in runs.items()}
+    scores = {name: found.teacher for name, found in figures.items() if found.teacher}
+    sentences = []
+    for what, values in (
+        (
+            "nothing but retention, a share of each run's own teacher: the tasks differ",
+            {name: run.task for name, run in runs.items()},
+        ),
+        ("no scores: goals were laid out differently", {name: each.layout for name, each in scores.items()}),
+        (
+            "of scores those of controllers in one simulator: several were learned in",
+            {name: found.engine for name, found in figures.items()},
+        ),
+        ("intervals: numbers of episodes differ", {name: each.episodes for name, each in scores.items()}),
+    ):
+        known = {name: value for name, value in values.items() if value is not None}
+        if len({*known.values()}) > 1:
+            listed = ", ".join(f"{name}: {value}" for name, value in known.items())
+            sentences.append(f"Compare {what} ({listed}).")
+    return sentences

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import rich.table
 from rich.text import Text
 
-from pipelines.progress import printable
+from pipelines.progress import describe_duration, printable
 from pipelines.summary import Figures, Latencies, TeacherFigures
 
 NARROW = "\u202f"  # no-break space between a number and its unit
@@ -64,10 +64,7 @@ def degrees(radians: float) -> str:
 
 @_of_known
 def duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if seconds < 60:
-        return f"{seconds:.0f}{NARROW}s"
-    return f"{hours}{NARROW}h {minutes}{NARROW}min" if hours else f"{minutes}{NARROW}min"
+    return describe_duration(seconds).replace(" ", NARROW)
 
 
 @_of_known
@@ -98,18 +95,16 @@ def capital(text: str) -> str:
     return text if "_" in text.split()[0] else text[:1].upper() + text[1:]
 
 
-RANKS = [f"spearman_{over}" for over in ("actions", "states")] + ["best_action", "top1", "gradient_cosine"]
-RANKS += ["rank_correlation", "rank_correlation_far"]
+CORRELATIONS = (
+    *("spearman_actions", "spearman_states", "best_action", "top1", "gradient_cosine"),
+    *("rank_correlation", "rank_correlation_far"),
+)
 FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("latency_us_p50", "latency_us_p99"), latency),
     **dict.fromkeys(("parity_max_error", "distance_max_error"), partial(number, form=".1e")),
-    **dict.fromkeys(RANKS, partial(number, form=".3f")),
-    **{
-        "final_angle": degrees,
-        "wall_s": duration,
-        "env_steps_per_s": significant,
-        "distance_error": significant,
-    },
+    **dict.fromkeys(CORRELATIONS, partial(number, form=".3f")),
+    **dict.fromkeys(("env_steps_per_s", "distance_error"), significant),
+    **{"final_angle": degrees, "wall_s": duration},
 }
 
 
@@ -190,13 +185,9 @@ class Table(NamedTuple):
         for i, head in enumerate(self.head):
             table.add_column(head, no_wrap=whole and i == 0, overflow="fold")
         for row in rows:
-            table.add_row(*map(_written, row))
+            lines = ((_plain(value), _plain(f"\n{detail}" if detail else "")) for value, detail in row)
+            table.add_row(*(Text.assemble(value, (below, "dim")) for value, below in lines))
         return table
-
-
-def _written(cell: Cell) -> Text:
-    text = Text(_plain(cell.value))
-    return text.append(f"\n{_plain(cell.detail)}", "dim") if cell.detail else text
 
 
 def _plain(text: str) -> str:

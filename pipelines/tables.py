@@ -85,56 +85,58 @@ def funnel(found: Summary, goal: Goal) -> Table:
     """One row a stage that has finished, from the teacher to the robot."""
     rows: list[list[Any]] = []
     angles = ["final_angle"] * bool(found.teacher and found.teacher.final_angle is not None)
-    shown_of = " ".join([SCORE, *angles])
 
-    def add(stage: str, what: str, facts: list[str], score: Score) -> None:
+    def add(stage: str, what: str, score: Score, *facts: str) -> None:
         episodes = f"{score.episodes} episodes" if score.episodes else ""
-        rows.append([stage, Cell(what, listed(*facts, episodes)), *cells(score, shown_of, goal.unit)])
+        figures = cells(score, " ".join([SCORE, *angles]), goal.unit)
+        rows.append([stage, Cell(what, listed(*facts, episodes)), *figures])
 
-    def late(of: schema.ControlFigures | schema.RobotFigures) -> str:
-        return f"{number(of.missed_deadlines)} of {number(of.steps)} late"
+    def answers(of: schema.ControlFigures | schema.RobotFigures) -> str:
+        return f"{formats.latencies(of)}, {number(of.missed_deadlines)} of {number(of.steps)} late"
 
-    def of(size: str | None, what: str) -> str:
-        return what if size == found.selected else f"{size}: {what}"
+    def of(size: str | None, what: str | None) -> str:
+        return (what or "") if size == found.selected else f"{size}: {what}"
 
     if found.reference:
-        add("Reference", "knows the task", [], found.reference)
+        add("Reference", "knows the task", found.reference)
     if teacher := found.teacher:
-        steps = f"{teacher.env_steps:,} steps" if teacher.env_steps else ""
         shape = f"depth {teacher.depth}, width {teacher.width}" if teacher.depth else ""
         shape = "a file, not trained here" if teacher.policy_sha256 else shape
-        add("Teacher", shape, [steps, cell(teacher, "wall_s").value], teacher)
+        steps = f"{teacher.env_steps:,} steps" if teacher.env_steps else ""
+        add("Teacher", shape, teacher, steps, cell(teacher, "wall_s").value)
     if found.students:
         student = found.chosen
-        facts = [f"{student.parameters:,} parameters"] if student.parameters else []
-        facts += [f"keeps {percent(student.retention)}"] if student.retention else []
-        add("Student", found.selected or f"{', '.join(found.students)}, not evaluated yet", facts, student)
+        parameters = f"{student.parameters:,} parameters" if student.parameters else ""
+        keeps = f"keeps {percent(student.retention)}" if student.retention else ""
+        name = found.selected or f"{', '.join(found.students)}, not evaluated yet"
+        add("Student", name, student, parameters, keeps)
     if file := found.export.get(found.selected or ""):
         error = f"error at most {number(file.parity_max_error, '.1e')}"
-        rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * len(shown_of.split())])
+        same = ["as above"] * len([*SCORE.split(), *angles])
+        rows.append(["File", Cell(formats.latencies(file), error), *same])
     if control := found.control.get(found.controlled or ""):
-        add(
-            "Control",
-            of(found.controlled, control.engine or ""),
-            [formats.latencies(control), late(control)],
-            control,
-        )
+        add("Control", of(found.controlled, control.engine), control, answers(control))
     if robot := found.robot.get(found.driven or ""):
-        broken = robot.limit_violations
-        limits = "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit"
-        facts = [f"{robot.reached} of {robot.goals} goals", formats.latencies(robot), late(robot), limits]
-        if slowed := robot.slowed_by_separation:
-            facts.append(f"{slowed:,} commands slowed to keep links apart")
+        broken, slowed = robot.limit_violations, robot.slowed_by_separation
         reached = (robot.reached or 0) / (robot.goals or 1)
-        ends = Score(success_final=reached, final_distance=robot.mean_distance_m)
-        facts.append(f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away")
-        add("Robot", of(found.driven, robot.robot or ""), facts, ends)
-    radii = [with_unit(radius, goal.unit) for radius in (goal.success_radius, goal.strict_radius)]
-    ends_within = (
-        f"ends within {radii[0]}" if radii[0] else "success",
-        f"within {radii[1]}" if radii[1] else "strict",
-    )
-    head = ["stage", "what", *ends_within, "time at goal", "final distance", *(["final angle"] * len(angles))]
+        add(
+            "Robot",
+            of(found.driven, robot.robot),
+            Score(success_final=reached, final_distance=robot.mean_distance_m),
+            f"{robot.reached} of {robot.goals} goals",
+            answers(robot),
+            "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit",
+            f"{slowed:,} commands slowed to keep links apart" if slowed else "",
+            f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away",
+        )
+    near, strict = (with_unit(radius, goal.unit) for radius in (goal.success_radius, goal.strict_radius))
+    head = [
+        "stage",
+        "what",
+        f"ends within {near}" if near else "success",
+        f"within {strict}" if strict else "strict",
+    ]
+    head += ["time at goal", "final distance", *(["final angle"] * len(angles))]
     return Table(f"From the teacher to the robot. {BELOW}", head, rows)
 
 
@@ -341,16 +343,11 @@ def sweep_runs(found: SweepSummary, goal: Goal) -> Table:
 def sweep(figures: JSON) -> Group:
     """Shows a sweep's summary, of its students those that have been evaluated, or else which there are."""
     found = SweepSummary.model_validate(figures)
-    parts = [combinations(found, Goal()).only("values", "success", "time at goal", "time", "steps/s")]
-    if any(run.students for run in found.runs):
-        fitted = [[run.run, ", ".join(run.students)] for run in found.runs]
-        evaluated = sweep_students(found)
-        parts.append(
-            evaluated
-            if evaluated.rows
-            else Table("evaluated by pipeline export", ["run", "students"], fitted)
-        )
-    return Group(*parts, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
+    means = combinations(found, Goal()).only("values", "success", "time at goal", "time", "steps/s")
+    fitted = [[run.run, ", ".join(run.students)] for run in found.runs if run.students]
+    parts = [sweep_students(found), Table("evaluated by pipeline export", ["run", "students"], fitted)]
+    kept = [part for part in parts if part.rows][:1]
+    return Group(means, *kept, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
 
 
 def compared(found: Comparison, units: Mapping[str, str | None]) -> list[Table]:
@@ -425,9 +422,7 @@ def settings(figures: JSON) -> Table:
     """Shows what `pipelines.config.as_json` gives; below a value that is not the default stands that."""
 
     def written(value: Any) -> str:
-        return (
-            ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-        )
+        return ", ".join(map(shown, value)) if isinstance(value, list) else shown(value)
 
     rows = []
     for group, fields in figures["settings"].items():
@@ -452,19 +447,25 @@ def task_details(figures: JSON) -> Group:
     for name, task in figures.items():
         spec = task["spec"]
         goal, action = spec["goal"], spec["action"]
-        rows = [_quantity("observed", term, "") for term in spec["observation"]]
-        goal_ranges = [
-            f"{low:.3g} to {high:.3g}" for low, high in zip(goal["low"], goal["high"], strict=True)
-        ]
-        rows.append(_quantity("goal", goal, _short(goal_ranges)))
-        ranges = [
-            f"{offset - scale:.3g} to {offset + scale:.3g}"
+        kind = action["kind"] if isinstance(action["kind"], str) else ", ".join(dict.fromkeys(action["kind"]))
+        commands = [
+            (offset - scale, offset + scale)
             for offset, scale in zip(action["offset"], action["scale"], strict=True)
         ]
-        kinds = (
-            action["kind"] if isinstance(action["kind"], str) else ", ".join(dict.fromkeys(action["kind"]))
-        )
-        rows.append([kinds, "action", _short(action["joints"]), action["unit"], _short(ranges)])
+        rows = [
+            *(
+                [each["name"], "observed", _short(each["entries"]), each["unit"], ""]
+                for each in spec["observation"]
+            ),
+            [
+                goal["name"],
+                "goal",
+                _short(goal["entries"]),
+                goal["unit"],
+                _ranges(zip(goal["low"], goal["high"], strict=True)),
+            ],
+            [kind, "action", _short(action["joints"]), action["unit"], _ranges(commands)],
+        ]
         steps, period = spec["episode_length"], spec["control_dt"]
         lines = [
             f"simulators: {', '.join(task['engines'])}",
@@ -480,8 +481,8 @@ def task_details(figures: JSON) -> Group:
     return Group(*parts)
 
 
-def _quantity(role: str, term: JSON, values: str) -> list[str]:
-    return [term["name"], role, _short(term["entries"]), term["unit"], values]
+def _ranges(ends: Iterable[tuple[float, float]]) -> str:
+    return _short([f"{low:.3g} to {high:.3g}" for low, high in ends])
 
 
 def _short(names: Sequence[str]) -> str:
@@ -496,10 +497,7 @@ def throughput(figures: JSON) -> Table:
     engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
     rows = []
     for name, measured in figures["tasks"].items():
-        rates = {
-            key: f"{found['steps_per_s']:,.0f}" if "error" not in found else "fails"
-            for key, found in measured.items()
-        }
+        rates = {key: number(found.get("steps_per_s")) or "fails" for key, found in measured.items()}
         rows.append([name, *(rates.get(engine, "") for engine in engines)])
     together = f"{figures['environments']} environments together"
     caption = f"control steps per second on {figures['device']}, of {together}; mujoco: of one"

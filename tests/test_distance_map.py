@@ -15,12 +15,11 @@ from pipelines.ground_truth import (
     drawable,
     queries,
     reference_episodes,
-    share_of_reference,
 )
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, create_run
 from teacher.config import FAR_CELLS
-from teacher.evaluate import EpisodeMetrics, evaluation_starts, run_episodes, summarise
+from teacher.evaluate import evaluation_starts, run_episodes, summarise
 from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, make_task
 from teacher.tasks.mazes import Maze
@@ -159,14 +158,6 @@ def test_a_run_keeps_its_critics_distances_beside_the_true_ones(maze_run):
     )
     np.testing.assert_allclose(kept["critic"][~maze.walls], again, rtol=1e-3)
     assert kept["cells"][1, 1] == 0
-
-
-def test_a_share_of_a_reference_that_reaches_nothing_is_absent():
-    def of(time_at_goal):
-        return EpisodeMetrics(np.array(time_at_goal), *[np.zeros(2)] * 5)
-
-    assert share_of_reference(of([0.5, 0.1]), of([0.0, 0.0])) == {}
-    assert share_of_reference(of([0.5, 0.1]), of([1.0, 0.2]))["share_of_reference"] == pytest.approx(0.5)
 
 
 def test_the_documented_reference_policy_solves_its_task(tmp_path):

@@ -25,7 +25,7 @@ METRICS = {"critic_loss": 3.2123, "critic_accuracy": 0.45, "actor_gradient_norm"
 
 
 def bar_on(console: Terminal, done: int = 0) -> Bar:
-    return Bar(console, "teacher", 10, done, "steps", 1000, GROUPS)
+    return Bar(console, "teacher", 10, done, unit="steps", each=1000, groups=GROUPS)
 
 
 def drawn(width: int, height: int = 30) -> list[str]:

@@ -137,8 +137,8 @@ def test_a_robot_that_is_small_in_its_surroundings_is_followed():
 def test_films_run_by_the_clock_unless_they_are_long(control_dt, steps, seconds, speed):
     episode = SimpleNamespace(qpos=np.zeros((steps + 1, 1)))
     found = SimpleNamespace(spec=SimpleNamespace(control_dt=control_dt), episodes=[episode] * 2)
-    planned, faster = render.shots(found, 0.04)
-    assert faster == speed
+    planned = render.shots(found, [0, 1], 0.04)
+    assert {shot.speed for shot in planned} == {speed}
     assert planned[0].step == 0 and planned[-1].step == steps and planned[-1].episode == 1
     assert planned[0].seconds == pytest.approx(seconds)
     assert planned[1].step * control_dt == pytest.approx(seconds * speed)
@@ -157,7 +157,7 @@ def test_gif_shows_every_planned_frame(gl, tmp_path):
     found = recorded("wheel_maze")
     render.write_gif(tmp_path / "maze.gif", found)
     frames = frames_of(tmp_path / "maze.gif")
-    assert len(frames) == len(render.shots(found, 2 * render.FRAME_S)[0]) == 18
+    assert len(frames) == len(render.shots(found, [0, 1], 2 * render.FRAME_S)) == 18
     assert min(frame.std() for frame in frames) > 10
     assert np.abs(frames[0] - frames[8]).max() > 50  # it moves
     red, green, blue = np.moveaxis(frames[0], -1, 0)
@@ -258,8 +258,9 @@ def test_what_cannot_be_watched_is_refused(tmp_path, monkeypatch, no_gl):
         watch.require_possible(tmp_path / "a.mp4")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FathomError, match="there is no display here"):
+        watch.require_possible(None, live=True)
     for task, options, error, words in (
-        ("fr3_reach", {"live": True}, FathomError, "there is no display here"),
         ("fr3_reach", {"engine": "brax"}, UsageError, r"unknown engine.*'brax'"),
         ("wheel_maze", {"episodes": 1}, graphics.NoGraphics, "libegl1"),
         (PROBE, {}, UsageError, "no MuJoCo model: there is nothing to draw"),
