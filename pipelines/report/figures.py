@@ -1,6 +1,5 @@
 """The figures of pages. Each function gives those for which there is something to draw."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -10,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 
-from export.verify import ACTION_TOLERANCE
 from pipelines.files import JSON, read_columns
 from pipelines.formats import INTERVALS, engine, fitting
 from pipelines.report import plot
@@ -32,9 +30,7 @@ COSTS = {"parameters": "parameters", "latency_us_p50": "median latency, µs"}
 MARKS: list[dict[str, Any]] = [
     {"color": colour, "marker": kind} for colour, kind in zip(plot.SERIES, "osD^", strict=True)
 ]
-OF_LOSS = r"^critic/|_loss$|/(policy|critic)_loss$"  # of a metric's name: what a figure's title says
 BINS = 40
-SMALLEST_ERROR = 1e-9  # drawn; smaller ones, and none at all, stand there
 SLOWEST = 1.5  # times the 99th percentile; slower answers stand there
 STRONGEST = 0.5  # opacity of a maze's farthest cell, so that its number stays readable
 NAME_SIZE = np.array([0.16, 0.08])  # of the axes: what a student's name takes
@@ -71,27 +67,22 @@ def _columns(lines: Sequence[JSON], *keys: str) -> list[list[Any]]:
 
 
 def distillation(run: RunContext) -> list[Figure]:
-    """Draws losses of every size, and of the critic, against labels."""
-    figures: list[Figure] = []
-    losses = [key for key in (run.student_metrics or [{}])[0] if key.endswith("_loss")]
-    for title, of_critic in (("Policy loss of the students", False), ("Critic loss of the students", True)):
-        with plot.figure(title, figures) as axes:
-            found = [
-                Curve(re.sub(OF_LOSS, "", key), *_columns(run.student_metrics, "labels", key))
-                for key in losses
-                if ("critic" in key) == of_critic
-            ]
-            plot.curves(axes, found, "labelled states", STUDENT)
-            low, high = axes.dataLim.intervaly
-            if 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
-                plot.logarithmic(axes.yaxis, "{x:g}")
+    """Draws the policy loss of every size against labels."""
+    lines, figures = run.student_metrics, list[Figure]()
+    with plot.figure("Policy loss of the students", figures) as axes:
+        losses = {size: f"{size}/policy_loss" for size in run.config.student.sizes}
+        found = [Curve(size, *_columns(lines, "labels", key)) for size, key in losses.items()]
+        plot.curves(axes, found, "labelled states", STUDENT)
+        low, high = axes.dataLim.intervaly
+        if 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
+            plot.logarithmic(axes.yaxis, "{x:g}")
     return figures
 
 
 def retention_and_cost(runs: Mapping[str, RunContext]) -> list[Figure]:
     """Draws retention against parameters and latency, a point a student with its interval.
 
-    Of one run: the line of the Pareto front, the teacher at 100 %, and names where they fit."""
+    Of one run: the teacher at 100 %, which student was selected, and names where they fit."""
     figures: list[Figure] = []
     for key, what in COSTS.items():
         with plot.figure(f"Retention of time at goal against {what.partition(',')[0]}", figures, 3.4) as axes:
@@ -107,20 +98,20 @@ def retention_and_cost(runs: Mapping[str, RunContext]) -> list[Figure]:
                     if (cost := getattr(of_cost.get(size), key, None)) and student.retention is not None
                 }
                 if len(runs) == 1:
-                    _front(axes, run, points, key)
+                    _students(axes, run, points, key)
                 else:
                     plot.dots(axes, points.values(), "retention", label=name, **look)
     return figures
 
 
-def _front(axes: Axes, run: RunContext, points: Mapping[str, tuple[float, StudentFigures]], key: str) -> None:
-    leading = front({size: (cost, student.retention or 0) for size, (cost, student) in points.items()})
-    chosen = [size for size in points if size == run.found.selected]
+def _students(
+    axes: Axes, run: RunContext, points: Mapping[str, tuple[float, StudentFigures]], key: str
+) -> None:
+    """Draws the students of one run, each at its cost, beside their teacher."""
+    chosen = {size: point for size, point in points.items() if size == run.found.selected}
     plot.reference_line(axes, run.config.student.min_retention or None, "required")
-    line = [[points[size][0] for size in leading], [points[size][1].retention or 0 for size in leading]]
-    axes.plot(*line, color=STUDENT, linewidth=0.8)
     plot.dots(axes, points.values(), "retention", color=STUDENT, markerfacecolor=plot.PAPER, label="student")
-    plot.dots(axes, [points[size] for size in chosen], "retention", color=STUDENT, label="selected")
+    plot.dots(axes, chosen.values(), "retention", color=STUDENT, label="selected")
     if key == "parameters":
         teacher = next(filter(None, (student.teacher_parameters for _, student in points.values())), None)
     elif teacher := getattr(run.found.teacher, key, None):
@@ -131,20 +122,11 @@ def _front(axes: Axes, run: RunContext, points: Mapping[str, tuple[float, Studen
     low, high = axes.dataLim.intervalx
     if 0 < high < 1.01 * low:  # one cost alone, around which a logarithmic axis would have no width
         axes.set_xlim(low / 2, 2 * low)
-    ends = {}
-    for size in dict.fromkeys((*chosen, *leading, *points)):
-        cost, student = points[size]
-        ends[size] = cost, (student.interval("retention") or (0, student.retention or 0))[1]
-    name_points(axes, ends)
-
-
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Returns who, by cost and retention, is surpassed by none at no more cost, the cheapest first."""
-    found: list[str] = []
-    for size in sorted(points, key=lambda size: (points[size][0], -points[size][1])):
-        if not found or points[size][1] > points[found[-1]][1]:
-            found.append(size)
-    return found
+    tops = {
+        size: (cost, (student.interval("retention") or (0.0, student.retention or 0.0))[1])
+        for size, (cost, student) in {**chosen, **points}.items()
+    }
+    name_points(axes, tops)
 
 
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
@@ -239,18 +221,9 @@ def calibration(run: RunContext) -> list[Figure]:
 
 
 def parity(run: RunContext) -> list[Figure]:
-    """Draws errors and latency of the selected file over the observations that it was verified on."""
-    figures, allowed, size = list[Figure](), ACTION_TOLERANCE[0], run.found.selected
-    found = read_columns(run.parity(size or ""))
-    errors = found.get("action_error", ())
-    if len(errors):
-        with plot.figure(f"Largest error of an action of {size}, observations", figures) as axes:
-            seen = np.maximum(errors, SMALLEST_ERROR)  # a logarithmic axis has no zero
-            bins = np.geomspace(SMALLEST_ERROR, max(2 * allowed, seen.max()), BINS)
-            axes.hist(seen, bins=bins.tolist(), color=STUDENT)
-            axes.axvline(allowed, color=plot.MUTED, linewidth=1, linestyle=plot.DASHED, label="allowed")
-            plot.logarithmic(axes.xaxis, "{x:.0e}", subs=(1,))
-    return figures + _latencies(f"Latency of {size}, µs, observations", found)
+    """Draws latencies of the selected file over the observations that it was verified on."""
+    columns = read_columns(run.parity(run.found.selected or ""))
+    return _latencies(f"Latency of {run.found.selected}, µs, observations", columns)
 
 
 def _latencies(title: str, columns: Mapping[str, np.ndarray]) -> list[Figure]:

@@ -137,10 +137,10 @@ def quartiles(axes: Axes, x: Any, found: Any, label: str, colour: str) -> None:
     axes.set_xlabel(label)
 
 
-def logarithmic(axis: Axis, form: Any = None, subs: Sequence[float] = (1, 2, 5)) -> None:
+def logarithmic(axis: Axis, form: Any = None) -> None:
     """Makes an axis logarithmic; `form` as matplotlib takes it, by default for counts: 200k, 1.2M."""
     axis.axes.set(**{"xscale" if axis is axis.axes.xaxis else "yscale": "log"})
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(form or EngFormatter(sep=""))
     axis.set_minor_formatter(NullFormatter())
 
