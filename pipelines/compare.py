@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import jax
@@ -50,9 +50,8 @@ def seed_interval(values: list[float], lowest: float = 0.0, highest: float = mat
     None where there is no spread to estimate: for one seed, and where all seeds agree exactly."""
     if len(set(values)) < 2:
         return None
-    quantile = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
-    centre, reach = fmean(values), float(quantile) * stdev(values) / math.sqrt(len(values))
-    return [max(lowest, centre - reach), min(highest, centre + reach)]
+    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    return [max(lowest, float(low)), min(highest, float(high))]
 
 
 def _of_run(member: Member, failure: JSON) -> SweepRun:

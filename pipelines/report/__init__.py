@@ -5,6 +5,7 @@ A page says what was found from the teacher to the robot; nothing is called good
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,6 @@ from PIL import Image
 from pipelines import tables
 from pipelines.files import JSON, write_text
 from pipelines.formats import (
-    NARROW,
     Goal,
     capital,
     engine,
@@ -37,6 +37,10 @@ from student.baselines import conclusion
 if TYPE_CHECKING:
     from pipelines.compare import Comparison
 
+# A space that a line is not to be broken at.
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|°|h|min|[mµc]?[ms])(?!\w))")
+NARROW = "\N{NARROW NO-BREAK SPACE}"
+
 __all__ = ["verdict", "write_comparison", "write_report", "write_sweep_report", "write_watch_page"]
 
 
@@ -53,7 +57,7 @@ def write_report(run: Run) -> Path:
 def verdict(run: Run) -> str:
     """Returns the sentence at the top of the run's report."""
     with understood(run.path):
-        return _verdict(RunContext(run)).replace(NARROW, " ")
+        return _verdict(RunContext(run))
 
 
 def write_sweep_report(sweep: Sweep) -> Path:
@@ -100,8 +104,12 @@ class Page(NamedTuple):
 
 def _write(target: Path, page: Page) -> Path:
     """Writes a document that refers to nothing outside itself; all text in it is escaped."""
-    loader = PackageLoader("pipelines.report")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+    def unbroken(value: Any) -> Any:
+        return BEFORE_UNIT.sub(NARROW, value) if type(value) is str else value
+
+    layout: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("pipelines.report"), finalize=unbroken, **layout)
     write_text(target, environment.get_template("page.html.j2").render(page=page).strip() + "\n")
     return target
 
