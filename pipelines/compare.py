@@ -3,11 +3,12 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import scipy.stats
@@ -124,50 +125,43 @@ def _means(found: Sequence[Figures | None], keys: Iterable[str]) -> JSON:
     return figures
 
 
-class Comparison(NamedTuple):
-    """Runs beside each other."""
-
-    runs: dict[str, Run]  # by name
-    settings: dict[str, list[Any]]  # `group.field` that differ, each with the runs' values
-    versions: dict[str, list[Any]]  # of packages that differ, likewise; None where one is not known
-    not_comparable: list[str]  # what of the figures must not be compared, and why
-
-    def as_json(self) -> JSON:
-        """Returns the same, with each run's `preset`, `seed`, `task` and `summary`."""
-        runs = {
-            name: {
-                "preset": run.settings["preset"],
-                "seed": run.seed,
-                "task": run.task,
-                "summary": run.summary,
-            }
-            for name, run in self.runs.items()
-        }
-        return self._asdict() | {"runs": runs}
-
-
 def open_runs(names: Sequence[str]) -> dict[str, Run]:
     """Opens runs, by their directories' names, or their paths where two have the same.
 
     Raises: UsageError for fewer than two, or one named twice."""
     if len(names) < 2:
         raise UsageError(f"{len(names)} run is named, at least two are compared: pipeline compare RUN RUN")
-    opened = {run.path.resolve(): run for run in map(open_run, names)}
-    if len(opened) < len(names):
-        twice = Counter(open_run(name).path.resolve() for name in names).most_common(1)[0][0]
-        raise UsageError(f"{twice} is named twice: a run is compared with others")
+    opened: dict[Path, Run] = {}
+    for run in map(open_run, names):
+        if (path := run.path.resolve()) in opened:
+            raise UsageError(f"{path} is named twice: a run is compared with others")
+        opened[path] = run
     same = Counter(path.name for path in opened)
     return {path.name if same[path.name] == 1 else str(run.path): run for path, run in opened.items()}
 
 
-def compare_runs(runs: dict[str, Run]) -> Comparison:
-    """Compares runs by name."""
-    return Comparison(
-        runs,
-        different([_settings(run) for run in runs.values()]),
-        different([run.versions for run in runs.values()]),
-        _cautions(runs),
-    )
+def compare_runs(runs: Mapping[str, Run]) -> JSON:
+    """Compares runs by name.
+
+    Returns:
+      runs: of each its `preset`, `seed`, `task` and `summary`.
+      settings: `group.field` that differ, each with the runs' values.
+      versions: of packages that differ, likewise; None where one is not known.
+      not_comparable: what of the figures must not be compared, and why."""
+    return {
+        "runs": {
+            name: {
+                "preset": run.settings["preset"],
+                "seed": run.seed,
+                "task": run.task,
+                "summary": run.summary,
+            }
+            for name, run in runs.items()
+        },
+        "settings": different([_settings(run) for run in runs.values()]),
+        "versions": different([run.versions for run in runs.values()]),
+        "not_comparable": _cautions(runs),
+    }
 
 
 def different(of_runs: Sequence[JSON]) -> dict[str, list[Any]]:
@@ -183,7 +177,7 @@ def _settings(run: Run) -> JSON:
     return {"seed": run.seed, **fields}
 
 
-def _cautions(runs: dict[str, Run]) -> list[str]:
+def _cautions(runs: Mapping[str, Run]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
     figures = {name: run.figures for name, run in runs.items()}
     scores = {name: found.teacher for name, found in figures.items() if found.teacher}

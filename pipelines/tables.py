@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.text import Text
@@ -18,9 +18,6 @@ from pipelines.summary import Figures, Score, Summary, SweepSummary
 from pipelines.sweep import described, shown
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from teacher.config import FAR_CELLS
-
-if TYPE_CHECKING:
-    from pipelines.compare import Comparison
 
 SCORE = "success_final strict_final time_at_goal final_distance"
 MINUS = "\N{MINUS SIGN}"
@@ -350,11 +347,11 @@ def sweep(figures: JSON) -> Group:
     return Group(means, *kept, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
 
 
-def compared(found: Comparison, units: Mapping[str, str | None]) -> list[Table]:
+def compared(found: JSON, units: Mapping[str, str | None]) -> list[Table]:
     """Several runs: what was set differently, their scores, and what each student keeps.
 
     Args: units: of distances, by run."""
-    figures = {name: run.figures for name, run in found.runs.items()}
+    figures = {name: Summary.model_validate(run["summary"]) for name, run in found["runs"].items()}
     scores = [
         [Cell(name, stage), *cells(score, SCORE, units.get(name))]
         for name, each in figures.items()
@@ -372,22 +369,22 @@ def compared(found: Comparison, units: Mapping[str, str | None]) -> list[Table]:
         "Retention of each run's own teacher's time at goal, and the file's median latency: comparable where "
     )
     return [
-        different("setting", found.settings, found),
+        different("setting", found["settings"], found),
         Table(BELOW, ["run", "success", "strict", "time at goal", "final distance"], scores),
         Table("What each student keeps", ["size", *figures], kept, f"{note}measured on one machine."),
     ]
 
 
-def different(called: str, values: dict[str, list[Any]], found: Comparison) -> Table:
+def different(called: str, values: JSON, found: JSON) -> Table:
     """What is not the same in all runs: one row a setting, one column a run."""
     rows = [[key, *("" if value is None else shown(value) for value in each)] for key, each in values.items()]
-    return Table(f"Where the runs differ, by {called}", [called, *found.runs], rows)
+    return Table(f"Where the runs differ, by {called}", [called, *found["runs"]], rows)
 
 
-def side_by_side(found: Comparison, page: str) -> Group:
-    """Shows runs beside each other."""
-    parts = [part for part in compared(found, {}) if part.rows]
-    return Group(*parts, *map(Text, [*found.not_comparable, f"page: {page}"]))
+def side_by_side(figures: JSON) -> Group:
+    """Shows runs beside each other, as `pipelines.compare.compare_runs` gives them, and their page."""
+    parts = [part for part in compared(figures, {}) if part.rows]
+    return Group(*parts, *map(Text, [*figures["not_comparable"], f"page: {figures['page']}"]))
 
 
 # One policy, settings, tasks

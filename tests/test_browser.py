@@ -103,7 +103,7 @@ def written(tmp_path_factory) -> dict[str, Path]:
     return {
         "run": write_report(runs["first"]),
         "sweep": write_sweep_report(sweep),
-        "comparison": write_comparison(compare_runs(runs), folder / "compare.html"),
+        "comparison": write_comparison(runs, compare_runs(runs), folder / "compare.html"),
         "watch": watch,
     }
 

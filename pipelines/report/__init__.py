@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader
 from PIL import Image
@@ -33,9 +33,6 @@ from pipelines.rundir import Run, require_run, understood
 from pipelines.summary import Combination, Score
 from pipelines.sweep import Sweep, short, shown
 from student.baselines import conclusion
-
-if TYPE_CHECKING:
-    from pipelines.compare import Comparison
 
 # A space that a line is not to be broken at.
 BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|°|h|min|[mµc]?[ms])(?!\w))")
@@ -75,11 +72,10 @@ def write_sweep_report(sweep: Sweep) -> Path:
         return _write(sweep.path / "report.html", _of_sweep(context))
 
 
-def write_comparison(found: "Comparison", target: Path) -> Path:
-    """Writes a page of several runs. Raises: as `write_report`."""
-    with understood(*(run.path for run in found.runs.values())):
-        runs = {name: RunContext(run) for name, run in found.runs.items()}
-        return _write(target, _of_comparison(found, runs))
+def write_comparison(runs: Mapping[str, Run], found: JSON, target: Path) -> Path:
+    """Writes a page of several runs, compared as by `compare_runs`. Raises: as `write_report`."""
+    with understood(*(run.path for run in runs.values())):
+        return _write(target, _of_comparison(found, {name: RunContext(run) for name, run in runs.items()}))
 
 
 def write_watch_page(
@@ -295,20 +291,20 @@ def _json(value: object) -> Code:
 # Several runs
 
 
-def _of_comparison(found: "Comparison", runs: Mapping[str, RunContext]) -> Page:
+def _of_comparison(found: JSON, runs: Mapping[str, RunContext]) -> Page:
     settings, scores, kept = tables.compared(found, {name: run.goal.unit for name, run in runs.items()})
     none = "None: the runs differ in nothing that was set, or repeat each other."
     return Page(
         f"{len(runs)} runs beside each other",
         ", ".join(runs),
-        missing=[(sentence, "") for sentence in found.not_comparable],
+        missing=[(sentence, "") for sentence in found["not_comparable"]],
         sections={
             "Verdicts": [f"{name}: {_verdict(run)}" for name, run in runs.items()],
             "Settings that differ": [settings if settings.rows else none],
             "Scores": [scores],
             "Students": [figures.retention_and_cost(runs), kept],
             "How the teachers learned": [figures.comparison_learning(runs)],
-            "Versions that differ": [tables.different("package", found.versions, found)],
+            "Versions that differ": [tables.different("package", found["versions"], found)],
         },
     )
 
