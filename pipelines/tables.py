@@ -143,8 +143,10 @@ def students(found: Summary, unit: str | None = None) -> Table:
         "parameters; retention; success: success_final; ends further: final_distance_change; "
         "worst tenth: worst_decile.student/worst_decile.teacher; p50: latency_us_p50; p99: latency_us_p99"
     )
-    sizes = {size: Cell(size, "selected" if size == found.selected else "") for size in found.students}
-    rows = [(name, (found.students[size], found.export.get(size))) for size, name in sizes.items()]
+    rows = [
+        (Cell(size, "selected" if size == found.selected else ""), (student, found.export.get(size)))
+        for size, student in found.students.items()
+    ]
     table = _table(f"Students beside their teacher. {BELOW}", "size", columns, rows, unit)
     because = f"Selection: {found.selected_because.rstrip('.')}. " if found.selected_because else ""
     return table._replace(note=because + table.note)
@@ -192,25 +194,24 @@ def critics(found: Summary) -> Table:
 def maze(found: Summary) -> Table:
     """The teacher's critic beside the true distances of a maze."""
     known = found.teacher and found.teacher.maze_distance
-    rows = []
-    for name, kind in (("critic", ""), ("straight line", "_straight")):
-        ranks = [getattr(known, f"rank_correlation{far}{kind}", None) for far in ("", "_far")]
-        rows += [[name, *(number(rank, ".2f") for rank in ranks)]] if any(ranks) else []
-    return Table(
-        "Rank correlation with the cells to walk",
-        ["distance", "all pairs", f"at least {FAR_CELLS} cells apart"],
-        rows,
-        f"From {number(known.states)} states to {known.cells} cells." if known else "",
-    )
+    pairs = {"all pairs": "", f"at least {FAR_CELLS} cells apart": "_far"}
+    table = _ranks("Rank correlation with the cells to walk", known, ("critic", "straight line"), pairs)
+    return table._replace(note=f"From {number(known.states)} states to {known.cells} cells." if known else "")
 
 
 def calibration(found: Summary) -> Table:
     """What orders the times to the goal, and how well."""
-    known = found.chosen.calibration
-    ranks = {"critic's": "rank_correlation", "plain": "rank_correlation_straight"}
-    rows = [[name, number(getattr(known, key, None), ".2f")] for name, key in ranks.items()]
     caption = "Rank correlation of a state's distance with its time to the goal"
-    return Table(caption, ["distance", "rank"], rows if rows[0][1] else [])
+    return _ranks(caption, found.chosen.calibration, ("critic's", "plain"), {"rank": ""})
+
+
+def _ranks(caption: str, known: Figures | None, names: Sequence[str], pairs: Mapping[str, str]) -> Table:
+    """Rank correlations of the critic's distance and of a straight line, over the pairs of each column."""
+    rows = []
+    for name, kind in zip(names, ("", "_straight"), strict=True):
+        ranks = [getattr(known, f"rank_correlation{over}{kind}", None) for over in pairs.values()]
+        rows += [[name, *(number(rank, ".2f") for rank in ranks)]] if any(ranks) else []
+    return Table(caption, ["distance", *pairs], rows)
 
 
 def baselines(found: Summary) -> Table:
@@ -400,8 +401,7 @@ def score(figures: JSON) -> Table:
             interval = figures.get(f"{key}_interval")
             ends = " to ".join(f"{end:.4g}" for end in interval) if interval else ""
             rows.append([key, _shown(value), ends])
-    columns = 3 if any(ends for _, _, ends in rows) else 2
-    return Table("", ["figure", "value", "95 % interval"][:columns], [row[:columns] for row in rows])
+    return Table("", ["figure", "value", "95 % interval"], rows)
 
 
 def _shown(value: Any) -> str:

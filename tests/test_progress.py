@@ -67,7 +67,7 @@ def test_the_panel_says_how_far_how_fast_and_how_well():
     assert "entropy" not in text
 
 
-@pytest.mark.parametrize("width", [8, 20, 39, 60, 100, 200])
+@pytest.mark.parametrize("width", [8, 39, 200])
 def test_at_any_width_lines_fit(width):
     assert all(len(line) <= width for line in drawn(width))
 

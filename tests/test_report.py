@@ -233,21 +233,16 @@ SAID = {
         "so far; at its last evaluation it reached 98.4 % (96.4 to 100.4)",
         "What students keep",
     ),
-    "teacher alone": (
-        {"teacher": BLIND},
-        "The depth-4 teacher reaches 98.4 % (96.4 to 100.4) of 256 goals after 1,280|pipeline export arm|"
-        "no student has been distilled yet|pipeline distill arm",
-        "teacher: not",
-    ),
     "half an export": (
         {"teacher": BLIND, "students": {}, "files": {"sizes": SIZES[:1]}},
-        "file: not complete, 1 of 2|pipeline export arm --resume|2x16, 3x16, not evaluated yet",
-        "Robustness",
+        "The depth-4 teacher reaches 98.4 % (96.4 to 100.4) of 256 goals|file: not complete, 1 of 2|"
+        "pipeline export arm --resume|2x16, 3x16, not evaluated yet",
+        "teacher: not|Robustness",
     ),
     "teacher that reaches nothing": (
         {"teacher": BLIND | {"success": 0.0, "at_goal": 0.0}}
         | {"students": {}, "files": {"retention": None, "passes": False}},
-        "The depth-4 teacher was never at a goal|The exported controller has not been run yet",
+        "The depth-4 teacher was never at a goal|control: not run yet",
         "keeps",
     ),
     "teacher that is seldom at a goal": (

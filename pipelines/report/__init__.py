@@ -30,7 +30,7 @@ from pipelines.formats import (
 from pipelines.report import figures
 from pipelines.report.context import RunContext, SweepContext
 from pipelines.rundir import Run, require_run, understood
-from pipelines.summary import Combination, Score
+from pipelines.summary import Combination, Score, SweepSummary
 from pipelines.sweep import Sweep, short, shown
 from student.baselines import conclusion
 
@@ -206,15 +206,10 @@ def _verdict(run: RunContext) -> str:
     ends, at_goal = teacher.interval("success_final"), in_words(teacher, "time_at_goal")
     misses_most = ends is not None and ends[1] < 0.5  # beyond doubt
     said = [] if teacher.has_learned else [has_not_learned(teacher)]
-    if not size:
-        scored = teacher.success_final is not None
-        what = _reaches(teacher, run) if scored else "has been trained, but not evaluated,"
-        what = f"has not mastered the task: it {what}" if misses_most else what
-        after = f" after {teacher.env_steps:,} environment steps" if teacher.env_steps else ""
-        left = "students are not exported and evaluated yet"
-        left = left if found.students else "no student has been distilled yet"
-        said.append(f"{capital(left)}." if said else f"The {named(teacher)} {what}{after}; {left}.")
-    else:
+    if not size and teacher.has_learned:
+        what = f"{'has not mastered the task: it ' * misses_most}{_reaches(teacher, run)}"
+        said.append(f"The {named(teacher)} {what}.")
+    if size:
         kept = in_words(student, "retention")
         if student.retention is None and teacher.time_at_goal:
             seldom = (
@@ -240,8 +235,6 @@ def _verdict(run: RunContext) -> str:
             if control.missed_deadlines:
                 late = f"{control.missed_deadlines:,} of {number(control.steps)} answers"
                 said.append(f"{late} came after the control period.")
-        else:
-            said.append("The exported controller has not been run yet.")
         if misses_most and teacher.has_learned and student.retention is not None:
             said.append(f"The teacher itself has not mastered the task: it {_reaches(teacher, run)}.")
     if teacher.share_of_reference is not None:
@@ -335,19 +328,17 @@ def _of_sweep(sweep: SweepContext) -> Page:
     task = [] if "task.name" in found.vary else [sweep.config.teacher.task.name]
     seeds = f"seed{'s' * (len(found.seeds) > 1)} {', '.join(map(str, found.seeds))}"
     about = f"Sweep: {'; '.join([*task, *varied, seeds])}"
-    return Page(sweep.name, about, _verdict_of_sweep(sweep), (), missing, sections)
+    return Page(sweep.name, about, _verdict_of_sweep(found), (), missing, sections)
 
 
-def _verdict_of_sweep(sweep: SweepContext) -> str:
+def _verdict_of_sweep(found: SweepSummary) -> str:
     """Says which combination reaches most goals, as far as the seeds show it."""
-    scored = [row for row in sweep.found.combinations if row.success_final is not None]
-    total, failed, left = len(sweep.found.runs), len(sweep.failed), len(sweep.open)
+    scored = [row for row in found.combinations if row.success_final is not None]
     if not scored:
-        of_failed = f" {failed} of {total} failed." if failed else ""
-        return f"Nothing has been found yet: no run has finished.{of_failed}"
+        return "Nothing has been found yet: no run has finished."
     first = max(scored, key=lambda row: row.success_final or 0)
     best = [row for row in scored if row.success_final == first.success_final]
-    names = [tables.label(sweep.found, row) for row in best]
+    names = [tables.label(found, row) for row in best]
     over = f"the mean over {len(first.seeds)} seeds" if len(first.seeds) > 1 else "with one seed"
     score = in_words(first, "success_final")
     if not first.success_final:
@@ -357,17 +348,13 @@ def _verdict_of_sweep(sweep: SweepContext) -> str:
     else:
         reach = "reach" if len(best) > 1 else "reaches"
         said = [f"{capital(' and '.join(names))} {reach} most goals: {score}, {over}."]
-        unsure = [tables.label(sweep.found, row) for row in scored if _may_equal(row, first)]
+        unsure = [tables.label(found, row) for row in scored if _may_equal(row, first)]
         if max(len(row.seeds) for row in scored) == 1:
             said.append("One seed: the differences may be chance.")
         elif unsure and len(best) == 1:
             others = f"{len(unsure)} of the others reach"
             others = others if len(unsure) > 2 else f"{' or '.join(unsure)} reaches"
             said.append(f"These seeds do not prove that to be more than {others}.")
-    if failed:
-        said.append(f"{failed} of {total} runs failed and {'is' if failed == 1 else 'are'} in no mean.")
-    if left:
-        said.append(f"{left} of {total} runs {'has' if left == 1 else 'have'} not ended yet.")
     return " ".join(said)
 
 
