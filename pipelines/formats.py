@@ -87,11 +87,6 @@ def engine(name: str) -> str:
     return ENGINES.get(name, name)
 
 
-def capital(text: str) -> str:
-    """Returns the text with a capital, but for the name of a setting that is written with underscores."""
-    return text if "_" in text.split()[0] else text[:1].upper() + text[1:]
-
-
 CORRELATIONS = (
     *("spearman_actions", "spearman_states", "best_action", "top1", "gradient_cosine"),
     *("rank_correlation", "rank_correlation_far"),

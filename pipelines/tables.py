@@ -60,7 +60,7 @@ def _table(
             key = re.split("[./]", path)[0]
             for field in (type(source).model_fields.get(key) for source in sources if source):
                 if field and field.description:
-                    notes[head] = f"{formats.capital(head)}: {field.description.replace('`', '')}."
+                    notes[head] = f"{head[:1].upper()}{head[1:]}: {field.description.replace('`', '')}."
         body.append(row)
     return Table(caption, [name, *paths], body, " ".join(notes[head] for head in paths if head in notes))
 
@@ -333,9 +333,8 @@ def sweep_runs(found: SweepSummary, goal: Goal) -> Table:
     for run in found.runs:
         left = f", {run.iteration} iterations" if run.iteration and run.state != "finished" else ""
         rows.append((Cell(run.run, run.state + left), [run.teacher, run]))
-    return _table(f"Every run, an ordinary one. {BELOW}", "run", _measures(goal), rows, goal.unit)._replace(
-        note=""
-    )
+    table = _table(f"Every run, an ordinary one. {BELOW}", "run", _measures(goal), rows, goal.unit)
+    return table._replace(note="")
 
 
 def sweep(figures: JSON) -> Group:
@@ -358,21 +357,20 @@ def compared(found: JSON, units: Mapping[str, str | None]) -> list[Table]:
         for name, each in figures.items()
         for stage, score in each.scored.items()
     ]
-    kept = []
-    for size in dict.fromkeys(size for each in figures.values() for size in each.students):
-        row: list[Any] = [size]
-        for each in figures.values():
-            student, speed = each.students.get(size), cell(each.export.get(size), "latency_us_p50").value
-            facts = listed(speed, "selected" if size == each.selected else "")
-            row.append(Cell(formats.in_words(student, "retention") or "not known", facts) if student else "")
-        kept.append(row)
-    note = (
-        "Retention of each run's own teacher's time at goal, and the file's median latency: comparable where "
-    )
+    kept = [
+        (
+            Cell(f"{size} of {name}", "selected" if size == each.selected else ""),
+            (each.students[size], each.export.get(size)),
+        )
+        for size in dict.fromkeys(size for each in figures.values() for size in each.students)
+        for name, each in figures.items()
+        if size in each.students
+    ]
+    caption = f"Students; latencies compare where measured on one machine. {BELOW}"
     return [
         different("setting", found["settings"], found),
         Table(BELOW, ["run", "success", "strict", "time at goal", "final distance"], scores),
-        Table("What each student keeps", ["size", *figures], kept, f"{note}measured on one machine."),
+        _table(caption, "student", "parameters; retention; p50: latency_us_p50", kept),
     ]
 
 

@@ -250,7 +250,7 @@ def test_no_difference_is_called_sure_that_the_seeds_do_not_show(tmp_path):
     shares = {(4, 0): 0.2, (4, 1): 0.21, (8, 0): 0.7, (8, 1): 0.71, (16, 0): 0.68, (16, 1): 0.71}
     sweep = made(tmp_path / "arm", ["network.depth=4,8,16"], [0, 1])
     page = page_of(fill(sweep, lambda m: shares[m.values["network.depth"], m.seed]))
-    assert "Depth 8 reaches most goals: 70.5 % (64.1 to 76.9), the mean over 2 seeds" in page.text
+    assert "Most goals are reached by depth 8: 70.5 % (64.1 to 76.9), the mean over 2 seeds" in page.text
     assert "These seeds do not prove that to be more than depth 16 reaches" in page.text
 
 

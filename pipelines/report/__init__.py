@@ -15,18 +15,7 @@ from PIL import Image
 
 from pipelines import tables
 from pipelines.files import JSON, write_text
-from pipelines.formats import (
-    Goal,
-    capital,
-    engine,
-    has_not_learned,
-    in_words,
-    latency,
-    named,
-    number,
-    percent,
-    with_unit,
-)
+from pipelines.formats import Goal, engine, has_not_learned, in_words, latency, named, percent, with_unit
 from pipelines.report import figures
 from pipelines.report.context import RunContext, SweepContext
 from pipelines.rundir import Run, require_run, understood
@@ -199,7 +188,7 @@ def _verdict(run: RunContext) -> str:
     if not teacher:
         if not run.teacher_metrics:
             return "Nothing has been found yet: the teacher has not run."
-        steps = number(run.teacher_metrics[-1]["env_steps"])
+        steps = f"{run.teacher_metrics[-1]['env_steps']:,}"
         scores = [line["evaluation"] for line in run.teacher_metrics if "evaluation" in line]
         last = f"at its last evaluation it {_reaches(Score(**scores[-1]), run, 'reached')}" if scores else ""
         return f"The teacher is not finished: {steps} environment steps so far{'; ' * bool(last)}{last}."
@@ -233,7 +222,7 @@ def _verdict(run: RunContext) -> str:
                 fewer = "There it surely reaches fewer goals than its teacher did in training"
                 said.append(f"{fewer}, {in_words(teacher, 'success_final')}.")
             if control.missed_deadlines:
-                late = f"{control.missed_deadlines:,} of {number(control.steps)} answers"
+                late = f"{control.missed_deadlines:,} of {control.steps:,} answers"
                 said.append(f"{late} came after the control period.")
         if misses_most and teacher.has_learned and student.retention is not None:
             said.append(f"The teacher itself has not mastered the task: it {_reaches(teacher, run)}.")
@@ -338,16 +327,15 @@ def _verdict_of_sweep(found: SweepSummary) -> str:
         return "Nothing has been found yet: no run has finished."
     first = max(scored, key=lambda row: row.success_final or 0)
     best = [row for row in scored if row.success_final == first.success_final]
-    names = [tables.label(found, row) for row in best]
+    names = " and ".join(tables.label(found, row) for row in best)
     over = f"the mean over {len(first.seeds)} seeds" if len(first.seeds) > 1 else "with one seed"
     score = in_words(first, "success_final")
     if not first.success_final:
         said = ["No run reaches a goal at the end of an episode."]
     elif len(scored) == 1:
-        said = [f"{capital(names[0])} reaches {score} of its goals, {over}."]
+        said = [f"{score} of goals are reached by {names}, {over}."]
     else:
-        reach = "reach" if len(best) > 1 else "reaches"
-        said = [f"{capital(' and '.join(names))} {reach} most goals: {score}, {over}."]
+        said = [f"Most goals are reached by {names}: {score}, {over}."]
         unsure = [tables.label(found, row) for row in scored if _may_equal(row, first)]
         if max(len(row.seeds) for row in scored) == 1:
             said.append("One seed: the differences may be chance.")
