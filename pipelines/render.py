@@ -27,7 +27,10 @@ from teacher.tasks import MujocoTask, Task, achieved_goal, goal_distance
 Array = np.ndarray
 Draw = Callable[..., Array]
 GEOM = mujoco.mjtGeom
-SIZE, SMALL = (480, 360), (400, 300)  # pixels: width, height; of films, and of the report's pictures
+SIZE, SMALL = (
+    (480, 360),
+    (400, 300),
+)  # pixels: width, height; of films, and of the report's pictures; all are 4:3
 FIELD_OF_VIEW = 45.0  # degrees, vertical
 MARGIN = 1.08
 SHOWN_GROUPS = 3  # geoms of higher groups are for collisions alone, by MuJoCo's convention
@@ -123,7 +126,7 @@ class View(NamedTuple):
     ground: float  # height of the floor, m
 
 
-def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
+def frame(recording: Recording) -> View:
     """Returns a view in which what happens fits into the picture.
 
     An arm is seen with its goals from near, a maze as a whole from above; a robot that is small in its
@@ -174,7 +177,9 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
     across, over, deep = np.stack([right, np.cross(right, ahead), ahead]) @ corners.T
     slope = np.tan(np.radians(FIELD_OF_VIEW / 2))
-    camera.distance = MARGIN * np.max([np.abs(over) / slope - deep, np.abs(across) / (slope * aspect) - deep])
+    camera.distance = MARGIN * np.max(
+        [np.abs(over) / slope - deep, np.abs(across) / (slope * SIZE[0] / SIZE[1]) - deep]
+    )
     return View(camera, mobile, ground)
 
 
@@ -184,7 +189,7 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
     faster than the clock it runs, if it does.
 
     It returns [height, width, 3] bytes. Raises: NoGraphics where no picture can be drawn."""
-    view, model = frame(recording, size[0] / size[1]), copy.copy(recording.model)
+    view, model = frame(recording), copy.copy(recording.model)
     data, area = mujoco.MjData(model), mujoco.MjrRect(0, 0, *size)
     everything = mujoco.mjtCatBit.mjCAT_ALL.value
     planes = model.geom_type == GEOM.mjGEOM_PLANE

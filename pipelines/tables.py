@@ -230,17 +230,14 @@ def baselines(found: Summary) -> Table:
 
 def parity(found: Summary) -> Table:
     """One row a file, beside JAX."""
+    allowed = "{:g} for an action's entry, {:g} + {:g} · d for a distance d"
+    allowed = allowed.format(ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE)
+    caption = f"ONNX Runtime against JAX, on observations of the students' own episodes. Allowed: {allowed}"
     columns = (
         "observations; actions: largest error: parity_max_error; distance: largest error: distance_max_error"
     )
-    allowed = "{:g} for an action's entry, {:g} + {:g} · d for a distance d"
-    return _table(
-        "ONNX Runtime against JAX, on observations of the students' own episodes. Allowed: "
-        + allowed.format(ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE),
-        "size",
-        columns,
-        ((size, [file]) for size, file in found.export.items()),
-    )._replace(note="")
+    rows = ((size, [file]) for size, file in found.export.items())
+    return _table(caption, "size", columns, rows)._replace(note="")
 
 
 def pairs(caption: str, name: str, value: str, found: Mapping[str, str]) -> Table:
@@ -259,11 +256,8 @@ def summary(figures: JSON) -> Group:
 
 def distilled(figures: JSON) -> Table:
     """Shows students that are not evaluated yet."""
-    found = Summary.model_validate({"students": figures}).students
-    columns = "parameters; time: wall_s"
-    return _table(
-        "evaluated by pipeline export", "student", columns, ((size, [each]) for size, each in found.items())
-    )
+    rows = ((size, [each]) for size, each in Summary.model_validate({"students": figures}).students.items())
+    return _table("evaluated by pipeline export", "student", "parameters; time: wall_s", rows)
 
 
 def beside_baselines(figures: JSON) -> Table:
@@ -442,24 +436,27 @@ def task_details(figures: JSON) -> Group:
     for name, task in figures.items():
         spec = task["spec"]
         goal, action = spec["goal"], spec["action"]
-        kind = action["kind"] if isinstance(action["kind"], str) else ", ".join(dict.fromkeys(action["kind"]))
-        commands = [
-            (offset - scale, offset + scale)
-            for offset, scale in zip(action["offset"], action["scale"], strict=True)
+        kinds = [action["kind"]] if isinstance(action["kind"], str) else dict.fromkeys(action["kind"])
+        centres = list(zip(action["offset"], action["scale"], strict=True))
+        quantities = [
+            *((term, "observed", term["entries"], ()) for term in spec["observation"]),
+            (goal, "goal", goal["entries"], zip(goal["low"], goal["high"], strict=True)),
+            (
+                action | {"name": ", ".join(kinds)},
+                "action",
+                action["joints"],
+                [(centre - scale, centre + scale) for centre, scale in centres],
+            ),
         ]
         rows = [
-            *(
-                [each["name"], "observed", _short(each["entries"]), each["unit"], ""]
-                for each in spec["observation"]
-            ),
             [
-                goal["name"],
-                "goal",
-                _short(goal["entries"]),
-                goal["unit"],
-                _ranges(zip(goal["low"], goal["high"], strict=True)),
-            ],
-            [kind, "action", _short(action["joints"]), action["unit"], _ranges(commands)],
+                of["name"],
+                role,
+                _short(entries),
+                of["unit"],
+                _short([f"{low:.3g} to {high:.3g}" for low, high in ends]),
+            ]
+            for of, role, entries, ends in quantities
         ]
         steps, period = spec["episode_length"], spec["control_dt"]
         lines = [
@@ -474,10 +471,6 @@ def task_details(figures: JSON) -> Group:
         head = ["name", "is", "entries", "unit", "range"]
         parts += [Table(f"{name}: {task['description']}", head, rows), *lines]
     return Group(*parts)
-
-
-def _ranges(ends: Iterable[tuple[float, float]]) -> str:
-    return _short([f"{low:.3g} to {high:.3g}" for low, high in ends])
 
 
 def _short(names: Sequence[str]) -> str:
