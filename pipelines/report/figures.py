@@ -241,14 +241,16 @@ def _latencies(title: str, columns: Mapping[str, np.ndarray]) -> list[Figure]:
 
 def control_distances(run: RunContext) -> list[Figure]:
     """Draws the distance to the goal during the recorded episodes."""
-    recording, figures = run.recording, list[Figure]()
-    distances = [np.asarray(episode["distance"]) for episode in recording.get("episodes", ())]
-    scale, unit = fitting(max((each.max() for each in distances), default=0.0), run.goal.unit)
+    recording, figures, curves = run.recording, list[Figure](), []
+    episodes = recording.get("episodes", ())
+    scale, unit = fitting(max((max(each["distance"]) for each in episodes), default=0.0), run.goal.unit)
+    for i, episode in enumerate(episodes, 1):
+        steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
+        seconds = recording["control_dt"] * np.asarray(steps)
+        curves.append(Curve(str(i), seconds, scale * np.asarray(episode["distance"])))
     title = f"Distance to the goal in the recorded episodes{f', {unit}' if unit else ''}"
     with plot.figure(title, figures) as axes:
-        seconds = [recording["control_dt"] * np.arange(len(each)) for each in distances]
-        found = enumerate(zip(seconds, distances, strict=True), 1)
-        plot.curves(axes, [Curve(str(i), at, scale * each) for i, (at, each) in found], "seconds", STUDENT)
+        plot.curves(axes, curves, "seconds", STUDENT)
         plot.reference_line(axes, scale * recording.get("success_radius", 0), "success")
         axes.set_ylim(bottom=0)
     return figures
