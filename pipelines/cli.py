@@ -380,10 +380,9 @@ def compare(
     opened = open_runs(runs)
     page = out or next(iter(opened.values())).path.parent / "compare.html"
     with understood(*(each.path for each in opened.values())):
-        found = compare_runs(opened)
-        write_comparison(found, page)
-        figures = found.as_json() | {"page": str(page)}
-        yield figures, lambda _: tables.side_by_side(found, str(page))
+        figures = compare_runs(opened) | {"page": str(page)}
+        write_comparison(opened, figures, page)
+        yield figures, tables.side_by_side
 
 
 @answering

@@ -3,11 +3,12 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
-from statistics import fmean, median, stdev
-from typing import Any, NamedTuple
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
 import jax
 import scipy.stats
@@ -50,9 +51,8 @@ def seed_interval(values: list[float], lowest: float = 0.0, highest: float = mat
     None where there is no spread to estimate: for one seed, and where all seeds agree exactly."""
     if len(set(values)) < 2:
         return None
-    quantile = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
-    centre, reach = fmean(values), float(quantile) * stdev(values) / math.sqrt(len(values))
-    return [max(lowest, centre - reach), min(highest, centre + reach)]
+    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    return [max(lowest, float(low)), min(highest, float(high))]
 
 
 def _of_run(member: Member, failure: JSON) -> SweepRun:
@@ -125,50 +125,43 @@ def _means(found: Sequence[Figures | None], keys: Iterable[str]) -> JSON:
     return figures
 
 
-class Comparison(NamedTuple):
-    """Runs beside each other."""
-
-    runs: dict[str, Run]  # by name
-    settings: dict[str, list[Any]]  # `group.field` that differ, each with the runs' values
-    versions: dict[str, list[Any]]  # of packages that differ, likewise; None where one is not known
-    not_comparable: list[str]  # what of the figures must not be compared, and why
-
-    def as_json(self) -> JSON:
-        """Returns the same, with each run's `preset`, `seed`, `task` and `summary`."""
-        runs = {
-            name: {
-                "preset": run.settings["preset"],
-                "seed": run.seed,
-                "task": run.task,
-                "summary": run.summary,
-            }
-            for name, run in self.runs.items()
-        }
-        return self._asdict() | {"runs": runs}
-
-
 def open_runs(names: Sequence[str]) -> dict[str, Run]:
     """Opens runs, by their directories' names, or their paths where two have the same.
 
     Raises: UsageError for fewer than two, or one named twice."""
     if len(names) < 2:
         raise UsageError(f"{len(names)} run is named, at least two are compared: pipeline compare RUN RUN")
-    opened = {run.path.resolve(): run for run in map(open_run, names)}
-    if len(opened) < len(names):
-        twice = Counter(open_run(name).path.resolve() for name in names).most_common(1)[0][0]
-        raise UsageError(f"{twice} is named twice: a run is compared with others")
+    opened: dict[Path, Run] = {}
+    for run in map(open_run, names):
+        if (path := run.path.resolve()) in opened:
+            raise UsageError(f"{path} is named twice: a run is compared with others")
+        opened[path] = run
     same = Counter(path.name for path in opened)
     return {path.name if same[path.name] == 1 else str(run.path): run for path, run in opened.items()}
 
 
-def compare_runs(runs: dict[str, Run]) -> Comparison:
-    """Compares runs by name."""
-    return Comparison(
-        runs,
-        different([_settings(run) for run in runs.values()]),
-        different([run.versions for run in runs.values()]),
-        _cautions(runs),
-    )
+def compare_runs(runs: Mapping[str, Run]) -> JSON:
+    """Compares runs by name.
+
+    Returns:
+      runs: of each its `preset`, `seed`, `task` and `summary`.
+      settings: `group.field` that differ, each with the runs' values.
+      versions: of packages that differ, likewise; None where one is not known.
+      not_comparable: what of the figures must not be compared, and why."""
+    return {
+        "runs": {
+            name: {
+                "preset": run.settings["preset"],
+                "seed": run.seed,
+                "task": run.task,
+                "summary": run.summary,
+            }
+            for name, run in runs.items()
+        },
+        "settings": different([_settings(run) for run in runs.values()]),
+        "versions": different([run.versions for run in runs.values()]),
+        "not_comparable": _cautions(runs),
+    }
 
 
 def different(of_runs: Sequence[JSON]) -> dict[str, list[Any]]:
@@ -184,23 +177,25 @@ def _settings(run: Run) -> JSON:
     return {"seed": run.seed, **fields}
 
 
-def _cautions(runs: dict[str, Run]) -> list[str]:
+def _cautions(runs: Mapping[str, Run]) -> list[str]:
     """Nothing here is forbidden: the figures are shown, and what they are not is said."""
-    found = {name: run.figures for name, run in runs.items()}
-    scores = {name: each.teacher for name, each in found.items() if each.teacher}
-    cautions: dict[str, JSON] = {
-        "nothing but retention, a share of each run's own teacher: the tasks differ": {
-            name: run.task for name, run in runs.items()
-        },
-        "no scores: goals were laid out differently": {name: each.layout for name, each in scores.items()},
-        "of scores those of controllers in one simulator: several were learned in": {
-            name: each.engine for name, each in found.items()
-        },
-        "intervals: numbers of episodes differ": {name: each.episodes for name, each in scores.items()},
-    }
-    listed = {
-        text: [f"{name}: {value}" for name, value in values.items() if value is not None]
-        for text, values in cautions.items()
-        if len({value for value in values.values() if value is not None}) > 1
-    }
-    return [f"Compare {text} ({', '.join(values)})." for text, values in listed.items()]
+    figures = {name: run.figures for name, run in runs.items()}
+    scores = {name: found.teacher for name, found in figures.items() if found.teacher}
+    sentences = []
+    for what, values in (
+        (
+            "nothing but retention, a share of each run's own teacher: the tasks differ",
+            {name: run.task for name, run in runs.items()},
+        ),
+        ("no scores: goals were laid out differently", {name: each.layout for name, each in scores.items()}),
+        (
+            "of scores those of controllers in one simulator: several were learned in",
+            {name: found.engine for name, found in figures.items()},
+        ),
+        ("intervals: numbers of episodes differ", {name: each.episodes for name, each in scores.items()}),
+    ):
+        known = {name: value for name, value in values.items() if value is not None}
+        if len({*known.values()}) > 1:
+            listed = ", ".join(f"{name}: {value}" for name, value in known.items())
+            sentences.append(f"Compare {what} ({listed}).")
+    return sentences

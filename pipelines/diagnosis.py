@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.formats import NARROW, has_not_learned, in_words, with_unit
+from pipelines.formats import has_not_learned, in_words, with_unit
 from pipelines.rundir import Run
 from pipelines.summary import Score
 from teacher.errors import FathomError
@@ -52,7 +52,7 @@ def require_learned(run: Run) -> None:
                 f"to go on regardless: pipeline distill {path}{code} && {resume}",
                 PAGE,
             ]
-        ).replace(NARROW, " ")
+        )
     )
 
 
@@ -70,7 +70,7 @@ def still_rising(run: Run) -> str | None:
         "the teacher was still improving when its steps were over: it was at its goals "
         f"{in_words(earlier, MEASURE)} of the time, at the end {in_words(last, MEASURE)}; to train a new "
         f"one for longer: --set {STEPS}={2 * run.config.teacher.collect.total_steps}"
-    ).replace(NARROW, " ")
+    )
 
 
 def idle_score(run: Run) -> dict[str, object]:

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import rich.table
 from rich.text import Text
 
-from pipelines.progress import printable
+from pipelines.progress import describe_duration, printable
 from pipelines.summary import Figures, Latencies, TeacherFigures
 
-NARROW = "\u202f"  # no-break space between a number and its unit
-INTERVALS = f"95{NARROW}% intervals"  # the level of teacher.evaluate.CONFIDENCE
-BELOW = f"Below a figure: its 95{NARROW}% interval"
+INTERVALS = "95 % intervals"  # the level of teacher.evaluate.CONFIDENCE
+BELOW = "Below a figure: its 95 % interval"
 NAME_WIDTH = 32  # characters of a row's name that is not broken
 METRIC = ((1.0, 1.0, "m"), (1e-2, 1e2, "cm"), (1e-4, 1e3, "mm"), (0.0, 1e6, "µm"))  # from so many metres on
 ENGINES = {"mujoco": "the MuJoCo C engine", "mjx": "MuJoCo XLA (mjx)", "brax": "brax's spring simulator"}
@@ -33,14 +32,14 @@ def _of_known(form: Callable[..., str]) -> Callable[..., str]:
 
 @_of_known
 def percent(share: float, form: str = ".1f") -> str:
-    return f"{100 * share:{form}}{NARROW}%"
+    return f"{100 * share:{form}} %"
 
 
 @_of_known
 def with_unit(value: float, unit: str | None, like: float | None = None) -> str:
     """Returns `5 cm` for 0.05 m, in the unit that fits `like` or else the value; others stay as they are."""
     scale, shown = fitting(value if like is None else like, unit)
-    return significant(scale * value) + (f"{NARROW}{shown}" if shown else "")
+    return significant(scale * value) + (f" {shown}" if shown else "")
 
 
 def fitting(value: float, unit: str | None) -> tuple[float, str | None]:
@@ -53,21 +52,16 @@ def fitting(value: float, unit: str | None) -> tuple[float, str | None]:
 
 @_of_known
 def latency(microseconds: float) -> str:
-    large = microseconds >= 1000
-    return significant(microseconds / (1000 if large else 1)) + NARROW + ("ms" if large else "µs")
+    return (
+        f"{significant(microseconds / 1000)} ms"
+        if microseconds >= 1000
+        else f"{significant(microseconds)} µs"
+    )
 
 
 @_of_known
 def degrees(radians: float) -> str:
-    return f"{significant(math.degrees(radians))}{NARROW}°"
-
-
-@_of_known
-def duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if seconds < 60:
-        return f"{seconds:.0f}{NARROW}s"
-    return f"{hours}{NARROW}h {minutes}{NARROW}min" if hours else f"{minutes}{NARROW}min"
+    return f"{significant(math.degrees(radians))} °"
 
 
 @_of_known
@@ -93,23 +87,16 @@ def engine(name: str) -> str:
     return ENGINES.get(name, name)
 
 
-def capital(text: str) -> str:
-    """Returns the text with a capital, but for the name of a setting that is written with underscores."""
-    return text if "_" in text.split()[0] else text[:1].upper() + text[1:]
-
-
-RANKS = [f"spearman_{over}" for over in ("actions", "states")] + ["best_action", "top1", "gradient_cosine"]
-RANKS += ["rank_correlation", "rank_correlation_far"]
+CORRELATIONS = (
+    *("spearman_actions", "spearman_states", "best_action", "top1", "gradient_cosine"),
+    *("rank_correlation", "rank_correlation_far"),
+)
 FORMS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("latency_us_p50", "latency_us_p99"), latency),
     **dict.fromkeys(("parity_max_error", "distance_max_error"), partial(number, form=".1e")),
-    **dict.fromkeys(RANKS, partial(number, form=".3f")),
-    **{
-        "final_angle": degrees,
-        "wall_s": duration,
-        "env_steps_per_s": significant,
-        "distance_error": significant,
-    },
+    **dict.fromkeys(CORRELATIONS, partial(number, form=".3f")),
+    **dict.fromkeys(("env_steps_per_s", "distance_error"), significant),
+    **{"final_angle": degrees, "wall_s": _of_known(describe_duration)},
 }
 
 
@@ -136,7 +123,7 @@ def cell(of: Figures | None, key: str, unit: str | None = None) -> Cell:
     form = FORMS.get(key, number if isinstance(value, int) else percent)
     if key in ("final_distance", "final_distance_change"):
         form = partial(with_unit, unit=unit, like=value)
-    return Cell(form(value), " to ".join(form(end).partition(NARROW)[0] for end in ends))
+    return Cell(form(value), " to ".join(form(end).partition(" ")[0] for end in ends))
 
 
 def cells(of: Figures | None, keys: str, unit: str | None = None) -> list[Cell]:
@@ -186,18 +173,10 @@ class Table(NamedTuple):
         """Returns the same for a terminal, without the note."""
         rows = [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in self.rows]
         whole = max((len(name.value) for name, *_ in rows), default=0) < NAME_WIDTH
-        table = rich.table.Table(title=_plain(self.caption), title_justify="left")
+        table = rich.table.Table(title=printable(self.caption), title_justify="left")
         for i, head in enumerate(self.head):
             table.add_column(head, no_wrap=whole and i == 0, overflow="fold")
         for row in rows:
-            table.add_row(*map(_written, row))
+            lines = ((printable(value), printable(f"\n{detail}" if detail else "")) for value, detail in row)
+            table.add_row(*(Text.assemble(value, (below, "dim")) for value, below in lines))
         return table
-
-
-def _written(cell: Cell) -> Text:
-    text = Text(_plain(cell.value))
-    return text.append(f"\n{_plain(cell.detail)}", "dim") if cell.detail else text
-
-
-def _plain(text: str) -> str:
-    return printable(text.replace(NARROW, " "))

@@ -41,7 +41,8 @@ def compare_with_truth(
         reference = None
     if reference is None:
         return {}, {}, of_teacher[1]
-    share = share_of_reference(of_teacher[0], reference[0])
+    at_goal = of_teacher[0].time_at_goal, reference[0].time_at_goal
+    share = paired_ratio("share_of_reference", *at_goal)
     return {"reference": summarise(reference[0], layout)}, share, reference[1]
 
 
@@ -102,9 +103,9 @@ def agreement(maze: Maze, asked: Queries, distance: np.ndarray) -> dict[str, flo
     figures: dict[str, float] = {"states": len(true), "cells": true.shape[1]}
     for kind, found in (("", distance), ("_straight", straight)):
         for which, pairs in (("", true >= 0), ("_far", true >= FAR_CELLS)):
-            ranks = [scipy.stats.rankdata(values[pairs]) for values in (found, true)]
-            if pairs.any() and all(np.ptp(each) > 0 for each in ranks):
-                figures[f"rank_correlation{which}{kind}"] = float(scipy.stats.spearmanr(*ranks).statistic)
+            sides = found[pairs], true[pairs]
+            if all(len(np.unique(side)) > 1 for side in sides):
+                figures[f"rank_correlation{which}{kind}"] = float(scipy.stats.spearmanr(*sides).statistic)
     return figures
 
 
@@ -141,8 +142,3 @@ def reference_episodes(simulation: Simulation, starts: Start) -> Episodes | None
         return action
 
     return run_episodes(simulation, checked, starts)
-
-
-def share_of_reference(teacher: EpisodeMetrics, reference: EpisodeMetrics) -> JSON:
-    """Computes the teacher's time at goal over the reference policy's, with its interval as of retention."""
-    return paired_ratio("share_of_reference", teacher.time_at_goal, reference.time_at_goal)

@@ -29,9 +29,6 @@ TREND = 24  # values of a sparkline
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ASCII = str.maketrans("µ•…", "u*.")  # of the same width, so that tables stay straight
 
-Groups = Mapping[str, Sequence[str]]
-"""Metrics to show, by what they are of: `{"critic": ["critic_loss", ...]}`."""
-
 
 def printable(text: str) -> str:
     r"""Returns the text with what would command a terminal written out, as `\x1b`.
@@ -86,22 +83,11 @@ class Display:
         self.say(text, "yellow")
 
     @contextmanager
-    def bar(
-        self,
-        stage: str,
-        total: int,
-        done: int = 0,
-        *,
-        unit: str,
-        each: int = 1,
-        groups: Groups | None = None,
-        about: str = "",
-    ) -> Iterator["Bar"]:
-        """Shows progress of a stage: `total` parts of `each` units, of which `done` are there already.
+    def bar(self, stage: str, total: int, done: int = 0, **shown: Any) -> Iterator["Bar"]:
+        """Shows progress of a stage, as `Bar` takes it, in a panel where there is a terminal.
 
-        Below the panel stands what it is `about` (the run, its task and preset) and the device. A panel
-        stays until the stage ends, well or not; what it came to stays as a line."""
-        bar = Bar(self.console, self._run or stage, total, done, unit, each, groups or {}, about)
+        It stays until the stage ends, well or not; what it came to stays as a line."""
+        bar = Bar(self.console, self._run or stage, total, done, **shown)
         if self.console.quiet or not self._on_terminal:
             bar.say = self.say
             yield bar
@@ -118,21 +104,27 @@ QUIET = Display(quiet=True)
 
 
 class Bar(Progress):
-    """Progress of one stage, in parts (iterations, rounds, students) of `each` units (steps, labels)."""
+    """Progress of one stage: `total` parts (iterations, rounds, students), of which `done` are there already.
+
+    Args:
+      unit, each: what a part consists of (steps, labels), and of how many.
+      groups: metrics to show, by what they are of: `{"critic": ["critic_loss", ...]}`.
+      about: the run, its task and preset, which stand below the panel."""
 
     def __init__(
         self,
         console: Console,
         stage: str,
         total: int,
-        done: int,
+        done: int = 0,
+        *,
         unit: str,
-        each: int,
-        groups: Groups,
+        each: int = 1,
+        groups: Mapping[str, Sequence[str]] | None = None,
         about: str = "",
     ):
         self.stage, self.first, self.done, self.total = stage, done, done, total
-        self.unit, self.each, self.groups, self.about = unit, each, groups, about
+        self.unit, self.each, self.groups, self.about = unit, each, groups or {}, about
         self.note = ""  # what is being done, shown until the next update
         self.say: Callable[[str], None] | None = None
         """takes a line at every score, at the end, and every few seconds between"""
@@ -188,9 +180,8 @@ class Bar(Progress):
         title = Text(f"{self.stage}: {self.note}" if self.note else self.stage, "bold")
         drawn = Group(self.make_tasks_table(self.tasks), table)
         width = min(self.console.width, WIDEST)
-        about = Text(", ".join(filter(None, (self.about, device()))), "dim")
         frame: dict[str, Any] = {"title_align": "left", "subtitle_align": "left", "border_style": "cyan"}
-        yield Panel(drawn, title=title, subtitle=about, width=width, **frame)
+        yield Panel(drawn, title=title, subtitle=Text(self.about, "dim"), width=width, **frame)
 
     def _so_far(self) -> list[str]:
         """Units that are done, and units a second since the first update, which mostly waited for
@@ -219,13 +210,6 @@ def sparkline(values: Sequence[float]) -> str:
     """Draws the last values, each between 0 and 1, as a line of blocks."""
     top = len(LEVELS) - 1
     return "".join(LEVELS[round(min(max(value, 0.0), 1.0) * top)] for value in values[-TREND:])
-
-
-def device() -> str:
-    """Returns what JAX computes on, `cpu` or `8 x NVIDIA H100`; nothing before it is imported."""
-    jax = sys.modules.get("jax")
-    names = [each.device_kind for each in jax.local_devices()] if jax else []
-    return f"{len(names)} x {names[0]}" if len(names) > 1 else "".join(names)
 
 
 def memory() -> list[str]:

@@ -5,7 +5,7 @@ import importlib.util
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import cycle, pairwise
@@ -25,9 +25,12 @@ from teacher.spec import TaskSpec
 from teacher.tasks import MujocoTask, Task, achieved_goal, goal_distance
 
 Array = np.ndarray
-Draw = Callable[[int, int, str], Array]
+Draw = Callable[..., Array]
 GEOM = mujoco.mjtGeom
-SIZE, SMALL = (480, 360), (400, 300)  # pixels: width, height; of films, and of the report's pictures
+SIZE, SMALL = (
+    (480, 360),
+    (400, 300),
+)  # pixels: width, height; of films, and of the report's pictures; all are 4:3
 FIELD_OF_VIEW = 45.0  # degrees, vertical
 MARGIN = 1.08
 SHOWN_GROUPS = 3  # geoms of higher groups are for collisions alone, by MuJoCo's convention
@@ -123,7 +126,7 @@ class View(NamedTuple):
     ground: float  # height of the floor, m
 
 
-def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
+def frame(recording: Recording) -> View:
     """Returns a view in which what happens fits into the picture.
 
     An arm is seen with its goals from near, a maze as a whole from above; a robot that is small in its
@@ -174,16 +177,19 @@ def frame(recording: Recording, aspect: float = SIZE[0] / SIZE[1]) -> View:
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
     across, over, deep = np.stack([right, np.cross(right, ahead), ahead]) @ corners.T
     slope = np.tan(np.radians(FIELD_OF_VIEW / 2))
-    camera.distance = MARGIN * np.max([np.abs(over) / slope - deep, np.abs(across) / (slope * aspect) - deep])
+    camera.distance = MARGIN * np.max(
+        [np.abs(over) / slope - deep, np.abs(across) / (slope * SIZE[0] / SIZE[1]) - deep]
+    )
     return View(camera, mobile, ground)
 
 
 @contextmanager
 def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Draw]:
-    """Gives a function that draws a step of a numbered episode, with its caption and a note in a corner.
+    """Gives a function that draws a step of a numbered episode, with its caption in a corner, and how much
+    faster than the clock it runs, if it does.
 
     It returns [height, width, 3] bytes. Raises: NoGraphics where no picture can be drawn."""
-    view, model = frame(recording, size[0] / size[1]), copy.copy(recording.model)
+    view, model = frame(recording), copy.copy(recording.model)
     data, area = mujoco.MjData(model), mujoco.MjrRect(0, 0, *size)
     everything = mujoco.mjtCatBit.mjCAT_ALL.value
     planes = model.geom_type == GEOM.mjGEOM_PLANE
@@ -204,7 +210,7 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
     groups = {*range(SHOWN_GROUPS), *recording.model.geom_group[_shown(recording.model)]}
     options.geomgroup[:] = [group in groups for group in range(6)]
 
-    def draw(number: int, step: int, note: str) -> Array:
+    def draw(number: int, step: int, speed: int = 1) -> Array:
         episode = recording.episodes[number]
         data.qpos[:] = episode.qpos[step]
         mujoco.mj_fwdPosition(model, data)
@@ -219,8 +225,9 @@ def rendering(recording: Recording, size: tuple[int, int] = SIZE) -> Iterator[Dr
             pole = np.array([*episode.marker[:2], view.ground + half])
             _add(scene, GEOM.mjGEOM_BOX, [thin, thin, half], pole, (*GOAL_COLOUR[:3], 1))
         mujoco.mjr_render(area, scene, context)
-        text, corner = f"{recording.caption(episode, step)}   {note}", mujoco.mjtGridPos.mjGRID_TOPLEFT.value
-        mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text.rstrip(), "", context)
+        text = recording.caption(episode, step) + (f"   {speed} x" if speed > 1 else "")
+        corner = mujoco.mjtGridPos.mjGRID_TOPLEFT.value
+        mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL.value, corner, area, text, "", context)
         pixels = np.empty((*size[::-1], 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, area, context)
         return pixels[::-1]
@@ -295,15 +302,10 @@ def add_goal_and_path(scene: mujoco.MjvScene, episode: Episode, step: int, radiu
     if episode.turns is not None:
         for place, turn in ((episode.marker, 0), (episode.path[step], 1 + step)):
             for axis, colour in zip(episode.turns[turn].T, AXES_COLOURS, strict=False):
-                arrow = _add(scene, GEOM.mjGEOM_ARROW, np.zeros(3), place, colour, emission=0.3)
-                if arrow is not None:
-                    tip = place + 2 * AXIS * radius * axis  # half of which MuJoCo draws
-                    shape = GEOM.mjGEOM_ARROW.value, 0.1 * radius
-                    mujoco.mjv_connector(arrow, *shape, place.astype(float), tip.astype(float))
-    for ends in pairwise(episode.path[_even(step + 1, PATH_PIECES)].astype(float)):
-        line = _add(scene, GEOM.mjGEOM_LINE, np.zeros(3), ends[0], PATH_COLOUR, emission=0.2)
-        if line is not None:
-            mujoco.mjv_connector(line, GEOM.mjGEOM_LINE.value, PATH_WIDTH, *ends)
+                tip = place + 2 * AXIS * radius * axis  # half of which MuJoCo draws
+                _connect(scene, GEOM.mjGEOM_ARROW, 0.1 * radius, place, tip, colour)
+    for ends in pairwise(episode.path[_even(step + 1, PATH_PIECES)]):
+        _connect(scene, GEOM.mjGEOM_LINE, PATH_WIDTH, *ends, PATH_COLOUR)
 
 
 def keep(folder: Path, recording: Recording | None, say: Callable[[str], None], *, drawn: bool) -> None:
@@ -334,63 +336,60 @@ class Shot(NamedTuple):
 
     episode: int
     step: int
+    speed: int  # how much faster than the clock the film runs
     seconds: float  # for which it is shown
 
 
 def shots(
-    recording: Recording, frame_s: float, longest_s: float = LONGEST_S, number: int | None = None
-) -> tuple[list[Shot], int]:
-    """Returns frames of every episode in order, or of one, and how much faster than the clock they run.
+    recording: Recording, numbers: Sequence[int], frame_s: float, longest_s: float = LONGEST_S
+) -> list[Shot]:
+    """Returns frames of these episodes in order.
 
     Each is shown for `frame_s` seconds or little more; an episode's last frame is among them."""
-    period, numbers = (
-        recording.spec.control_dt,
-        range(len(recording.episodes)) if number is None else [number],
-    )
-    lasts = {each: len(recording.episodes[each].qpos) - 1 for each in numbers}
+    period, found = recording.spec.control_dt, []
+    lasts = {number: len(recording.episodes[number].qpos) - 1 for number in numbers}
     speed = max(1, int(np.ceil(sum(lasts.values()) * period / longest_s - 1e-9)))
     stride = max(1, int(np.ceil(speed * frame_s / period - 1e-9)))
     shown_s = stride * period / speed
-    found = []
-    for each, last in lasts.items():
-        found += [Shot(each, step, shown_s) for step in range(0, last, stride)]
-        found.append(Shot(each, last, max(PAUSE_S, shown_s)))
-    return found, speed
+    for number, last in lasts.items():
+        found += [Shot(number, step, speed, shown_s) for step in range(0, last, stride)]
+        found.append(Shot(number, last, speed, max(PAUSE_S, shown_s)))
+    return found
 
 
 def moving_pictures(recording: Recording) -> list[bytes]:
     """Returns each episode as an animated WebP of some 50 kB; raises as `rendering` does."""
+    planned = [
+        shots(recording, [i], MOVING_FRAME_S, LONGEST_MOVING_S) for i in range(len(recording.episodes))
+    ]
     with rendering(recording, SMALL) as draw:
-        planned = [
-            shots(recording, MOVING_FRAME_S, LONGEST_MOVING_S, i) for i in range(len(recording.episodes))
-        ]
-        return [_animation(draw, *each, "webp", quality=60, method=2) for each in planned]
+        return [_animation(draw, each, "webp", quality=60, method=2) for each in planned]
 
 
 def write_gif(file: Path, recording: Recording) -> None:
     """Writes all episodes one after the other; raises as `rendering` does."""
+    planned = shots(recording, range(len(recording.episodes)), 2 * FRAME_S)
     with rendering(recording) as draw:
-        write_bytes(file, _animation(draw, *shots(recording, 2 * FRAME_S), "gif", optimize=False))
+        write_bytes(file, _animation(draw, planned, "gif", optimize=False))
 
 
-def _animation(draw: Draw, planned: list[Shot], speed: int, kind: str, **options: Any) -> bytes:
-    images = [Image.fromarray(draw(shot.episode, shot.step, _note(speed))) for shot in planned]
+def _animation(draw: Draw, planned: list[Shot], kind: str, **options: Any) -> bytes:
+    images = [Image.fromarray(draw(*shot[:3])) for shot in planned]
     if kind == "gif":  # an octree errs by a little everywhere, the usual median cut by much in small things
         octree, plain = Image.Quantize.FASTOCTREE, Image.Dither.NONE
         images = [image.quantize(256, octree, dither=plain) for image in images]
     clock = np.round(100 * np.cumsum([0.0, *(shot.seconds for shot in planned)]))
     milliseconds = (10 * np.maximum(2, np.diff(clock))).astype(int).tolist()  # a GIF counts in tens of them
+    first, *rest = images
     stream = io.BytesIO()
-    images[0].save(
-        stream, kind, save_all=True, append_images=images[1:], duration=milliseconds, loop=0, **options
-    )
+    first.save(stream, kind, save_all=True, append_images=rest, duration=milliseconds, loop=0, **options)
     return stream.getvalue()
 
 
 def write_mp4(file: Path, recording: Recording) -> None:
     """Needs PyAV; raises as `rendering` does."""
     av: Any = importlib.import_module("av")
-    planned, speed = shots(recording, FRAME_S)
+    planned = shots(recording, range(len(recording.episodes)), FRAME_S)
     frame_s = min(shot.seconds for shot in planned)
     rate = Fraction(1 / frame_s).limit_denominator(1000)
     with rendering(recording) as draw, av.open(str(file), "w") as container:
@@ -398,14 +397,10 @@ def write_mp4(file: Path, recording: Recording) -> None:
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = SIZE
         for shot in planned:
-            pixels = np.ascontiguousarray(draw(shot.episode, shot.step, _note(speed)))
+            pixels = np.ascontiguousarray(draw(*shot[:3]))
             for _ in range(round(shot.seconds / frame_s)):  # all frames of a film are of one length
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-
-
-def _note(speed: int) -> str:
-    return f"{speed} x" if speed > 1 else ""
 
 
 def show_live(recording: Recording) -> None:
@@ -444,12 +439,18 @@ def _even(length: int, count: int) -> Array:
 
 def _add(
     scene: mujoco.MjvScene, kind: mujoco.mjtGeom, size: Any, at: Any, colour: Any, emission: float = 0.0
-) -> mujoco.MjvGeom | None:
-    """Adds one more shape to the scene; None where it is full."""
-    if scene.ngeom >= scene.maxgeom:
-        return None
+) -> mujoco.MjvGeom:
+    """Adds one more shape to the scene."""
     drawn, shape = scene.geoms[scene.ngeom], (np.asarray(size, float), np.asarray(at, float))
     mujoco.mjv_initGeom(drawn, kind.value, *shape, np.eye(3).ravel(), np.asarray(colour, np.float32))
     drawn.emission, drawn.category = emission, mujoco.mjtCatBit.mjCAT_DECOR.value
     scene.ngeom += 1
     return drawn
+
+
+def _connect(
+    scene: mujoco.MjvScene, kind: mujoco.mjtGeom, width: float, start: Array, end: Array, colour: Any
+) -> None:
+    """Adds an arrow or a line between two points."""
+    drawn = _add(scene, kind, np.zeros(3), start, colour, emission=0.2)
+    mujoco.mjv_connector(drawn, kind.value, width, start.astype(float), end.astype(float))

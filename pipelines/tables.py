@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.text import Text
@@ -18,9 +18,6 @@ from pipelines.summary import Figures, Score, Summary, SweepSummary
 from pipelines.sweep import described, shown
 from student.config import NOISE, NOMINAL, OUTSIDE, SHARE
 from teacher.config import FAR_CELLS
-
-if TYPE_CHECKING:
-    from pipelines.compare import Comparison
 
 SCORE = "success_final strict_final time_at_goal final_distance"
 MINUS = "\N{MINUS SIGN}"
@@ -63,7 +60,7 @@ def _table(
             key = re.split("[./]", path)[0]
             for field in (type(source).model_fields.get(key) for source in sources if source):
                 if field and field.description:
-                    notes[head] = f"{formats.capital(head)}: {field.description.replace('`', '')}."
+                    notes[head] = f"{head[:1].upper()}{head[1:]}: {field.description.replace('`', '')}."
         body.append(row)
     return Table(caption, [name, *paths], body, " ".join(notes[head] for head in paths if head in notes))
 
@@ -85,56 +82,58 @@ def funnel(found: Summary, goal: Goal) -> Table:
     """One row a stage that has finished, from the teacher to the robot."""
     rows: list[list[Any]] = []
     angles = ["final_angle"] * bool(found.teacher and found.teacher.final_angle is not None)
-    shown_of = " ".join([SCORE, *angles])
 
-    def add(stage: str, what: str, facts: list[str], score: Score) -> None:
+    def add(stage: str, what: str, score: Score, *facts: str) -> None:
         episodes = f"{score.episodes} episodes" if score.episodes else ""
-        rows.append([stage, Cell(what, listed(*facts, episodes)), *cells(score, shown_of, goal.unit)])
+        figures = cells(score, " ".join([SCORE, *angles]), goal.unit)
+        rows.append([stage, Cell(what, listed(*facts, episodes)), *figures])
 
-    def late(of: schema.ControlFigures | schema.RobotFigures) -> str:
-        return f"{number(of.missed_deadlines)} of {number(of.steps)} late"
+    def answers(of: schema.ControlFigures | schema.RobotFigures) -> str:
+        return f"{formats.latencies(of)}, {number(of.missed_deadlines)} of {number(of.steps)} late"
 
-    def of(size: str | None, what: str) -> str:
-        return what if size == found.selected else f"{size}: {what}"
+    def of(size: str | None, what: str | None) -> str:
+        return (what or "") if size == found.selected else f"{size}: {what}"
 
     if found.reference:
-        add("Reference", "knows the task", [], found.reference)
+        add("Reference", "knows the task", found.reference)
     if teacher := found.teacher:
-        steps = f"{teacher.env_steps:,} steps" if teacher.env_steps else ""
         shape = f"depth {teacher.depth}, width {teacher.width}" if teacher.depth else ""
         shape = "a file, not trained here" if teacher.policy_sha256 else shape
-        add("Teacher", shape, [steps, cell(teacher, "wall_s").value], teacher)
+        steps = f"{teacher.env_steps:,} steps" if teacher.env_steps else ""
+        add("Teacher", shape, teacher, steps, cell(teacher, "wall_s").value)
     if found.students:
         student = found.chosen
-        facts = [f"{student.parameters:,} parameters"] if student.parameters else []
-        facts += [f"keeps {percent(student.retention)}"] if student.retention else []
-        add("Student", found.selected or f"{', '.join(found.students)}, not evaluated yet", facts, student)
+        parameters = f"{student.parameters:,} parameters" if student.parameters else ""
+        keeps = f"keeps {percent(student.retention)}" if student.retention else ""
+        name = found.selected or f"{', '.join(found.students)}, not evaluated yet"
+        add("Student", name, student, parameters, keeps)
     if file := found.export.get(found.selected or ""):
         error = f"error at most {number(file.parity_max_error, '.1e')}"
-        rows.append(["File", Cell(formats.latencies(file), error), *["as above"] * len(shown_of.split())])
+        same = ["as above"] * len([*SCORE.split(), *angles])
+        rows.append(["File", Cell(formats.latencies(file), error), *same])
     if control := found.control.get(found.controlled or ""):
-        add(
-            "Control",
-            of(found.controlled, control.engine or ""),
-            [formats.latencies(control), late(control)],
-            control,
-        )
+        add("Control", of(found.controlled, control.engine), control, answers(control))
     if robot := found.robot.get(found.driven or ""):
-        broken = robot.limit_violations
-        limits = "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit"
-        facts = [f"{robot.reached} of {robot.goals} goals", formats.latencies(robot), late(robot), limits]
-        if slowed := robot.slowed_by_separation:
-            facts.append(f"{slowed:,} commands slowed to keep links apart")
+        broken, slowed = robot.limit_violations, robot.slowed_by_separation
         reached = (robot.reached or 0) / (robot.goals or 1)
-        ends = Score(success_final=reached, final_distance=robot.mean_distance_m)
-        facts.append(f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away")
-        add("Robot", of(found.driven, robot.robot or ""), facts, ends)
-    radii = [with_unit(radius, goal.unit) for radius in (goal.success_radius, goal.strict_radius)]
-    ends_within = (
-        f"ends within {radii[0]}" if radii[0] else "success",
-        f"within {radii[1]}" if radii[1] else "strict",
-    )
-    head = ["stage", "what", *ends_within, "time at goal", "final distance", *(["final angle"] * len(angles))]
+        add(
+            "Robot",
+            of(found.driven, robot.robot),
+            Score(success_final=reached, final_distance=robot.mean_distance_m),
+            f"{robot.reached} of {robot.goals} goals",
+            answers(robot),
+            "limits kept by the robot" if broken is None else f"{broken:,} states beyond a limit",
+            f"{slowed:,} commands slowed to keep links apart" if slowed else "",
+            f"farthest end {with_unit(robot.worst_distance_m, goal.unit)} away",
+        )
+    near, strict = (with_unit(radius, goal.unit) for radius in (goal.success_radius, goal.strict_radius))
+    head = [
+        "stage",
+        "what",
+        f"ends within {near}" if near else "success",
+        f"within {strict}" if strict else "strict",
+    ]
+    head += ["time at goal", "final distance", *(["final angle"] * len(angles))]
     return Table(f"From the teacher to the robot. {BELOW}", head, rows)
 
 
@@ -144,8 +143,10 @@ def students(found: Summary, unit: str | None = None) -> Table:
         "parameters; retention; success: success_final; ends further: final_distance_change; "
         "worst tenth: worst_decile.student/worst_decile.teacher; p50: latency_us_p50; p99: latency_us_p99"
     )
-    sizes = {size: Cell(size, "selected" if size == found.selected else "") for size in found.students}
-    rows = [(name, (found.students[size], found.export.get(size))) for size, name in sizes.items()]
+    rows = [
+        (Cell(size, "selected" if size == found.selected else ""), (student, found.export.get(size)))
+        for size, student in found.students.items()
+    ]
     table = _table(f"Students beside their teacher. {BELOW}", "size", columns, rows, unit)
     because = f"Selection: {found.selected_because.rstrip('.')}. " if found.selected_because else ""
     return table._replace(note=because + table.note)
@@ -193,25 +194,24 @@ def critics(found: Summary) -> Table:
 def maze(found: Summary) -> Table:
     """The teacher's critic beside the true distances of a maze."""
     known = found.teacher and found.teacher.maze_distance
-    rows = []
-    for name, kind in (("critic", ""), ("straight line", "_straight")):
-        ranks = [getattr(known, f"rank_correlation{far}{kind}", None) for far in ("", "_far")]
-        rows += [[name, *(number(rank, ".2f") for rank in ranks)]] if any(ranks) else []
-    return Table(
-        "Rank correlation with the cells to walk",
-        ["distance", "all pairs", f"at least {FAR_CELLS} cells apart"],
-        rows,
-        f"From {number(known.states)} states to {known.cells} cells." if known else "",
-    )
+    pairs = {"all pairs": "", f"at least {FAR_CELLS} cells apart": "_far"}
+    table = _ranks("Rank correlation with the cells to walk", known, ("critic", "straight line"), pairs)
+    return table._replace(note=f"From {number(known.states)} states to {known.cells} cells." if known else "")
 
 
 def calibration(found: Summary) -> Table:
     """What orders the times to the goal, and how well."""
-    known = found.chosen.calibration
-    ranks = {"critic's": "rank_correlation", "plain": "rank_correlation_straight"}
-    rows = [[name, number(getattr(known, key, None), ".2f")] for name, key in ranks.items()]
     caption = "Rank correlation of a state's distance with its time to the goal"
-    return Table(caption, ["distance", "rank"], rows if rows[0][1] else [])
+    return _ranks(caption, found.chosen.calibration, ("critic's", "plain"), {"rank": ""})
+
+
+def _ranks(caption: str, known: Figures | None, names: Sequence[str], pairs: Mapping[str, str]) -> Table:
+    """Rank correlations of the critic's distance and of a straight line, over the pairs of each column."""
+    rows = []
+    for name, kind in zip(names, ("", "_straight"), strict=True):
+        ranks = [getattr(known, f"rank_correlation{over}{kind}", None) for over in pairs.values()]
+        rows += [[name, *(number(rank, ".2f") for rank in ranks)]] if any(ranks) else []
+    return Table(caption, ["distance", *pairs], rows)
 
 
 def baselines(found: Summary) -> Table:
@@ -230,17 +230,14 @@ def baselines(found: Summary) -> Table:
 
 def parity(found: Summary) -> Table:
     """One row a file, beside JAX."""
+    allowed = "{:g} for an action's entry, {:g} + {:g} · d for a distance d"
+    allowed = allowed.format(ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE)
+    caption = f"ONNX Runtime against JAX, on observations of the students' own episodes. Allowed: {allowed}"
     columns = (
         "observations; actions: largest error: parity_max_error; distance: largest error: distance_max_error"
     )
-    allowed = "{:g} for an action's entry, {:g} + {:g} · d for a distance d"
-    return _table(
-        "ONNX Runtime against JAX, on observations of the students' own episodes. Allowed: "
-        + allowed.format(ACTION_TOLERANCE[0], *DISTANCE_TOLERANCE),
-        "size",
-        columns,
-        ((size, [file]) for size, file in found.export.items()),
-    )._replace(note="")
+    rows = ((size, [file]) for size, file in found.export.items())
+    return _table(caption, "size", columns, rows)._replace(note="")
 
 
 def pairs(caption: str, name: str, value: str, found: Mapping[str, str]) -> Table:
@@ -259,11 +256,8 @@ def summary(figures: JSON) -> Group:
 
 def distilled(figures: JSON) -> Table:
     """Shows students that are not evaluated yet."""
-    found = Summary.model_validate({"students": figures}).students
-    columns = "parameters; time: wall_s"
-    return _table(
-        "evaluated by pipeline export", "student", columns, ((size, [each]) for size, each in found.items())
-    )
+    rows = ((size, [each]) for size, each in Summary.model_validate({"students": figures}).students.items())
+    return _table("evaluated by pipeline export", "student", "parameters; time: wall_s", rows)
 
 
 def beside_baselines(figures: JSON) -> Table:
@@ -333,64 +327,57 @@ def sweep_runs(found: SweepSummary, goal: Goal) -> Table:
     for run in found.runs:
         left = f", {run.iteration} iterations" if run.iteration and run.state != "finished" else ""
         rows.append((Cell(run.run, run.state + left), [run.teacher, run]))
-    return _table(f"Every run, an ordinary one. {BELOW}", "run", _measures(goal), rows, goal.unit)._replace(
-        note=""
-    )
+    table = _table(f"Every run, an ordinary one. {BELOW}", "run", _measures(goal), rows, goal.unit)
+    return table._replace(note="")
 
 
 def sweep(figures: JSON) -> Group:
     """Shows a sweep's summary, of its students those that have been evaluated, or else which there are."""
     found = SweepSummary.model_validate(figures)
-    parts = [combinations(found, Goal()).only("values", "success", "time at goal", "time", "steps/s")]
-    if any(run.students for run in found.runs):
-        fitted = [[run.run, ", ".join(run.students)] for run in found.runs]
-        evaluated = sweep_students(found)
-        parts.append(
-            evaluated
-            if evaluated.rows
-            else Table("evaluated by pipeline export", ["run", "students"], fitted)
-        )
-    return Group(*parts, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
+    means = combinations(found, Goal()).only("values", "success", "time at goal", "time", "steps/s")
+    fitted = [[run.run, ", ".join(run.students)] for run in found.runs if run.students]
+    parts = [sweep_students(found), Table("evaluated by pipeline export", ["run", "students"], fitted)]
+    kept = [part for part in parts if part.rows][:1]
+    return Group(means, *kept, f"{_over_seeds(found)} {found.wall_s:,.0f} s in all")
 
 
-def compared(found: Comparison, units: Mapping[str, str | None]) -> list[Table]:
+def compared(found: JSON, units: Mapping[str, str | None]) -> list[Table]:
     """Several runs: what was set differently, their scores, and what each student keeps.
 
     Args: units: of distances, by run."""
-    figures = {name: run.figures for name, run in found.runs.items()}
+    figures = {name: Summary.model_validate(run["summary"]) for name, run in found["runs"].items()}
     scores = [
         [Cell(name, stage), *cells(score, SCORE, units.get(name))]
         for name, each in figures.items()
         for stage, score in each.scored.items()
     ]
-    kept = []
-    for size in dict.fromkeys(size for each in figures.values() for size in each.students):
-        row: list[Any] = [size]
-        for each in figures.values():
-            student, speed = each.students.get(size), cell(each.export.get(size), "latency_us_p50").value
-            facts = listed(speed, "selected" if size == each.selected else "")
-            row.append(Cell(formats.in_words(student, "retention") or "not known", facts) if student else "")
-        kept.append(row)
-    note = (
-        "Retention of each run's own teacher's time at goal, and the file's median latency: comparable where "
-    )
+    kept = [
+        (
+            Cell(f"{size} of {name}", "selected" if size == each.selected else ""),
+            (each.students[size], each.export.get(size)),
+        )
+        for size in dict.fromkeys(size for each in figures.values() for size in each.students)
+        for name, each in figures.items()
+        if size in each.students
+    ]
+    caption = f"Students; latencies compare where measured on one machine. {BELOW}"
     return [
-        different("setting", found.settings, found),
+        different("setting", found["settings"], found),
         Table(BELOW, ["run", "success", "strict", "time at goal", "final distance"], scores),
-        Table("What each student keeps", ["size", *figures], kept, f"{note}measured on one machine."),
+        _table(caption, "student", "parameters; retention; p50: latency_us_p50", kept),
     ]
 
 
-def different(called: str, values: dict[str, list[Any]], found: Comparison) -> Table:
+def different(called: str, values: JSON, found: JSON) -> Table:
     """What is not the same in all runs: one row a setting, one column a run."""
     rows = [[key, *("" if value is None else shown(value) for value in each)] for key, each in values.items()]
-    return Table(f"Where the runs differ, by {called}", [called, *found.runs], rows)
+    return Table(f"Where the runs differ, by {called}", [called, *found["runs"]], rows)
 
 
-def side_by_side(found: Comparison, page: str) -> Group:
-    """Shows runs beside each other."""
-    parts = [part for part in compared(found, {}) if part.rows]
-    return Group(*parts, *map(Text, [*found.not_comparable, f"page: {page}"]))
+def side_by_side(figures: JSON) -> Group:
+    """Shows runs beside each other, as `pipelines.compare.compare_runs` gives them, and their page."""
+    parts = [part for part in compared(figures, {}) if part.rows]
+    return Group(*parts, *map(Text, [*figures["not_comparable"], f"page: {figures['page']}"]))
 
 
 # One policy, settings, tasks
@@ -406,8 +393,7 @@ def score(figures: JSON) -> Table:
             interval = figures.get(f"{key}_interval")
             ends = " to ".join(f"{end:.4g}" for end in interval) if interval else ""
             rows.append([key, _shown(value), ends])
-    columns = 3 if any(ends for _, _, ends in rows) else 2
-    return Table("", ["figure", "value", "95 % interval"][:columns], [row[:columns] for row in rows])
+    return Table("", ["figure", "value", "95 % interval"], rows)
 
 
 def _shown(value: Any) -> str:
@@ -425,9 +411,7 @@ def settings(figures: JSON) -> Table:
     """Shows what `pipelines.config.as_json` gives; below a value that is not the default stands that."""
 
     def written(value: Any) -> str:
-        return (
-            ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-        )
+        return ", ".join(map(shown, value)) if isinstance(value, list) else shown(value)
 
     rows = []
     for group, fields in figures["settings"].items():
@@ -452,19 +436,28 @@ def task_details(figures: JSON) -> Group:
     for name, task in figures.items():
         spec = task["spec"]
         goal, action = spec["goal"], spec["action"]
-        rows = [_quantity("observed", term, "") for term in spec["observation"]]
-        goal_ranges = [
-            f"{low:.3g} to {high:.3g}" for low, high in zip(goal["low"], goal["high"], strict=True)
+        kinds = [action["kind"]] if isinstance(action["kind"], str) else dict.fromkeys(action["kind"])
+        centres = list(zip(action["offset"], action["scale"], strict=True))
+        quantities = [
+            *((term, "observed", term["entries"], ()) for term in spec["observation"]),
+            (goal, "goal", goal["entries"], zip(goal["low"], goal["high"], strict=True)),
+            (
+                action | {"name": ", ".join(kinds)},
+                "action",
+                action["joints"],
+                [(centre - scale, centre + scale) for centre, scale in centres],
+            ),
         ]
-        rows.append(_quantity("goal", goal, _short(goal_ranges)))
-        ranges = [
-            f"{offset - scale:.3g} to {offset + scale:.3g}"
-            for offset, scale in zip(action["offset"], action["scale"], strict=True)
+        rows = [
+            [
+                of["name"],
+                role,
+                _short(entries),
+                of["unit"],
+                _short([f"{low:.3g} to {high:.3g}" for low, high in ends]),
+            ]
+            for of, role, entries, ends in quantities
         ]
-        kinds = (
-            action["kind"] if isinstance(action["kind"], str) else ", ".join(dict.fromkeys(action["kind"]))
-        )
-        rows.append([kinds, "action", _short(action["joints"]), action["unit"], _short(ranges)])
         steps, period = spec["episode_length"], spec["control_dt"]
         lines = [
             f"simulators: {', '.join(task['engines'])}",
@@ -480,10 +473,6 @@ def task_details(figures: JSON) -> Group:
     return Group(*parts)
 
 
-def _quantity(role: str, term: JSON, values: str) -> list[str]:
-    return [term["name"], role, _short(term["entries"]), term["unit"], values]
-
-
 def _short(names: Sequence[str]) -> str:
     """Returns `a, b, c`, or `a … z (7)` of many, or what all of them are."""
     if len(set(names)) == 1:
@@ -496,10 +485,7 @@ def throughput(figures: JSON) -> Table:
     engines = list(dict.fromkeys(engine for task in figures["tasks"].values() for engine in task))
     rows = []
     for name, measured in figures["tasks"].items():
-        rates = {
-            key: f"{found['steps_per_s']:,.0f}" if "error" not in found else "fails"
-            for key, found in measured.items()
-        }
+        rates = {key: number(found.get("steps_per_s")) or "fails" for key, found in measured.items()}
         rows.append([name, *(rates.get(engine, "") for engine in engines)])
     together = f"{figures['environments']} environments together"
     caption = f"control steps per second on {figures['device']}, of {together}; mujoco: of one"

@@ -15,12 +15,11 @@ from pipelines.ground_truth import (
     drawable,
     queries,
     reference_episodes,
-    share_of_reference,
 )
 from pipelines.progress import Display
 from pipelines.rundir import DISTANCE_MAP, create_run
 from teacher.config import FAR_CELLS
-from teacher.evaluate import EpisodeMetrics, evaluation_starts, run_episodes, summarise
+from teacher.evaluate import evaluation_starts, summarise
 from teacher.rollout import Trajectories, simulation
 from teacher.tasks import State, make_task
 from teacher.tasks.mazes import Maze
@@ -88,25 +87,13 @@ def test_queries_are_spread_over_the_steps_that_were_taken_outside_walls(maze):
     lived, goal = lived_in(maze, [0, 5, 12], length=500)
     lived.active[100:, 1] = False
     lived.observation[:, 2, :2] = 0  # in the outer wall
-    asked = queries(maze, spec, lived, goal)
+    asked = queries(maze, spec, lived, np.insert(goal, 2, 1.25, axis=1))
     places = maze.cell_number(asked.position)
     assert places[0] == 0 and set(places.tolist()) == {0, 5}
     assert len(places) == pytest.approx(STATES * 600 / 1100, abs=2)
     assert (places == 5).mean() == pytest.approx(100 / 600, abs=0.02)
-    np.testing.assert_array_equal(asked.goals, maze.routes.centres)
-
-
-def test_goals_keep_what_is_no_place():
-    """A humanoid's goal has a height."""
-    task = make_task("humanoid_u_maze")
-    observation = np.zeros((2, 1, task.spec.observation_size), np.float32)
-    observation[..., :2] = task.maze.centres("S")[0]
-    lived = Trajectories(
-        observation, observation, np.zeros((1, 1, task.spec.action_size)), np.ones((1, 1), bool)
-    )
-    asked = queries(task.maze, task.spec, lived, np.array([[4, 4, 1.25]], np.float32))
-    np.testing.assert_array_equal(asked.goals[:, :2], task.maze.routes.centres)
-    assert (asked.goals[:, 2] == 1.25).all()
+    np.testing.assert_array_equal(asked.goals[:, :2], maze.routes.centres)
+    assert (asked.goals[:, 2] == 1.25).all()  # what of a goal is no place stays
 
 
 def test_pictures_hold_distances_where_the_cells_are(maze):
@@ -131,15 +118,13 @@ def maze_run(tmp_path_factory):
 
 
 def test_a_run_scores_the_reference_on_the_episodes_of_its_evaluation(maze_run):
-    summary, task = maze_run.summary, make_task("wheel_maze")
-    where = simulation("wheel_maze")
-    outcomes, _ = run_episodes(where, task.reference_policy, evaluation_starts(where, 32, "all"))
+    summary, where = maze_run.summary, simulation("wheel_maze")
+    outcomes, _ = reference_episodes(where, evaluation_starts(where, 32, "all"))
     assert summary["reference"] == json.loads(json.dumps(summarise(outcomes, "all")))
     assert summary["reference"]["success_final"] == 1
-    teacher = summary["teacher"]
-    share = teacher["time_at_goal"] / summary["reference"]["time_at_goal"]
-    assert teacher["share_of_reference"] == pytest.approx(share)
-    low, high = teacher["share_of_reference_interval"]
+    share = summary["teacher"]["time_at_goal"] / summary["reference"]["time_at_goal"]
+    assert summary["teacher"]["share_of_reference"] == pytest.approx(share)
+    low, high = summary["teacher"]["share_of_reference_interval"]
     assert low <= share <= high
 
 
@@ -159,14 +144,6 @@ def test_a_run_keeps_its_critics_distances_beside_the_true_ones(maze_run):
     )
     np.testing.assert_allclose(kept["critic"][~maze.walls], again, rtol=1e-3)
     assert kept["cells"][1, 1] == 0
-
-
-def test_a_share_of_a_reference_that_reaches_nothing_is_absent():
-    def of(time_at_goal):
-        return EpisodeMetrics(np.array(time_at_goal), *[np.zeros(2)] * 5)
-
-    assert share_of_reference(of([0.5, 0.1]), of([0.0, 0.0])) == {}
-    assert share_of_reference(of([0.5, 0.1]), of([1.0, 0.2]))["share_of_reference"] == pytest.approx(0.5)
 
 
 def test_the_documented_reference_policy_solves_its_task(tmp_path):

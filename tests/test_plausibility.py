@@ -10,7 +10,6 @@ import pytest
 from test_own_task import PUCK, WHEELS, written
 
 from pipelines.diagnosis import likely_causes, require_learned, still_rising
-from pipelines.formats import NARROW
 from pipelines.report import verdict
 from pipelines.rundir import Run
 from teacher.tasks import TASKS, make_task
@@ -118,7 +117,7 @@ def test_a_teacher_of_too_few_steps_is_told_so_in_one_sentence_on_terminal_and_r
     last, following = debug_run.errors.splitlines()[-2:]
     assert last == verdict(run)
     assert following.startswith("next: pipeline ")
-    report = (run.path / "report.html").read_text().replace(NARROW, " ")
+    report = (run.path / "report.html").read_text().replace("\u202f", " ")
     assert html.escape(last, quote=False) in report
 
 

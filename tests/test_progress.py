@@ -25,7 +25,7 @@ METRICS = {"critic_loss": 3.2123, "critic_accuracy": 0.45, "actor_gradient_norm"
 
 
 def bar_on(console: Terminal, done: int = 0) -> Bar:
-    return Bar(console, "teacher", 10, done, "steps", 1000, GROUPS)
+    return Bar(console, "teacher", 10, done, unit="steps", each=1000, groups=GROUPS)
 
 
 def drawn(width: int, height: int = 30) -> list[str]:
@@ -67,7 +67,7 @@ def test_the_panel_says_how_far_how_fast_and_how_well():
     assert "entropy" not in text
 
 
-@pytest.mark.parametrize("width", [8, 20, 39, 60, 100, 200])
+@pytest.mark.parametrize("width", [8, 39, 200])
 def test_at_any_width_lines_fit(width):
     assert all(len(line) <= width for line in drawn(width))
 

@@ -101,12 +101,9 @@ CRITIC = {
 }
 # Times to the goal by the critic's distance; the farthest half of the states mostly never came.
 CLOCK = {
-    **{"states": 2048, "horizon_s": 1.6, "distance": [0.5 * i for i in range(1, 11)]},
-    "seconds": [[0.1 * i, 0.2 * i, 0.3 * i] for i in range(1, 6)] + [[0.6, 0.9, None]] * 5,
-    **{"arrived": [1.0] * 5 + [0.6] * 5, "rank_correlation": 0.712, "rank_correlation_straight": 0.834},
+    **{"horizon_s": 1.6, "distance": [1, 2], "seconds": [[0.1, 0.2, 0.3], [0.6, 0.9, None]]},
+    **{"arrived": [1.0, 0.6], "rank_correlation": 0.712, "rank_correlation_straight": 0.834},
 }
-
-
 FILE = {
     **{"student_sha256": "cd" * 32, "parity_max_error": 3.6e-7, "distance_max_error": 4.3e-6},
     **{"observations": 1000, "latency_us_p50": 6.8, "latency_us_p99": 11.2},
@@ -126,8 +123,7 @@ def add_files(run, *, retention=0.998, passes=True, sizes=SIZES):
         (run.bundles / size).mkdir(parents=True)
         spec = {"task": {"goal": GOAL}, "provenance": {"seed": 7}, "files": {"policy.onnx": "0f" * 32}}
         write_json(run.bundles / size / "spec.json", spec)
-        errors = np.linspace(0, 4e-7, 1000)  # the first is exact
-        write_columns(run.parity(size), action_error=errors, latency_us=np.linspace(5, 12, 1000))
+        write_columns(run.parity(size), latency_us=np.linspace(5, 12, 1000))
     if sizes == SIZES:
         chosen = {"selected": SIZES[0], "selected_passes": passes, "selected_because": "2x16 is the smallest"}
         run.update_summary({**chosen, "students": {SIZES[0]: {"robustness": robustness()}}})
@@ -165,12 +161,15 @@ def add_control(run, *, success=0.984, late=0):
     for number in (1, 2):
         (folder / f"episode-{number}.webp").write_bytes(moving())
     clock = {"latency_us_p50": 7.1, "latency_us_p99": 12.9, "steps": 25600, "missed_deadlines": late}
-    clock |= {"student_sha256": "cd" * 32}
-    ends = {"goals": 4, "reached": 3, "distances_m": [0.01, 0.02, 0.03, 0.061]}
-    ends |= {"worst_distance_m": 0.061, "mean_distance_m": 0.03, "limit_violations": 0, "states": 9000}
+    clock["student_sha256"] = FILE["student_sha256"]
+    ends = {"goals": 4, "reached": 3, "distances_m": [0.01, 0.02, 0.03, 0.061], "worst_distance_m": 0.061}
     write_columns(folder / ROBOT_LOG, latency_us=np.full(100, 300.0))
-    simulated, robot = {"engine": "mujoco", **score(success), **clock}, {"robot": "fr3-sim", **ends, **clock}
-    run.update_summary({"control": {SIZES[0]: simulated}, "robot": {SIZES[0]: robot}, "wall_s": 60.0})
+    robot = {"robot": "fr3-sim", "mean_distance_m": 0.03, "limit_violations": 0, **ends, **clock}
+    found = {
+        "control": {SIZES[0]: {"engine": "mujoco", **score(success), **clock}},
+        "robot": {SIZES[0]: robot},
+    }
+    run.update_summary(found | {"wall_s": 60.0})
 
 
 def add_truth(run, *, share=0.797):
@@ -234,21 +233,16 @@ SAID = {
         "so far; at its last evaluation it reached 98.4 % (96.4 to 100.4)",
         "What students keep",
     ),
-    "teacher alone": (
-        {"teacher": BLIND},
-        "The depth-4 teacher reaches 98.4 % (96.4 to 100.4) of 256 goals after 1,280|pipeline export arm|"
-        "no student has been distilled yet|pipeline distill arm",
-        "teacher: not",
-    ),
     "half an export": (
         {"teacher": BLIND, "students": {}, "files": {"sizes": SIZES[:1]}},
-        "file: not complete, 1 of 2|pipeline export arm --resume|2x16, 3x16, not evaluated yet",
-        "Robustness",
+        "The depth-4 teacher reaches 98.4 % (96.4 to 100.4) of 256 goals|file: not complete, 1 of 2|"
+        "pipeline export arm --resume|2x16, 3x16, not evaluated yet",
+        "teacher: not|Robustness",
     ),
     "teacher that reaches nothing": (
         {"teacher": BLIND | {"success": 0.0, "at_goal": 0.0}}
         | {"students": {}, "files": {"retention": None, "passes": False}},
-        "The depth-4 teacher was never at a goal|The exported controller has not been run yet",
+        "The depth-4 teacher was never at a goal|control: not run yet",
         "keeps",
     ),
     "teacher that is seldom at a goal": (
@@ -263,6 +257,11 @@ SAID = {
         "teacher|12 of 25,600 answers came after the control period",
         "The 2x16 student",
     ),
+    "student that was asked for": (
+        {"asked": ["student.select=2x16"], "teacher": BLIND, "files": {"retention": 0.93, "passes": False}},
+        "The 2x16 student keeps 93.0 %",
+        "No student",
+    ),
     "weak teacher": (
         {"teacher": BLIND | {"success": 0.03}, "students": {}, "files": {}},
         "The teacher itself has not mastered the task: it reaches 3.0 %",
@@ -274,22 +273,15 @@ SAID = {
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("parts", "said", "unsaid"), SAID.values(), ids=SAID)
 def test_a_page_says_how_far_a_run_has_come_and_hides_nothing(tmp_path, parts, said, unsaid):
-    run = new_run(tmp_path, values=["student.min_retention=0.98"])
+    asked = parts.get("asked", ["student.min_retention=0.98"])
+    run = new_run(tmp_path, values=asked)
     add = {"teacher": add_teacher, "students": add_students, "files": add_files, "control": add_control}
-    for part, options in parts.items():
-        add[part](run, **options)
+    for part, adding in add.items():
+        if part in parts:
+            adding(run, **parts[part])
     text = read(run).text
     assert all(words in text for words in said.split("|")), text[:1500]
     assert not any(words in text for words in unsaid.split("|")), text[:1500]
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_student_that_was_asked_for_is_not_called_the_nearest(tmp_path):
-    run = new_run(tmp_path, values=["student.select=2x16"])
-    add_teacher(run, 0)
-    add_files(run, retention=0.93, passes=False)
-    text = read(run).text
-    assert "The 2x16 student keeps 93.0 %" in text and "No student" not in text
 
 
 def test_full_run_states_the_figures_of_the_summary(full_report):
@@ -315,7 +307,6 @@ def test_full_run_states_the_figures_of_the_summary(full_report):
         "Selection: 2x16 is the smallest.",
         "Distillation beats direct training",
         "Seconds to the goal, by the critic's distance",
-        "Largest error of an action of 2x16",
         "Latency of 2x16",
         *("0f" * 32, "3.6e-07"),
     ):
@@ -323,39 +314,30 @@ def test_full_run_states_the_figures_of_the_summary(full_report):
 
 
 def test_teacher_and_students_have_one_colour_each_in_all_figures(full_report):
-    source = full_report.read_text(encoding="utf-8")
     blue, orange = "--series-1", "--series-2"
-    used = {
-        title: {each for each in (blue, orange) if each in drawn} for title, drawn in DRAWN.findall(source)
-    }
+    source = full_report.read_text(encoding="utf-8").partition("</style>")[2]
+    used = {title: {each for each in (blue, orange) if each in svg} for title, svg in DRAWN.findall(source)}
     for words, colours in {
         "The teacher in held-out episodes": {blue},
-        "Critic accuracy": {blue},
         "Policy loss of the students": {orange},
         "Retention of time at goal against parameters": {blue, orange},
         "Time at goal by condition": {blue, orange},
-        "Seconds to the goal": {orange},
-        "Latency of 2x16": {orange},
         "Distance to the goal": {orange},
     }.items():
         assert [found for title, found in used.items() if words in title] == [colours], words
-    assert not re.search(r"--series-[34]", source.split("</style>")[1])
+    assert not re.search(r"--series-[34]", source)
 
 
-@pytest.mark.parametrize(
-    ("metres", "shown"),
-    [
+def test_distances_have_the_unit_that_fits():
+    for metres, shown in (
         (0, "0 cm"),
         (27e-6, "27 µm"),
         (-0.0012, "-1.2 mm"),
-        (0.05, "5 cm"),
         (0.999, "99.9 cm"),
         (3.25, "3.25 m"),
-    ],
-)
-def test_distances_have_the_unit_that_fits(metres, shown):
-    assert formats.with_unit(metres, "m").replace(formats.NARROW, " ") == shown
-    assert formats.with_unit(metres, "cells") == f"{formats.significant(metres)}{formats.NARROW}cells"
+    ):
+        assert formats.with_unit(metres, "m") == shown
+        assert formats.with_unit(metres, "cells") == f"{formats.significant(metres)} cells"
 
 
 def test_what_was_not_measured_or_is_of_another_file_is_absent(full):
@@ -365,19 +347,12 @@ def test_what_was_not_measured_or_is_of_another_file_is_absent(full):
     summary["students"][SIZES[0]]["robustness"] = robustness("ef" * 32)
     summary["students"][SIZES[1]]["critic"] = {"top1": 0.5}
     write_json(full.path / "summary.json", summary | {"control": {}})
-    for size in SIZES:
-        full.parity(size).write_bytes(b"half a file")
+    full.parity(SIZES[0]).write_bytes(b"half a file")
     page = read(full)
-    for words in (
-        "another simulator",
-        "Largest error of an action of",
-        "of delay",
-        "Retention of time at goal",
-    ):
+    for words in ("another simulator", "Latency of", "of delay", "Retention of time at goal"):
         assert words not in page.text
     assert page.row("2x16")[2].strip() == "\N{EN DASH}"
     assert not [row for row in page.rows if row and row[0].startswith("all")]
-    assert sum(row[0].split()[:1] == [SIZES[1]] for row in page.rows if row) == 3  # with file and students
 
 
 def test_page_refers_to_nothing_outside_and_is_the_same_again(full, full_report):
@@ -386,7 +361,6 @@ def test_page_refers_to_nothing_outside_and_is_the_same_again(full, full_report)
     assert all(value.startswith(("#", "data:image/webp;base64,")) for value in page.loaded)
     assert not {"link", "iframe", "object", "base"} & set(page.tags)
     assert not re.search(r"https?://|url\((?!#)|@import", source)
-    assert len(source) < 5e6
     assert write_report(full).read_text(encoding="utf-8") == source
 
 
@@ -400,12 +374,6 @@ def test_text_of_the_run_is_escaped(full):
     page = read(full)
     assert page.text.count(EVIL) >= 3
     assert "script" not in page.tags
-
-
-def test_a_controller_may_run_in_the_simulator_of_training(full):
-    full.update_summary({"engine": "mujoco"})
-    text = read(full).text
-    assert "student in the MuJoCo C engine" in text and "controller in the MuJoCo C engine" in text
 
 
 def test_the_command_carries_what_differs_from_the_preset(tmp_path):
@@ -431,8 +399,6 @@ def test_moving_pictures_are_shown_if_they_were_drawn(full):
     page = read(full)
     assert "img" not in page.tags
     assert "No pictures of them: pipeline control arm/export/2x16 draws them" in page.text
-    (folder / RECORDING).unlink()  # of a task without a model
-    assert "No pictures" not in read(full).text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -481,40 +447,25 @@ def test_the_terminal_shows_what_is_known_beside_the_teacher(tmp_path, capsys):
     rich.print(tables.score(run.summary["teacher"]), tables.summary(run.summary))
     printed = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
     assert ["share_of_reference", "0.797", "0.767", "to", "0.827"] in printed
-    assert ["maze_distance.rank_correlation_far", "0.634"] in printed
     assert any(line[:2] == ["Reference", "knows"] for line in printed)
 
 
 # Plots
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_end():
-    for length in (1, 799, 5000, 5001):
-        kept = plot.thinned(list(range(length)))
-        assert 0 < len(kept) <= plot.MAX_POINTS and kept[-1] == length - 1
-
-
-def test_the_front_holds_whom_none_surpasses_at_no_more_cost():
-    points = {"a": (10, 0.90), "b": (20, 0.95), "c": (20, 0.95), "d": (30, 0.93), "e": (40, 0.99)}
-    assert figures.front(points) == ["a", "b", "e"]
-    assert figures.front({}) == []
-
-
-@pytest.mark.parametrize("far", [1.0, 1.7])
-def test_names_of_points_overlap_nothing_and_who_chooses_first_is_named(far):
+def test_names_of_points_overlap_nothing_and_who_chooses_first_is_named():
     with plot.figure("plot", []) as axes:
         axes.set(xscale="log", xlim=(100, 1e6), ylim=(0.9, 1.1))
-        written = plot.name_points(axes, {f"student-{i}": (1000 * far**i, 0.99, 1.01) for i in range(12)})
+        figures.name_points(axes, {f"{i}x1024": (1000 * 1.7**i, 1.0) for i in range(12)})
         boxes = [each.get_window_extent() for each in axes.texts]
-    assert len(boxes) == len(written) >= (2 if far == 1 else 6) and written[0] == "student-0"
+    assert 3 <= len(boxes) < 12 and axes.texts[0].get_text() == "0x1024"
     assert not any(one.count_overlaps([each for each in boxes if each is not one]) for one in boxes)
 
 
-@pytest.mark.parametrize("timed", [True, False])
-def test_the_teacher_stands_beside_its_students_if_it_was_timed(full, timed):
-    if timed:
-        full.update_summary({"teacher": {"latency_us_p50": 184.0}})
-    parameters, latency = (each.svg for each in figures.retention_and_cost({"arm": RunContext(full)}))
-    assert ">2x16</text>" in latency  # though all students are as fast
-    assert ">teacher</text>" in parameters and ">2x16</text>" in parameters
-    assert (">teacher</text>" in latency) == ("of the teacher in JAX" in latency) == timed
+def test_the_teacher_stands_beside_its_students_if_it_was_timed(full):
+    _, untimed = figures.retention_and_cost({"arm": RunContext(full)})
+    assert ">teacher</text>" not in untimed.svg
+    full.update_summary({"teacher": {"latency_us_p50": 184.0}})
+    for drawn in figures.retention_and_cost({"arm": RunContext(full)}):
+        assert ">teacher</text>" in drawn.svg and ">2x16</text>" in drawn.svg  # though students are as fast
+        assert ("of the teacher in JAX" in drawn.svg) == ("latency" in drawn.title)

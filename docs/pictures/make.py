@@ -42,7 +42,7 @@ def draw_arm(folder: str, file: Path) -> None:
     last = round(SECONDS / recording.spec.control_dt)
     with render.rendering(recording, SIZE) as draw:
         steps = [(i, step) for i in range(EPISODES) for step in range(0, last + 1, STRIDE)]
-        frames = [Image.fromarray(draw(i, step, "")).crop(CROP) for i, step in steps]
+        frames = [Image.fromarray(draw(i, step)).crop(CROP) for i, step in steps]
     # One palette for all frames: what does not move keeps its colour, and need not be stored again.
     sample = Image.fromarray(np.concatenate([np.asarray(each) for each in frames[:: len(frames) // 8]]))
     palette = sample.quantize(COLOURS, Image.Quantize.MEDIANCUT)

@@ -1,6 +1,5 @@
 """The figures of pages. Each function gives those for which there is something to draw."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -10,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.ticker import MaxNLocator
 
-from export.verify import ACTION_TOLERANCE
+from pipelines.files import JSON, read_columns
 from pipelines.formats import INTERVALS, engine, fitting
 from pipelines.report import plot
-from pipelines.report.context import JSON, RunContext, SweepContext
+from pipelines.report.context import RunContext, SweepContext
 from pipelines.report.plot import STUDENT, TEACHER, Curve, Figure
-from pipelines.summary import Figures, StudentFigures
+from pipelines.rundir import DISTANCE_MAP, ROBOT_LOG
+from pipelines.summary import Figures, StudentFigures, SweepRun
 from pipelines.sweep import described, short, shown
 from pipelines.tables import current_robustness
 
@@ -25,14 +25,15 @@ LEARNED = {
     "critic_loss": "Critic loss",
     "actor_loss": "Actor loss",
 }
+COSTS = {"parameters": "parameters", "latency_us_p50": "median latency, µs"}
 # Of each run, so that colour is not all that tells them apart.
 MARKS: list[dict[str, Any]] = [
     {"color": colour, "marker": kind} for colour, kind in zip(plot.SERIES, "osD^", strict=True)
 ]
 BINS = 40
-SMALLEST_ERROR = 1e-9  # drawn; smaller ones, and none at all, stand there
 SLOWEST = 1.5  # times the 99th percentile; slower answers stand there
 STRONGEST = 0.5  # opacity of a maze's farthest cell, so that its number stays readable
+NAME_SIZE = np.array([0.16, 0.08])  # of the axes: what a student's name takes
 SPREAD, NEAR = 0.16, 0.03  # of the way to the next value: over all lines, and from a mean to its dots
 DEPTH = "network.depth"  # stands on the axis of students where it varies
 
@@ -42,18 +43,21 @@ DEPTH = "network.depth"  # stands on the axis of students where it varies
 
 def learning(run: RunContext) -> list[Figure]:
     """Draws the teacher's scores, accuracy and losses against environment steps."""
-    steps, scores = _columns(run.teacher_metrics, "env_steps", "evaluation")
-    curves = [
-        Curve(label.lower(), steps, *([each[k] for each in scores] for k in (key, f"{key}_interval")))
-        for key, label in SCORES.items()
-    ]
-    reference = run.found.reference
-    limit = (reference.time_at_goal if reference else None, "reference: time at goal")
-    title = f"The teacher in held-out episodes (bands: {INTERVALS})"
-    figures = plot.curves(title, curves, limit, of=TEACHER, percent=True)
+    figures: list[Figure] = []
+    with plot.figure(f"The teacher in held-out episodes (bands: {INTERVALS})", figures) as axes:
+        steps, scores = _columns(run.teacher_metrics, "env_steps", "evaluation")
+        bands = {key: [[each[k] for each in scores] for k in (key, f"{key}_interval")] for key in SCORES}
+        plot.curves(
+            axes, [Curve(SCORES[key].lower(), steps, *each) for key, each in bands.items()], of=TEACHER
+        )
+        known = run.found.reference.time_at_goal if run.found.reference else None
+        plot.reference_line(axes, known, "reference: time at goal")
+        plot.all_percent(axes)
     for key, title in LEARNED.items():
-        curve = Curve("", *_columns(run.teacher_metrics, "env_steps", key))
-        figures += plot.curves(title, [curve], of=TEACHER, percent=key == "critic_accuracy")
+        with plot.figure(title, figures) as axes:
+            plot.curves(axes, [Curve("", *_columns(run.teacher_metrics, "env_steps", key))], of=TEACHER)
+            if key == "critic_accuracy":
+                plot.all_percent(axes)
     return figures
 
 
@@ -63,101 +67,95 @@ def _columns(lines: Sequence[JSON], *keys: str) -> list[list[Any]]:
 
 
 def distillation(run: RunContext) -> list[Figure]:
-    """Draws losses of every size, and of the critic, against labels."""
-    lines, order = run.student_metrics, run.config.student.sizes
-    names = [key for key in (lines[0] if lines else {}) if key.endswith("_loss")]
-    names.sort(key=lambda key: (*order, key.partition("/")[0]).index(key.partition("/")[0]))
-    figures: list[Figure] = []
-    for title, of_critic in (("Policy loss of the students", False), ("Critic loss of the students", True)):
-        curves = [
-            Curve(re.sub(r"^critic/|_loss$|/(policy|critic)_loss$", "", key), *_columns(lines, "labels", key))
-            for key in names
-            if ("critic" in key) == of_critic
-        ]
-        figures += plot.curves(title, curves, of=STUDENT, axis="labelled states", log=True)
+    """Draws the policy loss of every size against labels."""
+    lines, figures = run.student_metrics, list[Figure]()
+    with plot.figure("Policy loss of the students", figures) as axes:
+        losses = {size: f"{size}/policy_loss" for size in run.config.student.sizes}
+        found = [Curve(size, *_columns(lines, "labels", key)) for size, key in losses.items()]
+        plot.curves(axes, found, "labelled states", STUDENT)
+        low, high = axes.dataLim.intervaly
+        if 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
+            plot.logarithmic(axes.yaxis, "{x:g}")
     return figures
 
 
 def retention_and_cost(runs: Mapping[str, RunContext]) -> list[Figure]:
     """Draws retention against parameters and latency, a point a student with its interval.
 
-    Of one run: the line of the Pareto front, the teacher at 100 %, and names where they fit."""
+    Of one run: the teacher at 100 %, which student was selected, and names where they fit."""
     figures: list[Figure] = []
-    for key, what in (("parameters", "parameters"), ("latency_us_p50", "median latency, µs")):
+    for key, what in COSTS.items():
         with plot.figure(f"Retention of time at goal against {what.partition(',')[0]}", figures, 3.4) as axes:
             axes.axhline(1, color=plot.MUTED, linewidth=1)
+            axes.set_xlabel(what)
             plot.logarithmic(axes.xaxis)
             plot.percent_axis(axes.yaxis)
-            axes.set_xlabel(what)
             for (name, run), look in zip(runs.items(), cycle(MARKS)):
-                students, files = run.found.students, run.found.export
-                costs = {
-                    size: getattr(student if key == "parameters" else files.get(size), key, None)
-                    for size, student in students.items()
-                    if student.retention is not None
+                of_cost = run.found.students if key == "parameters" else run.found.export
+                points = {
+                    size: (cost, student)
+                    for size, student in run.found.students.items()
+                    if (cost := getattr(of_cost.get(size), key, None)) and student.retention is not None
                 }
-                points = {size: (cost, students[size]) for size, cost in costs.items() if cost is not None}
                 if len(runs) == 1:
-                    _front(axes, run, points, key)
+                    _students(axes, run, points, key)
                 else:
                     plot.dots(axes, points.values(), "retention", label=name, **look)
     return figures
 
 
-def _front(axes: Axes, run: RunContext, points: Mapping[str, tuple[float, StudentFigures]], key: str) -> None:
-    leading = front({size: (cost, student.retention or 0) for size, (cost, student) in points.items()})
+def _students(
+    axes: Axes, run: RunContext, points: Mapping[str, tuple[float, StudentFigures]], key: str
+) -> None:
+    """Draws the students of one run, each at its cost, beside their teacher."""
+    chosen = {size: point for size, point in points.items() if size == run.found.selected}
     plot.reference_line(axes, run.config.student.min_retention or None, "required")
-    line = [[points[size][0] for size in leading], [points[size][1].retention or 0 for size in leading]]
-    axes.plot(*line, color=STUDENT, linewidth=0.8)
-    chosen = [size for size in points if size == run.found.selected]
     plot.dots(axes, points.values(), "retention", color=STUDENT, markerfacecolor=plot.PAPER, label="student")
-    plot.dots(axes, [points[size] for size in chosen], "retention", color=STUDENT, label="selected")
-    of_teacher = [getattr(run.found.teacher, key, None), *(s.teacher_parameters for _, s in points.values())]
-    teacher = next(filter(None, of_teacher[:1] if key != "parameters" else of_teacher), None)
+    plot.dots(axes, chosen.values(), "retention", color=STUDENT, label="selected")
+    if key == "parameters":
+        teacher = next(filter(None, (student.teacher_parameters for _, student in points.values())), None)
+    elif teacher := getattr(run.found.teacher, key, None):
+        axes.set_xlabel(f"{axes.get_xlabel()}; of the teacher in JAX")
     if teacher:
         axes.plot(teacher, 1, "s", color=TEACHER, markersize=6, label="teacher")
-        if key != "parameters":
-            axes.set_xlabel(f"{axes.get_xlabel()}; of the teacher in JAX")
     axes.margins(x=0.1, y=0.2)
     low, high = axes.dataLim.intervalx
     if 0 < high < 1.01 * low:  # one cost alone, around which a logarithmic axis would have no width
         axes.set_xlim(low / 2, 2 * low)
-    order = {size: points[size] for size in (*chosen, *leading, *points)}
-    ends = {
-        size: student.interval("retention") or [student.retention] * 2 for size, (_, student) in order.items()
+    tops = {
+        size: (cost, (student.interval("retention") or (0.0, student.retention or 0.0))[1])
+        for size, (cost, student) in {**chosen, **points}.items()
     }
-    plot.name_points(axes, {size: (cost, *ends[size]) for size, (cost, _) in order.items()})
+    name_points(axes, tops)
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Returns who, by cost and retention, is surpassed by none at no more cost, the cheapest first."""
-    found: list[str] = []
-    for size in sorted(points, key=lambda size: (points[size][0], -points[size][1])):
-        if not found or points[size][1] > points[found[-1]][1]:
-            found.append(size)
-    return found
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes names above points, the first first; one that would overlap another is left out."""
+    taken: list[Any] = []
+    for name, point in points.items():
+        place = (axes.transScale + axes.transLimits).transform(point)
+        if all((np.abs(place - other) > NAME_SIZE).any() for other in taken):
+            axes.annotate(name, point, (0, 5), textcoords="offset points", ha="center")
+            taken.append(place)
 
 
 def robustness(run: RunContext) -> list[Figure]:
     """Draws time at goal of the selected student and its teacher, a row a condition."""
-    trials = current_robustness(run.found)
-    series = {who: (trials, who) for who in ("teacher", "student")}
-    return _rows("Time at goal by condition", list(trials), series)
+    rows = {name: (trial, trial) for name, trial in current_robustness(run.found).items()}
+    return _rows("Time at goal by condition", rows, {"teacher": "teacher", "student": "student"})
 
 
-def _rows(
-    title: str, names: list[str], series: Mapping[str, tuple[Mapping[str, Figures], str]]
-) -> list[Figure]:
-    """Draws one row a name and in it a dot a series; of each the figures of its rows and their key."""
+def _rows(title: str, rows: Mapping[str, tuple[Figures, Figures]], series: Mapping[str, str]) -> list[Figure]:
+    """Draws one row a name and in it two dots, of the key that each of the series has."""
     figures: list[Figure] = []
-    with plot.figure(f"{title} (lines: {INTERVALS})", figures, 0.7 + 0.32 * len(names)) as axes:
-        for (label, (rows, key)), shift in zip(series.items(), (-0.2, 0.2), strict=True):
-            at = [(names.index(name) + shift, row) for name, row in rows.items()]
+    with plot.figure(f"{title} (lines: {INTERVALS})", figures, 0.7 + 0.32 * len(rows)) as axes:
+        for side, (label, key) in enumerate(series.items()):
             look = {"color": TEACHER if label == "teacher" else STUDENT}
-            look |= {"markerfacecolor": plot.PAPER} if shift < 0 and label != "teacher" else {}
+            look |= {"markerfacecolor": plot.PAPER} if side == 0 and label != "teacher" else {}
+            at = [(i - 0.2 + 0.4 * side, pair[side]) for i, pair in enumerate(rows.values())]
             plot.dots(axes, at, key, flat=True, label=label, **look)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         plot.percent_axis(axes.xaxis)
     return figures
@@ -165,7 +163,7 @@ def _rows(
 
 def maze_distances(run: RunContext) -> list[Figure]:
     """Draws maps of the distances from a start, by the critic and in cells, and all distances by cells."""
-    found, figures = run.distance_map, list[Figure]()
+    found, figures = read_columns(run.path / "teacher" / DISTANCE_MAP), list[Figure]()
     if not (run.found.teacher and run.found.teacher.maze_distance and found):
         return figures
     cells = found["cells"]
@@ -173,7 +171,7 @@ def maze_distances(run: RunContext) -> list[Figure]:
         height = min(3.2, plot.WIDTH * cells.shape[0] / cells.shape[1])
         with plot.figure(f"{title} from a start (ring) to every free cell", figures, height) as axes:
             _draw_map(axes, np.where(np.isinf(cells), np.inf, found[key]), form)
-            ((row, column),) = np.argwhere(cells == 0)
+            ((row, column),) = np.argwhere(cells == 0) + 0.5
             axes.plot(column, row, "o", markersize=15, fillstyle="none", color=plot.INK, markeredgewidth=0.8)
     with plot.figure("The critic's distance, by cells to walk (lines: middle half)", figures) as axes:
         plot.quartiles(axes, found["steps"], found["quartiles"], "cells to walk", TEACHER)
@@ -186,15 +184,12 @@ def _draw_map(axes: Axes, values: np.ndarray, form: str) -> None:
     """Draws a maze [R, C], rows downwards: walls are NaN, a distance that is not infinite is a shade too."""
     shades = [to_rgba(TEACHER, alpha) for alpha in (0, STRONGEST)]
     colours = LinearSegmentedColormap.from_list("", shades).with_extremes(bad=plot.RULE, over=shades[0])
-    reached = values[np.isfinite(values)]
-    place = [np.arange(length) for length in values.T.shape]
-    axes.pcolormesh(
-        *place, values, cmap=colours, edgecolors="face", linewidth=0.5, vmin=reached.min(), vmax=reached.max()
-    )
+    top = values[np.isfinite(values)].max()
+    axes.pcolormesh(values, cmap=colours, edgecolors="face", linewidth=0.5, vmin=np.nanmin(values), vmax=top)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             text = f"{value:{form}}" if np.isfinite(value) else "\N{EN DASH}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7)
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7)
     axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.set_axis_off()
@@ -203,17 +198,14 @@ def _draw_map(axes: Axes, values: np.ndarray, form: str) -> None:
 def calibration(run: RunContext) -> list[Figure]:
     """Draws each student's score as evaluated and as run again; time to the goal by the critic's distance."""
     figures: list[Figure] = []
-    if again := run.run_again:
-        engines = (run.found.engine or "training", next(iter(again.values()))[1].engine or "")
-        labels = [
-            f"{what} in {engine(at)}" for what, at in zip(("student", "controller"), engines, strict=True)
-        ]
-        for key, title in SCORES.items():
-            series = {
-                label: ({size: pair[i] for size, pair in again.items()}, key)
-                for i, label in enumerate(labels)
-            }
-            figures += _rows(title, list(again), series)
+    again = {
+        size: (run.found.students[size], control)
+        for size, control in run.found.control.items()
+        if run.found.is_exported(size, control)
+    }
+    for key, title in SCORES.items() if again else ():
+        at = engine(run.found.engine or "training"), engine(next(iter(again.values()))[1].engine or "")
+        figures += _rows(title, again, {f"student in {at[0]}": key, f"controller in {at[1]}": key})
     found, of_critic = run.found.chosen.calibration, "by the critic's distance"
     if found and found.seconds and found.distance:
         with plot.figure(f"Seconds to the goal, {of_critic} (lines: middle half)", figures) as axes:
@@ -221,28 +213,21 @@ def calibration(run: RunContext) -> list[Figure]:
             plot.quartiles(axes, found.distance, seconds, "critic's distance", STUDENT)
             plot.reference_line(axes, found.horizon_s, "or later")
             axes.set_ylim(0, 1.06 * (found.horizon_s or 0))
-        arrived = Curve("", found.distance, found.arrived or [])
-        title, axis = f"Reached the goal in that time, {of_critic}", "critic's distance"
-        figures += plot.curves(title, [arrived], of=STUDENT, axis=axis, percent=True, counts=False)
+        with plot.figure(f"Reached the goal in that time, {of_critic}", figures) as axes:
+            arrived = Curve("", found.distance, found.arrived or [])
+            plot.curves(axes, [arrived], "critic's distance", STUDENT)
+            plot.all_percent(axes)
     return figures
 
 
 def parity(run: RunContext) -> list[Figure]:
-    """Draws errors and latency of the selected file over the observations that it was verified on."""
-    figures, allowed, size = list[Figure](), ACTION_TOLERANCE[0], run.found.selected
-    errors = run.parity.get("action_error", ())
-    if len(errors):
-        with plot.figure(f"Largest error of an action of {size}, observations", figures) as axes:
-            seen = np.maximum(errors, SMALLEST_ERROR)  # a logarithmic axis has no zero
-            bins = np.geomspace(SMALLEST_ERROR, max(2 * allowed, seen.max()), BINS)
-            axes.hist(seen, bins=bins.tolist(), color=STUDENT)
-            axes.axvline(allowed, color=plot.MUTED, linewidth=1, linestyle=plot.DASHED, label="allowed")
-            plot.logarithmic(axes.xaxis, "{x:.0e}", subs=(1,))
-    return figures + _latencies(f"Latency of {size}, µs, observations", run.parity.get("latency_us", ()))
+    """Draws latencies of the selected file over the observations that it was verified on."""
+    columns = read_columns(run.parity(run.found.selected or ""))
+    return _latencies(f"Latency of {run.found.selected}, µs, observations", columns)
 
 
-def _latencies(title: str, found: Any) -> list[Figure]:
-    figures: list[Figure] = []
+def _latencies(title: str, columns: Mapping[str, np.ndarray]) -> list[Figure]:
+    figures, found = list[Figure](), columns.get("latency_us", ())
     if len(found):
         with plot.figure(title, figures) as axes:
             middle, slow = np.percentile(found, (50, 99))
@@ -256,31 +241,35 @@ def _latencies(title: str, found: Any) -> list[Figure]:
 
 def control_distances(run: RunContext) -> list[Figure]:
     """Draws the distance to the goal during the recorded episodes."""
-    recording = run.recording
+    recording, figures, curves = run.recording, list[Figure](), []
     episodes = recording.get("episodes", ())
-    farthest = max((max(episode["distance"]) for episode in episodes), default=0.0)
-    (scale, unit), curves = fitting(farthest, run.goal.unit), []
+    scale, unit = fitting(max((max(each["distance"]) for each in episodes), default=0.0), run.goal.unit)
     for i, episode in enumerate(episodes, 1):
         steps = episode.get("steps") or range(len(episode["distance"]))  # runs of before have some
         seconds = recording["control_dt"] * np.asarray(steps)
         curves.append(Curve(str(i), seconds, scale * np.asarray(episode["distance"])))
     title = f"Distance to the goal in the recorded episodes{f', {unit}' if unit else ''}"
-    limit = (scale * recording.get("success_radius", 0), "success")
-    return plot.curves(title, curves, limit, of=STUDENT, axis="seconds", counts=False)
+    with plot.figure(title, figures) as axes:
+        plot.curves(axes, curves, "seconds", STUDENT)
+        plot.reference_line(axes, scale * recording.get("success_radius", 0), "success")
+        axes.set_ylim(bottom=0)
+    return figures
 
 
 def robot(run: RunContext) -> list[Figure]:
     """Draws where each goal's time ended on the robot, and how long the steps took."""
     figures: list[Figure] = []
-    found = run.found.robot.get(run.found.driven or "")
-    ends = (found and found.distances_m) or []
-    scale, unit = fitting(max([*ends, run.goal.success_radius or 0]), run.goal.unit)
+    driven = run.found.driven or ""
+    ends = (driven and run.found.robot[driven].distances_m) or []
+    radius = run.goal.success_radius or 0.0
+    scale, unit = fitting(max([*ends, radius]), run.goal.unit)
     title = f"Distance at the end of each goal's time{f', {unit}' if unit else ''}"
     with plot.figure(title, figures) as axes:
         axes.plot(range(1, len(ends) + 1), [scale * end for end in ends], "o", color=STUDENT, label="goal")
-        plot.reference_line(axes, scale * (run.goal.success_radius or 0), "success")
+        plot.reference_line(axes, scale * radius, "success")
         axes.set(xlabel="goals, one after the other", ylim=(0, None))
-    return figures + _latencies("From reading to writing on the robot, µs, steps", run.robot_latencies)
+    log = read_columns(run.path / "control" / driven / ROBOT_LOG)
+    return figures + _latencies("From reading to writing on the robot, µs, steps", log)
 
 
 # Several runs
@@ -301,17 +290,20 @@ def teachers(
       against: `env_steps` or `wall_s`."""
     figures: list[Figure] = []
     for key, reference in references.items():
-        curves = []
-        for name, seeds in groups.items():
-            columns = [_columns(lines, against, "evaluation") for lines in seeds]
-            found = [{at: score[key] for at, score in zip(*each, strict=True)} for each in columns if each[0]]
-            common = [at for at in (found[0] if found else ()) if all(at in each for each in found)]
-            mean = [float(np.mean([each[at] for each in found])) for at in common]
-            thin = [(list(each), list(each.values())) for each in found if len(found) > 1]
-            curves.append(Curve(name, common, mean, thin=thin))
-        axis = "environment steps" if against == "env_steps" else "wall-clock time, s"
-        limit = (reference, "reference policy")
-        figures += plot.curves(f"{SCORES[key]}{title}", curves, limit, axis=axis, percent=True)
+        with plot.figure(f"{SCORES[key]}{title}", figures) as axes:
+            curves = []
+            for name, seeds in groups.items():
+                found = []
+                for lines in seeds:
+                    at, scores = _columns(lines, against, "evaluation")
+                    found += [(at, [score[key] for score in scores])] if at else []
+                mean = [float(np.mean(each)) for each in zip(*(scores for _, scores in found), strict=False)]
+                at = found[0][0][: len(mean)] if found else []
+                curves.append(Curve(name, at, mean, thin=found if len(found) > 1 else ()))
+            axis = "environment steps" if against == "env_steps" else "wall-clock time, s"
+            plot.curves(axes, curves, axis)
+            plot.reference_line(axes, reference, "reference policy")
+            plot.all_percent(axes)
     return figures
 
 
@@ -328,18 +320,18 @@ def comparison_learning(runs: Mapping[str, RunContext]) -> list[Figure]:
 def against_value(sweep: SweepContext) -> list[Figure]:
     """Draws score and wall-clock time against the setting that varies; nothing for none or several."""
     figures: list[Figure] = []
-    if len(sweep.vary) != 1:
+    if len(sweep.found.vary) != 1:
         return figures
-    (field,) = sweep.vary
+    (field,) = sweep.found.vary
     runs = [(run.values, run.teacher) for run in sweep.finished]
     rows = [(row.values, row) for row in sweep.found.combinations]
     with plot.figure(f"Success and time at goal against {short(field)}", figures) as axes:
         lines = [(label.lower(), key, runs, rows) for key, label in SCORES.items()]
         _against(axes, sweep, field, lines, TEACHER)
-        failed = [sweep.vary[field].index(run.values[field]) for run in sweep.failed]
+        failed = [sweep.found.vary[field].index(run.values[field]) for run in sweep.failed]
         if failed:
             axes.plot(failed, [0] * len(failed), "x", color=plot.MUTED, markersize=6, label="failed")
-        plot.reference_line(axes, sweep.reference("time_at_goal"), "reference: time at goal")
+        plot.reference_line(axes, reference("time_at_goal", sweep.finished), "reference: time at goal")
         plot.all_percent(axes)
     with plot.figure("Wall-clock time of a run, s", figures) as axes:
         _against(axes, sweep, field, [("", "wall_s", runs, rows)], TEACHER)
@@ -352,26 +344,32 @@ def sweep_students(sweep: SweepContext) -> list[Figure]:
 
     Where several settings vary, against the depth or else the last one, two figures for each combination of
     the others; nothing where none does."""
-    figures: list[Figure] = []
-    field = DEPTH if DEPTH in sweep.vary else next(reversed(sweep.vary), "")
-    titles = {"time_at_goal": "Time at goal of students", "retention": "Retention of time at goal"}
-    for panel, where in _panels(sweep.found.students, field) if field else ():
-        by_size: dict[str, Any] = {}
-        for row in _within(panel, sweep.found.students):
-            runs = [(run.values, run.students.get(row.size)) for run in _within(panel, sweep.finished)]
-            by_size.setdefault(row.size, (runs, []))[1].append((row.values, row))
-        for key, title in titles.items():
-            lines = [(size, key, *found) for size, found in by_size.items()]
-            if key == "time_at_goal":  # of teachers in the students' episodes, the same for all sizes
-                lines.append(("teacher", f"teacher_{key}", *next(iter(by_size.values()))))
-            with plot.figure(f"{title}{where}", figures) as axes:
-                _against(axes, sweep, field, lines, STUDENT)
-                plot.percent_axis(axes.yaxis)
-                if key == "retention":
-                    axes.axhline(1, color=plot.MUTED, linewidth=1)
-                else:
-                    axes.set_ylim(bottom=0)
-                axes.set_xlabel(f"{short(field)} of the teacher")
+    figures, vary = list[Figure](), sweep.found.vary
+    field = DEPTH if DEPTH in vary else next(reversed(vary), "")
+    finished = _panels(sweep.finished, field)
+    for where, rows in _panels(sweep.found.students, field).items() if field else ():
+        sizes: dict[str, Any] = {
+            size: (
+                [(run.values, run.students.get(size)) for run in finished.get(where, ())],
+                [(row.values, row) for row in rows if row.size == size],
+            )
+            for size in dict.fromkeys(row.size for row in rows)
+        }
+        # Of teachers in the students' episodes, the same for all sizes.
+        teacher = ("teacher", "teacher_time_at_goal", *next(iter(sizes.values())))
+        lines = [(size, "time_at_goal", *found) for size, found in sizes.items()]
+        with plot.figure(f"Time at goal of students{where}", figures) as axes:
+            _against(axes, sweep, field, [*lines, teacher], STUDENT)
+            plot.percent_axis(axes.yaxis)
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(f"{short(field)} of the teacher")
+        with plot.figure(f"Retention of time at goal{where}", figures) as axes:
+            _against(
+                axes, sweep, field, [(size, "retention", *found) for size, found in sizes.items()], STUDENT
+            )
+            plot.percent_axis(axes.yaxis)
+            axes.axhline(1, color=plot.MUTED, linewidth=1)
+            axes.set_xlabel(f"{short(field)} of the teacher")
     return figures
 
 
@@ -380,29 +378,30 @@ def sweep_learning(sweep: SweepContext) -> list[Figure]:
 
     Where several vary, figures for each combination of the others."""
     figures: list[Figure] = []
-    last = next(reversed(sweep.vary), "")
-    for panel, where in _panels(sweep.found.combinations, last):
+    last = next(reversed(sweep.found.vary), "")
+    for where, runs in _panels(sweep.found.runs, last).items():
         groups: dict[str, list[list[JSON]]] = {}
-        for run in _within(panel, sweep.found.runs):
-            name = shown(run.values[last]) if last else sweep.preset
+        for run in runs:
+            name = shown(run.values[last]) if last else sweep.found.preset
             groups.setdefault(name, []).append(sweep.metrics[run.run])
-        references = {key: sweep.reference(key, panel) for key in SCORES}
+        references = {key: reference(key, runs) for key in SCORES}
         figures += teachers(f"{where}, by {short(last) if last else 'preset'}", groups, references)
     return figures
 
 
-def _panels(rows: Iterable[Any], field: str) -> list[tuple[JSON, str]]:
-    """Returns the combinations of settings but this one, in their order, and where they stand in a title."""
-    panels: list[JSON] = []
+def reference(key: str, runs: Iterable[SweepRun]) -> float | None:
+    """Returns the reference policy's score, if it is the same for all of these runs that have one."""
+    found = {getattr(run.reference, key) for run in runs if run.reference}
+    return found.pop() if len(found) == 1 else None
+
+
+def _panels(rows: Iterable[Any], field: str) -> dict[str, list[Any]]:
+    """Returns the rows by their values of all settings but this one, as these stand in a title."""
+    panels: dict[str, list[Any]] = {}
     for row in rows:
-        panel = {name: value for name, value in row.values.items() if name != field}
-        if panel not in panels:
-            panels.append(panel)
-    return [(panel, f" at {described(panel)}" if panel else "") for panel in panels]
-
-
-def _within(panel: JSON, rows: Iterable[Any]) -> list[Any]:
-    return [row for row in rows if row.values.items() >= panel.items()]
+        others = {name: value for name, value in row.values.items() if name != field}
+        panels.setdefault(f" at {described(others)}" if others else "", []).append(row)
+    return panels
 
 
 def _against(
@@ -413,7 +412,7 @@ def _against(
     Args:
       lines: of each its name, the key, and runs and means over seeds, each with its values.
       of: TEACHER or STUDENT, whose colour all lines have but that of the name `teacher`."""
-    values = sweep.vary[field]
+    values = sweep.found.vary[field]
     for i, ((name, key, *found), dashes) in enumerate(zip(lines, cycle(plot.DASHES))):
         shift = (i - (len(lines) - 1) / 2) * SPREAD / max(len(lines), 2)
         colour = TEACHER if name == "teacher" else of
@@ -421,7 +420,6 @@ def _against(
             [(values.index(at[field]) + shift, of) for at, of in each if getattr(of, key, None) is not None]
             for each in found
         )
-        means.sort(key=lambda each: each[0])
         plot.dots(axes, means, key, label=name, color=colour, linestyle=dashes)
         beside, dots = [at + NEAR for at, _ in runs], [getattr(of, key) for _, of in runs]
         axes.plot(beside, dots, "o", color=colour, alpha=0.6, markeredgewidth=0)

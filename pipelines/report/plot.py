@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from pipelines.summary import Figures
 
@@ -27,7 +26,7 @@ DASHED = (0, (4, 3))
 DASHES = ["-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 LOOKS = cycler(linestyle=DASHES) * cycler(color=SERIES)  # dashes change last
 WIDTH, HEIGHT = 4.7, 2.6  # inches of 72 points: a point is about a pixel where plots stand side by side
-MAX_POINTS = 800  # of one line; more cannot be told apart
+MARKED = 30  # points of a line, from which on it has no marks
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "savefig.transparent": True,
@@ -75,7 +74,8 @@ def figure(title: str, figures: list[Figure], height: float = HEIGHT) -> Iterato
         yield axes
         if not np.isfinite(axes.dataLim.intervalx).all():
             return
-        _legend(axes)
+        if axes.get_legend_handles_labels()[1]:
+            canvas.legend(loc="outside upper left", ncols=5)
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue().partition("<svg")[2]
@@ -96,58 +96,25 @@ class Curve(NamedTuple):
 
 
 def curves(
-    title: str,
-    found: Sequence[Curve],
-    limit: tuple[float | None, str] = (None, ""),
-    *,
-    of: str | None = None,
-    axis: str = "environment steps",
-    counts: bool = True,
-    percent: bool = False,
-    log: bool = False,
-) -> list[Figure]:
-    """Draws lines from 0 on; of more points than can be told apart every n-th alone.
+    axes: Axes, found: Iterable[Curve], axis: str = "environment steps", of: str | None = None
+) -> None:
+    """Draws lines over an axis from 0 on.
 
-    Args:
-      limit: what could be reached, if that is known: value and label.
-      of: TEACHER or STUDENT, whose colour all lines have; they differ by their dashes.
-      counts: the horizontal axis is one of counts: 200k, 1.2M.
-      percent, log: the vertical axis reaches from 0 to 100 %, or is logarithmic."""
-    figures: list[Figure] = []
-    with figure(title, figures) as axes:
-        if of:
-            axes.set_prop_cycle(cycler(linestyle=DASHES) * cycler(color=[of]))
-        for each in found:
-            x_kept, y_kept, band = map(thinned, (each.x, each.y, each.band))
-            marker = "o" if len(each.x) < 30 else ""
-            (line,) = axes.plot(x_kept, y_kept, label=each.label, marker=marker, markersize=2.5)
-            look: dict[str, Any] = {"color": line.get_color(), "linestyle": line.get_linestyle()}
-            if len(band):
-                axes.fill_between(
-                    x_kept, *np.transpose(band), color=line.get_color(), alpha=0.18, linewidth=0
-                )
-            for thin in each.thin:
-                axes.plot(*thin, linewidth=0.8, alpha=0.45, **look)
-        reference_line(axes, *limit)
-        axes.set_xlabel(axis)
-        axes.set_xlim(left=0)
-        if counts:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.xaxis.set_major_locator(MaxNLocator(6))
-        low, high = axes.dataLim.intervaly
-        if percent:
-            all_percent(axes)
-        elif log and 0 < 5 * low <= high < np.inf:  # spans enough to have ticks
-            logarithmic(axes.yaxis, "{x:g}")
-        elif not counts:
-            axes.set_ylim(bottom=0)
-    return figures
-
-
-def thinned(values: Any) -> Any:
-    """Returns no more of them than can be told apart, evenly, the last among them."""
-    stride = len(values) // MAX_POINTS + 1
-    return values[(len(values) - 1) % stride :: stride] if len(values) else values
+    Args: of: TEACHER or STUDENT, whose colour all lines have; they differ by their dashes."""
+    if of:
+        axes.set_prop_cycle(cycler(linestyle=DASHES) * cycler(color=[of]))
+    for label, x, y, band, thin in found:
+        (line,) = axes.plot(x, y, label=label, marker="o" if len(x) < MARKED else "", markersize=2.5)
+        look: dict[str, Any] = {"color": line.get_color(), "linestyle": line.get_linestyle()}
+        if len(band):
+            axes.fill_between(x, *np.transpose(band), color=line.get_color(), alpha=0.18, linewidth=0)
+        for each in thin:
+            axes.plot(*each, linewidth=0.8, alpha=0.45, **look)
+    axes.set_xlabel(axis)
+    axes.set_xlim(left=0)
+    if axes.dataLim.x1 >= 1000:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1.2M
+        axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
 def dots(
@@ -170,10 +137,10 @@ def quartiles(axes: Axes, x: Any, found: Any, label: str, colour: str) -> None:
     axes.set_xlabel(label)
 
 
-def logarithmic(axis: Axis, form: Any = None, subs: Sequence[float] = (1, 2, 5)) -> None:
+def logarithmic(axis: Axis, form: Any = None) -> None:
     """Makes an axis logarithmic; `form` as matplotlib takes it, by default for counts: 200k, 1.2M."""
     axis.axes.set(**{"xscale" if axis is axis.axes.xaxis else "yscale": "log"})
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(form or EngFormatter(sep=""))
     axis.set_minor_formatter(NullFormatter())
 
@@ -193,36 +160,3 @@ def reference_line(axes: Axes, value: float | None, label: str) -> None:
     """Draws a dashed line at what could be reached, if that is known."""
     if value is not None:
         axes.axhline(value, color=MUTED, linewidth=1, linestyle=DASHED, label=label)
-
-
-def name_points(axes: Axes, points: Mapping[str, tuple[float, float, float]]) -> list[str]:
-    """Writes names above or below what is drawn at (x, low, high), the first first; returns those written.
-
-    A name for which no place is free is left out. To be called last, when limits are as they will stay."""
-    _legend(axes)  # takes room from the axes
-    canvas = axes.get_figure(root=True)
-    assert canvas is not None, "axes stand on a figure"
-    canvas.draw_without_rendering()  # lays out, so that points have their places on the page
-    ends = ([(x, low), (x, high)] for x, low, high in points.values())
-    taken, written = [Bbox(axes.transData.transform(each)).padded(4) for each in ends], []
-    for name, (x, low, high) in points.items():
-        for y, away, side in ((high, 5, "bottom"), (low, -5, "top")):
-            text = axes.annotate(name, (x, y), (0, away), textcoords="offset points", ha="center", va=side)
-            box = text.get_window_extent()
-            if (
-                not box.count_overlaps(taken)
-                and axes.bbox.contains(*box.min)
-                and axes.bbox.contains(*box.max)
-            ):
-                taken.append(box)
-                written.append(name)
-                break
-            text.remove()
-    return written
-
-
-def _legend(axes: Axes) -> None:
-    """Writes above the axes what has a label."""
-    canvas = axes.get_figure(root=True)
-    if canvas is not None and not canvas.legends and axes.get_legend_handles_labels()[1]:
-        canvas.legend(loc="outside upper left", ncols=5)
