@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import jax
 
@@ -79,21 +78,20 @@ def requested_sweep(
 
 def _require_same(sweep: Sweep, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
     """Refuses to go on with a sweep that was begun with other values."""
-    settings, remedy = sweep.settings, "or name another --run"
+    settings = sweep.settings
     if told := asked.different(sweep.config):
         raise UsageError(f"{sweep.path} was begun with other settings: {told}")
-    before = {"preset": [settings["preset"]], **settings["vary"], "seeds": settings["seeds"]}
-    now = varied_values(combinations(sweep.config, varied, asked.assigned)) if varied else settings["vary"]
-    now = {"preset": [asked.preset or settings["preset"]], **now, "seeds": seeds or settings["seeds"]}
-
-    def listed(found: dict[str, Any], other: dict[str, Any]) -> str:
-        texts = {field: ",".join(map(shown, values)) for field, values in found.items()}
-        differ = [f"{field}={text}" for field, text in texts.items() if found[field] != other.get(field)]
-        return " and ".join(differ) or "no such setting varied"
-
+    before = {"preset": [settings["preset"]], "seeds": settings["seeds"]} | settings["vary"]
+    now = {"preset": [asked.preset or settings["preset"]], "seeds": seeds or settings["seeds"]}
+    now |= varied_values(combinations(sweep.config, varied, asked.assigned)) if varied else settings["vary"]
     if now != before:
-        told = f"{listed(before, now)}, not {listed(now, before)}"
-        raise UsageError(f"{sweep.path} was begun with {told}; resume without them, {remedy}")
+        old, new = (
+            " ".join(f"{field}={','.join(map(shown, values))}" for field, values in each.items())
+            for each in (before, now)
+        )
+        raise UsageError(
+            f"{sweep.path} was begun with {old}, not {new}; resume without them, or name another --run"
+        )
 
 
 def train_sweep(sweep: Sweep) -> JSON:
@@ -226,10 +224,10 @@ def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
 
 def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:
     """`; about 5 min left`: others take as long as those of the same values, or else the longest, so far."""
-    finished = [member for member in members if member.finished]
+    taken = [(member.values, member.seconds) for member in members if member.finished]
     seconds = 0.0
     for member in (each for each in members if not each.finished and not failures.get(each.name)):
-        alike = [other.seconds for other in finished if other.values == member.values]
-        longest = max((other.seconds for other in finished), default=0.0)
+        alike = [took for values, took in taken if values == member.values]
+        longest = max((took for _, took in taken), default=0.0)
         seconds += max(0.0, fmean(alike or [longest]) - member.seconds)
-    return f"; about {describe_duration(seconds)} left" if finished else ""
+    return f"; about {describe_duration(seconds)} left" if taken else ""

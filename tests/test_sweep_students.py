@@ -57,17 +57,11 @@ def stages(monkeypatch) -> SimpleNamespace:
 
     def export(run, display, *, resume, seed, sign):
         begin("export", run)
-        size, passes = run.config.student.sizes[0], found.passes(run)
+        sizes, passes = run.config.student.sizes, found.passes(run)
         because = "as was asked" if passes else "no student surely keeps 98 %. What limits it is capacity."
         evaluated = {"time_at_goal": 0.4, "retention": 0.8, "teacher_time_at_goal": 0.5, "episodes": 16}
-        run.update_summary(
-            {
-                "students": dict.fromkeys(run.config.student.sizes, evaluated),
-                "selected": size,
-                "selected_passes": passes,
-                "selected_because": because,
-            }
-        )
+        selected = {"selected": sizes[0], "selected_passes": passes, "selected_because": because}
+        run.update_summary({"students": dict.fromkeys(sizes, evaluated), **selected})
 
     # A page takes a second to draw: tests that look at it write it.
     monkeypatch.setattr("pipelines.report.write_sweep_report", lambda sweep: sweep.path / "report.html")
@@ -158,7 +152,6 @@ def test_a_wrong_request_changes_nothing(sweep, stages):
         (["distill", "sweep", "--resume", "--set", "student.sizes=2x8"], "made with other values"),
         (["distill", "sweep", "--resume", "--set", "network.depth=16"], "the teacher is trained"),
         (["export", "sweep", "--student", "9x9"], "student.select"),
-        (["export", "sweep", "--run", "other"], "two runs are named"),
     ):
         done = typed(*words)
         assert done.exit_code == 2 and message in done.stderr
@@ -187,10 +180,9 @@ def test_students_are_means_over_seeds(sweep):
 
 def test_the_page_shows_students_against_their_teachers_depth(sweep, tmp_path):
     before = page_of(sweep)
-    assert "Students, means over" not in before.text
     page = page_of(with_students(sweep, lambda m: 0.4 + 0.1 * m.seed))
+    assert ("Students, means over" in page.text) != ("Students, means over" in before.text)
     assert page.tags.count("figure") == before.tags.count("figure") + 2
-    assert page.text.count("depth of the teacher") == 2
     rows = [row for row in page.rows if row and row[0].startswith("depth 8: ")]
     assert [row[0].split()[2] for row in rows] == list(SIZES)
     assert [cell.split()[0] for cell in rows[0][2:4]] == ["45.0", "80.0"]
