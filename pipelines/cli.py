@@ -208,11 +208,8 @@ def control(
     where: Where,
     held_out: HeldOut,
     driving: Driving,
-    bundle: str | None = typer.Argument(
-        None,
-        metavar="[BUNDLE|RUN]",
-        help="a bundle, or a run, which stands for its selected bundle",
-        autocompletion=options.complete_run,
+    bundle: str | None = options.argument(
+        "[BUNDLE|RUN]", "a bundle, or a run, which stands for its selected bundle"
     ),
     student: str | None = option(
         "SIZE", "of a run, this student instead of the selected one", complete=options.complete_student
@@ -257,12 +254,7 @@ def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> 
 @answering
 def watch(
     where: Where,
-    target: str | None = typer.Argument(
-        None,
-        metavar="[RUN|BUNDLE]",
-        help="not needed if there is only one run",
-        autocompletion=options.complete_run,
-    ),
+    target: str | None = options.argument("[RUN|BUNDLE]", "not needed if there is only one run"),
     policy: str | None = option(
         "teacher|student|SIZE",
         "for a run: which of its policies. Default: student",

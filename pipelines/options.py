@@ -91,7 +91,8 @@ def _seed(help: str) -> Any:
     return typer.Option(None, "--seed", min=0, max=2**31 - 1, help=help)
 
 
-def _named(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str) -> Any:
+    """Returns an argument that names a run, or what stands for one; it may be left out."""
     return typer.Argument(None, metavar=metavar, help=help, autocompletion=complete_run)
 
 
@@ -108,8 +109,8 @@ TRUST = typer.Option(
     False, "--trust", help="execute the task file that the run keeps: this is code of whoever made the run"
 )
 RESUME = typer.Option(False, "--resume", help="continue where the run stopped; finished work is kept")
-RUN = _named("[RUN]", "name or directory of a run. Default: the only run")
-RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs. Default: the only run")
+RUN = argument("[RUN]", "name or directory of a run. Default: the only run")
+RUN_OR_SWEEP = argument("[RUN|SWEEP]", "a run, or a sweep for all its runs. Default: the only run")
 STUDENT = option(
     "SIZE",
     "select this student, for example 2x64; the same as --set student.select=SIZE",

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import jax
 
-from pipelines import distributed, export_students, stages, train_students, train_teacher
+from pipelines import export_students, stages, train_students, train_teacher
 from pipelines.baselines import distill_with_baselines
 from pipelines.compare import compare_sweep
 from pipelines.config import Request
@@ -55,11 +55,10 @@ def requested_sweep(
     usual = "-".join([asked.base, *(fields or ["seeds"])]) if several else asked.base
     path = run_path(usual if name is None else name)
     begun = resume and is_sweep(path)
-    if several or begun:
-        distributed.require_alone("a sweep")
+    if (several or begun) and (count := jax.process_count()) > 1:
+        raise UsageError(f"a sweep trains in one process, found {count}: start each run by itself")
     if begun:
         sweep = Sweep(path)
-        sweep.mend(Display().warn)
         asked = stages.stood_for(asked, sweep.all_runs, trust)
         _require_same(sweep, asked, varied, chosen)
         for member in sweep.members:
@@ -111,14 +110,14 @@ def distill_sweep(
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
     if baselines is not None:
         beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
-        return _carry_out(sweep, "distill", beside, resume=resume)
+        return _carry_out(sweep, "distill", beside)
     begun = [member.name for member in sweep.members if (member.run.students / "checkpoints").exists()]
     if begun and not resume:
         raise UsageError(
             f"{sweep.path} holds students already ({begun[0]}): add --resume, or begin a new sweep"
         )
     work = partial(train_students.distill, resume=resume, seed=seed)
-    return _carry_out(sweep, "distill", work, resume=resume, is_done=_is_distilled)
+    return _carry_out(sweep, "distill", work, _is_distilled)
 
 
 def export_sweep(
@@ -130,27 +129,24 @@ def export_sweep(
     if not any(map(_is_distilled, sweep.members)):
         raise FathomError(f"no run of {sweep.path} holds students: first comes pipeline distill {sweep.path}")
     work = partial(export_students.export, resume=resume, seed=seed, sign=sign)
-    return _carry_out(sweep, "export", work, resume=resume)
+    return _carry_out(sweep, "export", work)
 
 
 def _carry_out(
     sweep: Sweep,
     stage: str,
     work: Callable[[Run, Display], object],
-    *,
-    resume: bool = False,
     is_done: Callable[[Member], bool] = lambda _: False,
 ) -> JSON:
     """Does the work of a stage in every run that has not ended it, of those after the teacher's in every run
     whose teacher has finished; returns the summary. A run in which it fails is recorded."""
     display, is_first = Display(), stage == "teacher"
     with locked(sweep.path):
-        if resume:
-            sweep.mend(display.warn)
         sweep.write_changes()
         members, failures = sweep.members, sweep.failures
         for number, member in enumerate(members, 1):
-            known, failure = failures.get(member.name, {}), None
+            known = failures.get(member.name, {})
+            failure: JSON = {}
             where = f"run {number} of {len(members)}: "
             if is_first and (member.finished or known.get("state") == DIVERGED):
                 continue
@@ -158,7 +154,7 @@ def _carry_out(
                 why = known.get("error", "its teacher has not finished training")
                 display.warn(f"left out {member.name}: {why}")
                 continue
-            if resume and is_done(member):
+            if is_done(member):
                 display.say(f"{where}kept {member.run.students}")
             else:
                 left = _time_left(members, failures) if is_first else ""
@@ -168,16 +164,16 @@ def _carry_out(
             if failure:
                 display.say(f"{where}{failure['error']}", "red")
             if not is_first:  # what became of the stage takes the place of what was known of it
-                errors = known.get("stage_errors", {}) | {stage: failure and failure["error"]}
+                errors = known.get("stage_errors", {}) | {stage: failure.get("error")}
                 failure = {"stage_errors": {name: text for name, text in errors.items() if text}}
-            failures[member.name] = failure or {}
+            failures[member.name] = failure
             _write_summary(sweep, failures)
         return _write_summary(sweep, failures)
 
 
 def _failure(
     work: Callable[[Run, Display], object], member: Member, display: Display, caught: type[FathomError]
-) -> JSON | None:
+) -> JSON:
     """Does the work in a run; returns `state` and `error` if it failed in a way that is caught."""
     try:
         with member.run.locked():
@@ -191,7 +187,7 @@ def _failure(
             raise
         text = str(error).splitlines()[0]
         return {"state": "out of memory", "error": f"the device's memory is too small: {text}"}
-    return None
+    return {}
 
 
 def _is_distilled(member: Member) -> bool:

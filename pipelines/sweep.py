@@ -8,13 +8,13 @@ report.html
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.config import TEACHER_GROUPS, Config, groups, with_values
-from pipelines.files import JSON, new_folder, read_object, set_aside_if_damaged, write_json
+from pipelines.files import JSON, new_folder, read_object, write_json
 from pipelines.rundir import (
     RUNS,
     SWEEP,
@@ -191,12 +191,6 @@ class Sweep:
         if self.changed is not None:
             config = self.changed.model_dump(mode="json")
             write_json(self.path / SWEEP, self.settings | {"config": config})
-
-    def mend(self, say: Callable[[str], None]) -> None:
-        """Sets damaged summaries aside: they are made of what the runs hold."""
-        for run in self.all_runs:
-            run.mend_summary(say)
-        set_aside_if_damaged(self.path / "summary.json", say)
 
 
 def create_sweep(

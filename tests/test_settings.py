@@ -9,6 +9,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 import typer
+from recovery import pipeline_here
 from typer.testing import CliRunner
 
 from export.targets import TARGETS
@@ -37,10 +38,6 @@ from teacher.tasks.engines import ENGINES
 EDITED = [*("network.actor_width=32", "task.engine=brax"), "student.sizes=3x16-relu"]
 
 
-def ask(*arguments):
-    return CliRunner().invoke(app, [*map(str, arguments)])
-
-
 @pytest.fixture
 def file(tmp_path):
     def write(text):
@@ -53,7 +50,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_comes_back_from_its_own_toml(name, file):
-    shown = ask("presets", "show", name, "--toml")
+    shown = pipeline_here("presets", "show", name, "--toml")
     assert shown.exit_code == 0
     asked = requested(None, file(shown.stdout), None)
     assert (asked.base, asked.config) == (name, preset(name))
@@ -109,10 +106,10 @@ def test_a_whole_file_serves_other_stages_as_long_as_the_teacher_is_the_same(tmp
 def test_a_runs_settings_are_shown_and_come_back(tmp_path, file):
     config = with_values(preset("debug"), ["network.width=24"])
     run = create_run(tmp_path / "run", config, "debug", 5)
-    assert requested(None, file(ask("config", run.path, "--toml").stdout), None).config == config
-    entry = json.loads(ask("config", run.path, "--json").stdout)["settings"]["network"]["width"]
+    assert requested(None, file(pipeline_here("config", run.path, "--toml").stdout), None).config == config
+    entry = json.loads(pipeline_here("config", run.path, "--json").stdout)["settings"]["network"]["width"]
     assert entry == {"value": 24, "default": 64, "description": "units in each hidden layer"}
-    page = ask("config", run.path).stdout
+    page = pipeline_here("config", run.path).stdout
     for name, group in groups(config).items():
         assert all(f"{name}.{field}" in page and told for field, _, told in fields(group))
 
@@ -184,7 +181,7 @@ def test_every_number_has_an_upper_and_a_lower_bound():
 def test_episodes_beyond_memory_are_refused_before_one_is_drawn(debug_run, command, monkeypatch):
     monkeypatch.setattr(memory, "host_memory", lambda *root: 16 * 2**30)
     monkeypatch.setattr(Simulation, "starts", lambda *_: pytest.fail("episodes were drawn"))
-    done = ask(command, debug_run.path, "--episodes", 900_000)
+    done = pipeline_here(command, debug_run.path, "--episodes", 900_000)
     assert done.exit_code == 2, done.output
     assert re.search(r"--episodes.*needs .* GB of memory", done.stderr), done.stderr
 
