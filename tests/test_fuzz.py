@@ -99,24 +99,16 @@ def test_every_damaged_graph_is_refused_even_if_its_hash_is_listed(copy, asked):
 def malformed(chance, size):
     """Something that is no vector of `size` finite float32 numbers."""
     good = chance.normal(size=size).astype(np.float32)
-
-    def pick(values):
-        return values[int(chance.integers(len(values)))]
-
-    kind = int(chance.integers(8))
-    if kind == 0:
-        return chance.normal(size=pick([n for n in range(2 * size) if n != size])).astype(np.float32)
-    if kind == 1:
-        return good.astype(pick(["f8", "f2", "i4", "i8", "u1", "?", "c8", ">f4", "U3", "O"]))
-    if kind in (2, 3, 4):
-        count = int(chance.integers(1, size + 1))
-        good[chance.choice(size, count, replace=False)] = chance.choice(ODD, count)
-        return good
-    if kind == 5:
-        return good.reshape(pick([(1, size), (size, 1), (1, 1, size)]))
-    if kind == 6:
-        return pick([None, list(good), tuple(good), float(good[0]), "obs", {}, b"", object()])
-    return np.float32(good[0])
+    odd = np.where(chance.permutation(size) <= chance.integers(size), chance.choice(ODD, size), good)
+    wrong = [n for n in range(2 * size) if n != size]
+    kinds = [
+        *[odd.astype(np.float32)] * 8,
+        *[chance.normal(size=n).astype(np.float32) for n in chance.choice(wrong, 3)],
+        *[good.astype(kind) for kind in ("f8", "f2", "i4", "i8", "u1", "?", "c8", ">f4", "U3", "O")],
+        *[good.reshape(shape) for shape in ((1, size), (size, 1), (1, 1, size))],
+        *[None, list(good), tuple(good), float(good[0]), np.float32(good[0]), "obs", {}, b"", object()],
+    ]
+    return kinds[int(chance.integers(len(kinds)))]
 
 
 def test_every_malformed_input_is_refused_and_the_next_answer_is_right(controller, asked):
