@@ -106,9 +106,7 @@ def teacher(
     from pipelines import diagnosis, run_sweep, tables, train_teacher
 
     varied = [*([f"network.depth={depths}"] if depths is not None else []), *(vary or [])]
-    sweep = run_sweep.requested_sweep(
-        first.run, asked, varied, first.seed, seeds, resume=first.resume, trust=first.trust
-    )
+    sweep = run_sweep.requested_sweep(first, asked, varied, seeds)
     if sweep is not None:
         yield from _of_sweep(sweep, run_sweep.train_sweep(sweep), "teacher")
         _next("distill", sweep.path)

@@ -12,6 +12,7 @@ from pipelines.baselines import distill_with_baselines
 from pipelines.compare import compare_sweep
 from pipelines.config import Request
 from pipelines.files import JSON, locked, write_json
+from pipelines.options import First
 from pipelines.progress import Display, describe_duration
 from pipelines.rundir import Run, is_sweep, run_path, sweeps
 from pipelines.runtime import Interrupted
@@ -32,41 +33,31 @@ from teacher.errors import Diverged, FathomError, UsageError
 DIVERGED = "diverged"
 
 
-def requested_sweep(
-    name: str | None,
-    asked: Request,
-    varied: Sequence[str],
-    seed: int | None,
-    seeds: str | None,
-    *,
-    resume: bool,
-    trust: bool = False,
-) -> Sweep | None:
-    """Returns the sweep that `pipeline teacher` works in: new, or with `resume` the one that is there.
+def requested_sweep(first: First, asked: Request, varied: Sequence[str], seeds: str | None) -> Sweep | None:
+    """Returns the sweep that `pipeline teacher` works in: new, or with `--resume` the one that is there.
 
     `varied` are `group.field=value,value`, `seeds` is `0,1,2`. None if a single run is asked for.
-    With `trust`, the copies of a task file that its runs keep are executed.
     Raises: UsageError if a value is refused, or if the sweep was begun with others."""
-    if seed is not None and seeds is not None:
-        raise UsageError(f"--seed {seed} and --seeds {seeds} are both given: leave out one of them")
+    if first.seed is not None and seeds is not None:
+        raise UsageError(f"--seed {first.seed} and --seeds {seeds} are both given: leave out one of them")
     several = bool(varied) or seeds is not None
-    chosen = parse_seeds(seeds) if seeds is not None else None if seed is None else [seed]
+    chosen = parse_seeds(seeds) if seeds is not None else None if first.seed is None else [first.seed]
     fields = [short(given.partition("=")[0].strip()) for given in varied]
     usual = "-".join([asked.base, *(fields or ["seeds"])]) if several else asked.base
-    path = run_path(usual if name is None else name)
-    begun = resume and is_sweep(path)
+    path = run_path(usual if first.run is None else first.run)
+    begun = first.resume and is_sweep(path)
     if (several or begun) and (count := jax.process_count()) > 1:
         raise UsageError(f"a sweep trains in one process, found {count}: start each run by itself")
     if begun:
         sweep = Sweep(path)
-        asked = stages.stood_for(asked, sweep.all_runs, trust)
+        asked = stages.stood_for(asked, sweep.all_runs, first.trust)
         _require_same(sweep, asked, varied, chosen)
         for member in sweep.members:
             stages.check(member.run.config, trained=member.finished)
         return sweep
     if not several:
         return None
-    if resume:
+    if first.resume:
         known = ", ".join(each.name for each in sweeps()) or "none"
         raise UsageError(f"{path} is no sweep (sweeps here: {known})")
     made = combinations(asked.config, varied, asked.assigned)
