@@ -132,7 +132,7 @@ def _train(run: Run, folder: Path, config: Config, size: str) -> tuple[SensingPo
     elif name == "direct_long":
         made = _prolonged(Run(folder.with_name("direct")), folder, run.summary["teacher"]["wall_s"])
     else:
-        made = create_run(folder, config, run.settings["preset"], run.seed)
+        made = create_run(folder, config, run.preset, run.seed)
     display = Display(f"baseline {name}")
     with made.locked():
         if name in baselines.TRAINED:

@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command runs, so that --help answers at once.
 """
 
-import json
 import shlex
 from collections.abc import Iterator
 from importlib.metadata import version as installed_version
@@ -106,10 +105,8 @@ def teacher(
     asked = first.request()
     from pipelines import diagnosis, run_sweep, tables, train_teacher
 
-    varied = [*([] if depths is None else [f"network.depth={depths}"]), *(vary or [])]
-    sweep = run_sweep.requested_sweep(
-        first.run, asked, varied, first.seed, seeds, resume=first.resume, trust=first.trust
-    )
+    varied = [*([f"network.depth={depths}"] if depths is not None else []), *(vary or [])]
+    sweep = run_sweep.requested_sweep(first, asked, varied, seeds)
     if sweep is not None:
         yield from _of_sweep(sweep, run_sweep.train_sweep(sweep), "teacher")
         _next("distill", sweep.path)
@@ -146,16 +143,15 @@ def distill(
     from pipelines.baselines import distill_with_baselines
     from pipelines.rundir import Run
 
-    target = stages.changed(where.open_any(run), asked)
+    target = stages.changed(stages.opened(run, *where), asked)
     if not isinstance(target, Run):
         yield from _of_sweep(target, run_sweep.distill_sweep(target, baselines=baselines, **how), "distill")
-        _next("export", target.path)
-        return
-    with target.locked():
-        if baselines is None:
-            yield train_students.distill(target, Display(), **how), tables.distilled
-        else:
-            yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
+    else:
+        with target.locked():
+            if baselines is None:
+                yield train_students.distill(target, Display(), **how), tables.distilled
+            else:
+                yield distill_with_baselines(target, Display(), baselines, **how), tables.beside_baselines
     _next("export", target.path)
 
 
@@ -178,7 +174,7 @@ def export(
     from pipelines import export_students, run_sweep, stages, tables
     from pipelines.rundir import Run
 
-    target = where.open_any(run)
+    target = stages.opened(run, *where)
     # Beside those that are there already; --set export.profiles=... replaces them.
     profiles = ",".join(dict.fromkeys([*target.config.export.profiles, *profile])) if profile else None
     target = stages.changed(target, later.request(student__select=student, export__profiles=profiles))
@@ -210,11 +206,8 @@ def control(
     where: Where,
     held_out: HeldOut,
     driving: Driving,
-    bundle: str | None = typer.Argument(
-        None,
-        metavar="[BUNDLE|RUN]",
-        help="a bundle, or a run, which stands for its selected bundle",
-        autocompletion=options.complete_run,
+    bundle: str | None = options.argument(
+        "[BUNDLE|RUN]", "a bundle, or a run, which stands for its selected bundle"
     ),
     student: str | None = option(
         "SIZE", "of a run, this student instead of the selected one", complete=options.complete_student
@@ -230,11 +223,9 @@ def control(
 
     folder = Path(bundle or "")
     if bundle is None or not (folder / "spec.json").is_file():
-        folder = closed_loop.selected_bundle(open_run(where.named(bundle)), student)
+        folder = closed_loop.selected_bundle(open_run(bundle), student)
     elif student is not None:
         raise UsageError("--student: only for a run; a bundle is of one student already")
-    elif where.run_option is not None:
-        raise UsageError(f"a bundle and a run are named: {bundle} and --run {where.run_option}")
     if where.trust:
         stages.stand_for(closed_loop.runs_of(folder), where.task, where.trust)
     if driving.robot is None:
@@ -255,18 +246,13 @@ def evaluate(where: Where, held_out: HeldOut, run: str | None = options.RUN) -> 
     Example: pipeline evaluate quickstart --engine mujoco --episodes 64"""
     from pipelines import stages, tables
 
-    yield stages.evaluate(where.open(run), **held_out._asdict()), tables.score
+    yield stages.evaluate(stages.trusted_run(run, *where), **held_out._asdict()), tables.score
 
 
 @answering
 def watch(
     where: Where,
-    target: str | None = typer.Argument(
-        None,
-        metavar="[RUN|BUNDLE]",
-        help="not needed if there is only one run",
-        autocompletion=options.complete_run,
-    ),
+    target: str | None = options.argument("[RUN|BUNDLE]", "not needed if there is only one run"),
     policy: str | None = option(
         "teacher|student|SIZE",
         "for a run: which of its policies. Default: student",
@@ -284,7 +270,7 @@ def watch(
     from pipelines import watch as watching
 
     watching.require_possible(out, live)
-    subject = watching.chosen(where.named(target), policy, where.task, where.trust)
+    subject = watching.chosen(target, policy, where.task, where.trust)
     files = watching.watch(
         subject, Display(), engine=engine, episodes=episodes, seed=seed, out=out, live=live
     )
@@ -314,10 +300,11 @@ def report(where: Where, run: str | None = options.RUN_OR_SWEEP) -> Answers:
     """Write the report of a run or a sweep: one page that opens in any browser.
 
     Example: pipeline report quickstart"""
+    from pipelines import stages
     from pipelines.report import write_report, write_sweep_report
     from pipelines.rundir import Run
 
-    target = where.open_any(run)
+    target = stages.opened(run, *where)
     page = write_report(target) if isinstance(target, Run) else write_sweep_report(target)
     yield {"report": str(page)}, lambda found: found["report"]
     if isinstance(target, Run):
@@ -339,11 +326,11 @@ def push(
     Example: pipeline push runs/quickstart/export/2x64 me/franka-reach --dry-run"""
     from pipelines import hub
 
-    if dry_run:
-        sent = hub.parcel(target, repository).told(repository)
-        yield sent, lambda found: "\n".join([*found["files"], f"{found['bytes']:,} bytes; nothing was sent"])
-    else:
-        yield hub.push(target, repository, message, public=public), lambda found: found["commit"]
+    def told(found: dict[str, Any]) -> str:
+        listed = [*found["files"], f"{found['bytes']:,} bytes; nothing was sent"]
+        return "\n".join(listed) if dry_run else str(found["commit"])
+
+    yield hub.push(target, repository, message, public=public, dry_run=dry_run), told
 
 
 @answering
@@ -444,26 +431,15 @@ def show_preset(
 
 
 @answering
-def config(
-    run: str | None = options.RUN,
-    schema: bool = typer.Option(False, "--schema", help="print the JSON schema of --config, for editors"),
-    as_toml: bool = options.TOML,
-    as_json: bool = JSON,
-) -> Answers:
+def config(run: str | None = options.RUN, as_toml: bool = options.TOML, as_json: bool = JSON) -> Answers:
     """Show all settings of a run, and what each of them means.
 
     Example: pipeline config quickstart --toml"""
-    from pipelines import config as settings
     from pipelines.rundir import open_run
 
-    if schema:
-        refuse("not with --schema", {"RUN": run, "--toml": as_toml})
-        yield json.dumps(settings.schema(), indent=2) + "\n"
-        return
     target = open_run(run)
-    base, seed = target.settings["preset"], target.seed
-    title = f"run {target.path}: made from preset {base}, seed {seed}"
-    yield _settings(target.config, base, title, as_toml, as_json)
+    title = f"run {target.path}: made from preset {target.preset}, seed {target.seed}"
+    yield _settings(target.config, target.preset, title, as_toml, as_json)
 
 
 def _settings(config: "Config", base: str, title: str, as_toml: bool, as_json: bool) -> Answer | str:

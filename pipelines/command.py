@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, get_type_hints
+from typing import Any
 
 import typer
 from rich.console import Group
@@ -24,6 +24,7 @@ from teacher.errors import FathomError, UsageError
 Answer = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
 """Figures, and the function that makes a table or a text for people of them."""
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 JSON = typer.Option(False, "--json", help="print one JSON object for programs")
 DEBUG = typer.Option(False, "--debug", help="show tracebacks of errors and warnings of dependencies")
 
@@ -49,12 +50,11 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
     def decorate(function: Callable[..., Iterable[Answer | str]]) -> Any:
         own = inspect.signature(function, eval_str=True).parameters
         groups = {name: each.annotation for name, each in own.items() if hasattr(each.annotation, "_fields")}
-        options: dict[str, tuple[Any, Any]] = {}
+        options: dict[str, inspect.Parameter] = {}
         for name, each in own.items():
-            hints = get_type_hints(groups[name]) if name in groups else {}
-            options |= {field: (hint, groups[name]._field_defaults[field]) for field, hint in hints.items()}
-            options |= {} if hints else {name: (each.annotation, each.default)}
-        options |= {"as_json": (bool, JSON), "debug": (bool, DEBUG)}
+            options |= inspect.signature(groups[name]).parameters if name in groups else {name: each}
+        for name, default in (("as_json", JSON), ("debug", DEBUG)):
+            options[name] = inspect.Parameter(name, KEYWORD, default=default, annotation=bool)
 
         def run(**given: Any) -> None:
             with reported(given["debug"]):
@@ -66,10 +66,9 @@ def command(register: Callable[[Any], Any]) -> Callable[[Callable[..., Iterable[
                     _print(answer, given["as_json"])
                 sys.stdout.flush()  # here, where a reader that is gone is met
 
-        kind = inspect.Parameter.KEYWORD_ONLY
         run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
-            [inspect.Parameter(name, kind, default=d, annotation=hint) for name, (hint, d) in options.items()]
+            [each.replace(kind=KEYWORD) for each in options.values()]
         )
         return register(run)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tomlkit
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, ValidationError
 
 from pipelines.presets import DEFAULT, PRESETS
 from student.config import StudentConfig, listed
@@ -98,8 +98,7 @@ class Request(NamedTuple):
         if not new.keys() - {allowed}:
             return ""
         told = ", ".join(f"{field} is {brief(old[field])} there, not {brief(new[field])}" for field in new)
-        given = [name for name, found in (("--config", self.of_file), ("--set", self.assigned)) if found]
-        return f"{told}; resume without {' and '.join(given)}, or name another --run"
+        return f"{told}; resume without what differs (--set, --config), or name another --run"
 
 
 def requested(name: str | None, file: Path | None, set_: list[str] | None, **own: str | None) -> Request:
@@ -128,15 +127,20 @@ def groups(config: Config) -> dict[str, Group]:
     return {name: getattr(config.teacher if name in TEACHER_GROUPS else config, name) for name in GROUPS}
 
 
+def fields(group: Group) -> list[tuple[str, Any, str]]:
+    """Returns of every field its name, its value as JSON has it, and its description."""
+    values = group.model_dump(mode="json")
+    return [(name, values[name], info.description or "") for name, info in type(group).model_fields.items()]
+
+
 def document() -> str:
     """Returns the tables of docs/settings.md, in Markdown."""
     parts = []
     for name, group in groups(Config()).items():
         rows = [f"## {name}", "", "| setting | default | meaning |", "|---|---|---|"]
-        for field, info in type(group).model_fields.items():
-            default = json.dumps(group.model_dump(mode="json")[field])
-            meaning = (info.description or "").replace("|", "\\|")
-            rows.append(f"| `{name}.{field}` | `{default}` | {meaning} |")
+        for field, default, text in fields(group):
+            meaning = text.replace("|", "\\|")
+            rows.append(f"| `{name}.{field}` | `{json.dumps(default)}` | {meaning} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
@@ -177,13 +181,14 @@ def _add(values: Values, group: str, field: str, value: Any, place: str = "") ->
     """Adds a value as a user gives it: under the field's new name, with a warning, and "none" as no value."""
     if group not in GROUPS:
         raise UsageError(f"{place}{unknown_name('group', group, [*GROUPS, BASE] if place else GROUPS)}")
-    fields, name = type(groups(Config())[group]).model_fields, present_name(f"{group}.{field}")
+    kind = type(groups(Config())[group])
+    name = f"{group}.{kind.RENAMED.get(field, field)}"
     if name in values:
         raise UsageError(f"{place}{name} is given twice: leave out one of them")
-    if name != f"{group}.{field}":
+    if field in kind.RENAMED:
         logging.getLogger(__name__).warning("%s%s.%s is called %s now", place, group, field, name)
-    elif field not in fields:
-        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, fields)}")
+    elif field not in kind.model_fields:
+        raise UsageError(f"{place}{unknown_name(f'field of {group}', field, kind.model_fields)}")
     values[name] = None if isinstance(value, str) and value.lower() == NONE else value
 
 
@@ -216,33 +221,13 @@ def validated(values: JSON, places: Mapping[str, str] | None = None, *, stored: 
         raise UsageError("\n".join(dict.fromkeys(map(describe, error.errors())))) from None
 
 
-def with_present_names(stored: Any, group: str = "") -> Any:
-    """Returns settings that a run's or a sweep's file holds, fields by the names that they have now."""
-    if isinstance(stored, list):
-        return [with_present_names(each) for each in stored]
-    if not isinstance(stored, dict):
-        return stored
-    found = {}
-    for name, value in stored.items():
-        present = present_name(f"{group}.{name}" if group in GROUPS else name)
-        found[present.removeprefix(f"{group}.")] = with_present_names(value, name)
-    return found
-
-
-def present_name(name: str) -> str:
-    """Returns `group.field`, the field by the name that it has now."""
-    group, _, field = name.partition(".")
-    renamed = groups(Config())[group].RENAMED if group in GROUPS else {}
-    return f"{group}.{renamed[field]}" if field in renamed else name
-
-
 def differing(old: Config, new: Config) -> JSON:
     """Returns `group.field` of every value that differs, and the new one's, as JSON has it."""
     before = groups(old)
     return {
         f"{name}.{field}": value
         for name, group in groups(new).items()
-        for field, value in group.model_dump(mode="json").items()
+        for field, value, _ in fields(group)
         if getattr(before[name], field) != getattr(group, field)
     }
 
@@ -264,18 +249,16 @@ def read_settings(file: Path) -> tuple[str | None, Values]:
     except (ValueError, RecursionError) as error:
         kind = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "TOML"
         raise UsageError(f"--config: {file} is not {kind}: {error}") from error
-    base, values = found.pop(BASE, None), dict[str, Any]()
-    if base is not None and not isinstance(base, str):
-        raise UsageError(f"{file}: {BASE}: found {brief(base)}, must be the name of a preset")
-    if base is not None and base not in PRESETS:
-        raise UsageError(f"{file}: {unknown_name('preset', base, PRESETS)}")
-    for group, fields in found.items():
-        if group in GROUPS and not isinstance(fields, dict):
+    base, values, place = found.pop(BASE, None), dict[str, Any](), f"{file}: "
+    if base is not None and str(base) not in PRESETS:
+        raise UsageError(f"{place}{unknown_name(BASE, str(base), PRESETS)}")
+    for group, given in found.items():
+        if group in GROUPS and not isinstance(given, dict):
             message = f"write [{group}] and below it field = value"
-            raise UsageError(f"{file}: {group}: found {brief(fields)}, {message}")
-        for field, value in fields.items() if isinstance(fields, dict) else [("", fields)]:
+            raise UsageError(f"{place}{group}: found {brief(given)}, {message}")
+        for field, value in given.items() if isinstance(given, dict) else [("", given)]:
             is_task = (group, field) == ("task", "name") and isinstance(value, str)
-            _add(values, group, field, StoredName(value) if is_task else value, f"{file}: ")
+            _add(values, group, field, StoredName(value) if is_task else value, place)
     return base, values
 
 
@@ -286,8 +269,8 @@ def as_toml(config: Config, base: str, title: str) -> str:
     document.add(BASE, tomlkit.item(base))
     for name, group in groups(config).items():
         table = tomlkit.table()
-        for field, value in group.model_dump(mode="json").items():
-            table.add(tomlkit.comment(type(group).model_fields[field].description or ""))
+        for field, value, description in fields(group):
+            table.add(tomlkit.comment(description))
             table.add(field, NONE if value is None else value)
         document.add(tomlkit.nl())
         document.add(name, table)
@@ -296,36 +279,11 @@ def as_toml(config: Config, base: str, title: str) -> str:
 
 def as_json(config: Config, base: str, title: str) -> JSON:
     """Returns `title`, `preset`, and in `settings` each group's fields: `value`, `default`, `description`."""
-    usual = groups(Config())
-    settings = {
-        name: {
-            field: {
-                "value": value,
-                "default": usual[name].model_dump(mode="json")[field],
-                "description": type(group).model_fields[field].description,
-            }
-            for field, value in group.model_dump(mode="json").items()
+    usual, settings = groups(Config()), {}
+    for name, group in groups(config).items():
+        pairs = zip(fields(group), fields(usual[name]), strict=True)
+        settings[name] = {
+            field: {"value": value, "default": default, "description": description}
+            for (field, value, description), (_, default, _) in pairs
         }
-        for name, group in groups(config).items()
-    }
     return {"title": title, BASE: base, "settings": settings}
-
-
-def schema() -> JSON:
-    """Returns the JSON schema of a settings file, by which editors complete and check it."""
-
-    def of_file(part: Any) -> Any:
-        """Puts "none" in place of null, and leaves out defaults: those are the preset's."""
-        if isinstance(part, list):
-            return [of_file(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        if part == {"type": "null"}:
-            return {"const": NONE}
-        return {key: of_file(value) for key, value in part.items() if key != "default"}
-
-    kinds: JSON = {name: (type(group), group) for name, group in groups(Config()).items()}
-    title = ConfigDict(extra="forbid", title="Settings of a Fathom run")
-    found: JSON = of_file(create_model("Settings", __config__=title, **kinds).model_json_schema())
-    found["properties"] = {BASE: {"enum": list(PRESETS)}} | found["properties"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found

@@ -65,16 +65,6 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def require_alone(what: str) -> None:
-    """Raises UsageError if several processes were started for what takes one."""
-    import jax
-
-    if jax.process_count() > 1:
-        raise UsageError(
-            f"{what} trains in one process, found {jax.process_count()}: start each run by itself"
-        )
-
-
 def agreed(*flags: bool) -> tuple[bool, ...]:
     """Says for each flag whether any process raised it; every process must ask."""
     import jax

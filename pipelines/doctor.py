@@ -12,14 +12,13 @@ import tempfile
 import textwrap
 import time
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pipelines
 from pipelines import graphics
 from pipelines.files import JSON
 from pipelines.progress import Display
-from pipelines.rundir import PACKAGES
+from pipelines.rundir import versions
 from teacher.errors import FathomError
 
 EXTRAS = {  # what for, the module that it takes, how to install that
@@ -51,16 +50,19 @@ def examine(display: Display) -> JSON:
 
         devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     gpus = ", ".join(device for device in devices if device.startswith(("gpu", "cuda", "rocm")))
-    found = {"GPU": (gpus, "pip install 'fathom-rl[gpu]'"), "pictures": (_graphics(), graphics.INSTALL)}
+    extras = {
+        "GPU": {"found": gpus} if gpus else {"install": "pip install 'fathom-rl[gpu]'"},
+        "pictures": _graphics(),
+    }
     for name, (module, install) in EXTRAS.items():
-        found[name] = "installed" if importlib.util.find_spec(module) else "", install
+        extras[name] = {"found": "installed"} if importlib.util.find_spec(module) else {"install": install}
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return {
         "system": {"platform": system, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "devices": devices,
         "environment": {name: _anonymous(os.environ[name]) for name in ENVIRONMENT if name in os.environ},
-        "extras": {name: {"found": it} if it else {"install": how} for name, (it, how) in found.items()},
+        "extras": extras,
         "seconds": round(time.perf_counter() - begun, 1),
         "passed": not error,
         **({"error": error} if error else {}),
@@ -91,18 +93,11 @@ def page(found: JSON) -> str:
     )
 
 
-def _version(package: str) -> str:
+def _graphics() -> dict[str, str]:
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"
-
-
-def _graphics() -> str:
-    try:
-        return graphics.library()
+        return {"found": graphics.library()}
     except graphics.NoGraphics:
-        return ""
+        return {"install": graphics.INSTALL}
 
 
 def _anonymous(text: str) -> str:

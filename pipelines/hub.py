@@ -9,18 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 
 from pipelines import inspection
-from pipelines.files import require_own_files, writing
+from pipelines.files import JSON, require_own_files, writing
 from pipelines.report import verdict
 from pipelines.rundir import RUNS, Run, open_run
 from teacher.errors import FathomError, UsageError
 
-JSON = dict[str, Any]
 CARD = """---
 library_name: fathom-rl
 tags: [reinforcement-learning, robotics, goal-conditioned]
@@ -33,59 +31,49 @@ tags: [reinforcement-learning, robotics, goal-conditioned]
 A run of Fathom, of the task {task}. `pipeline pull {repository}` brings it to `runs/`; there
 `pipeline report`, `pipeline watch`, `pipeline distill` and `pipeline export` work on it.
 """
-OWN_MACHINE = ("watch", "baselines")  # of a run: films, and runs inside it
 
 
-class Parcel(NamedTuple):
-    """What is pushed: where it lies, its files, and the card of one that has none of its own."""
-
-    path: Path
-    files: list[Path]
-    card: str = ""
-
-    def told(self, repository: str) -> JSON:
-        """Returns `repository`, `files` by name and `bytes`."""
-        names = [file.relative_to(self.path).as_posix() for file in self.files]
-        size = sum(file.stat().st_size for file in self.files)
-        return {"repository": repository, "files": names, "bytes": size}
-
-
-def parcel(target: str, repository: str) -> Parcel:
-    """Returns a bundle's files as its specification lists them, or those of a run.
-
-    Raises: FathomError if the bundle was altered; UsageError if there is neither a bundle nor a run."""
-    folder = Path(target)
-    if (folder / "spec.json").is_file():
-        listed = inspection.inspect(folder)["files"]
-        return Parcel(folder, [folder / name for name in ("spec.json", *listed)])
-    run = open_run(target)
-    card = CARD.format(name=run.path.name, verdict=verdict(run), task=run.task, repository=repository)
-    kept = (file for file in sorted(run.path.rglob("*")) if file.is_file() and not file.is_symlink())
-    parts = ((file, file.relative_to(run.path).parts) for file in kept)
-    files = [
-        file
-        for file, within in parts
-        if within[0] not in OWN_MACHINE and not any(part.startswith((".", "damaged-")) for part in within)
-    ]
-    return Parcel(run.path, files, card)
-
-
-def push(target: str, repository: str, message: str | None = None, *, public: bool = False) -> JSON:
+def push(
+    target: str, repository: str, message: str | None = None, *, public: bool = False, dry_run: bool = False
+) -> JSON:
     """Uploads a bundle or a run as one commit; a repository that does not exist yet is made, a private one.
 
+    Of a bundle it sends the files that its specification lists, of a run all but what `parts` leaves out and
+    a card. A dry run sends nothing.
+
     Args: repository: OWNER/NAME.
-    Returns: as `Parcel.told`, and the `commit`'s address.
-    Raises: as `parcel`; FathomError with what the hub answers."""
-    sent = parcel(target, repository)
-    operations = [CommitOperationAdd(file.relative_to(sent.path).as_posix(), file) for file in sent.files]
-    if sent.card:
-        operations.append(CommitOperationAdd("README.md", sent.card.encode()))
+    Returns: `repository`, `files` by name, `bytes`; the `commit`'s address if it was sent.
+    Raises: FathomError if the bundle was altered, and with what the hub answers; UsageError if there is
+      neither a bundle nor a run."""
+    folder, card = Path(target), None
+    if (folder / "spec.json").is_file():
+        names = ["spec.json", *inspection.inspect(folder)["files"]]
+    else:
+        run = open_run(target)
+        folder, names = run.path, parts(run.path)
+        card = CARD.format(name=folder.name, verdict=verdict(run), task=run.task, repository=repository)
+    size = sum((folder / name).stat().st_size for name in names)
+    told = {"repository": repository, "files": names, "bytes": size}
+    if dry_run:
+        return told
+    operations = [CommitOperationAdd(name, folder / name) for name in names]
+    if card:
+        operations.append(CommitOperationAdd("README.md", card.encode()))
     with _asking(repository) as api:
         api.create_repo(repository, private=not public, exist_ok=True)
-        done = api.create_commit(
-            repository, operations, commit_message=message or f"{sent.path.name} from Fathom"
-        )
-    return {**sent.told(repository), "commit": done.commit_url}
+        message = message or f"{folder.name} from Fathom"
+        return told | {"commit": api.create_commit(repository, operations, commit_message=message).commit_url}
+
+
+def parts(run: Path) -> list[str]:
+    """Returns names of a run's files, without links, hidden ones, films, and runs inside it."""
+    names = []
+    for file in sorted(run.rglob("*")):
+        within = file.relative_to(run).parts
+        left_out = within[0] in ("watch", "baselines") or any(part.startswith(".") for part in within)
+        if file.is_file() and not file.is_symlink() and not left_out:
+            names.append("/".join(within))
+    return names
 
 
 def pull(repository: str, revision: str | None = None, out: Path | None = None) -> Path:
@@ -96,9 +84,9 @@ def pull(repository: str, revision: str | None = None, out: Path | None = None) 
       out: where to; by default runs/NAME for a run and NAME for a bundle.
     Raises: UsageError if something is there already; FathomError with what the hub answers, for a repository
       that holds neither, and for a bundle that is not what its specification says."""
-    _require_free(out)
     around = (out or RUNS).parent
-    with writing(around), tempfile.TemporaryDirectory(prefix=".pulled-", dir=_made(around)) as held:
+    _prepare(out)
+    with writing(around), tempfile.TemporaryDirectory(prefix=".pulled-", dir=around) as held:
         folder = Path(held, "content")
         with _asking(repository) as api:
             api.snapshot_download(
@@ -116,20 +104,17 @@ def pull(repository: str, revision: str | None = None, out: Path | None = None) 
             raise FathomError(f"{repository} holds no bundle (spec.json) and no run (config.json)")
         name = repository.rpartition("/")[2]
         target = out or (Path(name) if is_bundle else RUNS / name)
-        _require_free(target)
-        _made(target.parent)
+        _prepare(target)
         folder.rename(target)
     return target
 
 
-def _require_free(target: Path | None) -> None:
-    if target is not None and target.exists():
-        raise UsageError(f"{target} exists and is never overwritten: name another place with --out")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _prepare(target: Path | None) -> None:
+    """Makes the folder around a place; UsageError if something is there already."""
+    if target is not None:
+        if target.exists():
+            raise UsageError(f"{target} exists and is never overwritten: name another place with --out")
+        target.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from export.bundle import model_card
 from export.controller import CONTENT_HASH, OWN_METADATA, load, open_session, printable, read_graph
 from export.graph import content_hash, graph_sha256
 from pipelines.closed_loop import controller_errors
+from pipelines.files import JSON
 from teacher.errors import FathomError, UsageError
 from teacher.spec import TaskSpec
 
-JSON = dict[str, Any]
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 
 
@@ -39,9 +39,7 @@ def inspect(path: Path) -> JSON:
             "provenance": controller.provenance,
             "golden_error": controller.max_golden_error,
             "files": listed,
-            "graphs": {
-                name: found["certificate"] for name, found in graphs.items() if "certificate" in found
-            },
+            "graphs": {name: g["certificate"] for name, g in graphs.items() if "certificate" in g},
         }
     if not path.is_file():
         what = "not a plain file" if path.exists() or path.is_symlink() else "no such file or directory"
@@ -74,9 +72,8 @@ def _graph(path: Path) -> JSON:
         TaskSpec.from_robot(own["spec"])
         verified = own["certificate"]["graph_sha256"]
     except (KeyError, TypeError, ValueError) as error:
-        raise FathomError(
-            f"{path}: its description of itself was altered: {printable(str(error))}"
-        ) from error
+        message = f"{path}: its description of itself was altered: {printable(str(error))}"
+        raise FathomError(message) from error
     if verified != (here := found["graph_sha256"]):
         raise FathomError(f"{path}: SHA-256 of the graph is {here}, {verified} was verified: it was altered")
     if json.dumps(content_hash(model)) != properties.get(CONTENT_HASH):
@@ -110,18 +107,14 @@ def differences(first: Path, second: Path) -> JSON:
     fields = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     found: JSON = {"compared": [str(first), str(second)], "fields": fields}
     recorded = next((path for path in (first, second) if path.is_dir()), None)
-    alike = a["inputs"] == b["inputs"] and "actions" in a["outputs"].keys() & b["outputs"].keys()
-    if recorded and alike and "spec" in a and "spec" in b:
+    if recorded and a["inputs"] == b["inputs"] and "spec" in a and "spec" in b:
         with np.load(recorded / "golden.npz") as golden:
-            columns = [golden[name] for name in a["inputs"]]
-        rows = [dict(zip(a["inputs"], row, strict=True)) for row in zip(*columns, strict=True)]
-        answers = []
-        for path in (first, second):
-            session = open_session((path / "policy.onnx" if path.is_dir() else path).read_bytes())
-            inputs = ({name: value[None] for name, value in row.items()} for row in rows)
-            answers.append(np.concatenate([session.run(["actions"], row)[0] for row in inputs]))
-        found["max_action_difference"] = float(np.abs(answers[0] - answers[1]).max())
-        found["observations"] = len(rows)
+            inputs = [{n: golden[n][i : i + 1] for n in a["inputs"]} for i in range(len(golden["actions"]))]
+        files = (path / "policy.onnx" if path.is_dir() else path for path in (first, second))
+        sessions = [open_session(file.read_bytes()) for file in files]
+        actions = [np.stack([session.run(["actions"], row)[0] for row in inputs]) for session in sessions]
+        found["max_action_difference"] = float(np.abs(actions[0] - actions[1]).max())
+        found["observations"] = len(inputs)
     return found
 
 

@@ -15,12 +15,10 @@ from pipelines import distributed
 from pipelines.command import refuse
 from pipelines.presets import PRESETS, TASKS
 from pipelines.progress import Display
-from teacher.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.config import Request
     from pipelines.rundir import Run
-    from pipelines.sweep import Sweep
 
 # Names that are completed without importing what they are of.
 ENGINES = ("mjx", "warp", "brax", "mujoco", "analytic")
@@ -43,9 +41,8 @@ def complete_task(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_run(incomplete: str) -> list[str]:
     """Lists runs and sweeps under runs/."""
-    kinds = {"config.json", "sweep.json", "study.json"}  # the last of sweeps made before
-    found = [path.parent.name for path in Path("runs").glob("*/*.json") if path.name in kinds]
-    return sorted(name for name in found if name.startswith(incomplete))
+    files = [file for kind in ("config", "sweep") for file in Path("runs").glob(f"*/{kind}.json")]
+    return sorted(file.parent.name for file in files if file.parent.name.startswith(incomplete))
 
 
 def complete_student(incomplete: str) -> list[str]:
@@ -73,14 +70,11 @@ def among(*names: str) -> Callable[[str], list[str]]:
 
 def complete_field(incomplete: str) -> list[tuple[str, str]]:
     """Lists `group.field=`, and what it is."""
-    from pipelines.config import Config, groups
+    from pipelines.config import Config, fields, groups
 
-    return [
-        (f"{name}.{field}=", info.description or "")
-        for name, group in groups(Config()).items()
-        for field, info in type(group).model_fields.items()
-        if f"{name}.{field}=".startswith(incomplete)
-    ]
+    known = groups(Config()).items()
+    named = [(f"{name}.{field}=", told) for name, group in known for field, _, told in fields(group)]
+    return [each for each in named if each[0].startswith(incomplete)]
 
 
 def option(metavar: str | None, help: str, *names: str, complete: Any = None) -> Any:
@@ -97,22 +91,26 @@ def _seed(help: str) -> Any:
     return typer.Option(None, "--seed", min=0, max=2**31 - 1, help=help)
 
 
-def _named(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str) -> Any:
+    """Returns an argument that names a run, or what stands for one; it may be left out."""
     return typer.Argument(None, metavar=metavar, help=help, autocompletion=complete_run)
 
 
 PRESET_NAME = typer.Argument(
     ..., metavar="NAME", help="a preset that `pipeline presets` lists", autocompletion=complete_preset
 )
-FILE_HELP = "read settings from this file; --set overrides it. `presets show NAME --toml` prints one"
-SETTINGS_FILE = option("FILE.toml", FILE_HELP, "--config")
+SETTINGS_FILE = option(
+    "FILE.toml",
+    "read settings from this file; --set overrides it. `presets show NAME --toml` prints one",
+    "--config",
+)
 SET = option("GROUP.FIELD=VALUE", "change one setting; may be repeated", "--set", complete=complete_field)
 TRUST = typer.Option(
     False, "--trust", help="execute the task file that the run keeps: this is code of whoever made the run"
 )
 RESUME = typer.Option(False, "--resume", help="continue where the run stopped; finished work is kept")
-RUN = _named("[RUN]", "name or directory of a run. Default: the only run")
-RUN_OR_SWEEP = _named("[RUN|SWEEP]", "a run, or a sweep for all its runs. Default: the only run")
+RUN = argument("[RUN]", "name or directory of a run. Default: the only run")
+RUN_OR_SWEEP = argument("[RUN|SWEEP]", "a run, or a sweep for all its runs. Default: the only run")
 STUDENT = option(
     "SIZE",
     "select this student, for example 2x64; the same as --set student.select=SIZE",
@@ -168,22 +166,18 @@ class First(NamedTuple):
         from pipelines.config import requested
 
         own |= {"task__name": self.task, "evaluate__until": self.until}
-        if self.arm is not None:
-            _ = requested(
-                self.preset, self.config, self.set_, **own
-            ).config  # refused before a file is written
-        asked = requested(self.preset, self.config, self.set_, **own | {"task__name": self._task()})
-        distributed.join(self.coordinator, self.processes, self.process)
-        return asked
-
-    def _task(self) -> str | None:
+        asked = requested(self.preset, self.config, self.set_, **own)
         if self.arm is None:
             refuse("needs --arm", {"--tip": self.tip, "--goal": self.goal})
-            return self.task
-        refuse("--arm is a task already", {"--task": self.task})
-        from pipelines.arms import task_of_arm
+        else:
+            refuse("--arm is a task already", {"--task": self.task})
+            _ = asked.config  # refused before a file is written
+            from pipelines.catalogue import task_of_arm
 
-        return task_of_arm(self.arm, self.tip, Display().say, self.goal or "point")
+            own["task__name"] = task_of_arm(self.arm, self.tip, Display().say, self.goal or "point")
+            asked = requested(self.preset, self.config, self.set_, **own)
+        distributed.join(self.coordinator, self.processes, self.process)
+        return asked
 
     @contextmanager
     def held(self, asked: "Request") -> Iterator["Run"]:
@@ -231,36 +225,12 @@ class Later(NamedTuple):
 
 
 class Where(NamedTuple):
-    """Options that say in which run a command works, and what becomes of its task's code."""
+    """Options that say what becomes of the code of a run's task."""
 
-    run_option: str | None = option("DIR", "the same as the argument", "--run", complete=complete_run)
     task: str | None = option(
         "FILE.py:NAME", "execute this file for the task's code, in place of the run's copy", "--task"
     )
     trust: bool = TRUST
-
-    def named(self, argument: str | None) -> str | None:
-        """Returns the one name that was given, if any, as an argument or with --run."""
-        if argument is not None and self.run_option not in (None, argument):
-            raise UsageError(f"two runs are named: {argument} and --run {self.run_option}")
-        return self.run_option if argument is None else argument
-
-    def open(self, argument: str | None) -> "Run":
-        """Opens the run; its task's file is executed if --task or --trust says so."""
-        from pipelines.stages import trusted_run
-
-        return trusted_run(self.named(argument), self.task, self.trust)
-
-    def open_any(self, argument: str | None) -> "Run | Sweep":
-        """Opens the sweep of that name, or else the run."""
-        from pipelines.stages import stand_for
-        from pipelines.sweep import find_sweep
-
-        sweep = find_sweep(self.named(argument))
-        if sweep is None:
-            return self.open(argument)
-        stand_for(sweep.all_runs, self.task, self.trust)
-        return sweep
 
 
 class HeldOut(NamedTuple):

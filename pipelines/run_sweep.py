@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import jax
 
-from pipelines import distributed, export_students, stages, train_students, train_teacher
+from pipelines import export_students, stages, train_students, train_teacher
 from pipelines.baselines import distill_with_baselines
 from pipelines.compare import compare_sweep
 from pipelines.config import Request
 from pipelines.files import JSON, locked, write_json
+from pipelines.options import First
 from pipelines.progress import Display, describe_duration
 from pipelines.rundir import Run, is_sweep, run_path, sweeps
 from pipelines.runtime import Interrupted
@@ -33,42 +33,31 @@ from teacher.errors import Diverged, FathomError, UsageError
 DIVERGED = "diverged"
 
 
-def requested_sweep(
-    name: str | None,
-    asked: Request,
-    varied: Sequence[str],
-    seed: int | None,
-    seeds: str | None,
-    *,
-    resume: bool,
-    trust: bool = False,
-) -> Sweep | None:
-    """Returns the sweep that `pipeline teacher` works in: new, or with `resume` the one that is there.
+def requested_sweep(first: First, asked: Request, varied: Sequence[str], seeds: str | None) -> Sweep | None:
+    """Returns the sweep that `pipeline teacher` works in: new, or with `--resume` the one that is there.
 
     `varied` are `group.field=value,value`, `seeds` is `0,1,2`. None if a single run is asked for.
-    With `trust`, the copies of a task file that its runs keep are executed.
     Raises: UsageError if a value is refused, or if the sweep was begun with others."""
-    if seed is not None and seeds is not None:
-        raise UsageError(f"--seed {seed} and --seeds {seeds} are both given: leave out one of them")
+    if first.seed is not None and seeds is not None:
+        raise UsageError(f"--seed {first.seed} and --seeds {seeds} are both given: leave out one of them")
     several = bool(varied) or seeds is not None
-    chosen = parse_seeds(seeds) if seeds is not None else None if seed is None else [seed]
+    chosen = parse_seeds(seeds) if seeds is not None else None if first.seed is None else [first.seed]
     fields = [short(given.partition("=")[0].strip()) for given in varied]
     usual = "-".join([asked.base, *(fields or ["seeds"])]) if several else asked.base
-    path = run_path(usual if name is None else name)
-    begun = resume and is_sweep(path)
-    if several or begun:
-        distributed.require_alone("a sweep")
+    path = run_path(usual if first.run is None else first.run)
+    begun = first.resume and is_sweep(path)
+    if (several or begun) and (count := jax.process_count()) > 1:
+        raise UsageError(f"a sweep trains in one process, found {count}: start each run by itself")
     if begun:
         sweep = Sweep(path)
-        sweep.mend(Display().warn)
-        asked = stages.stood_for(asked, sweep.all_runs, trust)
+        asked = stages.stood_for(asked, sweep.all_runs, first.trust)
         _require_same(sweep, asked, varied, chosen)
         for member in sweep.members:
             stages.check(member.run.config, trained=member.finished)
         return sweep
     if not several:
         return None
-    if resume:
+    if first.resume:
         known = ", ".join(each.name for each in sweeps()) or "none"
         raise UsageError(f"{path} is no sweep (sweeps here: {known})")
     made = combinations(asked.config, varied, asked.assigned)
@@ -79,21 +68,20 @@ def requested_sweep(
 
 def _require_same(sweep: Sweep, asked: Request, varied: Sequence[str], seeds: Sequence[int] | None) -> None:
     """Refuses to go on with a sweep that was begun with other values."""
-    settings, remedy = sweep.settings, "or name another --run"
+    settings = sweep.settings
     if told := asked.different(sweep.config):
         raise UsageError(f"{sweep.path} was begun with other settings: {told}")
-    before = {"preset": [settings["preset"]], **settings["vary"], "seeds": settings["seeds"]}
-    now = varied_values(combinations(sweep.config, varied, asked.assigned)) if varied else settings["vary"]
-    now = {"preset": [asked.preset or settings["preset"]], **now, "seeds": seeds or settings["seeds"]}
-
-    def listed(found: dict[str, Any], other: dict[str, Any]) -> str:
-        texts = {field: ",".join(map(shown, values)) for field, values in found.items()}
-        differ = [f"{field}={text}" for field, text in texts.items() if found[field] != other.get(field)]
-        return " and ".join(differ) or "no such setting varied"
-
+    before = {"preset": [settings["preset"]], "seeds": settings["seeds"]} | settings["vary"]
+    now = {"preset": [asked.preset or settings["preset"]], "seeds": seeds or settings["seeds"]}
+    now |= varied_values(combinations(sweep.config, varied, asked.assigned)) if varied else settings["vary"]
     if now != before:
-        told = f"{listed(before, now)}, not {listed(now, before)}"
-        raise UsageError(f"{sweep.path} was begun with {told}; resume without them, {remedy}")
+        old, new = (
+            " ".join(f"{field}={','.join(map(shown, values))}" for field, values in each.items())
+            for each in (before, now)
+        )
+        raise UsageError(
+            f"{sweep.path} was begun with {old}, not {new}; resume without them, or name another --run"
+        )
 
 
 def train_sweep(sweep: Sweep) -> JSON:
@@ -113,14 +101,14 @@ def distill_sweep(
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
     if baselines is not None:
         beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
-        return _carry_out(sweep, "distill", beside, resume=resume)
+        return _carry_out(sweep, "distill", beside)
     begun = [member.name for member in sweep.members if (member.run.students / "checkpoints").exists()]
     if begun and not resume:
         raise UsageError(
             f"{sweep.path} holds students already ({begun[0]}): add --resume, or begin a new sweep"
         )
     work = partial(train_students.distill, resume=resume, seed=seed)
-    return _carry_out(sweep, "distill", work, resume=resume, is_done=_is_distilled)
+    return _carry_out(sweep, "distill", work, _is_distilled)
 
 
 def export_sweep(
@@ -132,27 +120,24 @@ def export_sweep(
     if not any(map(_is_distilled, sweep.members)):
         raise FathomError(f"no run of {sweep.path} holds students: first comes pipeline distill {sweep.path}")
     work = partial(export_students.export, resume=resume, seed=seed, sign=sign)
-    return _carry_out(sweep, "export", work, resume=resume)
+    return _carry_out(sweep, "export", work)
 
 
 def _carry_out(
     sweep: Sweep,
     stage: str,
     work: Callable[[Run, Display], object],
-    *,
-    resume: bool = False,
     is_done: Callable[[Member], bool] = lambda _: False,
 ) -> JSON:
     """Does the work of a stage in every run that has not ended it, of those after the teacher's in every run
     whose teacher has finished; returns the summary. A run in which it fails is recorded."""
     display, is_first = Display(), stage == "teacher"
     with locked(sweep.path):
-        if resume:
-            sweep.mend(display.warn)
         sweep.write_changes()
         members, failures = sweep.members, sweep.failures
         for number, member in enumerate(members, 1):
-            known, failure = failures.get(member.name, {}), None
+            known = failures.get(member.name, {})
+            failure: JSON = {}
             where = f"run {number} of {len(members)}: "
             if is_first and (member.finished or known.get("state") == DIVERGED):
                 continue
@@ -160,7 +145,7 @@ def _carry_out(
                 why = known.get("error", "its teacher has not finished training")
                 display.warn(f"left out {member.name}: {why}")
                 continue
-            if resume and is_done(member):
+            if is_done(member):
                 display.say(f"{where}kept {member.run.students}")
             else:
                 left = _time_left(members, failures) if is_first else ""
@@ -170,16 +155,16 @@ def _carry_out(
             if failure:
                 display.say(f"{where}{failure['error']}", "red")
             if not is_first:  # what became of the stage takes the place of what was known of it
-                errors = known.get("stage_errors", {}) | {stage: failure and failure["error"]}
+                errors = known.get("stage_errors", {}) | {stage: failure.get("error")}
                 failure = {"stage_errors": {name: text for name, text in errors.items() if text}}
-            failures[member.name] = failure or {}
+            failures[member.name] = failure
             _write_summary(sweep, failures)
         return _write_summary(sweep, failures)
 
 
 def _failure(
     work: Callable[[Run, Display], object], member: Member, display: Display, caught: type[FathomError]
-) -> JSON | None:
+) -> JSON:
     """Does the work in a run; returns `state` and `error` if it failed in a way that is caught."""
     try:
         with member.run.locked():
@@ -193,7 +178,7 @@ def _failure(
             raise
         text = str(error).splitlines()[0]
         return {"state": "out of memory", "error": f"the device's memory is too small: {text}"}
-    return None
+    return {}
 
 
 def _is_distilled(member: Member) -> bool:
@@ -226,10 +211,10 @@ def require_success(sweep: Sweep, summary: JSON, stage: str) -> None:
 
 def _time_left(members: list[Member], failures: dict[str, JSON]) -> str:
     """`; about 5 min left`: others take as long as those of the same values, or else the longest, so far."""
-    finished = [member for member in members if member.finished]
+    taken = [(member.values, member.seconds) for member in members if member.finished]
     seconds = 0.0
     for member in (each for each in members if not each.finished and not failures.get(each.name)):
-        alike = [other.seconds for other in finished if other.values == member.values]
-        longest = max((other.seconds for other in finished), default=0.0)
+        alike = [took for values, took in taken if values == member.values]
+        longest = max((took for _, took in taken), default=0.0)
         seconds += max(0.0, fmean(alike or [longest]) - member.seconds)
-    return f"; about {describe_duration(seconds)} left" if finished else ""
+    return f"; about {describe_duration(seconds)} left" if taken else ""

@@ -21,15 +21,15 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipelines.config import Config, brief, validated, with_present_names
+from pipelines.config import Config, brief, validated
 from pipelines.files import (
+    ANEW,
     JSON,
-    MENDED,
     following_no_link,
     locked,
     new_folder,
@@ -38,7 +38,6 @@ from pipelines.files import (
     read_object,
     require_own_files,
     resolved,
-    set_aside_if_damaged,
     waiting_lock,
     write_bytes,
     write_json,
@@ -52,6 +51,7 @@ RECORDING, PICTURES = "recording.json", "episode-*.webp"  # in control/SIZE
 DISTANCE_MAP = "distances.npz"  # in teacher/
 ROBOT_LOG = "robot.npz"  # likewise
 TASK, HASHES = "task", "files.json"
+SWEEP = "sweep.json"  # what makes a directory of runs a sweep
 PACKAGES = (
     *("fathom-rl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "mujoco", "mujoco-mjx", "brax"),
     *("numpy", "jax2onnx", "onnx", "onnxruntime"),
@@ -70,17 +70,10 @@ class Run:
     def __repr__(self) -> str:
         """Tells in one line what the run is of, and how far it has come."""
         try:
-            of, done, size = self.settings, self.figures, self.figures.selected
-            told = [f"<Run {self.path}: {self.task}, preset {of['preset']}, seed {of['seed']}"]
-            score = done.teacher and done.teacher.time_at_goal
-            told.append("no teacher yet" if score is None else f"teacher {score:.3f} of its time at the goal")
-            if size is not None:
-                student = done.students.get(size)
-                kept = (
-                    "" if student is None or student.retention is None else f", keeps {student.retention:.3f}"
-                )
-                told.append(f"student {size} selected{kept}")
-            return "; ".join(told) + ">"
+            score, size = self.figures.teacher and self.figures.teacher.time_at_goal, self.figures.selected
+            told = "no teacher yet" if score is None else f"teacher {score:.3f} of its time at the goal"
+            told += f"; student {size} selected" if size else ""
+            return f"<Run {self.path}: {self.task}, preset {self.preset}, seed {self.seed}; {told}>"
         except Exception as error:  # one that raised here would hide what is being looked for
             return f"<Run {self.path}: cannot be read ({type(error).__name__})>"
 
@@ -91,7 +84,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.path}: {self.config.teacher.task.name}, preset {self.settings['preset']}"
+        return f"{self.path}: {self.task}, preset {self.preset}"
 
     @property
     def checkpoints(self) -> Path:
@@ -116,15 +109,16 @@ class Run:
 
     @property
     def settings(self) -> JSON:
-        """`seed`, `preset` and `config`, by present names; FathomError if this is no run's file."""
-        found = read_json(self.path / "config.json")
-        if not isinstance(found, dict) or found.keys() != {"preset", "seed", "config"}:
-            raise FathomError(f"{self.path} is no run: its config.json does not hold preset, seed and config")
-        return dict(with_present_names(found))
+        """`seed`, `preset` and `config` as stored; FathomError if this is no run's file."""
+        return _exactly(self.path / "config.json", "preset", "seed", "config")
 
     @property
     def config(self) -> Config:
         return self.changed or stored_config(self.settings, self.path / "config.json")
+
+    @property
+    def preset(self) -> str:
+        return str(self.settings["preset"])
 
     @property
     def seed(self) -> int:
@@ -151,10 +145,6 @@ class Run:
             file = self.path / "summary.json"
             write_json(file, _checked(file, _merged(self.summary, values)).as_json())
 
-    def mend_summary(self, say: Callable[[str], None]) -> None:
-        """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
-        set_aside_if_damaged(self.path / "summary.json", say, lambda _: self.figures)
-
     def metrics(self, stage: str) -> list[JSON]:
         """Reads the stage's metrics.jsonl; a line that a killed run left unfinished is not among them."""
         file, found = self.path / stage / "metrics.jsonl", []
@@ -162,7 +152,8 @@ class Run:
             try:
                 found.append(parse_json(line))
             except ValueError as error:
-                raise FathomError(f"{file} is damaged in line {number}: {error}; {MENDED}") from error
+                mended = "the command that writes it mends it with --resume"
+                raise FathomError(f"{file} is damaged in line {number}: {error}; {mended}") from error
         return found
 
     def append_metrics(self, stage: str, line: JSON) -> None:
@@ -197,7 +188,7 @@ class Run:
         now = versions()
         before = _versions_of(self.path / stage) or now
         differ = [
-            f"{name} {before.get(name)} -> {new}" for name, new in now.items() if before.get(name) != new
+            f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
         ]
         if differ:
             say(f"other versions than at the start ({', '.join(differ)}): bits may differ")
@@ -263,17 +254,12 @@ def understood(*paths: Path) -> Iterator[None]:
 
 def require_run(given: object, function: str) -> None:
     """Raises UsageError that says how to get a run, if this is none."""
-    if isinstance(given, str | Path):
-        path = str(given)
-        raise UsageError(
-            f"{function} takes a run, found the path {path!r}: open_run({path!r}) opens it, "
-            f"new_run({path!r}, config) makes a new one"
-        )
     if not isinstance(given, Run):
-        raise UsageError(
-            f"{function} takes a run, found {type(given).__name__}: open_run(path) opens one, "
-            "new_run(path, config) makes one"
-        )
+        is_path = isinstance(given, str | Path)
+        found = f"the path {str(given)!r}" if is_path else type(given).__name__
+        path = repr(str(given)) if is_path else "path"
+        how = f"open_run({path}) opens one, new_run({path}, config) makes one"
+        raise UsageError(f"{function} takes a run, found {found}: {how}")
 
 
 def create_run(path: Path, config: Config, preset: str, seed: int, policy: bytes | None = None) -> Run:
@@ -313,12 +299,11 @@ def open_run(name: str | Path | None) -> Run:
     Raises: UsageError if there is no such run, or a choice between several."""
     known = sorted({*sweeps(), *(file.parent for file in RUNS.glob("*/config.json"))})
     if name is None:
-        if len(known) == 1 and not is_sweep(known[0]):
-            return open_run(str(known[0]))
-        listed = "".join(f"\n  {path}{' (a sweep)' if is_sweep(path) else ''}" for path in known)
-        raise UsageError(
-            f"name a run:{listed}" if known else "there is no run yet: start with pipeline teacher"
-        )
+        if len(known) != 1 or is_sweep(known[0]):
+            listed = "".join(f"\n  {path}{' (a sweep)' if is_sweep(path) else ''}" for path in known)
+            none = "there is no run yet: start with pipeline teacher"
+            raise UsageError(f"name a run:{listed}" if known else none)
+        name = known[0]
     if not isinstance(name, str | Path):
         raise UsageError(f"open_run takes the path or name of a run, found {type(name).__name__}")
     path = run_path(str(name))
@@ -335,30 +320,29 @@ def open_run(name: str | Path | None) -> Run:
 
 
 def is_sweep(path: Path) -> bool:
-    return sweep_file(path).is_file()
-
-
-def sweep_file(path: Path) -> Path:
-    """Returns what makes a directory of runs a sweep: of one made by an earlier version, study.json."""
-    earlier = path / "study.json"
-    return earlier if earlier.is_file() else path / "sweep.json"
+    return (path / SWEEP).is_file()
 
 
 def sweeps() -> list[Path]:
-    return sorted(path for path in RUNS.glob("*") if is_sweep(path))
+    return sorted(file.parent for file in RUNS.glob(f"*/{SWEEP}"))
 
 
 def sweep_settings(path: Path) -> JSON:
     """Reads `preset`, `config`, `vary`, `seeds` and `runs` of a sweep; FathomError for anything else."""
-    file = sweep_file(path)
-    found = read_json(file)
-    if not isinstance(found, dict) or found.keys() != {"preset", "config", "vary", "seeds", "runs"}:
-        raise FathomError(f"{file} does not hold preset, config, vary, seeds and runs")
+    found = _exactly(path / SWEEP, "preset", "config", "vary", "seeds", "runs")
     require_own_files(path)
     for entry in found["runs"]:
         if not resolved(path / entry["run"]).is_relative_to(path.resolve()):
-            raise FathomError(f"{file}: runs: {entry['run']!r} lies outside the sweep")
-    return dict(with_present_names(found))
+            raise FathomError(f"{path / SWEEP}: runs: {entry['run']!r} lies outside the sweep")
+    return found
+
+
+def _exactly(file: Path, *keys: str) -> JSON:
+    """Reads a JSON object with these keys and no others; FathomError if it is none."""
+    found = read_json(file)
+    if not isinstance(found, dict) or found.keys() != set(keys):
+        raise FathomError(f"{file} is no file of a run or sweep: it does not hold {', '.join(keys)} alone")
+    return found
 
 
 def run_path(name: str) -> Path:
@@ -381,7 +365,14 @@ def _finished_lines(file: Path) -> list[bytes]:
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    """Returns the versions of Python and of the packages that compute."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found
 
 
 def _versions_of(folder: Path) -> dict[str, str]:
@@ -404,7 +395,7 @@ def _checked(file: Path, values: JSON) -> Summary:
     try:
         return Summary.model_validate(values)
     except ValidationError as error:
-        raise FathomError(f"{file} is damaged: {problem(error)}; {MENDED}") from error
+        raise FathomError(f"{file} is damaged: {problem(error)}; {ANEW}") from error
 
 
 def _merged(old: JSON, new: JSON) -> JSON:

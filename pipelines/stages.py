@@ -9,14 +9,14 @@ import jax
 
 from export.targets import require_targets
 from pipelines.catalogue import warn_of_slips
-from pipelines.config import TEACHER_GROUPS, Config, Request, differing, preset, require_config
+from pipelines.config import TEACHER_GROUPS, Config, Request, differing, groups, preset, require_config
 from pipelines.files import JSON
 from pipelines.presets import DEFAULT
 from pipelines.progress import Display
 from pipelines.rundir import Run, create_run, open_run, require_run
-from pipelines.sweep import Sweep
-from pipelines.tracking import require_trackers
+from pipelines.sweep import Sweep, find_sweep
 from pipelines.train_students import teacher_of
+from pipelines.training import require_trackers
 from student.config import TRAINING_FIELDS
 from student.labels import label_bytes
 from teacher.errors import UsageError, unknown_name
@@ -29,6 +29,12 @@ from teacher.tasks.engines import ENGINES, engines_of
 from teacher.train import reevaluate
 
 Target = TypeVar("Target", bound=Run | Sweep)
+# Settings that say how many episodes run side by side.
+SIMULATED = {
+    "evaluate": ["episodes"],
+    "student": ["episodes", "robustness_episodes", "envs"],
+    "control": ["episodes"],
+}
 
 
 def check(config: Config, *, trained: bool = False) -> None:
@@ -53,15 +59,9 @@ def check(config: Config, *, trained: bool = False) -> None:
     require_targets(config.export.profiles, task.spec)
     require_randomisable(task, config.teacher.task.engine or task.engines[0], randomised(config.teacher))
     student = config.student
-    simulated = {
-        "evaluate.episodes": config.teacher.evaluate.episodes,
-        "student.episodes": student.episodes,
-        "student.robustness_episodes": student.robustness_episodes,
-        "student.envs": student.envs,
-        "control.episodes": config.control.episodes,
-    }
-    for setting, episodes in simulated.items():
-        require_episodes_fit(setting, episodes, task.spec)
+    for group, names in SIMULATED.items():
+        for name in names:
+            require_episodes_fit(f"{group}.{name}", getattr(groups(config)[group], name), task.spec)
     kept = student.rounds * student.envs * task.spec.episode_length
     row = label_bytes(task.spec, config.teacher.network.repr_dim)
     require_host_memory("student.rounds * student.envs * steps of an episode", kept, kept * row)
@@ -96,10 +96,9 @@ def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = Fals
     Raises: UsageError naming the settings that differ."""
     begun = open_run(str(path))
     asked = stood_for(asked, [begun], trust)
-    begun.mend_summary(Display().warn)
-    if asked.preset not in (None, begun.settings["preset"]) or seed not in (None, begun.seed):
+    if asked.preset not in (None, begun.preset) or seed not in (None, begun.seed):
         raise UsageError(
-            f"{path} was begun with preset {begun.settings['preset']} and seed {begun.seed}; "
+            f"{path} was begun with preset {begun.preset} and seed {begun.seed}; "
             "resume without --preset and --seed, or name another --run"
         )
     before = begun.config
@@ -117,10 +116,8 @@ def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = Fals
             f"collect.total_steps: {path} holds students of its teacher as it is; to train it longer, "
             f"name another --run, or remove {begun.students} and {begun.bundles} first"
         )
-    check(
-        target.config,
-        trained=begun.policy_file.exists() or ("teacher" in target.summary and target.changed is None),
-    )
+    is_trained = "teacher" in target.summary and target.changed is None
+    check(target.config, trained=is_trained or begun.policy_file.exists())
     return target
 
 
@@ -162,6 +159,13 @@ def stand_for(runs: Iterable[Run], task: str | None, trust: bool) -> None:
                 Display().warn(f"{task} is not what {run.path} began with: results may differ")
         elif task not in (None, run.task):
             raise UsageError(f"--task {task}: {run.path} is of the task {run.task}")
+
+
+def opened(name: str | None, task: str | None, trust: bool) -> Run | Sweep:
+    """Opens the sweep of that name, or else the run; `task` and `trust` as for `stand_for`."""
+    target = find_sweep(name) or open_run(name)
+    stand_for(target.all_runs, task, trust)
+    return target
 
 
 def trusted_run(name: str | None, task: str | None, trust: bool) -> Run:

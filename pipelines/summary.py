@@ -54,23 +54,12 @@ class Retained(Figures):
         "time at goal divided by the teacher's; absent if the teacher's is too small for an interval"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_two_ends(cls, values: Any) -> Any:
-        """Reads the interval's ends from where earlier versions wrote them."""
-        if isinstance(values, dict) and {"retention_low", "retention_high"} <= values.keys():
-            values = dict(values)
-            values["retention_interval"] = values.pop("retention_low"), values.pop("retention_high")
-        return values
-
 
 class Score(Figures):
     """A **score** is over `episodes` held-out starts and goals, the same for every policy of a task."""
 
     episodes: Count = doc("number of held-out episodes")
-    layout: Text = doc(
-        "how goals were placed (`pipeline tasks`); scores of different layouts cannot be compared"
-    )
+    layout: Text = doc("how goals were placed (`pipeline tasks`); different layouts cannot be compared")
     time_at_goal: Number = doc("share of an episode's steps within the task's success radius")
     time_near_goal: Number = doc("share of an episode's steps within the easy radius")
     success_final: Number = doc("share of episodes that end within the success radius, not early")
@@ -97,9 +86,7 @@ class MazeDistance(Figures):
     rank_correlation: Number = doc("Spearman's, of the critic's distance and the true one, over all pairs")
     rank_correlation_far: Number = doc("the same over pairs at least 8 cells apart; near pairs are easy")
     rank_correlation_straight: Number = doc("`rank_correlation` of the straight line in place of the critic")
-    rank_correlation_far_straight: Number = doc(
-        "`rank_correlation_far` of the straight line in place of the critic"
-    )
+    rank_correlation_far_straight: Number = doc("the same of `rank_correlation_far`")
 
 
 class TeacherFigures(Score):
@@ -139,9 +126,7 @@ class CriticAgreement(Figures):
     spearman_states: Number = doc("the same over all the states")
     best_action: Number = doc("how often both critics choose the same of these actions")
     top1: Number = doc("how often both critics choose the same nearest goal")
-    gradient_cosine: Number = doc(
-        "mean cosine between the gradients of the distance with respect to the action"
-    )
+    gradient_cosine: Number = doc("mean cosine between the distance's gradients with respect to the action")
     distance_error: Number = doc("mean absolute difference of the distances from all states to all goals")
     distance_error_relative: Number = doc("the same in standard deviations of the teacher's distances")
 
@@ -180,9 +165,7 @@ class Condition(Retained):
 
     student: Number = doc("the student's mean time at goal")
     teacher: Number = doc("the teacher's")
-    excess_drop: Number = doc(
-        "how much more the student's time at goal fell from `nominal` than the teacher's"
-    )
+    excess_drop: Number = doc("how much more the student lost from `nominal` than the teacher")
 
 
 class Robustness(Figures):
@@ -213,9 +196,7 @@ class StudentFigures(Score, Retained):
     labels: Count = doc("labels from the teacher, for all sizes together")
     env_steps: Count = doc("control steps for these labels")
     seed_kept: Count = doc("with several seeds (`student.seeds`): the seed that is exported")
-    time_at_goal_of_seeds: list[float] | None = doc(
-        "with several seeds: the time at goal of each, on training starts"
-    )
+    time_at_goal_of_seeds: list[float] | None = doc("with several seeds: of each, on training starts")
     teacher_time_at_goal: Number = doc("the teacher's time at goal in these episodes")
     teacher_parameters: Count = doc("number of parameters of the teacher's actor")
     success_retention: Number = doc("`success_final` divided by the teacher's; absent like `retention`")

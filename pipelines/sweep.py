@@ -8,21 +8,21 @@ report.html
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.config import TEACHER_GROUPS, Config, groups, with_values
-from pipelines.files import JSON, new_folder, read_object, set_aside_if_damaged, write_json
+from pipelines.files import JSON, new_folder, read_object, write_json
 from pipelines.rundir import (
     RUNS,
+    SWEEP,
     Run,
     create_run,
     is_sweep,
     run_path,
     stored_config,
-    sweep_file,
     sweep_settings,
     sweeps,
 )
@@ -31,7 +31,6 @@ from teacher.errors import UsageError, unknown_name
 Values = dict[str, Any]  # group.field -> value
 
 LARGEST_SEED = 2**31 - 1
-_FORM = "write group.field=value,value, for example network.depth=4,16"
 
 
 class Combination(NamedTuple):
@@ -45,26 +44,16 @@ def combinations(config: Config, varied: Sequence[str], assigned: Iterable[str] 
     """Returns every combination of `group.field=value,value` on top of `config`, the last setting fastest.
 
     `assigned` is what --set has brought into `config`. Without `varied` there is one combination.
-    Raises: UsageError naming the field, what was found and what is allowed, for all of them at once."""
+    Raises: UsageError naming the field, what was found and what is allowed."""
     texts = _texts(varied, set(assigned))
     made: list[Combination] = []
-    problems: dict[str, None] = {}
     for row in itertools.product(*texts.values()):
-        try:
-            combined = with_values(
-                config, [f"{field}={text}" for field, text in zip(texts, row, strict=True)]
-            )
-        except UsageError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-            continue
+        combined = with_values(config, [f"{field}={text}" for field, text in zip(texts, row, strict=True)])
         group_of = groups(combined)
         values = {field: getattr(group_of[field.partition(".")[0]], short(field)) for field in texts}
-        made.append(Combination(values, combined))
-    if problems:
-        raise UsageError("\n".join(problems))
-    for i, (values, _) in enumerate(made):  # two runs of the same settings would look like two findings
-        if any(values == other.values for other in made[:i]):
+        if any(values == other.values for other in made):  # which would look like two findings
             raise UsageError(f"{described(values)} is given twice")
+        made.append(Combination(values, combined))
     networks = [each.config.teacher.network for each in made]
     if "network.depth" in texts and any(each.actor_depth and each.critic_depth for each in networks):
         raise UsageError(
@@ -81,17 +70,14 @@ def varied_values(made: Sequence[Combination]) -> dict[str, list[Any]]:
 
 def parse_seeds(text: str) -> list[int]:
     """Parses `0,1,2`; UsageError naming what is wrong."""
-    seeds: list[int] = []
-    for digits in map(str.strip, text.split(",")):
+    seeds = [digits.strip() for digits in text.split(",")]
+    for digits in seeds:
         if not (digits.isascii() and digits.isdigit() and int(digits) <= LARGEST_SEED):
-            raise UsageError(
-                f"--seeds {text}: found {digits!r}, write whole numbers from 0 to {LARGEST_SEED}, "
-                "for example 0,1,2"
-            )
-        if int(digits) in seeds:
-            raise UsageError(f"--seeds {text}: {int(digits)} is given twice")
-        seeds.append(int(digits))
-    return seeds
+            allowed = f"whole numbers from 0 to {LARGEST_SEED}, for example 0,1,2"
+            raise UsageError(f"--seeds {text}: found {digits!r}, write {allowed}")
+        if seeds.count(digits) > 1:
+            raise UsageError(f"--seeds {text}: {digits} is given twice")
+    return [*map(int, seeds)]
 
 
 def described(values: Values, joint: str = ", ", between: str = " ") -> str:
@@ -114,11 +100,11 @@ def _texts(varied: Sequence[str], set_: set[str]) -> dict[str, list[str]]:
     """Returns each field's values as typed."""
     found: dict[str, list[str]] = {}
     for given in varied:
-        target, _, listed = given.partition("=")
-        field, texts = target.strip(), [text.strip() for text in listed.split(",")]
+        field, *texts = (text.strip() for text in given.replace("=", ",", 1).split(","))
         group, _, name = field.partition(".")
-        if not name or not all(texts):
-            raise UsageError(f"--vary {given!r}: {_FORM}")
+        if not (name and texts and all(texts)):
+            form = "write group.field=value,value, for example network.depth=4,16"
+            raise UsageError(f"--vary {given!r}: {form}")
         if group not in TEACHER_GROUPS:
             raise unknown_name("group of the teacher", group, TEACHER_GROUPS)
         if field in found:
@@ -169,7 +155,7 @@ class Sweep:
     @property
     def config(self) -> Config:
         """The settings that all runs share; the varied ones hold what they would without the sweep."""
-        return self.changed or stored_config(self.settings, sweep_file(self.path))
+        return self.changed or stored_config(self.settings, self.path / SWEEP)
 
     @property
     def members(self) -> list[Member]:
@@ -203,15 +189,8 @@ class Sweep:
     def write_changes(self) -> None:
         """Writes `changed` where `config` is read; each run takes it on when a stage of it begins."""
         if self.changed is not None:
-            write_json(
-                sweep_file(self.path), self.settings | {"config": self.changed.model_dump(mode="json")}
-            )
-
-    def mend(self, say: Callable[[str], None]) -> None:
-        """Sets damaged summaries aside: they are made of what the runs hold."""
-        for run in self.all_runs:
-            run.mend_summary(say)
-        set_aside_if_damaged(self.path / "summary.json", say)
+            config = self.changed.model_dump(mode="json")
+            write_json(self.path / SWEEP, self.settings | {"config": config})
 
 
 def create_sweep(
@@ -233,7 +212,7 @@ def create_sweep(
             "seeds": list(seeds),
             "runs": runs,
         }
-        write_json(sweep_file(partial), settings)
+        write_json(partial / SWEEP, settings)
     return Sweep(path)
 
 

@@ -32,8 +32,6 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
     begun, chosen = (run.stage_seed("students", asked, resume) for asked in (None, seed))
     if resume and folder.exists() and chosen != begun:
         raise UsageError(f"--seed {seed}: these students were begun with seed {begun}")
-    if resume:
-        run.mend_summary(display.warn)
     teacher = teacher_of(run)
     if isinstance(teacher, Teacher):
         score, form = confirm(teacher), "teacher confirmed: at its goals {:.1f} % of the time, as stored"
@@ -64,26 +62,18 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
             metrics = {key: float(value) for key, value in device_metrics.items()}
             require_finite(metrics, f"round {done}")
             stage.record(done, {"round": done, "labels": done * labels, "env_steps": done * labels}, metrics)
-            due, save = (
-                done == config.rounds or stage.timer.due(),
-                partial(save_state, folder, distiller, state),
-            )
+            save = partial(save_state, folder, distiller, state)
+            due = done == config.rounds or stage.timer.due()
             stage.save(save, f"round {done}", due=due, stop=stage.signals.requested)
     # Of each size, the best seed.
     kept = distiller.best_seeds(state) if config.seeds > 1 else dict.fromkeys(config.sizes, (0, []))
     save_students(run.students, distiller, state, {name: seed for name, (seed, _) in kept.items()})
-    total = config.rounds * labels
+    effort = {"wall_s": stage.wall_s, "labels": config.rounds * labels, "env_steps": config.rounds * labels}
     students: JSON = {}
     for name, (seed_kept, times) in kept.items():
         parameters = parameter_count(load_student(run.students / name).params.policy)
-        students[name] = {
-            "parameters": parameters,
-            "wall_s": stage.wall_s,
-            "labels": total,
-            "env_steps": total,
-        }
-        if times:
-            students[name] |= {"seed_kept": seed_kept, "time_at_goal_of_seeds": times}
+        seeds = {"seed_kept": seed_kept, "time_at_goal_of_seeds": times} if times else {}
+        students[name] = {"parameters": parameters, **effort, **seeds}
     run.update_summary({"students": students})
     return students
 

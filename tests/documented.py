@@ -1,13 +1,10 @@
 """What README.md and docs/ show to be typed: fenced blocks, the commands in them and in the text.
 
-A block of commands is read by bash itself, whole, as a reader pastes it; its programs only record their
-arguments. A block that is of no known kind is an error, so that none goes unread."""
+A block that is of no known kind is an error, so that none goes unread."""
 
-import os
 import re
 import shlex
-import subprocess
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,16 +17,6 @@ PROGRAMS = (
     *("pipeline", "pip", "pytest", "python", "python3", "mkdocs"),
     *("gcc", "g++", "openssl", "srun", ".", "#SBATCH", "ros2"),
 )
-
-# In place of the programs: functions that write down the line they stand in and their arguments.
-RECORDER = r"""
-set -eu
-record() { printf '%s\0' "${BASH_LINENO[-2]}" "$@" @@@ >> "$RECORD"; }
-for program in pipeline pip pytest python python3 mkdocs gcc g++ openssl ros2; do
-  eval "function $program { record $program \"\$@\"; }"
-done
-function srun { "$@"; }
-"""
 
 
 class Block(NamedTuple):
@@ -46,12 +33,8 @@ class Block(NamedTuple):
         first = next(line for line in self.text.splitlines() if not line.startswith("# ")).split()[0]
         if first.partition("=")[0].isupper() or first in PROGRAMS:
             return "commands"
-        assert first.endswith("/") or "──►" in self.text, f"no kind for the block in {self.place}"
+        assert first.endswith("/") or "──►" in self.text, f"no kind for the block in {self.page}:{self.line}"
         return "listing"
-
-    @property
-    def place(self) -> str:
-        return f"{self.page}:{self.line}"
 
 
 class Command(NamedTuple):
@@ -80,44 +63,24 @@ def blocks() -> list[Block]:
 
 def commands() -> list[Command]:
     """Of all blocks and of all text."""
-    found = []
-    for block in blocks():
-        if block.kind == "commands":
-            found += typed(block)
+    found: list[Command] = []
+    for block in (block for block in blocks() if block.kind == "commands"):
+        for number, line in enumerate(block.text.splitlines(), block.line + 1):
+            if line and not line.startswith("#"):
+                assert not re.search(r"\S\s+#", line), f"{line}: a comment has a line of its own, for zsh"
+                found += _typed(f"{block.page}:{number}", line, fenced=True)
     for page in PAGES:
         text = FENCE.sub(lambda match: "\n" * match[0].count("\n"), page.read_text("utf-8"))
         for match in INLINE.finditer(text):
             place = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
-            found += _of_text(place, match[1])
+            found += _typed(place, match[1], fenced=False)
     return found
 
 
-def typed(block: Block) -> list[Command]:
-    """Returns what bash makes of a block of commands; AssertionError for what it cannot run.
-
-    Variables before a command and `srun` are no part of it. A comment has a line of its own: behind a command
-    zsh takes it for arguments, unless it is told otherwise."""
-    assert not re.search(r"\S[ \t]+#", block.text), block.place
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        (work / ".venv" / "bin").mkdir(parents=True)
-        (work / ".venv" / "bin" / "activate").touch()
-        for name, text in (("recorder.sh", RECORDER), ("block.sh", block.text), ("record", "")):
-            (work / name).write_text(text)
-        own = {"BASH_ENV": str(work / "recorder.sh"), "RECORD": str(work / "record")}
-        done = subprocess.run(
-            ["bash", "block.sh"], cwd=work, env=os.environ | own, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{block.place}: {done.stderr}"
-        fields = (work / "record").read_text().split("@@@\0")[:-1]
-    found = []
-    for field in fields:
-        line, *words = field.split("\0")[:-1]
-        found.append(Command(f"{block.page}:{block.line + int(line)}", tuple(words), True))
-    return sorted(found, key=lambda command: int(command.place.rpartition(":")[2]))
-
-
-def _of_text(place: str, line: str) -> list[Command]:
-    """`a && b` -> a, b."""
-    parts = line.split(" && ")
-    return [Command(place, tuple(shlex.split(part.partition(" > ")[0])), False) for part in parts]
+def _typed(place: str, line: str, *, fenced: bool) -> Iterator[Command]:
+    """`a && X=1 srun b > file` -> a, b."""
+    for part in line.split(" && "):
+        words = shlex.split(part.partition(" > ")[0])
+        while words[0] == "srun" or re.match(r"[A-Z_]+=", words[0]):
+            words.pop(0)
+        yield Command(place, tuple(words), fenced)

@@ -17,7 +17,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
-        self.files, self.private, self.messages = {}, {}, []
+        self.files, self.private = {}, {}
 
     @property
     def address(self):
@@ -59,9 +59,7 @@ class Answers(BaseHTTPRequestHandler):
             ]
             return self.answer(200, {"files": files})
         for line in map(json.loads, body.splitlines()):
-            if line["key"] == "header":
-                self.server.messages.append(line["value"]["summary"])
-            else:
+            if line["key"] != "header":
                 content = base64.b64decode(line["value"]["content"])
                 self.server.files[f"{owner}/{name}"][line["value"]["path"]] = content
         address = f"{self.server.address}/{owner}/{name}/commit/{COMMIT}"
@@ -75,13 +73,11 @@ class Answers(BaseHTTPRequestHandler):
             return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         files = self.server.files[name]
         if path.startswith("api/") and api[2] == "tree":
-            return self.answer(
-                200,
-                [
-                    {"type": "file", "path": each, "size": len(files[each]), "oid": _oid(files[each])}
-                    for each in files
-                ],
-            )
+            listed = [
+                {"type": "file", "path": each, "size": len(content), "oid": _oid(content)}
+                for each, content in files.items()
+            ]
+            return self.answer(200, listed)
         if path.startswith("api/"):
             siblings = [{"rfilename": each} for each in files]
             return self.answer(200, {"_id": "1", "id": name, "sha": COMMIT, "siblings": siblings})

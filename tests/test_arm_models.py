@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from export.controller import CommandLimiter, Controller, ControllerError
 from pipelines import stages
-from pipelines.arms import model_file, task_of_arm
+from pipelines.catalogue import model_file, task_of_arm
 from pipelines.cli import app
 from pipelines.config import preset, with_values
 from pipelines.render import record

@@ -21,7 +21,7 @@ def test_what_fails_is_said_and_the_lines_to_paste_name_neither_user_nor_machine
             raise RuntimeError(message)
 
     monkeypatch.setattr(pipelines, "run_all", run_all, raising=False)
-    monkeypatch.setattr(doctor, "_graphics", lambda: "egl")
+    monkeypatch.setattr(doctor, "_graphics", lambda: {"found": "egl"})
     monkeypatch.setitem(doctor.EXTRAS, "magic", ("no_such_module", "pip install it"))
     done = pipeline("doctor", cwd=tmp_path)
     said = " ".join(done.stdout.split())

@@ -1,15 +1,16 @@
-"""A thousand malformed files and descriptions: refused by name each, none answered wrongly."""
+"""Thousands of malformed files, descriptions, inputs: refused by name each, none answered wrongly."""
 
 import random
 
 import numpy as np
 import pytest
-from bundles import SPEC, G, N, rewrite
+from bundles import SPEC, A, G, N, rewrite
 
 from export.controller import ControllerError, load
 
-FILES, DESCRIPTIONS, GRAPHS = 400, 300, 300
+FILES, DESCRIPTIONS, GRAPHS, INPUTS = 600, 400, 300, 1200
 CLOSE = 1e-3  # of an action, after a change that the golden vectors do not tell from rounding
+ODD = [np.nan, np.inf, -np.inf]
 
 
 @pytest.fixture
@@ -93,3 +94,35 @@ def test_every_damaged_graph_is_refused_even_if_its_hash_is_listed(copy, asked):
         (copy / "policy.onnx").write_bytes(damaged(chance, content))
         rewrite(copy, rehash=["policy.onnx"])
         refused_or_right(copy, asked)
+
+
+def malformed(chance, size):
+    """Something that is no vector of `size` finite float32 numbers."""
+    good = chance.normal(size=size).astype(np.float32)
+    odd = np.where(chance.permutation(size) <= chance.integers(size), chance.choice(ODD, size), good)
+    wrong = [n for n in range(2 * size) if n != size]
+    kinds = [
+        *[odd.astype(np.float32)] * 8,
+        *[chance.normal(size=n).astype(np.float32) for n in chance.choice(wrong, 3)],
+        *[good.astype(kind) for kind in ("f8", "f2", "i4", "i8", "u1", "?", "c8", ">f4", "U3", "O")],
+        *[good.reshape(shape) for shape in ((1, size), (size, 1), (1, 1, size))],
+        *[None, list(good), tuple(good), float(good[0]), np.float32(good[0]), "obs", {}, b"", object()],
+    ]
+    return kinds[int(chance.integers(len(kinds)))]
+
+
+def test_every_malformed_input_is_refused_and_the_next_answer_is_right(controller, asked):
+    chance = np.random.default_rng(3)
+    for i in range(INPUTS):
+        obs, goal, action = (values[i % 20] for values in asked)
+        kind = int(chance.integers(4))
+        with pytest.raises(ControllerError, match=r"^(obs|goal|reading|action)[:.]"):
+            if kind == 0:
+                controller.step(malformed(chance, N), goal)
+            elif kind == 1:
+                controller.step(obs, malformed(chance, G))
+            elif kind == 2:
+                controller.observe(malformed(chance, N))
+            else:
+                controller.distance(obs, malformed(chance, A), goal)
+        np.testing.assert_array_equal(controller.step(obs, goal), action)

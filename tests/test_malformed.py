@@ -110,7 +110,6 @@ WRONG = [
     *((f"{stage} nothing", "runs/nothing is no run") for stage in ("distill", "export", "evaluate")),
     *((f"{stage} nothing", "runs/nothing is no run") for stage in ("control", "report", "config")),
     ("distill ''", "run"),
-    ("distill nothing --run other", "--run"),
     ("control --episodes 1", "--episodes"),
     ("control --episodes 1000000000000000", "--episodes", "1000000"),
     ("watch --episodes 0", "--episodes"),
@@ -121,7 +120,6 @@ WRONG = [
     ("presets show nothing", "nothing"),
     ("presets show", "NAME"),
     ("presets show debug --toml --json", "--toml"),
-    ("config nothing --schema", "RUN"),
 ]
 BAD_FILES = [
     (b"[network]\ndepth = 18", "network.depth", "18", "16 or 20"),
@@ -212,42 +210,30 @@ def test_whatever_is_printed_stands_there_as_it_is(capsys):
 
 
 def test_figures_of_every_kind_have_a_row():
-    figures = {
-        "goals": 3,
-        "reached": None,
-        "worst": [0.25, 1e-7],
-        "passes": True,
-        "robot": "[fr3]",
-        "none": [],
-    }
+    figures = {"goals": 3, "reached": None, "worst": [0.25, 1e-7], "passes": True, "robot": "[fr3]"}
     console = Terminal(width=120, record=True, file=io.StringIO())
-    console.print(tables.score(figures | {"violations": {"position": 0}}))
+    console.print(tables.score(figures | {"none": [], "violations": {"position": 0}}))
     rows = [line.split("│")[1:3] for line in console.export_text().splitlines() if "│" in line]
-    found = [f"{name.strip()} {value.strip()}" for name, value in rows]
-    assert found[:4] == ["goals 3", "reached not known", "worst 0.25, 1e-07", "passes yes"]
-    assert found[4:] == ["robot [fr3]", "none none", "violations.position 0"]
+    assert [f"{name.strip()} {value.strip()}" for name, value in rows] == [
+        *("goals 3", "reached not known", "worst 0.25, 1e-07", "passes yes", "robot [fr3]"),
+        *("none none", "violations.position 0"),
+    ]
 
 
 def test_commands_print_any_name_in_any_encoding(debug_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = ["runs/arm[v1]", "d[/b]"]
-    for name in names:
-        shutil.copytree(debug_run.path, name)
+    shutil.copytree(debug_run.path, "runs/arm[v1] [b]")
     code = "from teacher.tasks.reacher import Reacher\nclass Arm(Reacher):\n    "
     Path("t[.py").write_text(f'{code}"""{ODD} µ\\u2028²"""\n', "utf-8")
     Path("k[b].onnx").write_bytes(b"\x1b[2J")
     for charset, words, code, *told in (
-        ("utf-8", ["compare", *names, "--out", "c.html"], 0, "arm[v1]", "b]"),
-        ("utf-8", ["inspect", f"{names[0]}/export/2x16"], 0, "runs/arm[v1]/export"),
+        ("utf-8", ["inspect", "runs/arm[v1] [b]/export/2x16"], 0, "runs/arm[v1] [b]/export"),
         ("utf-8", ["inspect", "k[b].onnx"], 1, "k[b].onnx: not an ONNX graph"),
-        ("ascii", ["report", names[1]], 0, "d[/b]/report.html"),
-        ("ascii", ["config", names[1]], 0, "run d[/b]: made"),
+        ("ascii", ["config", "arm[v1] [b]"], 0, "run runs/arm[v1] [b]: made"),
         ("ascii", ["tasks", "t[.py:Arm"], 0, TOLD, "t[.py:Arm"),
-        ("utf-8", ["tasks", "t[.py:Arm"], 0, TOLD, "t[.py:Arm"),
         ("utf-8", ["tasks", "t[.py:Arms"], 2, "t[.py 'Arms'"),
     ):
         done = CliRunner(charset=charset, env={"COLUMNS": "300"}).invoke(app, words)
         assert done.exit_code == code, (words, done.output, done.exception)
         assert not set("\x1b\x9b\u2028") & set(done.output)
-        for text in told:
-            assert text in plain(done.output), words
+        assert all(text in plain(done.output) for text in told), words

@@ -64,15 +64,13 @@ def test_each_command_reports_in_json(debug_run, pipeline):
     assert json.loads((debug_run.path / "summary.json").read_text()) == debug_run.printed
 
 
-def test_a_finished_run_resumes_and_exports_again_to_the_same_artifacts(debug_run, pipeline, tmp_path):
+def test_a_finished_run_exports_again_to_the_same_artifacts(debug_run, pipeline, tmp_path):
     copy = shutil.copytree(debug_run.path, tmp_path / "copy", symlinks=True)
     bundle = {path: path.read_bytes() for path in (copy / "export" / "2x16").rglob("*") if path.is_file()}
     assert pipeline("export", copy, cwd=tmp_path).returncode == 0
     assert all(path.read_bytes() == content for path, content in bundle.items())
-    done = pipeline("run", "--run", copy, "--resume", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    again = json.loads(done.stdout)
-    for stage in ("task", "teacher", "selected", "students", "export", "control"):
+    again = Run(copy).summary
+    for stage in ("task", "teacher", "selected", "students", "export"):
         assert without_clock(again[stage]) == without_clock(debug_run.printed[stage])
 
 
@@ -89,9 +87,6 @@ def test_students_that_keep_too_little_end_in_failure_after_all_is_written(debug
     done = pipeline(*export, "--student", SIZES[1], "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["selected"] == SIZES[1]
-    done = pipeline(*export, "--student", "9x9", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "student.select '9x9'" in done.stderr
 
 
 def test_a_signal_saves_and_says_how_to_go_on(pipeline, tmp_path):

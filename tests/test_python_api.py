@@ -2,10 +2,6 @@
 
 import ast
 import importlib
-import re
-import subprocess
-import sys
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,35 +37,11 @@ def test_public_names_are_those_that_type_checkers_see(package):
         _ = module.Tacher
 
 
-def test_asking_for_every_name_starts_no_device():
-    code = (
-        "import importlib\n"
-        f"for package in {PACKAGES}:\n"
-        "    module = importlib.import_module(package)\n"
-        "    for name in dir(module): getattr(module, name)\n"
-        "from jax._src import xla_bridge\n"
-        "print(xla_bridge.backends_are_initialized())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
-def test_every_package_is_typed_and_what_it_offers_is_checked_strictly():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    assert "py.typed" in project["setuptools"]["package-data"]["*"]
-    strict = next(each for each in project["mypy"]["overrides"] if each.get("warn_return_any"))
-    for package in PACKAGES:
-        assert (ROOT / package / "py.typed").exists()
-        assert {package, *declared(package).values()} <= set(strict["module"])
-
-
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_reference_lists_the_public_names(package):
-    listed = re.findall(
-        r"^::: ([\w.]+)$", (ROOT / "docs" / "api" / f"{package}.md").read_text(), re.MULTILINE
-    )
-    public = {name: home for name, home in declared(package).items() if name != "__version__"}
-    assert set(listed) >= {f"{home}.{name}" for name, home in public.items()}
+    page = (ROOT / "docs" / "api" / f"{package}.md").read_text()
+    public = {f"::: {home}.{name}" for name, home in declared(package).items() if name != "__version__"}
+    assert public <= set(page.splitlines())
 
 
 def test_a_new_run_is_refused_before_anything_is_written(tmp_path):
@@ -114,16 +86,13 @@ def test_other_arguments_say_how_to_get_them(debug_run):
 def test_what_is_printed_of_a_thing_is_a_line_that_tells_what_it_is(debug_run, tmp_path):
     run, teacher = open_run(debug_run.path), load_teacher(debug_run.path / "teacher" / "checkpoints")
     score, size = f"{run.figures.teacher.time_at_goal:.3f}", run.figures.selected
-    assert repr(run).startswith(
-        f"<Run {run.path}: reacher, preset debug, seed 0; teacher {score} of its time"
-    )
-    assert f"student {size} selected" in repr(run)
+    told = f"teacher {score} of its time at the goal; student {size} selected"
+    assert repr(run) == f"<Run {run.path}: reacher, preset debug, seed 0; {told}>"
     assert repr(new_run(tmp_path / "new", preset("debug"))).endswith("; no teacher yet>")
     (tmp_path / "new" / "config.json").write_text("{")
     assert repr(open_run(tmp_path / "new")).endswith("new: cannot be read (FathomError)>")
     assert repr(teacher).startswith("<Teacher of reacher: depth ")
     assert repr(export.controller.load(selected_bundle(run))).startswith("<Controller of reacher: obs [")
     assert "None" not in repr(run.figures.control[size])
-    assert "time_at_goal 0.25, success_final 0.5" in repr(
-        EpisodeMetrics([0.5, 0], [1, 0], [1, 0], [1, 0], [1, 0], [0, 1])
-    )
+    scores = EpisodeMetrics([0.5, 0], [1, 0], [1, 0], [1, 0], [1, 0], [0, 1])
+    assert "time_at_goal 0.25, success_final 0.5" in repr(scores)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import pipelines.robot
 from export.controller import CommandLimiter, Controller
 from export.ros2_node import JointRobot, unsupported
-from pipelines.arms import task_of_arm
+from pipelines.catalogue import task_of_arm
 from pipelines.cli import app
 from teacher.tasks import make_task
 from teacher.tasks.fr3_arm import HOME, JOINTS, flange_position

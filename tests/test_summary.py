@@ -36,8 +36,3 @@ def test_a_wrong_figure_is_named(found, named):
     with pytest.raises(ValidationError) as error:
         Summary.model_validate(found)
     assert named in problem(error.value)
-
-
-def test_intervals_of_earlier_versions_are_read():
-    earlier = {"students": {"2x16": {"retention": 0.9, "retention_low": 0.8, "retention_high": 1.0}}}
-    assert Summary.model_validate(earlier).students["2x16"].retention_interval == (0.8, 1.0)

@@ -10,7 +10,7 @@ from events import read_events, told
 from pipelines.config import preset, with_values
 from pipelines.rundir import Run, create_run
 from pipelines.stages import check
-from pipelines.tracking import recorded
+from pipelines.training import recorded
 from teacher.errors import UsageError
 
 
