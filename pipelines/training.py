@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import jax
+
 from pipelines.config import TrackConfig
 from pipelines.files import JSON, read_json, write_json
 from pipelines.progress import Bar, Display
@@ -56,11 +58,13 @@ def training(
 
     Args: interval_s: between saves. shown: as `Display.bar` shows it."""
     run.rewind_metrics(stage, done, display.warn)
-    lines = run.metrics(stage)
+    lines, devices = run.metrics(stage), jax.local_devices()
+    count = f"{len(devices)} x " * (len(devices) > 1)
+    about = f"{run.title}, {count}{devices[0].device_kind}"
     with (
         deferred_interrupt(display.say) as signals,
         recorded(run, stage, display.warn) as record,
-        display.bar(stage, total, done, about=run.title, **shown) as bar,
+        display.bar(stage, total, done, about=about, **shown) as bar,
     ):
         bar.note = "compiling"
         for line in lines:
