@@ -108,7 +108,7 @@ def _simulation(reference: ReferenceEpisodes) -> Simulation:
 
 
 def _noisy(policy: Policy, scale: np.ndarray) -> Policy:
-    """Adds Gaussian noise of this scale [S] to what the policy observes, the same at the same step."""
+    """Adds Gaussian noise of this scale [S] to what the policy observes, the same in calls of one number."""
     steps = itertools.count()
 
     def noisy(observation: np.ndarray, goal: np.ndarray) -> Any:
