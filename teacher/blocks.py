@@ -74,11 +74,9 @@ def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[
     def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, Any]:
         out, layers = _blocks(x, block, settings)
         block_input = _operand(x, settings)
-        # In one array [5, G, B, W], where shapes allow it: to write it is one kernel.
-        return out, jnp.concatenate([block_input[None], layers]) if settings.batched else (
-            block_input,
-            layers,
-        )
+        if isinstance(layers, Normalised):
+            return out, (block_input, layers)
+        return out, jnp.concatenate([block_input[None], layers])  # [5, G, B, W]: to write it is one kernel
 
     out, kept = _scan(body, x, _rounded(blocks, settings), settings)
     return out, (blocks, kept)

@@ -11,13 +11,12 @@ no help where they are damaged: that is what the copies are for.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ from teacher.errors import FathomError
 
 FORMAT_VERSION = 3
 MANIFEST, STATE, ROWS, COPIES = "manifest.json", "state", "rows", "copies"
-# Parts of leaves' paths, and what older saves call them.
-RENAMED = (("log_temperature", "log_entropy_weight"), ("achieved_goal", "outcome"))
 
 
 class Damaged(FathomError):
@@ -145,13 +142,13 @@ def saves(directory: Path) -> list[int]:
 
 
 def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
-    """Puts saved leaves into the structure of `template`, those of renamed fields too.
+    """Puts saved leaves into the structure of `template`.
 
     Raises: FathomError naming the first leaf that is missing or of another shape or type."""
     filled = []
     for path, expected in leaf_paths(template).items():
         plain = jax.eval_shape(_plain, expected)
-        found = _stored(leaves, path)
+        found = leaves.get(path)
         if found is None:
             raise FathomError(f"{what} holds no {path}, which this configuration needs")
         if (found.shape, found.dtype) != (plain.shape, plain.dtype):
@@ -254,7 +251,7 @@ def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.nda
             for path, ring in rows.items():
                 first = max(segment["start"], description["written"] - len(ring))
                 numbers = np.arange(first, segment["stop"])
-                ring[numbers % len(ring)] = _stored(arrays, path)[first - segment["start"] :]
+                ring[numbers % len(ring)] = arrays[path][first - segment["start"] :]
     return rows
 
 
@@ -293,12 +290,6 @@ def _drop_old(directory: Path, keep: int) -> None:
     for file in (found for folder in folders for found in folder.glob("*.npz")):
         if file.name not in needed:
             file.unlink()
-
-
-def _stored(arrays: Mapping[str, Any], path: str) -> Any:
-    """Returns the array of that path, or of the path that it had in older saves; None if there is neither."""
-    older = functools.reduce(lambda name, renamed: name.replace(*renamed), RENAMED, path)
-    return arrays.get(path, arrays.get(older))
 
 
 def _plain(leaf: Any) -> Any:

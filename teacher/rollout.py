@@ -148,10 +148,8 @@ class Simulation:
 
     def prepare(self, start: Start) -> None:
         """Compiles what a rollout from these starts needs; may run beside other work."""
-        batch = self._batch(len(start.goal))
-        state, senses, _ = self._begin(*_rows((start, self._noise_keys(None, start)), 0, batch))
-        action = np.zeros((batch, self.task.spec.action_size), np.float32)
-        self._advance(state, senses, action, np.ones(batch, bool))
+        action = np.zeros((self._batch(len(start.goal)), self.task.spec.action_size), np.float32)
+        self.rollout(lambda *_: action, start, steps=1)
 
     def rollout(
         self,
@@ -393,5 +391,6 @@ def training_simulation_of(config: TeacherConfig) -> Simulation:
 
 def randomised(config: TeacherConfig) -> DomainRandomization:
     """Returns how far physics differ between episodes of training."""
-    found = make_task(config.task.name).randomise.changed(config.randomise)
+    own = make_task(config.task.name).randomise
+    found = own._replace(**config.randomise.model_dump(exclude_none=True))
     return found if found.alters_anything else NOTHING_RANDOM._replace(noise=found.noise)

@@ -146,7 +146,7 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     require_same(what, saved.record.get("spec") or {}, learner.spec)
     require_same_settings(what, saved.record.get("config"), learner.config)
     template = jax.eval_shape(learner.init, jax.random.key(0))
-    state = checkpoint.fill(_without_rows(template), with_average(saved.leaves), what)
+    state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
     learner.devices.of_first(0)  # all have read it
     if jax.process_index() == 0:
@@ -169,11 +169,6 @@ def require_same_settings(what: str, stored: Any, config: TeacherConfig) -> None
     ]
     if told:
         raise FathomError(f"{what} was saved with other settings than config.json holds: {', '.join(told)}")
-
-
-def with_average(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Returns a save's leaves; one from before there were averages has its parameters as those."""
-    return {path.replace(".params", ".average", 1): leaf for path, leaf in leaves.items()} | leaves
 
 
 def _without_rows(state: TeacherState) -> TeacherState:
@@ -260,8 +255,9 @@ def load_teacher(directory: Path | str) -> Teacher:
     networks = make_networks(network, spec.action_size)
     template = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), spec.sizes))
     prefix = ".average"
-    leaves = with_average(saved.leaves)
-    stored = {path.removeprefix(prefix): leaf for path, leaf in leaves.items() if path.startswith(prefix)}
+    stored = {
+        path.removeprefix(prefix): leaf for path, leaf in saved.leaves.items() if path.startswith(prefix)
+    }
     params = checkpoint.fill(template, stored, what)
     return Teacher(config, spec, networks, params, saved.step, evaluation, saved.fingerprint)
 

@@ -207,20 +207,3 @@ def test_a_full_disk_is_reported_and_earlier_saves_stay_whole(tmp_path):
     assert checkpoint.saves(tmp_path) == [1]
     save(tmp_path, 2, 4)
     assert checkpoint.load(tmp_path).step == 2
-
-
-def test_saves_from_before_a_field_was_renamed_are_read(tmp_path):
-    old = {"params": {"log_entropy_weight": jnp.ones(2)}}
-    rows = {"outcome": np.arange(4.0, dtype=np.float32)}
-    checkpoint.save(tmp_path, 1, old, record={}, ring=checkpoint.Ring(rows, 2), keep=2)
-    new = {"achieved_goal": np.arange(2, 6, dtype=np.float32)}
-    saved = checkpoint.load(tmp_path)
-    template = {"params": {"log_temperature": jnp.zeros(2)}}
-    np.testing.assert_array_equal(
-        checkpoint.fill(template, saved.leaves, "save")["params"]["log_temperature"], 1
-    )
-    # What is saved from there on continues the rows that the older save wrote.
-    new["achieved_goal"][:2] = [0, 1]
-    checkpoint.save(tmp_path, 2, template, record={}, ring=checkpoint.Ring(new, 4), keep=2)
-    found = checkpoint.fill(new, checkpoint.load(tmp_path).rows, "rows")["achieved_goal"]
-    np.testing.assert_array_equal(found, [0, 1, 4, 5])

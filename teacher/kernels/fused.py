@@ -16,6 +16,7 @@ Source: persistent kernels for recurrent networks, for example FlashRNN, arXiv:2
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -100,8 +101,8 @@ def forward(
       y: [G, B, W] float32, the residual stream after the last block.
       operands: [G * 4K, R, W] bfloat16, what every layer was given.
       z: [G * 4K, B, W] bfloat16, every layer's pre-activation, bias included.
-    Raises: ValueError for other shapes or dtypes."""
-    shape = _checked("x", x, blocks, grad_rows)
+    The caller has asked `supports`."""
+    shape = _shape(x, blocks, grad_rows)
     of_layers = (shape.networks * shape.layers, shape.batch, shape.width)
     y, operands, z = plgpu.kernel(
         partial(_forward_kernel, shape, float(residual_scale), _is_plain(interpret)),
@@ -145,10 +146,11 @@ def backward(
       dz: [G * 4K, R, W] bfloat16, the cotangent of every layer's pre-activation.
       sums: [G * 4K, R / 16, 3, W] float32, sums over 16 rows each of dz, of the cotangent of what
         norm_scale multiplies with what it multiplies, and of the cotangent of what norm_bias is added to.
-    Raises: ValueError for other shapes or dtypes."""
-    shape = _checked("dy", dy, blocks, grad_rows)
+    The caller has asked `supports`."""
+    shape = _shape(dy, blocks, grad_rows)
     layers = shape.networks * shape.layers
-    _require("z", z, (layers, shape.batch, shape.width), jnp.bfloat16)
+    chex.assert_shape(z, (layers, shape.batch, shape.width))
+    chex.assert_type(z, jnp.bfloat16)
     dx, dz, sums = plgpu.kernel(
         partial(_backward_kernel, shape, float(residual_scale), _is_plain(interpret)),
         out_type=(
@@ -315,29 +317,11 @@ def _is_plain(interpret: Any) -> bool:
     return bool(interpret) and chip.PLAIN_INTERPRETER
 
 
-def _checked(name: str, stream: Array, blocks: Blocks, grad_rows: int | None) -> _Shape:
-    if stream.ndim != 3 or not stream.shape[0] or not supports(stream.shape[2], stream.shape[1]):
-        raise ValueError(f"{name} must be [networks, batch, width]; {TAKES}; got {list(stream.shape)}")
+def _shape(stream: Array, blocks: Blocks, grad_rows: int | None) -> _Shape:
     networks, batch, width = stream.shape
-    count = blocks.kernel.shape[1] if blocks.kernel.ndim == 5 else 0
-    if not count:
-        raise ValueError(
-            f"blocks.kernel must be [networks, blocks, {BLOCK_DEPTH}, width, width] with one block or more; "
-            f"got {list(blocks.kernel.shape)}"
-        )
-    vectors = (networks, count, BLOCK_DEPTH, width)
-    _require(name, stream, stream.shape, jnp.float32)
-    _require("blocks.kernel", blocks.kernel, (*vectors, width), jnp.float32)
-    for leaf in ("bias", "norm_scale", "norm_bias"):
-        _require(f"blocks.{leaf}", getattr(blocks, leaf), vectors, jnp.float32)
-    grad_rows = batch if grad_rows is None else grad_rows
-    if not 0 < grad_rows <= batch or grad_rows % chip.ROWS:
-        raise ValueError(f"grad_rows must be a multiple of {chip.ROWS} and at most {batch}; got {grad_rows}")
-    return _Shape(networks, count * BLOCK_DEPTH, batch, width, grad_rows)
-
-
-def _require(name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(
-            f"{name} must be {jnp.dtype(dtype).name} {list(shape)}; got {array.dtype} {list(array.shape)}"
-        )
+    layers = (networks, blocks.kernel.shape[1], BLOCK_DEPTH, width)
+    chex.assert_shape([blocks.kernel, *blocks[1:]], [(*layers, width), layers, layers, layers])
+    chex.assert_type([stream, *blocks], jnp.float32)
+    learn = batch if grad_rows is None else grad_rows
+    chex.assert_is_divisible(learn, chip.ROWS)
+    return _Shape(networks, layers[1] * BLOCK_DEPTH, batch, width, learn)
