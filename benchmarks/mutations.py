@@ -84,7 +84,6 @@ student/evaluate.py: test_retention
   retention with student and teacher exchanged
     < paired_ratio("retention", student.time_at_goal, teacher.time_at_goal)
     > paired_ratio("retention", teacher.time_at_goal, student.time_at_goal)
-student/selection.py: test_retention
   selection by the mean, not by the lower bound
     < a.get("retention_interval", (0.0,))[0]
     > a.get("retention", 0.0)

@@ -36,7 +36,8 @@ def save_state(directory: Path, distiller: Distiller, state: DistillState) -> No
         directory,
         int(state.round),
         state._replace(labels=_NOTHING),
-        ring=checkpoint.Ring(state.labels, int(state.round) * distiller.spec.episode_length),
+        rows=state.labels,
+        written=int(state.round) * distiller.spec.episode_length,
         record=_record(distiller),
         keep=distiller.teacher.config.checkpoint.keep,
     )

@@ -1,6 +1,9 @@
 """The residual stack, where nearly all of an update's time goes: a scan over stacked blocks.
 
-Its derivative is written by hand. The forward pass keeps each block's input and, of each layer, what
+A layer takes h to y * sigmoid(y), with z = h W + b, n = (z - mean) * inv_std and y = n * scale + bias; four
+layers of x are a block's branch, and a block gives x + residual_scale * branch.
+
+The derivative is written by hand. The forward pass keeps each block's input and, of each layer, what
 LayerNorm gave or was given; the backward pass recomputes the rest from them, and nothing else is stored.
 """
 

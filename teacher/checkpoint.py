@@ -35,13 +35,6 @@ class Damaged(FathomError):
     """There are saves, and none of them is whole."""
 
 
-class Ring(NamedTuple):
-    """An append-only ring: row i of `rows` lies in slot i mod C of every leaf's first axis."""
-
-    rows: Any  # pytree of arrays [C, ...]
-    written: int  # rows ever written
-
-
 class Saved(NamedTuple):
     """A save as read back; `leaves` maps a leaf's path to its array."""
 
@@ -66,14 +59,16 @@ def save(
     state: Any,
     *,
     record: dict[str, Any],
-    ring: Ring | None = None,
+    rows: Any = (),
+    written: int = 0,
     keep: int = 1,
 ) -> None:
     """Writes save number `step`, in place of one that is there, and drops all but the newest `keep`.
 
-    Args: state: pytree of arrays; record: JSON to store along; ring: rows kept beside the state.
+    Args: state: pytree of arrays; record: JSON to store along; rows: an append-only ring, a pytree of arrays
+    [C, ...]; row i of those ever `written` lies in slot i mod C.
     Raises: FathomError if it cannot be written; earlier saves are then untouched."""
-    rows, written = (leaf_paths(ring.rows), ring.written) if ring else ({}, 0)
+    rows = leaf_paths(rows)
     oldest = written - min((len(leaf) for leaf in rows.values()), default=0)
     partial = directory / f"{step}.partial"
     try:
@@ -150,7 +145,9 @@ def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
         plain = jax.eval_shape(_plain, expected)
         found = leaves.get(path)
         if found is None:
-            raise FathomError(f"{what} holds no {path}, which this configuration needs")
+            raise FathomError(
+                f"{what} holds no {path}, which this configuration needs: another version may have saved it"
+            )
         if (found.shape, found.dtype) != (plain.shape, plain.dtype):
             raise FathomError(
                 f"{what}: {path} is {found.dtype}{list(found.shape)}, "

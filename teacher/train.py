@@ -128,7 +128,8 @@ def save_state(
         directory,
         int(state.iteration),
         _without_rows(state),
-        ring=checkpoint.Ring(state.replay.rows, int(state.replay.written)),
+        rows=state.replay.rows,
+        written=int(state.replay.written),
         record=record,
         keep=learner.config.checkpoint.keep,
     )

@@ -95,8 +95,8 @@ def forward(
       blocks: float32, each leaf with a leading axis G: kernel [G, K, 4, W, W], the others [G, K, 4, W].
       residual_scale: multiplies each block's branch; a number, since it is compiled in.
       grad_rows: weights learn from this many first rows, a multiple of 16; None: from all. R below.
-      interpret: False compiles for a Hopper GPU. True, or JAX's `InterpretGPUParams`, runs the same
-        kernel slowly on any device.
+      interpret: False compiles for a Hopper GPU; JAX's `InterpretGPUParams` run the same kernel slowly on
+        any device.
     Returns:
       y: [G, B, W] float32, the residual stream after the last block.
       operands: [G * 4K, R, W] bfloat16, what every layer was given.
@@ -305,10 +305,6 @@ def _launch(shape: _Shape, interpret: Any) -> dict[str, Any]:
         # features as much scratch memory as JAX advises for Hopper.
         "compiler_params": plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=6144),
     }
-    if interpret is True:
-        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-        interpret = InterpretGPUParams()
     return launch | {"interpret": interpret} if interpret else launch
 
 
