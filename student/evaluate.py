@@ -1,12 +1,10 @@
 """How much of its teacher a student keeps, on the same held-out episodes, and which student to take."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import scipy.stats
 
 from student.config import StudentConfig
 from student.critic import (
@@ -21,11 +19,11 @@ from student.critic import (
 from student.networks import Student, embed_goal, embed_state_action
 from teacher.compilation import jit_once
 from teacher.evaluate import (
-    CONFIDENCE,
     EpisodeMetrics,
     evaluation_layout,
     evaluation_noise_key,
     evaluation_starts,
+    paired_interval,
     run_episodes,
     summarise,
 )
@@ -150,27 +148,6 @@ class ReferenceEpisodes(NamedTuple):
         if self.outputs is None:
             return {}
         return critic_agreement(_student_outputs(student, self.queries), self.outputs)
-
-
-def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) -> list[float] | None:
-    """Computes a percentile bootstrap over episodes, which are drawn together from all samples [E].
-
-    Args: statistic: of samples [..., E] and `axis`, NaN where it is undefined.
-    Returns: low and high; None if the statistic is undefined for so many draws that there is no interval."""
-    with warnings.catch_warnings():  # an interval that does not exist comes as NaN, which is checked below
-        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-        interval = scipy.stats.bootstrap(
-            samples,
-            statistic,
-            paired=True,
-            vectorized=True,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            n_resamples=2000,
-            rng=0,
-        ).confidence_interval
-    found = [float(interval.low), float(interval.high)]
-    return found if np.isfinite(found).all() else None
 
 
 def retention(student: EpisodeMetrics, teacher: EpisodeMetrics) -> JSON:

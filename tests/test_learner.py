@@ -199,6 +199,8 @@ def test_an_outcome_is_what_the_next_row_of_its_episode_observes(learner, rows):
     reached = rows.observation[1:][..., list(learner.spec.goal.observation_indices)]
     goes_on = np.diff(rows.episode, axis=0) == 0
     np.testing.assert_allclose(rows.achieved_goal[:-1][goes_on], reached[goes_on], atol=1e-6)
+    carried_out = rows.observation[1:][goes_on][:, 2:]  # as a drifting point shows it
+    np.testing.assert_allclose(rows.action[:-1][goes_on], carried_out, atol=1e-6)
     assert (np.abs(rows.achieved_goal[:-1] - reached)[~goes_on].max(-1) > 1e-3).all()  # not the next start's
 
 
