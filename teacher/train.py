@@ -11,7 +11,7 @@ import numpy as np
 
 from teacher import checkpoint, replay
 from teacher.config import STORED, TeacherConfig
-from teacher.errors import Diverged, FathomError, Unstable, UsageError
+from teacher.errors import Diverged, FathomError, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
 from teacher.losses import distance
@@ -50,7 +50,8 @@ def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState,
 
     Yields: the state after an iteration and that iteration's metrics. The yielded state is used
     up by the next iteration: save or copy it before.
-    Raises: Diverged, naming the quantity; Unstable, naming simulator and state."""
+    Raises: Diverged, naming the quantity; FathomError, naming simulator and state, if too many steps were
+    unstable."""
     while int(state.iteration) < learner.config.collect.iterations:
         state, device_metrics = learner.iterate(state)
         metrics = {key: float(value) for key, value in device_metrics.items()}
@@ -81,7 +82,7 @@ def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConf
 
 
 def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None:
-    """Raises Unstable if more than UNSTABLE of an iteration's control steps were, of all environments.
+    """Raises FathomError if more than UNSTABLE of an iteration's control steps were, of all environments.
 
     Fewer are left out of the learning. All processes of a run must call it."""
     collect, spec = learner.config.collect, learner.spec
@@ -95,7 +96,7 @@ def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None
     seen = np.asarray(held.rows.observation[slot, environment])
     names = [f"{term.name}.{entry}" for term in spec.observation for entry in term.entries]
     largest = np.argsort(-np.nan_to_num(np.abs(seen), nan=np.inf), kind="stable")[:SHOWN_ENTRIES]
-    raise Unstable(
+    raise FathomError(
         f"the simulation of task {spec.name!r} on engine {learner.simulation.engine_name!r} became unstable: "
         f"{unstable} of the {steps} control steps of iteration {int(state.iteration)}, first in environment "
         f"{environment} where it saw {', '.join(f'{names[i]} = {seen[i]:.4g}' for i in largest)}; "

@@ -10,7 +10,7 @@ from probes import Probe, name_of, uniform
 
 from teacher.compilation import jit_once
 from teacher.config import CollectConfig, NetworkConfig, TaskConfig, TeacherConfig, UpdateConfig
-from teacher.errors import Diverged, Unstable, UsageError
+from teacher.errors import Diverged, FathomError, UsageError
 from teacher.learner import Learner, TeacherState
 from teacher.tasks import TASKS
 from teacher.train import require_sound, train
@@ -324,7 +324,7 @@ def test_a_run_in_which_too_many_break_says_that_the_simulation_did(learner_of):
         r"the simulation of task 'probe_brittle2' on engine 'analytic' became unstable: \d+ of the 3840 "
         r"control steps of iteration 1, first in environment \d+ where it saw position.x = nan, .*; a smaller"
     )
-    with pytest.raises(Unstable, match=told):
+    with pytest.raises(FathomError, match=told):
         next(train(learner, learner.init(jax.random.key(0))))
 
 

@@ -58,7 +58,8 @@ def shared():
 @pytest.mark.parametrize("probe", ITERATIONS)
 def test_the_learner_solves(probe, shared):
     learner = Learner(config_of(probe))
-    learner._collect = jit_once(learner.collect, donate_argnums=0)  # soon compiled, and it runs rarely
+    for name, function in (("_collect", learner.collect), ("_update", learner.update_many)):
+        setattr(learner, name, jit_once(function, donate_argnums=0))  # sooner compiled
     for name in ("_update", "_act"):
         setattr(learner, name, shared.setdefault(name, getattr(learner, name)))
     state = learner.init(jax.random.key(0))
