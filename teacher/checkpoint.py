@@ -219,10 +219,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
     """Returns the segments of the newest readable save before `step`."""
-    for earlier in saves(directory):
-        if earlier < step:
-            with contextlib.suppress(FathomError):
-                return _read_manifest(directory / str(earlier))["rows"]["segments"]
+    earlier = (_segments(directory, number) for number in saves(directory) if number < step)
+    return next(filter(None, earlier), [])
+
+
+def _segments(directory: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the segments of rows that a save needs; none if it cannot be read."""
+    with contextlib.suppress(FathomError):
+        return _read_manifest(directory / str(step))["rows"]["segments"]
     return []
 
 
@@ -274,11 +278,7 @@ def _whole_segment(directory: Path, segment: dict[str, Any]) -> Path:
 def _drop_old(directory: Path, keep: int) -> None:
     """Removes saves beyond `keep`, rows that no kept save names, and leftovers of killed runs."""
     kept, old = saves(directory)[:keep], saves(directory)[keep:]
-    needed = set()
-    for step in kept:
-        with contextlib.suppress(FathomError):
-            segments = _read_manifest(directory / str(step))["rows"]["segments"]
-            needed |= {segment["file"] for segment in segments}
+    needed = {segment["file"] for step in kept for segment in _segments(directory, step)}
     for step in old:
         _discard(directory / str(step))
     folders = (directory / ROWS, directory / COPIES)

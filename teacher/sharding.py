@@ -19,8 +19,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from teacher.errors import UsageError
-
 Array = jax.Array
 Tree = Any  # nested arrays
 
@@ -174,15 +172,3 @@ def _as_numbers(function: Callable, leaf: Array, *more: Any) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(function(jax.random.key_data(leaf), *more)))
     return function(leaf, *more)
-
-
-def require_even(devices: int, **totals: int) -> None:
-    """Raises UsageError for a total, named by its setting with __ for a dot, that devices do not divide."""
-    for name, total in totals.items():
-        if total % devices:
-            below = total - total % devices
-            fitting = " or ".join(str(value) for value in (below, below + devices) if value)
-            raise UsageError(
-                f"{name.replace('__', '.')}: found {total}, which {devices} devices do not divide evenly; "
-                f"{fitting} would do"
-            )
