@@ -53,6 +53,13 @@ teacher/replay.py: test_replay
   geometric distribution cut one row early
     < (remaining + 1) * log_discount
     > remaining * log_discount
+teacher/replay.py: test_probes
+  goals from the past
+    < (row + ahead) % capacity
+    > (row - ahead) % capacity
+  goals of other environments
+    < % capacity, environment],
+    > % capacity, environment[::-1]],
 teacher/learner.py: test_learner test_update
   every iteration draws the same batches
     < key = jax.random.fold_in(state.key, state.iteration)
@@ -61,6 +68,10 @@ teacher/learner.py: test_learner
   episodes one step too long
     < (step + 1 >= self.spec.episode_length)
     > (step >= self.spec.episode_length)
+teacher/learner.py: test_learner test_probes
+  goals from before the action
+    < achieved_goal(self.spec, self.simulation.observe(physics))
+    > achieved_goal(self.spec, observation)
 teacher/learner.py: test_learner test_update
   critic trained at the actor's rate
     < optax.adam(rates.critic_lr)
@@ -84,7 +95,6 @@ student/evaluate.py: test_retention
   retention with student and teacher exchanged
     < paired_ratio("retention", student.time_at_goal, teacher.time_at_goal)
     > paired_ratio("retention", teacher.time_at_goal, student.time_at_goal)
-student/selection.py: test_retention
   selection by the mean, not by the lower bound
     < a.get("retention_interval", (0.0,))[0]
     > a.get("retention", 0.0)

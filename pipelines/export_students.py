@@ -19,10 +19,9 @@ from pipelines.progress import QUIET, Display
 from pipelines.rundir import Run, require_run
 from pipelines.train_students import teacher_of
 from student.checkpoint import TrainedStudent, load_student
-from student.evaluate import ReferenceEpisodes, SampledStates
+from student.evaluate import ReferenceEpisodes, SampledStates, select
 from student.networks import Student, act, critic_distance
 from student.robustness import robustness
-from student.selection import select
 from teacher import checkpoint
 from teacher.errors import FathomError
 from teacher.policy_file import AnyTeacher

@@ -36,7 +36,8 @@ def save_state(directory: Path, distiller: Distiller, state: DistillState) -> No
         directory,
         int(state.round),
         state._replace(labels=_NOTHING),
-        ring=checkpoint.Ring(state.labels, int(state.round) * distiller.spec.episode_length),
+        rows=state.labels,
+        written=int(state.round) * distiller.spec.episode_length,
         record=_record(distiller),
         keep=distiller.teacher.config.checkpoint.keep,
     )
@@ -46,8 +47,7 @@ def restore_state(directory: Path, distiller: Distiller) -> DistillState:
     """Reads the newest saved state; FathomError if it belongs to another teacher or configuration."""
     saved = checkpoint.load(directory)
     what = f"checkpoint {directory / str(saved.step)}"
-    begun = {"weights": WEIGHTS} | saved.record  # which older saves do not hold
-    if changed := [key for key, value in _record(distiller).items() if begun.get(key) != value]:
+    if changed := [key for key, value in _record(distiller).items() if saved.record.get(key) != value]:
         raise FathomError(f"{what} was begun with another {' and '.join(changed)}")
     template = jax.eval_shape(distiller.init, jax.random.key(0))
     state: DistillState = checkpoint.fill(template._replace(labels=_NOTHING), saved.leaves, what)

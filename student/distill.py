@@ -31,8 +31,8 @@ Array = jax.Array
 SEGMENTS = 4  # of an episode, each led by the teacher or by a student
 TEACHER_SHARE = (0.5, 0.15)  # of the environments that the teacher leads once students act: falling, final
 COMPARED_EPISODES = 128  # in which the initialisations of a size are compared
-_TERMS = ("policy", "features", "goal_features", "distance", "gradient")
-WEIGHTS = dict.fromkeys(_TERMS, 1.0) | {"preference": 10.0}
+WEIGHTS = {"policy": 1.0, "features": 1.0, "goal_features": 1.0, "distance": 1.0, "gradient": 1.0}
+WEIGHTS |= {"preference": 10.0}
 
 
 class StudentEnsemble(NamedTuple):

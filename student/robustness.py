@@ -124,5 +124,5 @@ def _compare(both: list[EpisodeMetrics], nominal: list[EpisodeMetrics]) -> JSON:
     drop = (nominal[0].time_at_goal - ours) - (nominal[1].time_at_goal - theirs)
     figures: JSON = {}
     for key, values in (("student", ours), ("teacher", theirs), ("excess_drop", drop)):
-        figures |= {key: float(values.mean()), f"{key}_interval": list(mean_interval(values))}
+        figures |= {key: float(values.mean()), f"{key}_interval": mean_interval(values)}
     return figures | retention(*both)

@@ -1,6 +1,9 @@
 """The residual stack, where nearly all of an update's time goes: a scan over stacked blocks.
 
-Its derivative is written by hand. The forward pass keeps each block's input and, of each layer, what
+A layer takes h to y * sigmoid(y), with z = h W + b, n = (z - mean) * inv_std and y = n * scale + bias; four
+layers of x are a block's branch, and a block gives x + residual_scale * branch.
+
+The derivative is written by hand. The forward pass keeps each block's input and, of each layer, what
 LayerNorm gave or was given; the backward pass recomputes the rest from them, and nothing else is stored.
 """
 
@@ -65,15 +68,18 @@ def residual_stacks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) ->
     a copy of all would be held until the gradients are there."""
 
     def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, None]:
-        return _blocks(x, _stack(block), settings)[0], None
+        return _blocks(x, block, settings)[0], None
 
     return _scan(body, x, _rounded(blocks, settings), settings)[0]
 
 
 def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Any]:
     def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, Any]:
-        out, layers = _blocks(x, _stack(block), settings)
-        return out, _joined(_operand(x, settings), layers)
+        out, layers = _blocks(x, block, settings)
+        block_input = _operand(x, settings)
+        if isinstance(layers, Normalised):
+            return out, (block_input, layers)
+        return out, jnp.concatenate([block_input[None], layers])  # [5, G, B, W]: to write it is one kernel
 
     out, kept = _scan(body, x, _rounded(blocks, settings), settings)
     return out, (blocks, kept)
@@ -83,23 +89,27 @@ def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, 
     blocks, kept = saved
     of_blocks = _rounded(blocks, settings), kept
 
+    def split(kept: Any) -> tuple[Array, Kept]:
+        return (kept[0], kept[1:]) if settings.batched else kept
+
     def gradients(blocks: tuple[Blocks, ...], kept: Any, cotangents: Array) -> tuple[Blocks, ...]:
         function = gradients_together if settings.batched else block_gradients
-        block_input, layers = _split(kept)
-        of_each = (
-            (
-                block_input[number],
-                jax.tree.map(partial(_network, number=number), layers),
-                cotangents[:, number],
+        block_input, layers = split(kept)
+        return tuple(
+            function(
+                block,
+                block_input[network],
+                jax.tree.map(lambda leaf, network=network: leaf[:, network], layers),
+                cotangents[:, network],
+                settings,
             )
-            for number in range(len(blocks))
+            for network, block in enumerate(blocks)
         )
-        return tuple(function(block, *each, settings) for block, each in zip(blocks, of_each, strict=True))
 
     def body(cotangent: Array, of_block: tuple[tuple[Blocks, ...], Any]) -> tuple[Array, Any]:
         block, kept = of_block
         of_each = jax.vmap(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
-        below, cotangents = of_each(cotangent, _stack(block), _split(kept)[1])
+        below, cotangents = of_each(cotangent, _stack(block), split(kept)[1])
         return below, cotangents if settings.batched else gradients(block, kept, cotangents)
 
     below, found = _scan(body, cotangent, of_blocks, settings, reverse=True)
@@ -110,19 +120,6 @@ def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, 
     return below, found
 
 
-def _joined(block_input: Array, layers: Kept) -> Any:
-    """Joins to one array what is one of a shape, [5, G, B, W]: to write it is one kernel."""
-    return (
-        (block_input, layers)
-        if isinstance(layers, Normalised)
-        else jnp.concatenate([block_input[None], layers])
-    )
-
-
-def _split(kept: Any) -> tuple[Array, Kept]:
-    return kept if isinstance(kept, tuple) else (kept[0], kept[1:])
-
-
 residual_stacks.defvjp(_forward, _backward)
 
 
@@ -130,11 +127,11 @@ def _scan(body: Any, carry: Array, xs: Any, settings: Settings, **how: bool) -> 
     return jax.lax.scan(body, carry, xs, unroll=BLOCKS_A_STEP if settings.batched else 1, **how)
 
 
-def _blocks(x: Array, blocks: Blocks, settings: Settings) -> tuple[Array, Kept]:
+def _blocks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Kept]:
     """Applies one block of each network: [G, B, W] -> [G, B, W]; what is kept has layers before networks.
 
     In another order XLA would turn all of it around before the backward pass."""
-    return jax.vmap(partial(_block, settings=settings), out_axes=(0, 1))(x, blocks)
+    return jax.vmap(partial(_block, settings=settings), out_axes=(0, 1))(x, _stack(blocks))
 
 
 def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Kept]:
@@ -261,10 +258,6 @@ def _sum_over_rows(rows: Array, settings: Settings) -> Array:
     if settings.batched:
         return rows.sum(0)
     return jnp.matmul(jnp.ones((1, len(rows))), rows, precision=jax.lax.Precision.HIGHEST)[0]
-
-
-def _network(leaf: Array, number: int) -> Array:
-    return leaf[:, number]
 
 
 def _stack(trees: Sequence[Any]) -> Any:

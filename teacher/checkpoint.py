@@ -11,13 +11,12 @@ no help where they are damaged: that is what the copies are for.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,19 +29,10 @@ from teacher.errors import FathomError
 
 FORMAT_VERSION = 3
 MANIFEST, STATE, ROWS, COPIES = "manifest.json", "state", "rows", "copies"
-# Parts of leaves' paths, and what older saves call them.
-RENAMED = (("log_temperature", "log_entropy_weight"), ("achieved_goal", "outcome"))
 
 
 class Damaged(FathomError):
     """There are saves, and none of them is whole."""
-
-
-class Ring(NamedTuple):
-    """An append-only ring: row i of `rows` lies in slot i mod C of every leaf's first axis."""
-
-    rows: Any  # pytree of arrays [C, ...]
-    written: int  # rows ever written
 
 
 class Saved(NamedTuple):
@@ -69,14 +59,16 @@ def save(
     state: Any,
     *,
     record: dict[str, Any],
-    ring: Ring | None = None,
+    rows: Any = (),
+    written: int = 0,
     keep: int = 1,
 ) -> None:
     """Writes save number `step`, in place of one that is there, and drops all but the newest `keep`.
 
-    Args: state: pytree of arrays; record: JSON to store along; ring: rows kept beside the state.
+    Args: state: pytree of arrays; record: JSON to store along; rows: an append-only ring, a pytree of arrays
+    [C, ...]; row i of those ever `written` lies in slot i mod C.
     Raises: FathomError if it cannot be written; earlier saves are then untouched."""
-    rows, written = (leaf_paths(ring.rows), ring.written) if ring else ({}, 0)
+    rows = leaf_paths(rows)
     oldest = written - min((len(leaf) for leaf in rows.values()), default=0)
     partial = directory / f"{step}.partial"
     try:
@@ -145,15 +137,17 @@ def saves(directory: Path) -> list[int]:
 
 
 def fill(template: Any, leaves: dict[str, np.ndarray], what: str) -> Any:
-    """Puts saved leaves into the structure of `template`, those of renamed fields too.
+    """Puts saved leaves into the structure of `template`.
 
     Raises: FathomError naming the first leaf that is missing or of another shape or type."""
     filled = []
     for path, expected in leaf_paths(template).items():
         plain = jax.eval_shape(_plain, expected)
-        found = _stored(leaves, path)
+        found = leaves.get(path)
         if found is None:
-            raise FathomError(f"{what} holds no {path}, which this configuration needs")
+            raise FathomError(
+                f"{what} holds no {path}, which this configuration needs: another version may have saved it"
+            )
         if (found.shape, found.dtype) != (plain.shape, plain.dtype):
             raise FathomError(
                 f"{what}: {path} is {found.dtype}{list(found.shape)}, "
@@ -225,10 +219,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _segments_before(directory: Path, step: int) -> list[dict[str, Any]]:
     """Returns the segments of the newest readable save before `step`."""
-    for earlier in saves(directory):
-        if earlier < step:
-            with contextlib.suppress(FathomError):
-                return _read_manifest(directory / str(earlier))["rows"]["segments"]
+    earlier = (_segments(directory, number) for number in saves(directory) if number < step)
+    return next(filter(None, earlier), [])
+
+
+def _segments(directory: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the segments of rows that a save needs; none if it cannot be read."""
+    with contextlib.suppress(FathomError):
+        return _read_manifest(directory / str(step))["rows"]["segments"]
     return []
 
 
@@ -254,7 +252,7 @@ def _load_rows(directory: Path, description: dict[str, Any]) -> dict[str, np.nda
             for path, ring in rows.items():
                 first = max(segment["start"], description["written"] - len(ring))
                 numbers = np.arange(first, segment["stop"])
-                ring[numbers % len(ring)] = _stored(arrays, path)[first - segment["start"] :]
+                ring[numbers % len(ring)] = arrays[path][first - segment["start"] :]
     return rows
 
 
@@ -280,11 +278,7 @@ def _whole_segment(directory: Path, segment: dict[str, Any]) -> Path:
 def _drop_old(directory: Path, keep: int) -> None:
     """Removes saves beyond `keep`, rows that no kept save names, and leftovers of killed runs."""
     kept, old = saves(directory)[:keep], saves(directory)[keep:]
-    needed = set()
-    for step in kept:
-        with contextlib.suppress(FathomError):
-            segments = _read_manifest(directory / str(step))["rows"]["segments"]
-            needed |= {segment["file"] for segment in segments}
+    needed = {segment["file"] for step in kept for segment in _segments(directory, step)}
     for step in old:
         _discard(directory / str(step))
     folders = (directory / ROWS, directory / COPIES)
@@ -293,12 +287,6 @@ def _drop_old(directory: Path, keep: int) -> None:
     for file in (found for folder in folders for found in folder.glob("*.npz")):
         if file.name not in needed:
             file.unlink()
-
-
-def _stored(arrays: Mapping[str, Any], path: str) -> Any:
-    """Returns the array of that path, or of the path that it had in older saves; None if there is neither."""
-    older = functools.reduce(lambda name, renamed: name.replace(*renamed), RENAMED, path)
-    return arrays.get(path, arrays.get(older))
 
 
 def _plain(leaf: Any) -> Any:

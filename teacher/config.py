@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -32,22 +32,17 @@ def _whole_blocks(depth: int) -> int:
     return depth
 
 
-class Threshold(NamedTuple):
-    """The share `key` of a score, and the least value that counts as reached."""
+def parse_threshold(text: str) -> tuple[str, float]:
+    """Reads `time_at_goal=0.32` as that share of a score and the least value that counts as reached.
 
-    key: str
-    least: float
-
-
-def parse_threshold(text: str) -> Threshold:
-    """Reads `time_at_goal=0.32` as that share and 0.32; ValueError saying what is allowed."""
+    Raises: ValueError saying what is allowed."""
     key, _, value = (part.strip() for part in text.partition("="))
     if key not in SHARES or re.fullmatch(r"\d*\.?\d+", value, re.ASCII) is None or not 0 < float(value) <= 1:
         raise ValueError(
             f"write KEY=VALUE, for example time_at_goal=0.32: a key of {', '.join(SHARES)}, "
             "a value above 0 and at most 1"
         )
-    return Threshold(key, float(value))
+    return key, float(value)
 
 
 def _threshold(value: Any) -> Any:

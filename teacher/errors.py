@@ -20,10 +20,6 @@ class Diverged(FathomError):
     """A quantity left the numbers; the last save is from before."""
 
 
-class Unstable(FathomError):
-    """Physics became unstable in too many steps; no setting of the learner helps."""
-
-
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
     """Makes an error that lists the known names and suggests the nearest one."""
     known = sorted(known)

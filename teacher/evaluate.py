@@ -1,5 +1,6 @@
 """How good a policy is: per-episode metrics and their intervals."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -79,18 +80,38 @@ def run_episodes(
     return episode_metrics(simulation.task.spec, trajectories, start.goal), trajectories
 
 
-def share_interval(successes: int, episodes: int) -> tuple[float, float]:
+def share_interval(successes: int, episodes: int) -> list[float]:
     """Computes the Wilson interval of a share."""
     interval = scipy.stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    return [float(interval.low), float(interval.high)]
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
+def mean_interval(values: np.ndarray) -> list[float]:
     """Computes a percentile bootstrap of the mean of [E] values, the same for the same values."""
-    interval = scipy.stats.bootstrap(
-        (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", n_resamples=2000, rng=0
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    interval = paired_interval(np.mean, values)
+    assert interval is not None  # every draw has a mean
+    return interval
+
+
+def paired_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) -> list[float] | None:
+    """Computes a percentile bootstrap over episodes, which are drawn together from all samples [E].
+
+    Args: statistic: of samples [..., E] and `axis`, NaN where it is undefined.
+    Returns: low and high; None if the statistic is undefined for so many draws that there is no interval."""
+    with warnings.catch_warnings():  # an interval that does not exist comes as NaN, which is checked below
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        interval = scipy.stats.bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=True,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            n_resamples=2000,
+            rng=0,
+        ).confidence_interval
+    found = [float(interval.low), float(interval.high)]
+    return found if np.isfinite(found).all() else None
 
 
 def summarise(result: EpisodeMetrics, layout: str) -> dict[str, Any]:
@@ -103,5 +124,5 @@ def summarise(result: EpisodeMetrics, layout: str) -> dict[str, Any]:
         summary[key] = float(np.mean(values))
         is_share = values.dtype == bool
         interval = share_interval(int(values.sum()), episodes) if is_share else mean_interval(values)
-        summary[f"{key}_interval"] = list(interval)
+        summary[f"{key}_interval"] = interval
     return summary

@@ -32,7 +32,7 @@ from teacher.networks import (
 )
 from teacher.replay import Batch, Replay, Rows
 from teacher.rollout import Policy, choose, is_stable, training_simulation_of
-from teacher.sharding import AXIS, Devices, require_even
+from teacher.sharding import AXIS, Devices
 from teacher.tasks import Start, achieved_goal
 
 Array = jax.Array
@@ -279,8 +279,15 @@ class Learner:
 
 def require_devices(config: TeacherConfig, devices: Sequence[jax.Device]) -> None:
     """Raises UsageError if a run of this configuration cannot be divided over the devices or needs others."""
-    require_even(len(devices), collect__envs=config.collect.envs, update__batch_size=config.update.batch_size)
-    require_fused(config.network, config.update.batch_size // len(devices), devices)
+    count, batch = len(devices), config.update.batch_size
+    for setting, total in (("collect.envs", config.collect.envs), ("update.batch_size", batch)):
+        if total % count:
+            below = total - total % count
+            fitting = " or ".join(str(value) for value in (below, below + count) if value)
+            raise UsageError(
+                f"{setting}: found {total}, which {count} devices do not divide evenly; {fitting} would do"
+            )
+    require_fused(config.network, batch // count, devices)
 
 
 def require_windows(config: TeacherConfig, length: int) -> None:

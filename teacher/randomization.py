@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from teacher.config import RandomiseConfig
-
 Array = Any  # NumPy or JAX
 ALTER_MODEL = ("friction", "mass", "strength")  # fields that change a model's numbers
 UNPUSHED = np.uint32(2**32 - 1)  # seed of an episode without pushes
@@ -31,10 +29,6 @@ class DomainRandomization(NamedTuple):
     @property
     def alters_anything(self) -> bool:
         return self.alters_model or bool(self.latency or self.push)
-
-    def changed(self, config: RandomiseConfig) -> "DomainRandomization":
-        """Returns these values, but for the fields that settings give."""
-        return self._replace(**config.model_dump(exclude_none=True))
 
 
 class PhysicsParams(NamedTuple):

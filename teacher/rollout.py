@@ -89,7 +89,6 @@ class Simulation:
         self.task, self.engine_name, self.randomise = task, engine, randomise
         self.engine = make_engine(task, engine)
         require_randomisable(task, engine, randomise)
-        self.can_end = type(task).ended is not Task.ended
         jit = jit_physics if self.engine.compiled else lambda function: function
         self._begin, self._advance = jit(self._first), jit(self._next)
         self._draw_pushes = self._pushes if self.engine.compiled else jit_once(self._pushes)
@@ -148,10 +147,8 @@ class Simulation:
 
     def prepare(self, start: Start) -> None:
         """Compiles what a rollout from these starts needs; may run beside other work."""
-        batch = self._batch(len(start.goal))
-        state, senses, _ = self._begin(*_rows((start, self._noise_keys(None, start)), 0, batch))
-        action = np.zeros((batch, self.task.spec.action_size), np.float32)
-        self._advance(state, senses, action, np.ones(batch, bool))
+        action = np.zeros((self._batch(len(start.goal)), self.task.spec.action_size), np.float32)
+        self.rollout(lambda *_: action, start, steps=1)
 
     def rollout(
         self,
@@ -233,10 +230,8 @@ class Simulation:
             broken = active & ~self.is_stable(moved)
             active &= ~broken
             state = choose(active, moved, state)
-        elif self.can_end:
-            self._step_some(state, action, np.flatnonzero(active))
-        else:
-            state = self.step(state, action)
+        elif len(rows := np.flatnonzero(active)):
+            self._step_some(state, action, rows)
         if senses:
             history = extend_history(senses.history, self._reading(state, action, senses.keys))
             xp = history.__array_namespace__()
@@ -246,10 +241,9 @@ class Simulation:
     def _step_some(self, state: Running, action: np.ndarray, rows: np.ndarray) -> None:
         """Steps these environments of the C engine, in place."""
         some = Running([state.physics[i] for i in rows], *jax.tree.map(lambda leaf: leaf[rows], state[1:]))
-        if len(rows):
-            moved = self.step(some, action[rows])
-            for own, new in zip(jax.tree.leaves(state[2:]), jax.tree.leaves(moved[2:]), strict=True):
-                own[rows] = new
+        moved = self.step(some, action[rows])
+        for own, new in zip(jax.tree.leaves(state[2:]), jax.tree.leaves(moved[2:]), strict=True):
+            own[rows] = new
 
     def _reading(self, state: Running, action: Any, keys: Array) -> Any:
         """Reads the sensors [E, M] with noise, after the last `action` [E, A]; `keys` [E] of the episodes."""
@@ -393,5 +387,6 @@ def training_simulation_of(config: TeacherConfig) -> Simulation:
 
 def randomised(config: TeacherConfig) -> DomainRandomization:
     """Returns how far physics differ between episodes of training."""
-    found = make_task(config.task.name).randomise.changed(config.randomise)
+    own = make_task(config.task.name).randomise
+    found = own._replace(**config.randomise.model_dump(exclude_none=True))
     return found if found.alters_anything else NOTHING_RANDOM._replace(noise=found.noise)

@@ -10,6 +10,7 @@ Pallas, and would gather a replay that is read at computed places.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
-from teacher.errors import UsageError
 
 Array = jax.Array
 Tree = Any  # nested arrays
@@ -142,13 +141,11 @@ class Devices:
             return tree
 
         def divided(leaf: Array, spec: P) -> Array:
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(divided(jax.random.key_data(leaf), spec))
             whole, sharding = np.asarray(leaf), NamedSharding(self._mesh, spec)
             return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part].copy())
 
         return jax.tree.map(
-            lambda spec, part: jax.tree.map(lambda leaf: divided(leaf, spec), part),
+            lambda spec, part: jax.tree.map(lambda leaf: _as_numbers(divided, leaf, spec), part),
             specs,
             tree,
             is_leaf=lambda node: isinstance(node, P),
@@ -162,25 +159,16 @@ class Devices:
             return tree
         from jax.experimental import multihost_utils
 
-        def fetched(leaf: Array) -> Any:
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(jnp.asarray(fetched(jax.random.key_data(leaf))))
-            return multihost_utils.process_allgather(leaf, tiled=True)
-
-        return jax.tree.map(fetched, tree)
+        gather = partial(multihost_utils.process_allgather, tiled=True)
+        return jax.tree.map(partial(_as_numbers, gather), tree)
 
     def local(self, tree: Tree) -> Tree:
         """Returns arrays that every device has whole, on one device of this process."""
         return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
-def require_even(devices: int, **totals: int) -> None:
-    """Raises UsageError for a total, named by its setting with __ for a dot, that devices do not divide."""
-    for name, total in totals.items():
-        if total % devices:
-            below = total - total % devices
-            fitting = " or ".join(str(value) for value in (below, below + devices) if value)
-            raise UsageError(
-                f"{name.replace('__', '.')}: found {total}, which {devices} devices do not divide evenly; "
-                f"{fitting} would do"
-            )
+def _as_numbers(function: Callable, leaf: Array, *more: Any) -> Any:
+    """Applies to an array, or to the numbers behind random keys, what does not take keys."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(function(jax.random.key_data(leaf), *more)))
+    return function(leaf, *more)

@@ -11,7 +11,7 @@ import numpy as np
 
 from teacher import checkpoint, replay
 from teacher.config import STORED, TeacherConfig
-from teacher.errors import Diverged, FathomError, Unstable, UsageError
+from teacher.errors import Diverged, FathomError, UsageError
 from teacher.evaluate import evaluation_layout, evaluation_starts, run_episodes, summarise
 from teacher.learner import Learner, TeacherState
 from teacher.losses import distance
@@ -50,7 +50,8 @@ def train(learner: Learner, state: TeacherState) -> Iterator[tuple[TeacherState,
 
     Yields: the state after an iteration and that iteration's metrics. The yielded state is used
     up by the next iteration: save or copy it before.
-    Raises: Diverged, naming the quantity; Unstable, naming simulator and state."""
+    Raises: Diverged, naming the quantity; FathomError, naming simulator and state, if too many steps were
+    unstable."""
     while int(state.iteration) < learner.config.collect.iterations:
         state, device_metrics = learner.iterate(state)
         metrics = {key: float(value) for key, value in device_metrics.items()}
@@ -81,7 +82,7 @@ def require_sound(metrics: dict[str, float], iteration: int, config: TeacherConf
 
 
 def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None:
-    """Raises Unstable if more than UNSTABLE of an iteration's control steps were, of all environments.
+    """Raises FathomError if more than UNSTABLE of an iteration's control steps were, of all environments.
 
     Fewer are left out of the learning. All processes of a run must call it."""
     collect, spec = learner.config.collect, learner.spec
@@ -95,7 +96,7 @@ def require_stable(learner: Learner, state: TeacherState, unstable: int) -> None
     seen = np.asarray(held.rows.observation[slot, environment])
     names = [f"{term.name}.{entry}" for term in spec.observation for entry in term.entries]
     largest = np.argsort(-np.nan_to_num(np.abs(seen), nan=np.inf), kind="stable")[:SHOWN_ENTRIES]
-    raise Unstable(
+    raise FathomError(
         f"the simulation of task {spec.name!r} on engine {learner.simulation.engine_name!r} became unstable: "
         f"{unstable} of the {steps} control steps of iteration {int(state.iteration)}, first in environment "
         f"{environment} where it saw {', '.join(f'{names[i]} = {seen[i]:.4g}' for i in largest)}; "
@@ -128,7 +129,8 @@ def save_state(
         directory,
         int(state.iteration),
         _without_rows(state),
-        ring=checkpoint.Ring(state.replay.rows, int(state.replay.written)),
+        rows=state.replay.rows,
+        written=int(state.replay.written),
         record=record,
         keep=learner.config.checkpoint.keep,
     )
@@ -146,7 +148,7 @@ def restore_state(directory: Path, learner: Learner) -> tuple[TeacherState, dict
     require_same(what, saved.record.get("spec") or {}, learner.spec)
     require_same_settings(what, saved.record.get("config"), learner.config)
     template = jax.eval_shape(learner.init, jax.random.key(0))
-    state = checkpoint.fill(_without_rows(template), with_average(saved.leaves), what)
+    state = checkpoint.fill(_without_rows(template), saved.leaves, what)
     rows = checkpoint.fill(template.replay.rows, saved.rows, f"{what}, replay")
     learner.devices.of_first(0)  # all have read it
     if jax.process_index() == 0:
@@ -169,11 +171,6 @@ def require_same_settings(what: str, stored: Any, config: TeacherConfig) -> None
     ]
     if told:
         raise FathomError(f"{what} was saved with other settings than config.json holds: {', '.join(told)}")
-
-
-def with_average(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Returns a save's leaves; one from before there were averages has its parameters as those."""
-    return {path.replace(".params", ".average", 1): leaf for path, leaf in leaves.items()} | leaves
 
 
 def _without_rows(state: TeacherState) -> TeacherState:
@@ -260,8 +257,9 @@ def load_teacher(directory: Path | str) -> Teacher:
     networks = make_networks(network, spec.action_size)
     template = jax.eval_shape(lambda: init_params(networks, jax.random.key(0), spec.sizes))
     prefix = ".average"
-    leaves = with_average(saved.leaves)
-    stored = {path.removeprefix(prefix): leaf for path, leaf in leaves.items() if path.startswith(prefix)}
+    stored = {
+        path.removeprefix(prefix): leaf for path, leaf in saved.leaves.items() if path.startswith(prefix)
+    }
     params = checkpoint.fill(template, stored, what)
     return Teacher(config, spec, networks, params, saved.step, evaluation, saved.fingerprint)
 

@@ -18,8 +18,10 @@ from spread_run import spread_run
 
 from pipelines import distributed
 from teacher import checkpoint
+from teacher.config import CollectConfig, TeacherConfig, UpdateConfig
 from teacher.errors import FathomError, UsageError
-from teacher.sharding import Devices, require_even
+from teacher.learner import require_devices
+from teacher.sharding import Devices
 
 PROGRAM = Path(__file__).with_name("spread_run.py")
 
@@ -145,11 +147,15 @@ def test_where_the_first_cannot_begin_none_does(monkeypatch):
 
 
 def test_what_the_devices_do_not_divide_is_refused_with_what_would_do():
-    require_even(3, collect__envs=6, update__batch_size=9)
+    def require(envs, batch_size):
+        asked = TeacherConfig(collect=CollectConfig(envs=envs), update=UpdateConfig(batch_size=batch_size))
+        require_devices(asked, 3 * jax.devices()[:1])
+
+    require(6, 9)
     with pytest.raises(UsageError, match=r"collect\.envs: found 8, which 3 devices .* 6 or 9 would do"):
-        require_even(3, collect__envs=8)
+        require(8, 9)
     with pytest.raises(UsageError, match=r"update\.batch_size: found 2, .* evenly; 3 would do"):
-        require_even(3, update__batch_size=2)
+        require(6, 2)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def distiller(debug_run):
         updates=30,
     )
     made = Distiller(config, load_teacher(debug_run.path / "teacher" / "checkpoints"))
-    made._update = jit_once(made.update_many, donate_argnums=0)  # sooner compiled
+    for name, function in (("_label", made.label), ("_update", made.update_many)):
+        setattr(made, name, jit_once(function, donate_argnums=0))  # sooner compiled
     return made
 
 

@@ -127,9 +127,10 @@ def by_hand(model, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
 MAZE = TeacherConfig.model_validate({"task": {"name": "wheel_maze"}})
 
 
-@pytest.fixture(params=["GRU", "LSTM"])
-def with_state(request):
-    model = recurrent(request.param, make_task("wheel_maze").spec)
+@pytest.fixture
+def with_state():
+    """An LSTM's, which has two states; GRUs are opened below."""
+    model = recurrent("LSTM", make_task("wheel_maze").spec)
     return model, PolicyFile.of(model.SerializeToString(), MAZE, "policy.onnx")
 
 
@@ -191,7 +192,7 @@ def without_numbers():
         (graph({"obs": OBSERVATION, "speed": 1})[0], "input 'speed' is not known.*state NAME_in.* NAME_out"),
         (graph({"obs": OBSERVATION, "h_in": 8})[0], "input 'h_in' is a state without an output 'h_out'"),
         (recurrent("GRU", SPEC, hidden="hidden"), r"state 'h_in' is .*'hidden'\], allowed: .*fixed sizes"),
-        (recurrent("GRU", SPEC, copies=2), r"'h_in' is float32\[1, 1, 8\].*'h_out' is .*\[1, 1, 16\]"),
+        (recurrent("GRU", SPEC, copies=2), r"answers no observation of zeros: .* h_in .*\n.* 16 Expected: 8"),
         (recurrent("GRU", SPEC, "a_in", "a_out"), r"all of its inputs .* are states \(a_in, h_in\)"),
         (graph(FLAT, rows=4)[0], r"tensor\(float\)\[4, "),
         (graph(FLAT, kind=TensorProto.FLOAT16)[0], r"tensor\(float16\)"),

@@ -1,26 +1,15 @@
-from functools import partial
-
 import equation
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equation import random_blocks, value_and_gradients
 
-from teacher.blocks import Blocks, Settings
-from teacher.compilation import jit_once
+from teacher.blocks import Settings
 from teacher.config import BLOCK_DEPTH
-from teacher.kernels import fused
 from teacher.networks import run_blocks
 
 NETWORKS, BLOCKS, ROWS, WIDTH = 2, 2, 6, 8
-
-
-def random_blocks(rng, width=WIDTH):
-    shape = (BLOCKS, BLOCK_DEPTH, width)
-    parts = [(0, width**-0.5, (*shape, width)), (0, 0.1, shape), (1, 0.1, shape), (0, 0.1, shape)]
-    return Blocks(
-        *(jnp.float32(offset + rng.normal(scale=scale, size=size)) for offset, scale, size in parts)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +17,7 @@ def case():
     """Inputs, parameters and output directions of two networks."""
     rng = np.random.default_rng(2)
     x, directions = rng.normal(size=(2, NETWORKS, ROWS, WIDTH)).astype(np.float32)
-    return tuple(x), tuple(random_blocks(rng) for _ in range(NETWORKS)), directions
+    return tuple(x), tuple(random_blocks(rng, BLOCKS, WIDTH) for _ in range(NETWORKS)), directions
 
 
 @jax.default_matmul_precision("highest")
@@ -36,17 +25,6 @@ def looped(inputs, blocks, settings):
     return tuple(
         equation.stack(x, tree, settings.residual_scale) for x, tree in zip(inputs, blocks, strict=True)
     )
-
-
-def value_and_gradients(stacks, case, settings):
-    inputs, blocks, directions = case
-
-    def value(inputs, blocks):
-        out = stacks(inputs, blocks, settings)
-        return sum((y * direction).sum() for y, direction in zip(out, directions, strict=True)), out
-
-    (_, out), gradients = jit_once(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(inputs, blocks)
-    return out, gradients
 
 
 def assert_close(a, b, rtol=1e-4, atol=1e-5):
@@ -98,19 +76,3 @@ def test_the_residual_stream_keeps_float32_increments(case):
     expected = [np.asarray(y - x) for x, y in zip(far, looped(far, blocks, settings), strict=True)]
     for a, b in zip(moved, expected, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
-
-
-def test_a_stack_may_be_applied_by_the_fused_kernels(monkeypatch):
-    """Beside the scan, with bfloat16 products as well; interpreted, since kernels need a GPU."""
-    monkeypatch.setattr(fused, "forward", partial(fused.forward, interpret=True))
-    monkeypatch.setattr(fused, "backward", partial(fused.backward, interpret=True))
-    rng = np.random.default_rng(4)
-    x, directions = rng.normal(size=(2, NETWORKS, 32, 64)).astype(np.float32)
-    blocks = (random_blocks(rng, width=64) for _ in range(NETWORKS))
-    case = tuple(x), tuple(each._replace(bias=each.bias + 30) for each in blocks), directions
-    settings = Settings(0.3, "bfloat16", batched=False, weight_grad_rows=16)
-    scanned, kernels = (
-        value_and_gradients(partial(run_blocks, fused=chosen), case, settings) for chosen in (False, True)
-    )
-    for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(kernels), strict=True):
-        assert 0 < np.linalg.norm(a - b) < 0.02 * np.linalg.norm(a)

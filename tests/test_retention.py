@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from student.config import StudentConfig
-from student.evaluate import compare_with_teacher, retention
-from student.selection import select
+from student.evaluate import compare_with_teacher, retention, select
 from teacher.evaluate import EpisodeMetrics
 
 CONFIG = StudentConfig(sizes=("2x32", "2x64", "4x256"))

@@ -32,7 +32,7 @@ def learner_of(**network):
 
 def case(learner):
     sizes = learner.spec.observation_size, learner.spec.action_size, learner.spec.goal_size
-    params = jax.jit(lambda key: init_params(learner.networks, key, sizes))(jax.random.key(0))
+    params = jit_once(lambda key: init_params(learner.networks, key, sizes))(jax.random.key(0))
     rng = np.random.default_rng(0)
     batch = Batch(*(rng.uniform(-1, 1, (BATCH, size)).astype(np.float32) for size in sizes))
     return params, batch, jax.random.key(1)

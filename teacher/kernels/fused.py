@@ -16,6 +16,7 @@ Source: persistent kernels for recurrent networks, for example FlashRNN, arXiv:2
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -104,14 +105,14 @@ def forward(
       blocks: kernel [G, K, 4, W, W] bfloat16, the others [G, K, 4, W] float32.
       residual_scale: multiplies each block's branch; a number, since it is compiled in.
       grad_rows: weights learn from this many first rows, a multiple of 16; None: from all. R below.
-      interpret: False compiles for a Hopper GPU. True, or JAX's `InterpretGPUParams`, runs the same
-        kernel slowly on any device.
+      interpret: False compiles for a Hopper GPU; JAX's `InterpretGPUParams` run the same kernel slowly on
+        any device.
     Returns:
       y: [G, B, W] float32, the residual stream after the last block.
       operands: [G * 4K, R, W] bfloat16, what every layer was given.
       z: [G * 4K, B, W] bfloat16, every layer's pre-activation, bias included.
-    Raises: ValueError for other shapes or dtypes."""
-    shape = _checked("x", x, blocks, grad_rows)
+    The caller has asked `supports`."""
+    shape = _shape(x, blocks, grad_rows)
     of_layers = (shape.networks * shape.layers, shape.batch, shape.width)
     y, operands, z = plgpu.kernel(
         partial(_forward_kernel, shape, float(residual_scale), _is_plain(interpret)),
@@ -155,10 +156,11 @@ def backward(
       dz: [G * 4K, R, W] bfloat16, the cotangent of every layer's pre-activation.
       sums: [G * 4K, R / 16, 3, W] float32, sums over 16 rows each of dz, of the cotangent of what
         norm_scale multiplies with what it multiplies, and of the cotangent of what norm_bias is added to.
-    Raises: ValueError for other shapes or dtypes."""
-    shape = _checked("dy", dy, blocks, grad_rows)
+    The caller has asked `supports`."""
+    shape = _shape(dy, blocks, grad_rows)
     layers = shape.networks * shape.layers
-    _require("z", z, (layers, shape.batch, shape.width), jnp.bfloat16)
+    chex.assert_shape(z, (layers, shape.batch, shape.width))
+    chex.assert_type(z, jnp.bfloat16)
     dx, dz, sums = plgpu.kernel(
         partial(_backward_kernel, shape, float(residual_scale), _is_plain(interpret)),
         out_type=(
@@ -313,10 +315,6 @@ def _launch(shape: _Shape, interpret: Any) -> dict[str, Any]:
         # features as much scratch memory as JAX advises for Hopper.
         "compiler_params": plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=6144),
     }
-    if interpret is True:
-        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-        interpret = InterpretGPUParams()
     return launch | {"interpret": interpret} if interpret else launch
 
 
@@ -325,29 +323,11 @@ def _is_plain(interpret: Any) -> bool:
     return bool(interpret) and chip.PLAIN_INTERPRETER
 
 
-def _checked(name: str, stream: Array, blocks: Blocks, grad_rows: int | None) -> _Shape:
-    if stream.ndim != 3 or not stream.shape[0] or not supports(stream.shape[2], stream.shape[1]):
-        raise ValueError(f"{name} must be [networks, batch, width]; {TAKES}; got {list(stream.shape)}")
+def _shape(stream: Array, blocks: Blocks, grad_rows: int | None) -> _Shape:
     networks, batch, width = stream.shape
-    count = blocks.kernel.shape[1] if blocks.kernel.ndim == 5 else 0
-    if not count:
-        raise ValueError(
-            f"blocks.kernel must be [networks, blocks, {BLOCK_DEPTH}, width, width] with one block or more; "
-            f"got {list(blocks.kernel.shape)}"
-        )
-    vectors = (networks, count, BLOCK_DEPTH, width)
-    _require(name, stream, stream.shape, jnp.float32)
-    _require("blocks.kernel", blocks.kernel, (*vectors, width), jnp.bfloat16)
-    for leaf in ("bias", "norm_scale", "norm_bias"):
-        _require(f"blocks.{leaf}", getattr(blocks, leaf), vectors, jnp.float32)
-    grad_rows = batch if grad_rows is None else grad_rows
-    if not 0 < grad_rows <= batch or grad_rows % chip.ROWS:
-        raise ValueError(f"grad_rows must be a multiple of {chip.ROWS} and at most {batch}; got {grad_rows}")
-    return _Shape(networks, count * BLOCK_DEPTH, batch, width, grad_rows)
-
-
-def _require(name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(
-            f"{name} must be {jnp.dtype(dtype).name} {list(shape)}; got {array.dtype} {list(array.shape)}"
-        )
+    layers = (networks, blocks.kernel.shape[1], BLOCK_DEPTH, width)
+    chex.assert_shape([blocks.kernel, *blocks[1:]], [(*layers, width), layers, layers, layers])
+    chex.assert_type([stream, *blocks], [jnp.float32, jnp.bfloat16, *[jnp.float32] * 3])
+    learn = batch if grad_rows is None else grad_rows
+    chex.assert_is_divisible(learn, chip.ROWS)
+    return _Shape(networks, layers[1] * BLOCK_DEPTH, batch, width, learn)
