@@ -95,16 +95,8 @@ def perform(part: Part, seconds: float, log: Path) -> Row:
     begun = time.perf_counter()
     with log.open("w") as said:
         try:
-            done = subprocess.run(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-                timeout=seconds,
-                cwd=TOP,
-                check=False,
-                env=environment,
-            )
+            channels = {"stdout": subprocess.PIPE, "stderr": said, "text": True}
+            done = subprocess.run(command, **channels, timeout=seconds, cwd=TOP, env=environment, check=False)
             failed = f"exit code {done.returncode}" if done.returncode else ""
             printed = done.stdout
         except subprocess.TimeoutExpired as late:

@@ -35,18 +35,10 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     env = TaskEnv(asked.task, "mujoco")
-    model = SAC(
-        "MultiInputPolicy",
-        env,
-        replay_buffer_class=HerReplayBuffer,
-        learning_starts=1000,
-        gamma=0.95,
-        learning_rate=1e-3,
-        policy_kwargs={"net_arch": [128, 128]},
-        seed=asked.seed,
-        device="cpu",
-        verbose=1,
-    )
+    learning = {"learning_starts": 1000, "gamma": 0.95, "learning_rate": 1e-3}
+    network = {"replay_buffer_class": HerReplayBuffer, "policy_kwargs": {"net_arch": [128, 128]}}
+    how = {"seed": asked.seed, "device": "cpu", "verbose": 1}
+    model = SAC("MultiInputPolicy", env, **learning, **network, **how)
     model.learn(asked.steps, log_interval=25)
     names = ["observation", "achieved_goal", "desired_goal"]
     zeros = tuple(torch.zeros(1, *env.observation_space[name].shape) for name in names)
