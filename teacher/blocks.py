@@ -7,7 +7,7 @@ The derivative is written by hand. The forward pass keeps each block's input and
 LayerNorm gave or was given; the backward pass recomputes the rest from them, and nothing else is stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -108,7 +108,7 @@ def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, 
 
     def body(cotangent: Array, of_block: tuple[tuple[Blocks, ...], Any]) -> tuple[Array, Any]:
         block, kept = of_block
-        of_each = jax.vmap(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
+        of_each = _over_networks(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
         below, cotangents = of_each(cotangent, _stack(block), split(kept)[1])
         return below, cotangents if settings.batched else gradients(block, kept, cotangents)
 
@@ -131,7 +131,29 @@ def _blocks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[A
     """Applies one block of each network: [G, B, W] -> [G, B, W]; what is kept has layers before networks.
 
     In another order XLA would turn all of it around before the backward pass."""
-    return jax.vmap(partial(_block, settings=settings), out_axes=(0, 1))(x, _stack(blocks))
+    return _over_networks(partial(_block, settings=settings), (0, 0), (0, 1))(x, _stack(blocks))
+
+
+def _over_networks(function: Callable, in_axes: tuple[int, ...], out_axes: tuple[int, ...]) -> Callable:
+    """Maps a function over networks, `jax.vmap` with axes for each argument and result.
+
+    A single network goes without that axis: with it, XLA's CPU compiler would copy weights to transpose them,
+    and compute twice what the backward pass and the gradients share."""
+
+    def mapped(*arguments: Any) -> tuple[Any, ...]:
+        if len(arguments[0]) > 1:
+            found: tuple[Any, ...] = jax.vmap(function, in_axes, out_axes)(*arguments)
+            return found
+        one = [
+            jax.tree.map(partial(jnp.squeeze, axis=at), each)
+            for at, each in zip(in_axes, arguments, strict=True)
+        ]
+        return tuple(
+            jax.tree.map(partial(jnp.expand_dims, axis=at), each)
+            for at, each in zip(out_axes, function(*one), strict=True)
+        )
+
+    return mapped
 
 
 def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Kept]:
