@@ -1,3 +1,5 @@
+import re
+
 import equation
 import jax
 import jax.numpy as jnp
@@ -76,3 +78,16 @@ def test_the_residual_stream_keeps_float32_increments(case):
     expected = [np.asarray(y - x) for x, y in zip(far, looped(far, blocks, settings), strict=True)]
     for a, b in zip(moved, expected, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
+
+
+def test_a_single_network_makes_plain_products(case):
+    """With an axis of networks, even of one, XLA's CPU compiler copies weights to transpose them."""
+    (x, _), (blocks, _), _ = case
+
+    def value(x, blocks):
+        return run_blocks((x,), (blocks,), Settings(0.3, "float32", batched=False))[0].sum()
+
+    traced = jax.make_jaxpr(jax.grad(value, argnums=(0, 1)))(x, blocks)
+    products = re.findall(r"dimension_numbers=(.*)", str(traced))
+    assert len(products) > 3 * BLOCK_DEPTH
+    assert all(each.endswith("([], []))") for each in products), products
