@@ -52,6 +52,8 @@ def export(
     require_run(run, "export")
     config, chosen = run.config, run.stage_seed("export", seed, resume)
     key = None if sign is None else signing_key(sign)
+    if resume:
+        run.mend_summary(display.warn)
     teacher = teacher_of(run)
     require_targets(config.export.profiles, teacher.spec)
     students = [_student_of(run, teacher, name) for name in config.student.sizes]

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import BytesIO, FileIO
@@ -20,7 +20,7 @@ from pipelines.runtime import Interrupted
 from teacher.errors import FathomError, UsageError
 
 JSON = dict[str, Any]
-ANEW = "remove it: its stages write it anew with --resume"
+MENDED = "the command that writes it mends it with --resume"
 
 
 def read_json(file: Path, remedy: str = "", kind: type = object) -> Any:
@@ -40,7 +40,18 @@ def parse_json(text: bytes, kind: type = dict) -> Any:
 
 def read_object(file: Path) -> JSON:
     """Reads a JSON object that is made of other files; empty if it is not there yet."""
-    return read_json(file, ANEW, dict) if file.exists() else {}
+    return read_json(file, MENDED, dict) if file.exists() else {}
+
+
+def set_aside_if_damaged(
+    file: Path, say: Callable[[str], None], read: Callable[[Path], object] = read_object
+) -> None:
+    """Renames what cannot be read, so that it can be made anew and is not lost; says so."""
+    try:
+        read(file)
+    except FathomError as error:
+        aside = file.replace(file.with_name(f"damaged-{file.name}"))
+        say(f"{error}; set aside as {aside.name}")
 
 
 def write_json(file: Path, value: Any) -> None:

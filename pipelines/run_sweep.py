@@ -50,6 +50,7 @@ def requested_sweep(first: First, asked: Request, varied: Sequence[str], seeds: 
         raise UsageError(f"a sweep trains in one process, found {count}: start each run by itself")
     if begun:
         sweep = Sweep(path)
+        sweep.mend(Display().warn)
         asked = stages.stood_for(asked, sweep.all_runs, first.trust)
         _require_same(sweep, asked, varied, chosen)
         for member in sweep.members:
@@ -99,6 +100,8 @@ def distill_sweep(
 
     With `resume`, runs whose students are done are kept. `baselines` as `distill_with_baselines` takes them.
     Raises: UsageError, before anything is computed, if there are students already and `resume` is not set."""
+    if resume:
+        sweep.mend(Display().warn)
     if baselines is not None:
         beside = partial(distill_with_baselines, names=baselines, resume=resume, seed=seed)
         return _carry_out(sweep, "distill", beside)
@@ -117,6 +120,8 @@ def export_sweep(
     """Exports and judges the students of every run that has any; returns the sweep's summary.
 
     Raises: FathomError if no run has."""
+    if resume:
+        sweep.mend(Display().warn)
     if not any(map(_is_distilled, sweep.members)):
         raise FathomError(f"no run of {sweep.path} holds students: first comes pipeline distill {sweep.path}")
     work = partial(export_students.export, resume=resume, seed=seed, sign=sign)

@@ -28,8 +28,8 @@ from pydantic import ValidationError
 
 from pipelines.config import Config, brief, validated
 from pipelines.files import (
-    ANEW,
     JSON,
+    MENDED,
     following_no_link,
     locked,
     new_folder,
@@ -38,6 +38,7 @@ from pipelines.files import (
     read_object,
     require_own_files,
     resolved,
+    set_aside_if_damaged,
     waiting_lock,
     write_bytes,
     write_json,
@@ -145,6 +146,10 @@ class Run:
             file = self.path / "summary.json"
             write_json(file, _checked(file, _merged(self.summary, values)).as_json())
 
+    def mend_summary(self, say: Callable[[str], None]) -> None:
+        """Sets a damaged summary.json aside; the stages that go on write their figures anew."""
+        set_aside_if_damaged(self.path / "summary.json", say, lambda _: self.figures)
+
     def metrics(self, stage: str) -> list[JSON]:
         """Reads the stage's metrics.jsonl; a line that a killed run left unfinished is not among them."""
         file, found = self.path / stage / "metrics.jsonl", []
@@ -152,8 +157,7 @@ class Run:
             try:
                 found.append(parse_json(line))
             except ValueError as error:
-                mended = "the command that writes it mends it with --resume"
-                raise FathomError(f"{file} is damaged in line {number}: {error}; {mended}") from error
+                raise FathomError(f"{file} is damaged in line {number}: {error}; {MENDED}") from error
         return found
 
     def append_metrics(self, stage: str, line: JSON) -> None:
@@ -395,7 +399,7 @@ def _checked(file: Path, values: JSON) -> Summary:
     try:
         return Summary.model_validate(values)
     except ValidationError as error:
-        raise FathomError(f"{file} is damaged: {problem(error)}; {ANEW}") from error
+        raise FathomError(f"{file} is damaged: {problem(error)}; {MENDED}") from error
 
 
 def _merged(old: JSON, new: JSON) -> JSON:

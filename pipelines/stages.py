@@ -96,6 +96,7 @@ def resumed_run(path: Path, asked: Request, seed: int | None, trust: bool = Fals
     Raises: UsageError naming the settings that differ."""
     begun = open_run(str(path))
     asked = stood_for(asked, [begun], trust)
+    begun.mend_summary(Display().warn)
     if asked.preset not in (None, begun.preset) or seed not in (None, begun.seed):
         raise UsageError(
             f"{path} was begun with preset {begun.preset} and seed {begun.seed}; "

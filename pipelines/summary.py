@@ -86,7 +86,9 @@ class MazeDistance(Figures):
     rank_correlation: Number = doc("Spearman's, of the critic's distance and the true one, over all pairs")
     rank_correlation_far: Number = doc("the same over pairs at least 8 cells apart; near pairs are easy")
     rank_correlation_straight: Number = doc("`rank_correlation` of the straight line in place of the critic")
-    rank_correlation_far_straight: Number = doc("the same of `rank_correlation_far`")
+    rank_correlation_far_straight: Number = doc(
+        "`rank_correlation_far` of the straight line in place of the critic"
+    )
 
 
 class TeacherFigures(Score):
@@ -165,7 +167,9 @@ class Condition(Retained):
 
     student: Number = doc("the student's mean time at goal")
     teacher: Number = doc("the teacher's")
-    excess_drop: Number = doc("how much more the student lost from `nominal` than the teacher")
+    excess_drop: Number = doc(
+        "how much more the student's time at goal fell from `nominal` than the teacher's"
+    )
 
 
 class Robustness(Figures):
@@ -196,7 +200,7 @@ class StudentFigures(Score, Retained):
     labels: Count = doc("labels from the teacher, for all sizes together")
     env_steps: Count = doc("control steps for these labels")
     seed_kept: Count = doc("with several seeds (`student.seeds`): the seed that is exported")
-    time_at_goal_of_seeds: list[float] | None = doc("with several seeds: of each, on training starts")
+    time_at_goal_of_seeds: list[float] | None = doc("with several seeds: each one's, on training starts")
     teacher_time_at_goal: Number = doc("the teacher's time at goal in these episodes")
     teacher_parameters: Count = doc("number of parameters of the teacher's actor")
     success_retention: Number = doc("`success_final` divided by the teacher's; absent like `retention`")

@@ -8,13 +8,13 @@ report.html
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.config import TEACHER_GROUPS, Config, groups, with_values
-from pipelines.files import JSON, new_folder, read_object, write_json
+from pipelines.files import JSON, new_folder, read_object, set_aside_if_damaged, write_json
 from pipelines.rundir import (
     RUNS,
     SWEEP,
@@ -70,14 +70,15 @@ def varied_values(made: Sequence[Combination]) -> dict[str, list[Any]]:
 
 def parse_seeds(text: str) -> list[int]:
     """Parses `0,1,2`; UsageError naming what is wrong."""
-    seeds = [digits.strip() for digits in text.split(",")]
-    for digits in seeds:
+    seeds: list[int] = []
+    for digits in map(str.strip, text.split(",")):
         if not (digits.isascii() and digits.isdigit() and int(digits) <= LARGEST_SEED):
             allowed = f"whole numbers from 0 to {LARGEST_SEED}, for example 0,1,2"
             raise UsageError(f"--seeds {text}: found {digits!r}, write {allowed}")
-        if seeds.count(digits) > 1:
-            raise UsageError(f"--seeds {text}: {digits} is given twice")
-    return [*map(int, seeds)]
+        if int(digits) in seeds:
+            raise UsageError(f"--seeds {text}: {int(digits)} is given twice")
+        seeds.append(int(digits))
+    return seeds
 
 
 def described(values: Values, joint: str = ", ", between: str = " ") -> str:
@@ -191,6 +192,12 @@ class Sweep:
         if self.changed is not None:
             config = self.changed.model_dump(mode="json")
             write_json(self.path / SWEEP, self.settings | {"config": config})
+
+    def mend(self, say: Callable[[str], None]) -> None:
+        """Sets damaged summaries aside: they are made of what the runs hold."""
+        for run in self.all_runs:
+            run.mend_summary(say)
+        set_aside_if_damaged(self.path / "summary.json", say)
 
 
 def create_sweep(

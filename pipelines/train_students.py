@@ -32,6 +32,8 @@ def distill(run: Run, display: Display = QUIET, *, resume: bool = False, seed: i
     begun, chosen = (run.stage_seed("students", asked, resume) for asked in (None, seed))
     if resume and folder.exists() and chosen != begun:
         raise UsageError(f"--seed {seed}: these students were begun with seed {begun}")
+    if resume:
+        run.mend_summary(display.warn)
     teacher = teacher_of(run)
     if isinstance(teacher, Teacher):
         score, form = confirm(teacher), "teacher confirmed: at its goals {:.1f} % of the time, as stored"

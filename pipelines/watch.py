@@ -44,7 +44,9 @@ def watch(
     """Runs held-out episodes and writes them, to `out` or as GIF and page, or shows them in a window.
 
     Returns: what was written.
-    Raises: NoGraphics where nothing can be drawn. UsageError for a task without a model."""
+    Raises: NoGraphics where nothing can be drawn. UsageError for a task without a model, and as
+    `require_possible`."""
+    require_possible(out, live)  # MuJoCo's viewer would end the process
     task = make_task(subject.config.task.name)
     if not isinstance(task, MujocoTask):
         raise UsageError(f"task {task.spec.name!r} has no MuJoCo model: there is nothing to draw")

@@ -301,13 +301,14 @@ def test_a_run_damaged_in_every_artifact_is_made_whole(debug_run, killed, tmp_pa
     halve(run / "control" / SIZES[1] / "recording.json")
     with (run / "students" / "metrics.jsonl").open("a") as stream:
         stream.write('{"round": 4, "la')
-    (run / "summary.json").unlink()
+    halve(run / "summary.json")
     done = pipeline_here(*resuming(run))
     assert done.exit_code == 0, done.output
     for word in ("teacher: going on from iteration 3 of 4", "students: going on from round 2 of 3"):
         assert word in done.output
     for file in (run / "export" / SIZES[0], run / "export" / SIZES[1]):
         assert re.search(f"{re.escape(str(file))}: .*: exported again", done.output)
+    assert "set aside as damaged-summary.json" in done.output
     assert_same(run, debug_run.path)
 
 
@@ -332,7 +333,7 @@ def of_an_earlier_version(manifest: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "damaged", "command", "remedy"),
     [
-        (halve, "summary.json", ["run", "--resume", "--run"], "remove it: its stages write it anew with"),
+        (halve, "summary.json", ["report"], "--resume"),
         (halve, f"students/{SIZES[0]}/3/manifest.json", ["export"], "pipeline distill {run} --resume"),
         (flip, f"export/{SIZES[0]}/policy.onnx", ["control"], "pipeline export {run} --resume"),
         (halve, f"export/{SIZES[0]}/spec.json", ["report"], "pipeline export {run} --resume"),
