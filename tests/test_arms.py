@@ -94,6 +94,16 @@ def test_fr3_kinematics_are_those_of_the_urdf(fr3, urdf):
     np.testing.assert_allclose(flange_position(qpos), expected[:, -1, :3, 3], atol=1e-6)
 
 
+def test_fr3_kinematics_are_those_of_its_mujoco_model(fr3):
+    model = fr3.model("mjx")
+    data = mujoco.MjData(model)
+    for qpos in random_configurations(fr3.spec, 20):
+        data.qpos = qpos
+        mujoco.mj_kinematics(model, data)
+        expected = [*(data.body(f"fr3_link{i}").xpos for i in range(1, 8)), data.site("flange").xpos]
+        np.testing.assert_allclose(joint_frames(qpos)[0], expected, atol=1e-6)
+
+
 def test_fr3_limits_lie_inside_those_of_the_urdf(fr3, urdf):
     joints = fr3.spec.joints
     for name, lower, upper, velocity in zip(

@@ -80,6 +80,18 @@ def test_dimensions_and_limits_are_the_published_ones(model):
         np.testing.assert_allclose(left.inertia, right.inertia, atol=1e-12)
 
 
+def test_gains_and_default_pose_of_the_spec_are_the_models(quad, model):
+    action = quad.spec.action
+    np.testing.assert_array_equal(model.actuator_gainprm[:, 0], action.stiffness)
+    np.testing.assert_array_equal(model.actuator_biasprm[:, 1], np.negative(action.stiffness))
+    np.testing.assert_array_equal(model.actuator_biasprm[:, 2], np.negative(action.damping))
+    np.testing.assert_array_equal(quad.control(standing(), np.zeros(12)), quad.spec.joints.default)
+    for extreme in (-np.ones(12), np.ones(12)):
+        command = quad.control(standing(), extreme)
+        assert (command > quad.spec.joints.lower).all()
+        assert (command < quad.spec.joints.upper).all()
+
+
 @pytest.mark.parametrize("engine", QuadReach.engines)
 def test_the_robot_stands_still_under_zero_action(quad, ran, engine):
     qpos = ran[engine].qpos[:, STILL].astype(np.float64)
