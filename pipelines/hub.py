@@ -66,11 +66,12 @@ def push(
 
 
 def parts(run: Path) -> list[str]:
-    """Returns names of a run's files, without links, hidden ones, films, and runs inside it."""
+    """Returns names of a run's files, without links, hidden and damaged ones, films, and runs inside it."""
     names = []
     for file in sorted(run.rglob("*")):
         within = file.relative_to(run).parts
-        left_out = within[0] in ("watch", "baselines") or any(part.startswith(".") for part in within)
+        own = within[0] in ("watch", "baselines")
+        left_out = own or any(part.startswith((".", "damaged-")) for part in within)
         if file.is_file() and not file.is_symlink() and not left_out:
             names.append("/".join(within))
     return names

@@ -200,7 +200,9 @@ class StudentFigures(Score, Retained):
     labels: Count = doc("labels from the teacher, for all sizes together")
     env_steps: Count = doc("control steps for these labels")
     seed_kept: Count = doc("with several seeds (`student.seeds`): the seed that is exported")
-    time_at_goal_of_seeds: list[float] | None = doc("with several seeds: each one's, on training starts")
+    time_at_goal_of_seeds: list[float] | None = doc(
+        "with several seeds: the time at goal of each, on training starts"
+    )
     teacher_time_at_goal: Number = doc("the teacher's time at goal in these episodes")
     teacher_parameters: Count = doc("number of parameters of the teacher's actor")
     success_retention: Number = doc("`success_final` divided by the teacher's; absent like `retention`")

@@ -70,10 +70,8 @@ class PolicyFile:
         takes = _inputs([each for each in session.get_inputs() if each.name not in states], spec, what)
         opened = cls(config, spec, session, takes, states, weights, hashlib.sha256(graph).hexdigest())
         observation, action, goal = spec.sizes
-        memory, nothing = (
-            [states] * 2,
-            (np.zeros((2, observation), np.float32), np.zeros((2, goal), np.float32)),
-        )
+        memory = [states] * 2
+        nothing = np.zeros((2, observation), np.float32), np.zeros((2, goal), np.float32)
         try:
             for _ in range(2):  # the second answer takes the states that came with the first
                 found = opened(*nothing, memory)

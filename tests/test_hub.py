@@ -5,6 +5,7 @@ import pytest
 from hub import TOKEN, running
 
 from export.controller import load
+from pipelines.hub import parts
 from pipelines.rundir import Run
 from teacher.train import load_teacher
 
@@ -45,6 +46,14 @@ def test_a_run_comes_back_with_its_teacher_and_its_page(pipeline, hub, debug_run
     pulled, pushed = Run(tmp_path / "runs/mine"), Run(debug_run.path)
     assert pulled.summary == pushed.summary and not (pulled.path / "README.md").exists()
     assert load_teacher(pulled.checkpoints).source == load_teacher(pushed.checkpoints).source
+
+
+def test_what_is_hidden_damaged_or_drawn_stays_here(tmp_path):
+    (tmp_path / "watch").mkdir()
+    for name in ("summary.json", "damaged-summary.json", ".lock", "watch/teacher.gif"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.json").symlink_to(tmp_path / "summary.json")
+    assert parts(tmp_path) == ["summary.json"]
 
 
 def test_nothing_is_sent_by_a_dry_run(pipeline, hub, bundle, tmp_path):
