@@ -4,8 +4,9 @@ r"""Time of one update: ours against the published one, in one process, pair by 
     python benchmarks/update.py --json --batch 512 --depths 4 16 64 256 1024 \
         --precision tensorfloat32 bfloat16 --kernels scan fused        (with a Hopper GPU)
 
-Both get the same random batch. A sample is a run of updates, each given the last one's state, whose
-buffers it reuses; only the last is waited for, so that a GPU computes while the next is dispatched.
+Both get the same random batch. A program makes IN_PROGRAM updates one after another, as training does
+(the published too). A sample is a run of programs, each given the last one's state, whose buffers it
+reuses; only the last is waited for, so that a GPU computes while the next is dispatched.
 Ratios are taken within a pair, whose order alternates, so that other work on the machine slows both
 sides. Spreads are quartiles. `--precision` is ours; the published update has JAX's default, which on
 recent GPUs is TensorFloat-32.
@@ -31,24 +32,30 @@ from teacher.replay import Batch
 
 FEWEST_PAIRS = 5
 SAMPLE_S = 0.2  # the shortest sample
+IN_PROGRAM = 8
 
 
 class Runner:
-    """A compiled update and the state that it moves."""
+    """Compiled updates and the state that they move."""
 
     def __init__(self, name: str, state: Any, update: Callable[..., Any], batch: Batch):
         self.state, self.batch, self.key = state, batch, jax.random.key(1)
         begun = time.perf_counter()
-        self.step = jax.jit(update, donate_argnums=0).lower(state, batch, self.key).compile()
+
+        def updates(state: Any, batch: Batch, key: Any) -> Any:
+            keys = jax.random.split(key, IN_PROGRAM)
+            return jax.lax.scan(lambda state, key: (update(state, batch, key)[0], None), state, keys)[0]
+
+        self.step = jax.jit(updates, donate_argnums=0).lower(state, batch, self.key).compile()
         say(f"  {name}: traced and compiled in {time.perf_counter() - begun:.1f} s")
 
-    def run(self, updates: int) -> float:
+    def run(self, programs: int) -> float:
         """Returns the seconds per update."""
         begun = time.perf_counter()
-        for _ in range(updates):
-            self.state, _ = self.step(self.state, self.batch, self.key)
+        for _ in range(programs):
+            self.state = self.step(self.state, self.batch, self.key)
         jax.block_until_ready(self.state)
-        return (time.perf_counter() - begun) / updates
+        return (time.perf_counter() - begun) / (programs * IN_PROGRAM)
 
 
 def runners(network: NetworkConfig, batch: Batch, published: bool) -> list[Runner]:
@@ -66,15 +73,15 @@ def runners(network: NetworkConfig, batch: Batch, published: bool) -> list[Runne
 def measure(runners: list[Runner], repeats: int, seconds: float) -> np.ndarray:
     """Returns seconds per update [pairs, runners]: within `seconds`, unless FEWEST_PAIRS take longer."""
     for runner in runners:
-        runner.run(2)  # warm-up
-    updates = [max(1, round(SAMPLE_S / runner.run(1))) for runner in runners]
+        runner.run(1)  # warm-up
+    programs = [max(1, round(SAMPLE_S / (IN_PROGRAM * runner.run(1)))) for runner in runners]
     pairs: list[np.ndarray] = []
     begun = time.perf_counter()
     while len(pairs) < repeats and (len(pairs) < FEWEST_PAIRS or time.perf_counter() - begun < seconds):
         pair = np.empty(len(runners))
         order = range(len(runners)) if len(pairs) % 2 else reversed(range(len(runners)))
         for i in order:
-            pair[i] = runners[i].run(updates[i])
+            pair[i] = runners[i].run(programs[i])
         pairs.append(pair)
     say(f"  {len(pairs)} pairs in {time.perf_counter() - begun:.0f} s")
     return np.stack(pairs)

@@ -46,7 +46,8 @@ class Settings(NamedTuple):
     keep what it gave, a block's gradients are cheapest while its activations are at hand, and a product
     with ones is faster than a sum. Results differ by rounding alone."""
     weight_grad_rows: int | None = None
-    """weights learn from this many first rows; the others' derivative is that of their input alone"""
+    """if batched: weights learn from this many first rows; the others' derivative is that of their input
+    alone"""
 
 
 class Normalised(NamedTuple):
@@ -61,99 +62,97 @@ Kept = Array | Normalised
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def residual_stacks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> Array:
-    """Applies all blocks of G networks of equal shape, each to its own: [G, B, W] float32 -> [G, B, W].
+def residual_stacks(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings
+) -> tuple[Array, ...]:
+    """Applies all blocks of several networks of equal shape, each to its own input: [B, W] float32 -> [B, W].
 
-    Compile time does not grow with depth. A block's parameters are put side by side when their turn comes:
-    a copy of all would be held until the gradients are there."""
-
-    def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, None]:
-        return _blocks(x, block, settings)[0], None
-
-    return _scan(body, x, _rounded(blocks, settings), settings)[0]
+    Compile time does not grow with depth. The networks go through one scan: a GPU computes them in the same
+    kernels, and a CPU's cores have as many chains of products that do not wait for each other."""
+    return _forward(inputs, blocks, settings)[0]
 
 
-def _forward(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Any]:
-    def body(x: Array, block: tuple[Blocks, ...]) -> tuple[Array, Any]:
-        out, layers = _blocks(x, block, settings)
-        block_input = _operand(x, settings)
-        if isinstance(layers, Normalised):
-            return out, (block_input, layers)
-        return out, jnp.concatenate([block_input[None], layers])  # [5, G, B, W]: to write it is one kernel
-
-    out, kept = _scan(body, x, _rounded(blocks, settings), settings)
-    return out, (blocks, kept)
+def _forward(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings
+) -> tuple[tuple[Array, ...], Any]:
+    step = _forward_together if settings.batched else _forward_each
+    out, kept = _scan(step, _carried(inputs, settings), _rounded(blocks, settings), settings)
+    return tuple(out), (blocks, kept)
 
 
-def _backward(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, tuple[Blocks, ...]]:
+def _backward(
+    settings: Settings, saved: Any, cotangents: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
     blocks, kept = saved
+    step = _backward_together if settings.batched else _backward_each
     of_blocks = _rounded(blocks, settings), kept
-
-    def split(kept: Any) -> tuple[Array, Kept]:
-        return (kept[0], kept[1:]) if settings.batched else kept
-
-    def gradients(blocks: tuple[Blocks, ...], kept: Any, cotangents: Array) -> tuple[Blocks, ...]:
-        function = gradients_together if settings.batched else block_gradients
-        block_input, layers = split(kept)
-        return tuple(
-            function(
-                block,
-                block_input[network],
-                jax.tree.map(lambda leaf, network=network: leaf[:, network], layers),
-                cotangents[:, network],
-                settings,
-            )
-            for network, block in enumerate(blocks)
-        )
-
-    def body(cotangent: Array, of_block: tuple[tuple[Blocks, ...], Any]) -> tuple[Array, Any]:
-        block, kept = of_block
-        of_each = _over_networks(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
-        below, cotangents = of_each(cotangent, _stack(block), split(kept)[1])
-        return below, cotangents if settings.batched else gradients(block, kept, cotangents)
-
-    below, found = _scan(body, cotangent, of_blocks, settings, reverse=True)
+    below, found = _scan(step, _carried(cotangents, settings), of_blocks, settings, reverse=True)
     if settings.batched:
+        gradients = partial(_gradients_of_networks, settings=settings)
         found = jax.lax.map(lambda each: gradients(*each), (*of_blocks, found), batch_size=BLOCKS_AT_ONCE)
         # Before anything else goes on: what was kept can then be forgotten.
         below, found = jax.lax.optimization_barrier((below, found))
-    return below, found
+    return tuple(below), found
 
 
 residual_stacks.defvjp(_forward, _backward)
 
 
-def _scan(body: Any, carry: Array, xs: Any, settings: Settings, **how: bool) -> Any:
-    return jax.lax.scan(body, carry, xs, unroll=BLOCKS_A_STEP if settings.batched else 1, **how)
+def _carried(rows: tuple[Array, ...], settings: Settings) -> Any:
+    return jnp.stack(rows) if settings.batched else rows
 
 
-def _blocks(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Kept]:
-    """Applies one block of each network: [G, B, W] -> [G, B, W]; what is kept has layers before networks.
-
-    In another order XLA would turn all of it around before the backward pass."""
-    return _over_networks(partial(_block, settings=settings), (0, 0), (0, 1))(x, _stack(blocks))
+def _scan(step: Callable, carry: Any, xs: Any, settings: Settings, **how: bool) -> Any:
+    unroll = BLOCKS_A_STEP if settings.batched else 1
+    return jax.lax.scan(partial(step, settings=settings), carry, xs, unroll=unroll, **how)
 
 
-def _over_networks(function: Callable, in_axes: tuple[int, ...], out_axes: tuple[int, ...]) -> Callable:
-    """Maps a function over networks, `jax.vmap` with axes for each argument and result.
+def _forward_each(
+    inputs: tuple[Array, ...], blocks: tuple[Blocks, ...], settings: Settings
+) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+    """Applies one block of each network, [B, W] each; keeps what the block and its layers were given."""
+    found = [_block(x, block, settings) for x, block in zip(inputs, blocks, strict=True)]
+    kept = ((_operand(x, settings), layers) for x, (_, layers) in zip(inputs, found, strict=True))
+    return tuple(out for out, _ in found), tuple(kept)
 
-    A single network goes without that axis: with it, XLA's CPU compiler would copy weights to transpose them,
-    and compute twice what the backward pass and the gradients share."""
 
-    def mapped(*arguments: Any) -> tuple[Any, ...]:
-        if len(arguments[0]) > 1:
-            found: tuple[Any, ...] = jax.vmap(function, in_axes, out_axes)(*arguments)
-            return found
-        one = [
-            jax.tree.map(partial(jnp.squeeze, axis=at), each)
-            for at, each in zip(in_axes, arguments, strict=True)
-        ]
-        return tuple(
-            jax.tree.map(partial(jnp.expand_dims, axis=at), each)
-            for at, each in zip(out_axes, function(*one), strict=True)
-        )
+def _forward_together(x: Array, blocks: tuple[Blocks, ...], settings: Settings) -> tuple[Array, Array]:
+    """Applies one block of each network: [G, B, W] -> [G, B, W]; what is kept is one array, [5, G, B, W].
 
-    return mapped
+    Parameters are put side by side when their turn comes: a copy of all would be held until the gradients
+    are there. Layers come before networks: else XLA would turn all of it around for the backward pass."""
+    layers: Any
+    out, layers = jax.vmap(partial(_block, settings=settings), (0, 0), (0, 1))(x, _stack(blocks))
+    return out, jnp.concatenate([_operand(x, settings)[None], layers])
+
+
+def _backward_each(
+    cotangents: tuple[Array, ...], of_block: tuple[Any, Any], settings: Settings
+) -> tuple[tuple[Array, ...], tuple[Blocks, ...]]:
+    below, gradients = [], []
+    for cotangent, block, (block_input, layers) in zip(cotangents, *of_block, strict=True):
+        under, of_layers = _block_backward(cotangent, block, layers, settings)
+        below.append(under)
+        gradients.append(block_gradients(block, block_input, layers, of_layers, settings))
+    return tuple(below), tuple(gradients)
+
+
+def _backward_together(
+    cotangent: Array, of_block: tuple[Any, Array], settings: Settings
+) -> tuple[Array, Array]:
+    blocks, kept = of_block
+    backward = jax.vmap(partial(_block_backward, settings=settings), (0, 0, 1), (0, 1))
+    below, of_layers = backward(cotangent, _stack(blocks), kept[1:])
+    return below, of_layers
+
+
+def _gradients_of_networks(
+    blocks: tuple[Blocks, ...], kept: Array, cotangents: Array, settings: Settings
+) -> tuple[Blocks, ...]:
+    return tuple(
+        gradients_together(block, kept[0, network], kept[1:, network], cotangents[:, network], settings)
+        for network, block in enumerate(blocks)
+    )
 
 
 def _block(x: Array, block: Blocks, settings: Settings) -> tuple[Array, Kept]:
@@ -184,8 +183,7 @@ def block_gradients(
 ) -> Blocks:
     """Computes the gradients of one block's parameters, layer by layer.
 
-    Args: block_input: [B, W]; cotangents: [4, rows, W], of the layers' outputs, after swish."""
-    block_input, layers = _rows_to_learn_from(block_input, layers, settings)
+    Args: block_input: [B, W]; cotangents: [4, B, W], of the layers' outputs, after swish."""
     below, gradients = block_input, []
     for layer in range(BLOCK_DEPTH):
         of_layer, below = _layer_gradients(below, cotangents[layer], *_layer(block, layers, layer), settings)
@@ -197,19 +195,15 @@ def block_gradients(
 def gradients_together(
     block: Blocks, block_input: Array, layers: Kept, cotangents: Array, settings: Settings
 ) -> Blocks:
-    """Computes what `block_gradients` does, of all layers at once."""
-    block_input, layers = _rows_to_learn_from(block_input, layers, settings)
+    """Computes what `block_gradients` does, of all layers at once, from the rows that weights learn from."""
+    rows = slice(settings.weight_grad_rows)
+    block_input, layers = block_input[rows], jax.tree.map(lambda leaf: leaf[:, rows], layers)
     normalised, _ = _normalised(layers)
     outputs = jax.nn.swish(normalised * block.norm_scale[:, None] + block.norm_bias[:, None])
     below = jnp.concatenate([block_input[None].astype(jnp.float32), outputs[:-1]])
     of_layers = below, cotangents, layers, block.norm_scale, block.norm_bias
     gradient: Blocks = jax.vmap(partial(_layer_gradients, settings=settings))(*of_layers)[0]
     return gradient
-
-
-def _rows_to_learn_from(block_input: Array, layers: Kept, settings: Settings) -> tuple[Array, Kept]:
-    rows = slice(settings.weight_grad_rows)
-    return block_input[rows], jax.tree.map(lambda leaf: leaf[:, rows], layers)
 
 
 def _layer(block: Blocks, layers: Kept, layer: int) -> tuple[Kept, Array, Array]:

@@ -204,9 +204,13 @@ def embed_both_actions(
         _apply(network, params, _pair(observation, data), "enter"),
         _apply(network, fixed, _pair(observation, policy), "enter"),
     )
-    settings = network.settings._replace(weight_grad_rows=count)
-    (left,) = run_blocks((jnp.concatenate(entered),), (_blocks(params),), settings, network.fused)
-    return _apply(network, params, left[:count], "leave"), _apply(network, fixed, left[count:], "leave")
+    if network.settings.batched or network.fused:
+        settings = network.settings._replace(weight_grad_rows=count)
+        (both,) = run_blocks((jnp.concatenate(entered),), (_blocks(params),), settings, network.fused)
+        of_data, of_policy = both[:count], both[count:]
+    else:
+        of_data, of_policy = run_blocks(entered, (_blocks(params), _blocks(fixed)), network.settings)
+    return _apply(network, params, of_data, "leave"), _apply(network, fixed, of_policy, "leave")
 
 
 def run_blocks(
@@ -219,10 +223,7 @@ def run_blocks(
 
         if supports(width=inputs[0].shape[1], batch=len(inputs[0])):
             return tuple(fused_stacks(jnp.stack(inputs), blocks, settings))
-    if settings.batched:
-        return tuple(residual_stacks(jnp.stack(inputs), blocks, settings))
-    alone = ((x[None], (block,)) for x, block in zip(inputs, blocks, strict=True))
-    return tuple(residual_stacks(*each, settings)[0] for each in alone)
+    return residual_stacks(inputs, blocks, settings)
 
 
 def _mean_and_log_std(outputs: Array) -> tuple[Array, Array]:

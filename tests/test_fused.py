@@ -48,7 +48,7 @@ def relative_error(value, expected):
 @pytest.mark.parametrize(("shape", "scale"), [((1, 1, 16, 256), 1.0), ((2, 2, 32, 64), 1e-3)])
 def test_values_and_gradients_are_those_of_float32_up_to_rounding(shape, scale):
     case = case_of(*shape)
-    settings = Settings(scale, "float32", batched=False, weight_grad_rows=16)
+    settings = Settings(scale, "float32", batched=True, weight_grad_rows=16)
     expected, found = value_and_gradients(run_blocks, case, settings), kernels(case, settings)
     (x, _, directions), (y, (dx, gradients)), (true_y, (true_dx, true_gradients)) = case, found, expected
     for network in range(shape[0]):
