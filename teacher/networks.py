@@ -194,7 +194,7 @@ def act_and_embed_goal(
 def embed_both_actions(
     networks: Networks, params: Tree, observation: Array, data: Array, policy: Array
 ) -> tuple[Array, Array]:
-    """Embeds each state with two actions, in one pass over the weights of a deep network.
+    """Embeds each state with two actions, in one pass over the weights of a deep network, or side by side.
 
     Args: [B, S], [B, A], [B, A]; the parameters learn from `data` alone and are constants for
     `policy`, whose derivative is that of the action.

@@ -379,15 +379,15 @@ def least():
     return distance
 
 
-def chase(places, share, late, seldom, old, steps=100):
+def chase(places, share, late, seldom, old, steps=100, frozen=()):
     """Goes from home to postures in turn, straight and as fast as is allowed: positions [T, 7], commands.
 
-    What is read is `old` periods old, and another thing each `seldom`."""
+    What is read is `old` periods old, and another thing each `seldom`, but not in `frozen` steps."""
     limiter, q, before = CommandLimiter(ANYWHERE.for_robot(), share=share), np.array(HOME), np.zeros(7)
     limiter.start()
     way, commands = [q], []
     for step, place in enumerate(place for place in places for _ in range(steps)):
-        if step % seldom == 0:
+        if step % seldom == 0 and step not in frozen:
             seen = way[max(0, step - old)]
             reading = np.concatenate([seen, before, flange_position(seen)]).astype(np.float32)
         command = limiter(np.clip(2 * (place - reading[:7]), -1, 1), reading).copy()
@@ -414,6 +414,19 @@ def test_links_stay_apart_whatever_is_asked_and_part_again(least, late, seldom, 
     assert 0 < found["slowed_by_separation"] < len(commands)
     assert np.abs(np.diff(commands, axis=0, prepend=0)).max() <= 0.5 * 10 * SPEC.control_dt + 1e-9
     np.testing.assert_allclose(way[200::200], np.tile(HOME, (3, 1)), atol=0.01)
+
+
+@pytest.mark.parametrize(("late", "old"), [(False, 0), (True, 2)])
+def test_links_stay_apart_while_sensors_are_frozen_and_move_on_after(least, late, old):
+    """Their time stamps are fresh, so nothing else tells."""
+    random = np.random.default_rng(0)
+    drawn = (random.uniform(np.array(LOWER) + 0.1, np.array(UPPER) - 0.1) for _ in range(1000))
+    for folded in itertools.islice((q for q in drawn if least(q) < -0.02), 3):
+        share = separation_of(TASK, ANYWHERE.for_robot(), print)
+        way, _ = chase([folded, np.array(HOME)], share, late, 1, old, frozen=range(10, 100))
+        assert least(way[10]) > 0.015
+        assert min(map(least, way)) > 0.0099
+        np.testing.assert_allclose(way[-1], HOME, atol=0.01)
 
 
 def test_links_that_are_too_near_already_may_only_part(least):

@@ -73,7 +73,9 @@ class Separation:
         self._may_touch = {*zip(model.body_parentid.tolist(), range(model.nbody), strict=True)}
         self._may_touch |= self._near([home[name] for name in spec["action"]["joints"]], MARGIN).keys()
         self._least, self._slowed, self._nearest = SEEN, 0, (0, 0)
-        self._sent: list[np.ndarray] = []  # velocities that may not show yet, the newest first
+        still = np.zeros(len(self._entries))
+        self._sent = [still] * LATE  # velocities that may not show yet, the newest first
+        self._seen, self._unseen = still, still
 
     def __call__(self, q: Sequence[float], last: Sequence[float], following: Sequence[float]) -> float:
         now = self._near(q, SEEN)
@@ -81,11 +83,12 @@ class Separation:
         if pair is not None and now[pair] < self._least:
             self._least, self._nearest = now[pair], pair
         measured, before, asked = np.array(q), np.array(last), np.array(following)
-        self._sent = [before, *self._sent[: LATE - 1]]
-        moved = self._dt * np.sum(self._sent, axis=0)
+        first = measured + self._moved(measured, before)
+        for pair, distance in self._near(first, MARGIN).items():
+            now[pair] = min(distance, now.get(pair, MARGIN))
         held = before - before.clip(-self._change, self._change)
         for share in SHARES:
-            way = self._way(measured, moved, held + share * (asked - held))
+            way = self._way(first, held + share * (asked - held))
             if all(self._leads_apart(posture, now) for posture in way):
                 self._slowed += share < 1
                 return share
@@ -98,17 +101,26 @@ class Separation:
         near = {"least_separation_m": self._least, "nearest_links": names} if self._least < SEEN else {}
         return {"slowed_by_separation": self._slowed, **near}
 
-    def _way(self, measured: np.ndarray, moved: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    def _moved(self, measured: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Returns how far each joint may be from where it is measured [A]: by what may not show yet.
+
+        That is what was commanded in the last LATE periods. While a sensor says the same, maybe frozen, all
+        that may not have shown when it changed last is counted."""
+        self._unseen = np.where(measured == self._seen, self._unseen + self._sent[-1], 0)
+        self._seen, self._sent = measured, [last, *self._sent[:-1]]
+        return np.asarray(self._dt * (self._unseen + np.sum(self._sent, axis=0)))
+
+    def _way(self, first: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Returns postures [K, A] on the way of a command and a hold after it, the last first."""
         rest = np.abs(velocity) * (self._dt / self._change)  # s, until each joint stands
-        first = measured + moved
-        far = np.abs(moved) + np.abs(velocity) * (self._dt + rest / 2)
+        far = np.abs(velocity) * (self._dt + rest / 2)
         count = max(1, math.ceil(far.max() / BETWEEN))
         times = np.minimum(np.arange(count, -1, -1)[:, None] * (rest.max() / count), rest)
         braking = velocity * times * (1 - times / (2 * np.maximum(rest, 1e-9)))
-        lower, upper = np.minimum(measured, self._lower), np.maximum(measured, self._upper)
-        way = np.concatenate([first + velocity * self._dt + braking, first[None]])
-        return way.clip(lower, upper)
+        # The limiter stops a joint before its limits, but for what may have led it beyond already.
+        lower, upper = np.minimum(first, self._lower), np.maximum(first, self._upper)
+        way = first + velocity * self._dt + braking
+        return np.asarray(way.clip(lower, upper))
 
     def _leads_apart(self, posture: np.ndarray, now: Pairs) -> bool:
         """Tells whether no pair is nearer there than MARGIN and than now."""
