@@ -81,6 +81,9 @@ teacher/networks.py: test_networks
     < BASE_BLOCKS = 4
     > BASE_BLOCKS = 1
 teacher/blocks.py: test_residual test_networks
+  a network's gradients from its neighbour's activations
+    < zip(cotangents, *of_block, strict=True)
+    > zip(cotangents, of_block[0], of_block[1][::-1], strict=True)
   variance without its epsilon
     < NORM_EPSILON = 1e-6
     > NORM_EPSILON = 1e-2
@@ -127,8 +130,11 @@ pipelines/robot/separation.py: test_robot
     < self._dt + braking
     > self._dt + 0 * braking
   links watched as if the arm were where its sensors saw it
-    < first = measured + moved
+    < first = measured + self._moved(measured, before)
     > first = measured
+  links watched as if a frozen sensor saw the arm
+    < self._unseen + self._sent[-1]
+    > 0 * self._sent[-1]
 export/controller.py: test_control_loop
   one second old is fresh
     < > stale_s

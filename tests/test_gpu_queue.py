@@ -8,7 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
+import jax
+import layer_kernels
 import mutations
+import numpy as np
 
 
 def python(code, minutes=1.0):
@@ -60,3 +63,14 @@ def test_the_queue_names_files_and_options_that_exist():
 def test_planted_faults_are_of_lines_that_the_code_has():
     faults = list(mutations.faults(mutations.FAULTS))
     assert [each for each in faults if each.line not in (mutations.ROOT / each.file).read_text()] == []
+
+
+def test_a_layer_as_one_kernel_computes_what_the_scan_does():
+    """Interpreted, of two chunks of weights and two thread blocks."""
+    given = layer_kernels.random_stack(8, 128, 128)
+    found, expected = (
+        jax.jit(layer_kernels.both("float32", interpret=True)[name])(*given) for name in ("triton", "xla")
+    )
+    for each, true in zip(found, expected, strict=True):
+        assert np.abs(true).max() > 0.1
+        np.testing.assert_allclose(each, true, atol=1e-5 * np.abs(true).max())

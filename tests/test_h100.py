@@ -10,14 +10,18 @@ import json
 import math
 import os
 import re
+import sys
 import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # which asks the driver
 
 import jax
 import jax.numpy as jnp
+import layer_kernels
 import numpy as np
 import pytest
 from jax.experimental import topologies
@@ -190,6 +194,15 @@ def test_an_update_of_a_thousand_layers_takes_few_kernels_and_little_memory(fuse
     show(depth=1024, fused=fused, **found)
     assert found["kernels"] / 256 < (1 if fused else 40)
     assert found["GB"] < (5 if fused else 7)
+
+
+def test_a_layer_as_one_kernel_halves_what_both_passes_launch():
+    x, blocks = jax.eval_shape(partial(layer_kernels.random_stack, 64, 1024, 256))
+    for precision in ("tensorfloat32", "bfloat16"):
+        passes = layer_kernels.both(precision, interpret=False)
+        found = {name: compiled(function, x, blocks) for name, function in passes.items()}
+        show(depth=64, precision=precision, **found)
+        assert found["triton"]["kernels"] < 0.6 * found["xla"]["kernels"]
 
 
 def test_eight_cards_exchange_gradients_and_goals_alone():
