@@ -132,6 +132,9 @@ pipelines/robot/separation.py: test_robot
   links watched as if the arm were where its sensors saw it
     < first = measured + self._moved(measured, before)
     > first = measured
+  links watched as if nothing were commanded in a hold
+    < > 1e-9 and velocity.any()
+    > > 1e-9 and False
   links watched as if a frozen sensor saw the arm
     < self._unseen + self._sent[-1]
     > 0 * self._sent[-1]

@@ -379,10 +379,11 @@ def least():
     return distance
 
 
-def chase(places, share, late, seldom, old, steps=100, frozen=()):
+def chase(places, share, late, seldom, old, steps=100, frozen=(), held=()):
     """Goes from home to postures in turn, straight and as fast as is allowed: positions [T, 7], commands.
 
-    What is read is `old` periods old, and another thing each `seldom`, but not in `frozen` steps."""
+    What is read is `old` periods old, and another thing each `seldom`, but not in `frozen` steps.
+    The robot is held in some steps, as for want of a reading."""
     limiter, q, before = CommandLimiter(ANYWHERE.for_robot(), share=share), np.array(HOME), np.zeros(7)
     limiter.start()
     way, commands = [q], []
@@ -390,7 +391,8 @@ def chase(places, share, late, seldom, old, steps=100, frozen=()):
         if step % seldom == 0 and step not in frozen:
             seen = way[max(0, step - old)]
             reading = np.concatenate([seen, before, flange_position(seen)]).astype(np.float32)
-        command = limiter(np.clip(2 * (place - reading[:7]), -1, 1), reading).copy()
+        action = None if step in held else np.clip(2 * (place - reading[:7]), -1, 1)
+        command = limiter(action, reading).copy()
         q = q + SPEC.control_dt * (before if late else command)
         before = command
         way.append(q)
@@ -427,6 +429,16 @@ def test_links_stay_apart_while_sensors_are_frozen_and_move_on_after(least, late
         assert least(way[10]) > 0.015
         assert min(map(least, way)) > 0.0099
         np.testing.assert_allclose(way[-1], HOME, atol=0.01)
+
+
+def test_links_stay_apart_when_readings_fail_to_come_now_and_then(least):
+    random = np.random.default_rng(2)
+    drawn = (random.uniform(np.array(LOWER) + 0.1, np.array(UPPER) - 0.1) for _ in range(1000))
+    places = list(itertools.islice((q for q in drawn if least(q) < -0.02), 3))
+    for chance in (0.1, 0.3, 0.3, 0.3):
+        held = np.flatnonzero(random.random(300) < chance)
+        share = separation_of(TASK, ANYWHERE.for_robot(), print)
+        assert min(map(least, chase(places, share, True, 1, 2, held=held)[0])) > 0.0099
 
 
 def test_links_that_are_too_near_already_may_only_part(least):

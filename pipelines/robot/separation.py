@@ -1,7 +1,7 @@
 """Distances between an arm's links, by MuJoCo, and how much of a command they leave room for."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Separation:
         self._least, self._slowed, self._nearest = SEEN, 0, (0, 0)
         still = np.zeros(len(self._entries))
         self._sent = [still] * LATE  # velocities that may not show yet, the newest first
-        self._seen, self._unseen = still, still
+        self._next, self._seen, self._unseen = still, still, still
 
     def __call__(self, q: Sequence[float], last: Sequence[float], following: Sequence[float]) -> float:
         now = self._near(q, SEEN)
@@ -86,14 +86,13 @@ class Separation:
         first = measured + self._moved(measured, before)
         for pair, distance in self._near(first, MARGIN).items():
             now[pair] = min(distance, now.get(pair, MARGIN))
-        held = before - before.clip(-self._change, self._change)
-        for share in SHARES:
-            way = self._way(first, held + share * (asked - held))
-            if all(self._leads_apart(posture, now) for posture in way):
-                self._slowed += share < 1
-                return share
-        self._slowed += 1
-        return 0.0
+        held = self._after_a_hold(before)
+        for share in (*SHARES, 0.0):
+            self._next = held + share * (asked - held)
+            if share == 0 or all(self._leads_apart(each, now) for each in self._way(first, self._next)):
+                break
+        self._slowed += share < 1
+        return share
 
     def figures(self) -> dict[str, Any]:
         """Returns figures of the summary; the distance is absent if links were never as near as SEEN."""
@@ -106,9 +105,23 @@ class Separation:
 
         That is what was commanded in the last LATE periods. While a sensor says the same, maybe frozen, all
         that may not have shown when it changed last is counted."""
-        self._unseen = np.where(measured == self._seen, self._unseen + self._sent[-1], 0)
-        self._seen, self._sent = measured, [last, *self._sent[:-1]]
+        for velocity in self._commanded(last):
+            self._unseen = self._unseen + self._sent[-1]
+            self._sent = [velocity, *self._sent[:-1]]
+        self._unseen = np.where(measured == self._seen, self._unseen, 0)
+        self._seen = measured
         return np.asarray(self._dt * (self._unseen + np.sum(self._sent, axis=0)))
+
+    def _commanded(self, last: np.ndarray) -> Iterator[np.ndarray]:
+        """Finds what was commanded since the last answer: its velocities, and those of holds after it."""
+        velocity = self._next
+        yield velocity
+        while np.abs(velocity - last).max() > 1e-9 and velocity.any():
+            velocity = self._after_a_hold(velocity)
+            yield velocity
+
+    def _after_a_hold(self, velocity: np.ndarray) -> np.ndarray:
+        return np.asarray(velocity - velocity.clip(-self._change, self._change))
 
     def _way(self, first: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Returns postures [K, A] on the way of a command and a hold after it, the last first."""
