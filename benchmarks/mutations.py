@@ -127,8 +127,8 @@ export/controller.py: test_command_limiter
     > wanted - q
 pipelines/robot/separation.py: test_robot
   links watched as if the arm stopped at once
-    < self._dt + braking
-    > self._dt + 0 * braking
+    < (np.abs(velocity) / self._change).max()) + 1)
+    > 0.0) + 1)
   links watched as if the arm were where its sensors saw it
     < first = measured + self._moved(measured, before)
     > first = measured

@@ -64,10 +64,7 @@ class Separation:
             key = max(0, mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_KEY, "home"))
             mujoco.mj_resetDataKeyframe(model, self._data, key)
         self._entries = [model.joint(name).qposadr[0] for name in spec["action"]["joints"]]
-        limits = CommandLimiter(spec).limits()
-        self._lower, self._upper, self._change = (
-            np.array(limits[key]) for key in ("lower", "upper", "change")
-        )
+        self._change = np.array(CommandLimiter(spec).limits()["change"])
         self._dt = spec["control_dt"]
         home = dict(zip(spec["joints"]["names"], spec["joints"]["default"], strict=True))
         self._may_touch = {*zip(model.body_parentid.tolist(), range(model.nbody), strict=True)}
@@ -124,16 +121,18 @@ class Separation:
         return np.asarray(velocity - velocity.clip(-self._change, self._change))
 
     def _way(self, first: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Returns postures [K, A] on the way of a command and a hold after it, the last first."""
-        rest = np.abs(velocity) * (self._dt / self._change)  # s, until each joint stands
-        far = np.abs(velocity) * (self._dt + rest / 2)
-        count = max(1, math.ceil(far.max() / BETWEEN))
-        times = np.minimum(np.arange(count, -1, -1)[:, None] * (rest.max() / count), rest)
-        braking = velocity * times * (1 - times / (2 * np.maximum(rest, 1e-9)))
-        # The limiter stops a joint before its limits, but for what may have led it beyond already.
-        lower, upper = np.minimum(first, self._lower), np.maximum(first, self._upper)
-        way = first + velocity * self._dt + braking
-        return np.asarray(way.clip(lower, upper))
+        """Returns postures [K, A] on the way of a command and a hold after it, the last first.
+
+        They lie where the limiter leads, period by period: joints that braked evenly would go another way."""
+        periods = np.arange(math.ceil((np.abs(velocity) / self._change).max()) + 1)[:, None]
+        slower = self._change * periods
+        steps = self._dt * (velocity - velocity.clip(-slower, slower))
+        ends = first + np.cumsum(np.concatenate([0 * steps[:1], steps]), axis=0)
+        far = np.cumsum([0, *np.abs(steps).max(1)])
+        at = np.linspace(far[-1], 0, max(1, math.ceil(far[-1] / BETWEEN)), endpoint=False)
+        period = np.searchsorted(far, at) - 1
+        share = (at - far[period]) / (far[period + 1] - far[period]) if far[-1] else 0 * at
+        return np.asarray(ends[period] + share[:, None] * (ends[period + 1] - ends[period]))
 
     def _leads_apart(self, posture: np.ndarray, now: Pairs) -> bool:
         """Tells whether no pair is nearer there than MARGIN and than now."""
