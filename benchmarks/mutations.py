@@ -130,14 +130,14 @@ pipelines/robot/separation.py: test_robot
     < (np.abs(velocity) / self._change).max()) + 1)
     > 0.0) + 1)
   links watched as if the arm were where its sensors saw it
-    < first = measured + self._moved(measured, before)
+    < first = self._place(measured, before)
     > first = measured
   links watched as if nothing were commanded in a hold
     < > 1e-9 and velocity.any()
     > > 1e-9 and False
   links watched as if a frozen sensor saw the arm
-    < self._unseen + self._sent[-1]
-    > 0 * self._sent[-1]
+    < np.where(alive, began[-1], self._from))
+    > began[-1])
 export/controller.py: test_control_loop
   one second old is fresh
     < > stale_s

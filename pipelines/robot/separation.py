@@ -71,8 +71,9 @@ class Separation:
         self._may_touch |= self._near([home[name] for name in spec["action"]["joints"]], MARGIN).keys()
         self._least, self._slowed, self._nearest = SEEN, 0, (0, 0)
         still = np.zeros(len(self._entries))
-        self._sent = [still] * LATE  # velocities that may not show yet, the newest first
-        self._next, self._seen, self._unseen = still, still, still
+        # How far each joint was commanded since the beginning, now and LATE periods back; and from where.
+        self._gone, self._from = [still] * (LATE + 1), still
+        self._next, self._seen = still, still
 
     def __call__(self, q: Sequence[float], last: Sequence[float], following: Sequence[float]) -> float:
         now = self._near(q, SEEN)
@@ -80,7 +81,7 @@ class Separation:
         if pair is not None and now[pair] < self._least:
             self._least, self._nearest = now[pair], pair
         measured, before, asked = np.array(q), np.array(last), np.array(following)
-        first = measured + self._moved(measured, before)
+        first = self._place(measured, before)
         for pair, distance in self._near(first, MARGIN).items():
             now[pair] = min(distance, now.get(pair, MARGIN))
         held = self._after_a_hold(before)
@@ -97,17 +98,18 @@ class Separation:
         near = {"least_separation_m": self._least, "nearest_links": names} if self._least < SEEN else {}
         return {"slowed_by_separation": self._slowed, **near}
 
-    def _moved(self, measured: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Returns how far each joint may be from where it is measured [A]: by what may not show yet.
+    def _place(self, measured: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Returns where each joint is when all is done that was commanded [A].
 
-        That is what was commanded in the last LATE periods. While a sensor says the same, maybe frozen, all
-        that may not have shown when it changed last is counted."""
+        A reading shows what was commanded up to LATE periods ago, so at most the rest is to come. One that
+        is as before may be frozen: the joint is as far from where it began as it was commanded to go."""
         for velocity in self._commanded(last):
-            self._unseen = self._unseen + self._sent[-1]
-            self._sent = [velocity, *self._sent[:-1]]
-        self._unseen = np.where(measured == self._seen, self._unseen, 0)
+            self._gone = [self._gone[0] + self._dt * velocity, *self._gone[:-1]]
+        began = measured - np.array(self._gone)  # by how late the reading may be [LATE + 1, A]
+        alive = measured != self._seen
+        self._from = np.where(alive, self._from.clip(began.min(0), began.max(0)), self._from)
         self._seen = measured
-        return np.asarray(self._dt * (self._unseen + np.sum(self._sent, axis=0)))
+        return np.asarray(self._gone[0] + np.where(alive, began[-1], self._from))
 
     def _commanded(self, last: np.ndarray) -> Iterator[np.ndarray]:
         """Finds what was commanded since the last answer: its velocities, and those of holds after it."""
