@@ -68,12 +68,12 @@ QUEUE = {
         f"update-{depth}-fused": Part(update("--depths", depth, "--kernels", "fused"), 4)
         for depth in (16, 64, 256, 1024)
     },
-    "layer-kernels": Part(
-        benchmark(
-            "layer_kernels", "--depths", 64, 1024, "--precision", "float32", "tensorfloat32", "bfloat16"
-        ),
-        3,
-    ),
+    **{
+        f"layer-kernels-{depth}": Part(
+            benchmark("layer_kernels", "--depths", depth, "--precision", "tensorfloat32", "bfloat16"), 3
+        )
+        for depth in (64, 1024)
+    },
     "update-loops-in-graphs": Part(
         update("--depths", 16, 64, 1024, "--published-up-to", 0), 3, LOOPS_IN_GRAPHS
     ),
